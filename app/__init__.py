@@ -1,0 +1,1 @@
+"""Watchkeeper serves LangChain agents over HTTP and keeps watch over them in production."""

@@ -1,0 +1,122 @@
+"""The command line: a thin shell over `main`."""
+
+import argparse
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+# How long tasks that are left over may take to end before the process ends without them.
+_LEFTOVER_S = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 1 (could not listen) or 2 (wrong usage or settings)."""
+    options = _parser().parse_args(arguments)
+    gc.disable()  # importing makes much that lives long and little garbage
+    from app import settings as configuration
+    from app.agents.registry import AgentLoadError
+    from app.api.server import CannotListen
+
+    gc.enable()
+    try:
+        settings = configuration.read(
+            options.config, host=options.host, port=options.port, log_format=options.log_format
+        )
+        _refuse_workers()
+        return _run(options.command(settings, options))
+    except (configuration.SettingsError, AgentLoadError) as wrong:
+        print(f"watchkeeper: {wrong}", file=sys.stderr)
+        return 2
+    except CannotListen as refused:
+        print(f"watchkeeper: {refused}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="watchkeeper", description="Serve LangChain agents and keep watch over them."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve agents over HTTP")
+    serve.set_defaults(command=_serve)
+    serve.add_argument("--check", action="store_true", help="print the settings and stop")
+    listing = commands.add_parser("agents", help="list what would be served")
+    listing.set_defaults(command=_list)
+    for command in (serve, listing):
+        command.add_argument(
+            "agents",
+            nargs="*",
+            metavar="[NAME=]MODULE:ATTRIBUTE",
+            help="an agent, or a function that returns one; the first is the default; "
+            "none at all serves the demo agent",
+        )
+        command.add_argument("--config", type=Path, help="a TOML file with settings")
+        command.add_argument("--host", help="address to listen on (127.0.0.1)")
+        command.add_argument("--port", help="port to listen on (8000)")
+        command.add_argument("--log-format", choices=("auto", "json", "console"))
+    return parser
+
+
+async def _serve(settings: Any, options: argparse.Namespace) -> int:
+    from app import main as service
+
+    if options.check:
+        print(settings.model_dump_json(indent=2))
+        return await _list(settings, options)
+    service.start_logs(settings)
+    await service.serve(settings, options.agents)
+    return 0
+
+
+async def _list(settings: Any, options: argparse.Namespace) -> int:
+    from app import main as service
+
+    parts = service.assemble(settings)
+    await service.load_agents(settings, options.agents, parts)
+    for agent in parts.agents.values():
+        info = agent.info
+        tools = ", ".join(info.tools) or "none"
+        model = info.model or "unknown"
+        print(f"{info.name}: {info.kind}, model {model}, tools {tools}")
+    return 0
+
+
+def _refuse_workers() -> None:
+    from app.settings import SettingsError
+
+    if os.environ.get("WEB_CONCURRENCY", "1") not in ("", "1"):
+        raise SettingsError(
+            "WEB_CONCURRENCY asks for several server processes in one command, which would each "
+            "keep their own metrics and places: unset it and run several services."
+        )
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """As asyncio.run, but a task that will not end cannot hold up the exit."""
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        code = loop.run_until_complete(work)
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = loop.run_until_complete(asyncio.wait(left, timeout=_LEFTOVER_S))
+        if left:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        return code
+    finally:
+        loop.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

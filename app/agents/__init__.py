@@ -1,0 +1,1 @@
+"""The LangChain room: everything that speaks LangChain, and nothing else does."""

@@ -1,0 +1,87 @@
+"""Serves the classic AgentExecutor of langchain-classic, which is never imported here."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from langchain_core.agents import AgentAction, AgentStep
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from app.agents import anatomy
+from app.agents.callback import RunHandler
+from app.agents.failure import blamed
+from app.agents.final import last_answer
+from app.agents.tools import guarded
+from app.runs.model import AgentAnswer, AgentInfo
+from app.runs.ports import AgentCall
+
+# What the classic `generate` told a model that writes its thoughts as text.
+_CONCLUDE = "Thought: I now need to return a final answer based on the previous steps."
+
+
+class ExecutorAgent:
+    """One executor, copied with guarded tools and without limits of its own.
+
+    The library's own limits answer with an exception or with a sentence that is not the
+    agent's, so the limits are the service's.
+    """
+
+    def __init__(self, executor: Any, info: AgentInfo) -> None:
+        self.info = info
+        self._executor = executor.model_copy(
+            update={
+                "tools": [guarded(tool) for tool in executor.tools],
+                "max_iterations": None,
+                "max_execution_time": None,
+            }
+        )
+        self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
+
+    async def answer(self, call: AgentCall) -> AgentAnswer:
+        """Run the executor to its end or to the iteration limit."""
+        handler = RunHandler(call.run_id, self.info.name, call.emit)
+        with blamed(handler):
+            output, new_turn = await self._run(call, handler)
+            if output is None:
+                return await last_answer(call, handler, self._model, new_turn)
+        return AgentAnswer(output if isinstance(output, str) else str(output))
+
+    async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[Any, list[BaseMessage]]:
+        """The output, or None with the turn at which the limit stopped it.
+
+        The executor yields each action of a turn before it runs the tools, and each result
+        before it asks the model again.
+        """
+        turn, open_calls = list[AgentStep](), 0
+        stream = self._executor.astream({"input": call.question}, {"callbacks": [handler]})
+        async with aclosing(stream):
+            async for chunk in stream:
+                if "output" in chunk:
+                    return chunk["output"], []
+                turn = turn if open_calls else []
+                open_calls += len(chunk.get("actions", ())) - len(chunk.get("steps", ()))
+                open_calls = max(0, open_calls)  # a parse error is a step without an action
+                turn += chunk.get("steps", ())
+                if handler.iterations >= call.iteration_limit and turn and not open_calls:
+                    return None, _as_messages(turn)
+        return "", []
+
+
+def _as_messages(steps: Sequence[AgentStep]) -> list[BaseMessage]:
+    """A turn as the model would read it: tool messages where it sent tool calls, else text."""
+    messages: list[BaseMessage] = []
+    for step in steps:
+        sent = getattr(step.action, "message_log", None)
+        if not sent:
+            messages += _as_text(step.action, step.observation)
+            continue
+        messages += [message for message in sent if message not in messages]
+        call_id = getattr(step.action, "tool_call_id", "")
+        messages.append(ToolMessage(str(step.observation), tool_call_id=call_id))
+    return messages
+
+
+def _as_text(action: AgentAction, observation: Any) -> list[BaseMessage]:
+    told = f"Observation: {observation}\n{_CONCLUDE}"
+    return [AIMessage(action.log), HumanMessage(told)]

@@ -1,0 +1,88 @@
+"""Serves any compiled LangGraph graph over `messages`, those of `create_agent` among them."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.prebuilt import ToolNode
+from langgraph.pregel import Pregel
+
+from app.agents import anatomy
+from app.agents.callback import RunHandler
+from app.agents.failure import blamed
+from app.agents.final import last_answer
+from app.agents.tools import guarded
+from app.runs.errors import Interrupted
+from app.runs.model import AgentAnswer, AgentInfo
+from app.runs.ports import AgentCall
+
+# The runs are bounded by iterations, model calls and the deadline, each of which has an outcome.
+_RECURSION_LIMIT = 100_000
+
+
+class GraphAgent:
+    """One graph, built once, run many times at once."""
+
+    def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
+        self.info = info
+        self._graph = graph
+        self._model = anatomy.find(graph, BaseChatModel)  # type: ignore[type-abstract]
+        self._output_tools = anatomy.output_tools(graph)
+        self._keys = [k for k in ("messages", "structured_response") if k in graph.channels]
+        for node in anatomy.find_all(graph, ToolNode):
+            for name, tool in node.tools_by_name.items():
+                node.tools_by_name[name] = guarded(tool)
+
+    async def answer(self, call: AgentCall) -> AgentAnswer:
+        """Run the graph to its end or to the iteration limit."""
+        handler = RunHandler(call.run_id, self.info.name, call.emit, self._output_tools)
+        with blamed(handler):
+            state, at_limit = await self._run(call, handler)
+            messages: list[BaseMessage] = state.get("messages", [])
+            if at_limit:
+                return await last_answer(call, handler, self._model, _last_turn(messages))
+        text = str(messages[-1].text) if messages else ""
+        return AgentAnswer(text, output=state.get("structured_response"))
+
+    async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[dict[str, Any], bool]:
+        """The last state of the graph, and whether the limit stopped it.
+
+        Each state arrives before the next step starts, so closing the stream there means that
+        no later call is made.
+        """
+        state: dict[str, Any] = {}
+        stream = self._graph.astream(
+            {"messages": [HumanMessage(call.question)]},
+            {
+                "callbacks": [handler],
+                "configurable": {"thread_id": call.thread_id or call.run_id},
+                "recursion_limit": _RECURSION_LIMIT,
+            },
+            stream_mode="values",
+            output_keys=self._keys,
+        )
+        async with aclosing(stream):  # type: ignore[type-var]
+            async for state in stream:
+                if "__interrupt__" in state:
+                    raise Interrupted
+                limit_reached = handler.iterations >= call.iteration_limit
+                if limit_reached and _turn_is_complete(state.get("messages", [])):
+                    return state, True
+        return state, False
+
+
+def _last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The last message of the model and the tool results that followed it."""
+    for position in range(len(messages) - 1, -1, -1):
+        if isinstance(messages[position], AIMessage):
+            return list(messages[position:])
+    return []
+
+
+def _turn_is_complete(messages: Sequence[BaseMessage]) -> bool:
+    turn = _last_turn(messages)
+    asked = turn[0].tool_calls if turn and isinstance(turn[0], AIMessage) else []
+    answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
+    return bool(asked) and all(request["id"] in answered for request in asked)

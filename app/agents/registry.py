@@ -1,0 +1,224 @@
+"""Which agents are served, by name: built once, at start; a broken one stops the start."""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.tools import BaseTool
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.prebuilt import ToolNode
+from langgraph.pregel import Pregel
+
+from app.agents import anatomy
+from app.agents.executor import ExecutorAgent
+from app.agents.graph import GraphAgent
+from app.runs.model import AgentInfo, EarlyStopping
+from app.runs.ports import Agent
+
+DEMO = "demo=app.agents.demo:build"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class AgentLoadError(Exception):
+    """An agent cannot be served; the message is one sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """`[NAME=]MODULE:ATTRIBUTE`, taken apart."""
+
+    name: str
+    module: str
+    attribute: str
+
+    @property
+    def target(self) -> str:
+        """The import string."""
+        return f"{self.module}:{self.attribute}"
+
+
+# Says, by name, what an agent is served with: its limits, and a description if there is one.
+Served = Callable[[str], AgentInfo]
+
+
+async def load(specs: Sequence[str], served: Served) -> Mapping[str, Agent]:
+    """Build every agent named, in order; the first one is the default.
+
+    Raises AgentLoadError, naming what was tried, before any request could be served.
+    """
+    parsed = [parse(text) for text in specs or [DEMO]]
+    for number, spec in enumerate(parsed):
+        if spec.name in {earlier.name for earlier in parsed[:number]}:
+            raise AgentLoadError(
+                f"Two agents are named {spec.name!r}; give one another name: OTHER={spec.target}."
+            )
+    return {spec.name: await _build(spec, served) for spec in parsed}
+
+
+def parse(text: str) -> Spec:
+    """Take an import string apart; raises AgentLoadError when it is not one."""
+    name, equals, target = text.rpartition("=")
+    module, _, attribute = target.partition(":")
+    if not module or not attribute or ":" in attribute:
+        raise AgentLoadError(f"{text!r} is not of the form [NAME=]MODULE:ATTRIBUTE.")
+    name = name if equals else attribute.rpartition(".")[2]
+    if not _NAME.fullmatch(name):
+        raise AgentLoadError(
+            f"{name!r} cannot be the name of an agent: use small letters, digits, '-' and '_' "
+            f"(at most 63), as in my-agent={target}."
+        )
+    return Spec(name, module, attribute)
+
+
+async def _build(spec: Spec, served: Served) -> Agent:
+    return adapt(await _call_factory(spec, _attribute(spec)), spec.target, served(spec.name))
+
+
+def adapt(built: Any, source: str, served: AgentInfo) -> Agent:
+    """Somebody's agent as the core wants it. Raises AgentLoadError, naming its source."""
+    if isinstance(built, Pregel):
+        return _graph(built, source, served)
+    if _is_executor(built):
+        return _executor(built, source, served)
+    raise AgentLoadError(
+        f"{source} is no agent: it gave a {type(built).__name__}; wanted is a compiled "
+        "LangGraph graph over 'messages' (create_agent gives one), an AgentExecutor, or a "
+        "function without arguments that returns one."
+    )
+
+
+def _attribute(spec: Spec) -> Any:
+    _refuse_shadowed(spec)
+    try:
+        found = importlib.import_module(spec.module)
+    except ModuleNotFoundError as missing:
+        if missing.name and spec.module.startswith(missing.name):
+            raise AgentLoadError(
+                f"There is no module {missing.name!r} for {spec.target}; it was looked for in "
+                f"{Path.cwd()} and among the installed packages."
+            ) from missing
+        raise AgentLoadError(f"Importing {spec.module} failed: {_said(missing)}") from missing
+    except Exception as raised:  # foreign code: a module may raise anything when imported
+        raise AgentLoadError(f"Importing {spec.module} failed: {_said(raised)}") from raised
+    for part in spec.attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as missing:
+            raise AgentLoadError(
+                f"Module {spec.module} has no attribute {spec.attribute!r}."
+            ) from missing
+    return found
+
+
+def _refuse_shadowed(spec: Spec) -> None:
+    """Our package is called `app`, and so is many users' own: say so rather than miss it."""
+    ours = Path(__file__).parents[1]
+    theirs = [place for place in (Path.cwd() / "app", Path.cwd() / "app.py") if place.exists()]
+    if spec.module.partition(".")[0] != "app" or not theirs or theirs[0] == ours:
+        return
+    if importlib.util.find_spec(spec.module) is None or theirs[0].suffix == ".py":
+        raise AgentLoadError(
+            f"{spec.target} cannot be imported: the name 'app' is that of Watchkeeper's own "
+            f"package, which hides {theirs[0]}. Rename yours, or serve it from inside: "
+            f"cd app && watchkeeper serve {spec.module.partition('.')[2] or 'MODULE'}:"
+            f"{spec.attribute}."
+        )
+
+
+async def _call_factory(spec: Spec, found: Any) -> Any:
+    if isinstance(found, Pregel) or not callable(found) or _is_executor(found):
+        return found
+    if inspect.isclass(found):
+        raise AgentLoadError(f"{spec.target} is a class, not an agent or a function.")
+    try:
+        built = found()
+        return await built if inspect.isawaitable(built) else built
+    except Exception as raised:  # foreign code: a factory may raise anything
+        raise AgentLoadError(f"The factory {spec.target} failed: {_said(raised)}") from raised
+
+
+def _said(raised: BaseException) -> str:
+    """What an exception says, for the operator at start: their own code, their own terminal."""
+    return f"{type(raised).__name__}: {raised}".rstrip(": ")
+
+
+def _is_executor(thing: Any) -> bool:
+    """By name, so that langchain-classic need not be installed."""
+    return any(
+        cls.__name__ == "AgentExecutor" and cls.__module__.startswith("langchain")
+        for cls in type(thing).__mro__
+    )
+
+
+def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) -> Agent:
+    if "messages" not in graph.channels:
+        raise AgentLoadError(
+            f"{source} is a graph without 'messages' in its state; Watchkeeper asks a graph "
+            "by a message and reads its answer from the last one."
+        )
+    tools = (tool for node in anatomy.find_all(graph, ToolNode) for tool in node.tools_by_name)
+    kind = "create_agent" if _made_by_create_agent(graph) else "langgraph"
+    info = _info(served, kind, graph, tuple(dict.fromkeys(tools)))
+    # `checkpointer=True` or False only says what a parent graph should do.
+    keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
+    return GraphAgent(graph, replace(info, conversations=keeps_threads))
+
+
+def _made_by_create_agent(graph: Pregel[Any, Any, Any, Any]) -> bool:
+    metadata = (graph.config or {}).get("metadata") or {}
+    return metadata.get("ls_integration") == "langchain_create_agent"
+
+
+def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
+    if executor.memory is not None:
+        raise AgentLoadError(
+            f"{source} is an AgentExecutor with memory, which all its callers would share; "
+            "remove memory= and let callers continue a conversation by its thread_id."
+        )
+    wanted = set(executor.input_keys) - {"input", "chat_history"}
+    if wanted:
+        raise AgentLoadError(
+            f"{source} is an AgentExecutor whose prompt wants {sorted(wanted)}; Watchkeeper "
+            "fills in 'input' only."
+        )
+    tools: Sequence[BaseTool] = executor.tools
+    info = _info(served, "agent_executor", executor, tuple(tool.name for tool in tools))
+    return ExecutorAgent(executor, _own_limits(executor, info))
+
+
+def _own_limits(executor: Any, info: AgentInfo) -> AgentInfo:
+    """What was set on the executor by hand counts; the library's defaults do not."""
+    said = executor.model_fields_set
+    if "max_iterations" in said and executor.max_iterations:
+        info = replace(info, iteration_limit=executor.max_iterations)
+    if "early_stopping_method" in said and executor.early_stopping_method in set(EarlyStopping):
+        info = replace(info, early_stopping=EarlyStopping(executor.early_stopping_method))
+    return info
+
+
+def _info(served: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:
+    model: Any = anatomy.find(agent, BaseLanguageModel)
+    demo = getattr(model, "_llm_type", None) == "demo"
+    return replace(served, kind=kind, tools=tools, model=_model_name(model), demo=demo)
+
+
+def _model_name(model: Any) -> str | None:
+    for attribute in ("model_name", "model"):
+        name = getattr(model, attribute, None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def import_from_working_directory() -> None:
+    """Put the working directory on the import path, as uvicorn does."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)

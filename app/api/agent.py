@@ -1,0 +1,137 @@
+"""Asking an agent and waiting for its answer: `POST /agent` and `POST /agents/{name}`."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.exceptions import HTTPException
+
+from app.api import problems
+from app.api.deps import ServiceDep
+from app.api.schemas import AgentList, AgentView, FinishedRun, RunBody
+from app.runs.errors import Disconnected, InvalidRequest
+from app.runs.live import Ended, Run
+from app.runs.model import AgentInfo, Mode, Timings
+from app.runs.ports import Agent
+from app.runs.runner import Runner
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"model": problems.Problem, "description": description}
+
+
+RUN_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: _problem("`invalid_json`"),
+    404: _problem("`not_found`: no agent of that name"),
+    413: _problem("`too_large`"),
+    415: _problem("`unsupported_media_type`"),
+    422: _problem("`invalid_request`: `errors` says what was wrong"),
+    500: _problem("`model_failed`, `agent_failed` or `interrupted`"),
+    503: _problem("`overloaded` or `draining` (with `Retry-After`), or `cancelled`"),
+    504: _problem("`timeout`: `phase` says what held the run"),
+}
+
+
+def _plain_json(request: Request) -> None:
+    if not problems.sends_plain_json(request):
+        raise HTTPException(415)
+
+
+router = APIRouter(tags=["agents"])
+asking: dict[str, Any] = {
+    "response_model": FinishedRun,
+    "responses": RUN_RESPONSES,
+    "dependencies": [Depends(_plain_json)],
+}
+
+
+@router.post("/agent", summary="Ask the default agent", **asking)
+async def ask_default(body: RunBody, request: Request, service: ServiceDep) -> Response:
+    """Run the default agent and wait for its answer."""
+    return await _ask(service.runner, service.agent(), body, request)
+
+
+@router.post("/agents/{name}", summary="Ask an agent by name", **asking)
+async def ask_named(name: str, body: RunBody, request: Request, service: ServiceDep) -> Response:
+    """Run one agent and wait for its answer."""
+    return await _ask(service.runner, service.agent(name), body, request)
+
+
+@router.get("/agents", summary="The agents served")
+async def list_agents(service: ServiceDep) -> AgentList:
+    """The agents served, the default one first."""
+    infos = [agent.info for agent in service.agents.values()]
+    return AgentList(agents=[_view(info, default=info is infos[0]) for info in infos])
+
+
+async def _ask(runner: Runner, agent: Agent, body: RunBody, request: Request) -> Response:
+    check_limits(body, agent.info)
+    run = runner.start(agent, body.request(agent.info), Mode.SYNC)
+    ended = await _end_of(run, runner, request)
+    return _response(run, ended)
+
+
+def check_limits(body: RunBody, agent: AgentInfo) -> None:
+    """Raises InvalidRequest, naming the limit, when a caller asks for more than there is."""
+    if body.timeout is not None and body.timeout > agent.max_timeout_s:
+        raise InvalidRequest("timeout", f"must be at most {agent.max_timeout_s:g} seconds")
+    if body.max_iterations is not None and body.max_iterations > agent.iteration_limit:
+        raise InvalidRequest("max_iterations", f"must be at most {agent.iteration_limit}")
+    if body.thread_id is not None and not agent.conversations:
+        raise InvalidRequest("thread_id", "this agent keeps no conversations")
+
+
+async def _end_of(run: Run, runner: Runner, request: Request) -> Ended:
+    """Wait for the end of a run; a client that leaves ends it."""
+    if run.ended.done():
+        return run.ended.result()
+    gone = asyncio.ensure_future(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {run.ended, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not run.ended.done():
+            runner.stop(run, Disconnected())
+        return await asyncio.shield(run.ended)
+    finally:
+        gone.cancel()
+        runner.stop(run, Disconnected())  # only if this request itself was cancelled
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(run: Run, ended: Ended) -> Response:
+    headers = {"X-Run-Id": run.id, "Server-Timing": _server_timing(ended.timings, ended.duration_s)}
+    if ended.error is not None:
+        headers |= problems.retry_headers(ended.error)
+        return problems.respond(problems.of_run(run, ended), headers)
+    body = FinishedRun.of(run, ended).model_dump_json()
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def _server_timing(timings: Timings, duration_s: float) -> str:
+    parts = {
+        "queue": timings.queue_s,
+        "llm": timings.llm_s,
+        "tools": timings.tools_s,
+        "total": duration_s,
+    }
+    return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())
+
+
+def _view(info: AgentInfo, *, default: bool) -> AgentView:
+    return AgentView(
+        name=info.name,
+        description=info.description,
+        kind=info.kind,
+        tools=list(info.tools),
+        model=info.model,
+        demo=info.demo,
+        default=default,
+        iteration_limit=info.iteration_limit,
+        early_stopping=info.early_stopping,
+        timeout_s=info.timeout_s,
+        max_timeout_s=info.max_timeout_s,
+    )

@@ -1,0 +1,57 @@
+"""Puts the HTTP room together."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
+
+from app.api import agent, ops, problems, runs
+from app.api.deps import Service
+from app.api.request_id import HEADER, RequestId
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_DESCRIPTION = """Ask LangChain agents over HTTP, with hard deadlines and honest errors.
+
+Errors are `application/problem+json`; decide by `code`. Every response carries `X-Request-Id`,
+every response about a run `X-Run-Id`."""
+
+
+def build(
+    service: Service,
+    lifespan: Lifespan,
+    *,
+    on_error: Callable[[Exception], None],
+    max_body_bytes: int,
+    docs: bool,
+    cors_origins: Sequence[str] = (),
+) -> FastAPI:
+    """The application. `lifespan` builds the agents and drains at the end."""
+    app = FastAPIOffline(
+        docs_url="/docs" if docs else None,
+        redoc_url=None,
+        title="Watchkeeper",
+        version=service.version,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        max_body_size=max_body_bytes,
+        redirect_slashes=False,
+        # Its spans would double ours, and its logs quote what callers sent.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.service = service
+    for room in (agent.router, runs.router, ops.router):
+        app.include_router(room)
+    problems.install(app)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=[HEADER, "X-Run-Id", "Server-Timing", "Retry-After"],
+        )
+    app.add_middleware(RequestId, on_error=on_error)
+    return app

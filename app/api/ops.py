@@ -1,0 +1,62 @@
+"""What machines ask of the service: is it alive, may it be sent work."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from app.api.deps import ServiceDep
+
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    """The event loop turns: that is all it says."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Check(BaseModel):
+    """One thing that readiness looks at. `degraded` refuses only what it concerns."""
+
+    state: Literal["ok", "degraded", "failed"]
+    detail: str | None = None
+
+
+class Readiness(BaseModel):
+    """Whether this replica should be sent work."""
+
+    status: Literal["ready", "not_ready"]
+    demo: bool
+    checks: dict[str, Check]
+
+
+@router.get("/health", summary="Alive")
+@router.get("/health/live", summary="Alive")
+async def live() -> Alive:
+    """Cheap, and never red for load, a model or a store."""
+    return Alive()
+
+
+@router.get("/health/ready", summary="Ready", responses={503: {"model": Readiness}})
+@router.get("/health/startup", summary="Started", responses={503: {"model": Readiness}})
+async def ready(service: ServiceDep, response: Response) -> Readiness:
+    """Red only while agents are being built or the service is draining."""
+    checks = {
+        "agents": _check(bool(service.agents), "failed", "the agents are being built"),
+        "draining": _check(not service.runner.leaving, "failed", "the service is shutting down"),
+        "capacity": _check(not _is_full(service), "degraded", "every place is taken"),
+    }
+    red = any(check.state == "failed" for check in checks.values())
+    response.status_code = 503 if red else 200
+    status: Literal["ready", "not_ready"] = "not_ready" if red else "ready"
+    return Readiness(status=status, demo=service.demo, checks=checks)
+
+
+def _check(fine: bool, otherwise: Literal["degraded", "failed"], why: str) -> Check:
+    return Check(state="ok") if fine else Check(state=otherwise, detail=why)
+
+
+def _is_full(service: ServiceDep) -> bool:
+    admission = service.runner.admission
+    return admission.running >= admission.places

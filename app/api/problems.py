@@ -1,0 +1,179 @@
+"""Every error as `application/problem+json` (RFC 9457), with a stable `code`.
+
+`detail` is a fixed sentence for each code. Nothing that a caller, a model, a tool or an
+exception said stands in a problem, but for steps that the caller asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from app.api.schemas import RunBody, StepView, TimingsView, asked_steps
+from app.runs.errors import Draining, InvalidRequest, Overloaded, WatchkeeperError
+from app.runs.live import Ended, Run
+from app.runs.model import Outcome
+
+MEDIA_TYPE = "application/problem+json"
+
+# The one place where the causes of the core meet status codes.
+STATUSES = {
+    "invalid_request": 422,
+    "not_found": 404,
+    "overloaded": 503,
+    "draining": 503,
+    "timeout": 504,
+    "cancelled": 503,
+    "disconnected": 499,
+    "model_failed": 500,
+    "agent_failed": 500,
+    "interrupted": 500,
+    "internal_error": 500,
+}
+
+# Errors that HTTP itself has, before any run: status, code and sentence.
+HTTP_ERRORS = {
+    400: ("invalid_json", "The body is not JSON."),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take that method."),
+    413: ("too_large", "The body is too large."),
+    415: ("unsupported_media_type", "Send the body as application/json, not encoded."),
+    422: ("invalid_request", "The request cannot be served as it was written."),
+    500: ("internal_error", "Something went wrong."),
+}
+
+_TITLES = {
+    400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
+    415: "Unsupported Media Type", 422: "Unprocessable Content", 499: "Client Closed Request",
+    500: "Internal Server Error", 503: "Service Unavailable", 504: "Gateway Timeout",
+}  # fmt: skip
+
+
+class FieldError(BaseModel):
+    """One thing that was wrong; `field` is a name of the contract, never what was sent."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    type: str = Field(examples=["urn:watchkeeper:problem:timeout"])
+    title: str
+    status: int
+    code: str = Field(description="Stable: decide by this.")
+    detail: str
+    retryable: bool = False
+    errors: list[FieldError] | None = None
+    run_id: str | None = None
+    trace_id: str | None = None
+    outcome: Outcome | None = None
+    phase: str | None = Field(None, description="What held the run: queue, llm, tool:NAME, other.")
+    iterations: int | None = None
+    tool_calls: int | None = None
+    timings: TimingsView | None = None
+    steps: list[StepView] | None = None
+
+
+def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem as a response."""
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(body, problem.status, dict(headers or {}), MEDIA_TYPE)
+
+
+def of_run(run: Run, ended: Ended) -> Problem:
+    """The problem of a run that ended without an answer."""
+    assert ended.error is not None
+    problem = of_error(ended.error)
+    return problem.model_copy(
+        update={
+            "run_id": run.id,
+            "outcome": ended.outcome,
+            "phase": None if ended.phase is None else str(ended.phase),
+            "iterations": ended.iterations,
+            "tool_calls": ended.tool_calls,
+            "timings": TimingsView.of(ended.timings),
+            "steps": asked_steps(run, ended.steps),
+        }
+    )
+
+
+def of_error(error: WatchkeeperError) -> Problem:
+    """The problem of an error of the core."""
+    problem = _problem(STATUSES[error.code], error.code, error.detail)
+    errors = None
+    if isinstance(error, InvalidRequest):
+        errors = [FieldError(field=error.field, message=error.message)]
+    return problem.model_copy(update={"retryable": error.retryable, "errors": errors})
+
+
+def retry_headers(error: WatchkeeperError) -> dict[str, str]:
+    """`Retry-After`, where the error knows it."""
+    if isinstance(error, Overloaded | Draining):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {}
+
+
+def of_status(status: int) -> Problem:
+    """The problem of an error that HTTP itself has."""
+    code, detail = HTTP_ERRORS.get(status, HTTP_ERRORS[500 if status >= 500 else 400])
+    return _problem(status, code, detail)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of this application with a problem."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(WatchkeeperError, _ours)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WatchkeeperError)
+    return respond(of_error(error), retry_headers(error))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return respond(of_status(error.status_code), error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    if not sends_plain_json(request):
+        return respond(of_status(415))
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return respond(of_status(400))
+    errors = [_field_error(fault["loc"], fault["type"], fault["msg"]) for fault in faults]
+    return respond(of_status(422).model_copy(update={"errors": errors}))
+
+
+def sends_plain_json(request: Request) -> bool:
+    """Whether the body is declared as JSON, and not encoded."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    is_json = declared == "application/json" or declared.endswith("+json")
+    return encoding == "identity" and (is_json or not declared)
+
+
+def _field_error(place: Sequence[Any], kind: str, message: str) -> FieldError:
+    """Names the field only if it is one of ours: an unknown one was made up by the caller."""
+    if kind == "extra_forbidden":
+        known = ", ".join(RunBody.model_fields)
+        return FieldError(field="body", message=f"Unknown field. Known are: {known}.")
+    named = [str(part) for part in place if part in RunBody.model_fields or part == "query"]
+    return FieldError(field=named[0] if named else "body", message=message)
+
+
+def _problem(status: int, code: str, detail: str) -> Problem:
+    return Problem(
+        type=f"urn:watchkeeper:problem:{code}",
+        title=_TITLES.get(status, "Error"),
+        status=status,
+        code=code,
+        detail=detail,
+    )

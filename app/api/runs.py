@@ -1,0 +1,99 @@
+"""What is in flight, what recently ended, and how to stop it: `/runs`."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from app.api import problems
+from app.api.deps import ServiceDep
+from app.api.schemas import (
+    RunDetail,
+    RunList,
+    RunView,
+    StepView,
+    StopResult,
+    TimingsView,
+    UsageView,
+)
+from app.runs.errors import NotFound
+from app.runs.live import Run
+from app.runs.model import State
+from app.runs.runner import Stopped
+
+router = APIRouter(
+    prefix="/runs",
+    tags=["runs"],
+    responses={404: {"model": problems.Problem, "description": "`not_found`"}},
+)
+
+
+@router.get("", summary="Runs in flight and recently finished", responses={404: {}})
+async def list_runs(
+    service: ServiceDep,
+    state: Annotated[State | None, Query(description="Only runs in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> RunList:
+    """Newest first."""
+    runner = service.runner
+    known = [*runner.in_flight.values(), *runner.finished.values()]
+    chosen = [run for run in known if state is None or run.state is state]
+    chosen.sort(key=lambda run: run.arrived_at, reverse=True)
+    return RunList(runs=[RunView(**_row(run)) for run in chosen[:limit]])
+
+
+@router.get("/{run_id}", summary="One run")
+async def get_run(run_id: str, service: ServiceDep) -> RunDetail:
+    """A run in flight, or one of the recently finished."""
+    run = _find(service, run_id)
+    content = run.request.include_steps
+    usage = run.ended.result().usage if run.ended.done() else run.progress.usage
+    return RunDetail(
+        **_row(run),
+        timings=TimingsView.of(run.timings()),
+        usage=UsageView.of(usage),
+        steps=[StepView.of(step, content) for step in run.steps()],
+        metadata=dict(run.request.metadata),
+    )
+
+
+@router.delete(
+    "/{run_id}",
+    summary="Cancel a run",
+    response_model=StopResult,
+    responses={202: {"model": StopResult, "description": "`still_stopping`"}},
+)
+async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> StopResult:
+    """Says what really happened: work that cannot be stopped is `still_stopping`."""
+    stopped = await service.runner.cancel(_find(service, run_id))
+    if stopped is Stopped.STILL_STOPPING:
+        response.status_code = 202
+    response.headers["X-Run-Id"] = run_id
+    return StopResult(run_id=run_id, result=stopped.value)
+
+
+def _find(service: ServiceDep, run_id: str) -> Run:
+    run = service.runner.find(run_id)
+    if run is None:
+        raise NotFound
+    return run
+
+
+def _row(run: Run) -> dict[str, Any]:
+    ended = run.ended.result() if run.ended.done() else None
+    phase = ended.phase if ended else run.phase()
+    return {
+        "run_id": run.id,
+        "agent": run.agent.name,
+        "mode": run.mode,
+        "state": run.state,
+        "outcome": ended.outcome if ended else None,
+        "code": ended.error.code if ended and ended.error else None,
+        "phase": None if phase is None else str(phase),
+        "age_s": round(run.age_s(), 3),
+        "created_at": datetime.fromtimestamp(run.created_at, UTC).isoformat(),
+        "iterations": run.progress.iterations,
+        "iteration_limit": run.iteration_limit,
+        "tool_calls": run.progress.tool_calls,
+        "timeout_s": run.request.timeout_s,
+    }

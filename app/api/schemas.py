@@ -1,0 +1,266 @@
+"""The shapes on the wire, in and out; `runs.model` has the values they are made from."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
+from pydantic_core import to_jsonable_python
+
+from app.runs.live import Ended, Run
+from app.runs.model import (
+    AgentInfo,
+    CallOutcome,
+    EarlyStopping,
+    Mode,
+    Outcome,
+    RunRequest,
+    State,
+    Step,
+    Timings,
+    Usage,
+)
+
+_MOST_METADATA = 16
+
+
+def _is_text(value: str) -> str:
+    """Text that can be stored and sent on: no NUL, no half of a surrogate pair."""
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("must not hold NUL or lone surrogates")
+    return value
+
+
+def sendable(text: str) -> str:
+    """The same text, its lone surrogates replaced, since JSON on the wire is UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+Text = Annotated[str, AfterValidator(_is_text)]
+ShortText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+
+
+class RunBody(BaseModel):
+    """What to ask an agent, and within which limits."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    question: Annotated[Text, StringConstraints(min_length=1, max_length=100_000)] = Field(
+        examples=["Where is order 10023?"], description="In any language; not blank."
+    )
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds from arrival to the answer, the queue included.",
+    )
+    max_iterations: int | None = Field(
+        None, ge=1, description="At most the agent's own limit, which is also the default."
+    )
+    thread_id: ShortText | None = Field(None, description="Continue this conversation.")
+    include_steps: bool = Field(False, description="Give the tool calls with the answer.")
+    metadata: dict[ShortText, ShortText] = Field(
+        default_factory=dict,
+        max_length=_MOST_METADATA,
+        description="Goes to the log and the record of the run.",
+    )
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, question: str) -> str:
+        if not question.strip():
+            raise ValueError("must not be blank")
+        return question
+
+    def request(self, agent: AgentInfo) -> RunRequest:
+        """The same as a value of the core, with the agent's defaults filled in."""
+        return RunRequest(
+            question=self.question,
+            timeout_s=self.timeout or agent.timeout_s,
+            max_iterations=self.max_iterations,
+            thread_id=self.thread_id,
+            include_steps=self.include_steps,
+            metadata=self.metadata,
+        )
+
+
+class StepView(BaseModel):
+    """One tool call. `arguments` and `result` are given only to a caller who asked for steps."""
+
+    iteration: int
+    tool: str
+    call_id: str
+    arguments: Any
+    result: str | None
+    outcome: CallOutcome
+    started_s: float
+    duration_s: float
+
+    @classmethod
+    def of(cls, step: Step, content: bool) -> "StepView":
+        """Without content, only names, times and outcomes."""
+        said = to_jsonable_python(step.arguments, fallback=str) if content else None
+        return cls(
+            iteration=step.iteration,
+            tool=step.tool,
+            call_id=step.call_id,
+            arguments=said,
+            result=sendable(step.result) if content and step.result is not None else None,
+            outcome=step.outcome,
+            started_s=_rounded(step.started_s),
+            duration_s=_rounded(step.duration_s),
+        )
+
+
+class UsageView(BaseModel):
+    """Tokens of all model calls of the run, retries and sub-agents included."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+
+    @classmethod
+    def of(cls, usage: Usage) -> "UsageView":
+        """The two sums that every provider reports."""
+        return cls(
+            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=None
+        )
+
+
+class TimingsView(BaseModel):
+    """Where the wall clock went; the four add up to `duration_s`."""
+
+    queue_s: float
+    llm_s: float
+    tools_s: float
+    other_s: float
+
+    @classmethod
+    def of(cls, timings: Timings) -> "TimingsView":
+        """Rounded to a tenth of a millisecond."""
+        return cls(
+            queue_s=_rounded(timings.queue_s),
+            llm_s=_rounded(timings.llm_s),
+            tools_s=_rounded(timings.tools_s),
+            other_s=_rounded(timings.other_s),
+        )
+
+
+class FinishedRun(BaseModel):
+    """The answer of a run, and what it took."""
+
+    run_id: str
+    agent: str
+    answer: str
+    output: Any = Field(None, description="The agent's structured response, if it has one.")
+    outcome: Literal[Outcome.COMPLETED, Outcome.ITERATION_LIMIT]
+    iterations: int = Field(description="Turns in which the model asked for tools.")
+    iteration_limit: int
+    tool_calls: int
+    usage: UsageView
+    duration_s: float
+    timings: TimingsView
+    trace_id: str | None = None
+    demo: bool = Field(description="True where no language model answered.")
+    steps: list[StepView] | None = None
+
+    @classmethod
+    def of(cls, run: Run, ended: Ended) -> "FinishedRun":
+        """Only for a run that ended with an answer."""
+        assert ended.answer is not None
+        answer = ended.answer
+        outcome = Outcome.ITERATION_LIMIT if answer.limit_reached else Outcome.COMPLETED
+        return cls(
+            run_id=run.id,
+            agent=run.agent.name,
+            answer=sendable(answer.text),
+            output=to_jsonable_python(answer.output, fallback=str),
+            outcome=outcome,
+            iterations=ended.iterations,
+            iteration_limit=run.iteration_limit,
+            tool_calls=ended.tool_calls,
+            usage=UsageView.of(ended.usage),
+            duration_s=_rounded(ended.duration_s),
+            timings=TimingsView.of(ended.timings),
+            demo=run.agent.demo,
+            steps=asked_steps(run, ended.steps),
+        )
+
+
+class RunView(BaseModel):
+    """One run, in flight or recently finished."""
+
+    run_id: str
+    agent: str
+    mode: Mode
+    state: State
+    outcome: Outcome | None
+    code: str | None
+    phase: str | None = Field(description="queue, llm, tool:NAME or other: what holds it.")
+    age_s: float
+    created_at: str
+    iterations: int
+    iteration_limit: int
+    tool_calls: int
+    timeout_s: float
+
+
+class RunDetail(RunView):
+    """One run with its steps; their content only if its caller asked for steps."""
+
+    timings: TimingsView
+    usage: UsageView
+    steps: list[StepView]
+    metadata: dict[str, str]
+
+
+class RunList(BaseModel):
+    """Runs, newest first."""
+
+    runs: list[RunView]
+    next: str | None = None
+
+
+class StopResult(BaseModel):
+    """What came of cancelling a run."""
+
+    run_id: str
+    result: Literal["cancelled", "still_stopping", "already_finished"]
+
+
+class AgentView(BaseModel):
+    """One agent that is served."""
+
+    name: str
+    description: str
+    kind: str
+    tools: list[str]
+    model: str | None
+    demo: bool
+    default: bool
+    iteration_limit: int
+    early_stopping: EarlyStopping
+    timeout_s: float
+    max_timeout_s: float
+
+
+class AgentList(BaseModel):
+    """The agents served; the default one is first."""
+
+    agents: list[AgentView]
+
+
+def asked_steps(run: Run, steps: tuple[Step, ...]) -> list[StepView] | None:
+    """The steps with their content, or None when the caller did not ask for them."""
+    if not run.request.include_steps:
+        return None
+    return [StepView.of(step, content=True) for step in steps]
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 4)

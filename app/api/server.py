@@ -1,0 +1,78 @@
+"""The HTTP server: uvicorn, with a shutdown that tears nothing.
+
+uvicorn's own shutdown closes the door first and tells the application last. Here the first
+signal starts the drain while connections are still accepted, and only its end closes the door.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+# How long open connections may take to close once every run has ended.
+_CLOSE_S = 5
+
+
+class CannotListen(Exception):
+    """The address is taken or is not ours; the message says what to turn."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address. Raises CannotListen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as refused:
+        listener.close()
+        why = (refused.strerror or str(refused)).lower()
+        raise CannotListen(
+            f"Cannot listen on {host}:{port}: {why}; choose another with --host or --port."
+        ) from refused
+    return listener
+
+
+class Server(uvicorn.Server):
+    """Serves until a signal, drains, then closes. A second signal ends the process at once."""
+
+    def __init__(self, app: FastAPI, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                loop="none",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_CLOSE_S,
+            )
+        )
+        self._drain = drain
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+        self._signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by Python for SIGTERM and SIGINT."""
+        self._signals += 1
+        if self._signals > 1:
+            sys.stdout.flush()
+            os._exit(128 + sig)
+        self._loop.call_soon_threadsafe(self._start_drain)
+
+    def _start_drain(self) -> None:
+        self._draining = self._loop.create_task(self._drain_then_close(), name="drain")
+
+    async def _drain_then_close(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            self.should_exit = True

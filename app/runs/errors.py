@@ -1,0 +1,113 @@
+"""Why a run could not be served.
+
+The docstring of each class is the sentence a caller reads; `code` is its stable name.
+Nothing an exception, a model or a tool said stands in them.
+"""
+
+from typing import ClassVar
+
+from app.runs.model import Outcome
+
+
+class WatchkeeperError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    @property
+    def detail(self) -> str:
+        """The fixed sentence of this cause."""
+        return (type(self).__doc__ or "").strip()
+
+
+class InvalidRequest(WatchkeeperError):
+    """The request cannot be served as it was written."""
+
+    code = "invalid_request"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class NotFound(WatchkeeperError):
+    """There is nothing of that name here."""
+
+    code = "not_found"
+
+
+class RunError(WatchkeeperError):
+    """A run ended without an answer."""
+
+    outcome: ClassVar[Outcome] = Outcome.FAILED
+
+
+class Overloaded(RunError):
+    """The service is full. Try again after the time that Retry-After gives."""
+
+    code = "overloaded"
+    retryable = True
+    outcome = Outcome.REJECTED
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__()
+        self.retry_after_s = retry_after_s
+
+
+class Draining(RunError):
+    """The service is shutting down. Try again, on another replica or in a moment."""
+
+    code = "draining"
+    retryable = True
+    outcome = Outcome.REJECTED
+    retry_after_s = 1
+
+
+class CutByShutdown(Draining):
+    """The service shut down before the run ended. Try again."""
+
+    outcome = Outcome.CANCELLED
+
+
+class DeadlineExceeded(RunError):
+    """The run did not end within its timeout."""
+
+    code = "timeout"
+    retryable = True
+    outcome = Outcome.TIMEOUT
+
+
+class Cancelled(RunError):
+    """The run was cancelled."""
+
+    code = "cancelled"
+    outcome = Outcome.CANCELLED
+
+
+class Disconnected(RunError):
+    """The client left before the run ended."""
+
+    code = "disconnected"
+    outcome = Outcome.DISCONNECTED
+
+
+class ModelFailed(RunError):
+    """The model failed, or gave a broken or incomplete answer."""
+
+    code = "model_failed"
+    retryable = True
+
+
+class AgentFailed(RunError):
+    """The agent failed."""
+
+    code = "agent_failed"
+
+
+class Interrupted(RunError):
+    """The agent asked for a human, which this service cannot answer yet."""
+
+    code = "interrupted"
+    outcome = Outcome.INTERRUPTED

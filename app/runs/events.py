@@ -1,0 +1,150 @@
+"""Everything that can happen to a run, as a closed union of frozen facts.
+
+Log lines, metrics and spans are translations of these, one file each. `at` is on
+`time.monotonic`. Facts may carry what a caller, a model or a tool said (arguments, results,
+exceptions): it is for the run's own record, and a sink decides what of it may leave.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from app.runs.model import CallOutcome, Mode, Outcome, Phase, Timings, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """What every fact about a run says."""
+
+    run_id: str
+    agent: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunQueued(Fact):
+    """A run found no free place and waits for one."""
+
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Fact):
+    """A run has its place and begins to work."""
+
+    mode: Mode
+    iteration_limit: int
+    timeout_s: float
+    queue_wait_s: float
+    thread_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCallStarted(Fact):
+    """The agent asked its model. `parent_id` is the open tool call it was made in, if any."""
+
+    call_id: str
+    parent_id: str | None
+    iteration: int
+    provider: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken(Fact):
+    """A streamed model call gave its first token."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCallFinished(Fact):
+    """A model call ended, well or not; every call that started ends exactly once."""
+
+    call_id: str
+    outcome: CallOutcome
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str | None = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationCounted(Fact):
+    """A turn of the agent asked for tools, or for nothing usable; `iteration` counts from 1."""
+
+    iteration: int
+    tool_calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallStarted(Fact):
+    """A tool began to work. `own` is false inside a sub-agent."""
+
+    call_id: str
+    parent_id: str | None
+    tool: str
+    iteration: int
+    arguments: Any
+    own: bool = True
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallFinished(Fact):
+    """A tool call ended; every call that started ends exactly once."""
+
+    call_id: str
+    outcome: CallOutcome
+    result: str | None = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationLimitReached(Fact):
+    """The run was stopped after the tool results of its last iteration."""
+
+    iteration_limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkAbandoned(Fact):
+    """A run ended while some of its work would not stop."""
+
+    threads: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Fact):
+    """The one final fact of a run, whatever happened."""
+
+    mode: Mode
+    outcome: Outcome
+    code: str | None
+    duration_s: float
+    timings: Timings
+    iterations: int
+    iteration_limit: int
+    tool_calls: int
+    tools: Mapping[str, int]
+    usage: Usage
+    phase: Phase | None
+    error: BaseException | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+Event: TypeAlias = (
+    RunQueued
+    | RunStarted
+    | ModelCallStarted
+    | FirstToken
+    | ModelCallFinished
+    | IterationCounted
+    | ToolCallStarted
+    | ToolCallFinished
+    | IterationLimitReached
+    | WorkAbandoned
+    | RunFinished
+)
+
+Emit: TypeAlias = Callable[[Event], None]

@@ -1,0 +1,105 @@
+"""A run in flight: its request, what is known of it so far, and the moment it ended.
+
+Whoever reads a run waits on `ended`; nobody who reads can hold it.
+"""
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+
+from app.runs.admission import Ticket
+from app.runs.errors import RunError
+from app.runs.events import Emit, Event, RunFinished
+from app.runs.model import (
+    AgentAnswer,
+    AgentInfo,
+    Mode,
+    Outcome,
+    Phase,
+    RunRequest,
+    State,
+    Step,
+    Timings,
+    Usage,
+)
+from app.runs.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: an answer, or the error that stands for it."""
+
+    outcome: Outcome
+    answer: AgentAnswer | None
+    error: RunError | None
+    iterations: int
+    tool_calls: int
+    usage: Usage
+    duration_s: float
+    timings: Timings
+    phase: Phase | None
+    steps: tuple[Step, ...]
+
+
+class Run:
+    """One run. Only the runner changes it; `record` may be called from any thread."""
+
+    def __init__(
+        self,
+        run_id: str,
+        agent: AgentInfo,
+        mode: Mode,
+        request: RunRequest,
+        emit: Emit,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.id = run_id
+        self.agent = agent
+        self.mode = mode
+        self.request = request
+        self.iteration_limit = request.max_iterations or agent.iteration_limit
+        self.created_at = time.time()
+        self.arrived_at = time.monotonic()
+        self.ends_at = self.arrived_at + request.timeout_s
+        self.state = State.QUEUED
+        self.progress = Progress(self.arrived_at)
+        self.ended: asyncio.Future[Ended] = loop.create_future()
+        self.ticket: Ticket | None = None
+        self.task: asyncio.Task[AgentAnswer] | None = None
+        self.timers: list[asyncio.TimerHandle] = []
+        self.stopping: RunError | None = None
+        self.died_in: Phase | None = None
+        self._emit = emit
+        self._lock = threading.RLock()
+
+    def record(self, fact: Event) -> None:
+        """Fold a fact in and pass it on; after the final fact nothing is said of a run."""
+        with self._lock:
+            if self.state is State.FINISHED:
+                return
+            if isinstance(fact, RunFinished):
+                self.state = State.FINISHED
+            self.progress.add(fact)
+            self._emit(fact)
+
+    def phase(self) -> Phase:
+        """What holds the run now."""
+        with self._lock:
+            return self.progress.phase
+
+    def age_s(self) -> float:
+        """Seconds since the run arrived."""
+        return time.monotonic() - self.arrived_at
+
+    def timings(self) -> Timings:
+        """Where the time went so far, or until the end."""
+        if self.ended.done():
+            return self.ended.result().timings
+        with self._lock:
+            return self.progress.timings()
+
+    def steps(self) -> tuple[Step, ...]:
+        """The tool calls that have finished."""
+        with self._lock:
+            return tuple(self.progress.steps)

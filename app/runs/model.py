@@ -1,0 +1,157 @@
+"""The nouns that every room shares: a request for a run, its steps and how it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How a run ended: the same word in the answer, the metric, the span and the log line."""
+
+    COMPLETED = "completed"
+    ITERATION_LIMIT = "iteration_limit"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DISCONNECTED = "disconnected"
+    INTERRUPTED = "interrupted"
+    REJECTED = "rejected"
+
+
+class CallOutcome(StrEnum):
+    """How one model call or one tool call ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TOOL_ERROR = "tool_error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    RATE_LIMITED = "rate_limited"
+    INCOMPLETE = "incomplete"
+
+
+class Mode(StrEnum):
+    """Who reads the run: a waiting caller, a stream, or nobody yet."""
+
+    SYNC = "sync"
+    STREAM = "stream"
+    BACKGROUND = "background"
+
+
+class State(StrEnum):
+    """Where a run is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class EarlyStopping(StrEnum):
+    """What writes the answer at the iteration limit: the model, or a fixed sentence."""
+
+    GENERATE = "generate"
+    FORCE = "force"
+
+
+class PhaseKind(StrEnum):
+    """What can hold a run."""
+
+    QUEUE = "queue"
+    LLM = "llm"
+    TOOL = "tool"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What holds a run at one moment; a tool is named."""
+
+    kind: PhaseKind
+    tool: str | None = None
+
+    def __str__(self) -> str:
+        return f"tool:{self.tool}" if self.kind is PhaseKind.TOOL else self.kind.value
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo:
+    """What is known of an agent before it runs: fixed at start, shown by `GET /agents`."""
+
+    name: str
+    kind: str
+    description: str = ""
+    tools: tuple[str, ...] = ()
+    model: str | None = None
+    demo: bool = False
+    iteration_limit: int = 10
+    early_stopping: EarlyStopping = EarlyStopping.GENERATE
+    timeout_s: float = 30.0
+    max_timeout_s: float = 300.0
+    conversations: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a caller asked for. `timeout_s` counts from arrival, the queue included."""
+
+    question: str
+    timeout_s: float
+    max_iterations: int | None = None
+    thread_id: str | None = None
+    include_steps: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens spent. `cache_read` is part of `input_tokens`, `reasoning` of `output_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read: int = 0
+    cache_creation: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read + other.cache_read,
+            self.cache_creation + other.cache_creation,
+            self.reasoning + other.reasoning,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished tool call of a run; `started_s` counts from the run's arrival."""
+
+    iteration: int
+    tool: str
+    call_id: str
+    arguments: Any
+    result: str | None
+    outcome: CallOutcome
+    started_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the wall clock went. Each moment counts once, so the four add up to the duration."""
+
+    queue_s: float = 0.0
+    llm_s: float = 0.0
+    tools_s: float = 0.0
+    other_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAnswer:
+    """What an agent says at the end of its run."""
+
+    text: str
+    output: Any = None
+    limit_reached: bool = False

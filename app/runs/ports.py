@@ -1,0 +1,35 @@
+"""What the core needs from outside."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.runs.events import Emit
+from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCall:
+    """One run, as an agent is asked for it."""
+
+    run_id: str
+    question: str
+    iteration_limit: int
+    early_stopping: EarlyStopping
+    thread_id: str | None
+    emit: Emit
+
+
+class Agent(Protocol):
+    """Somebody's agent, of whatever kind."""
+
+    @property
+    def info(self) -> AgentInfo:
+        """What is known of it before it runs."""
+        ...
+
+    async def answer(self, call: AgentCall) -> AgentAnswer:
+        """Run once, emitting a fact for each model and tool call.
+
+        Raises `ModelFailed`, `AgentFailed` (the cause chained) or `Interrupted`.
+        """
+        ...

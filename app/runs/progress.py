@@ -1,0 +1,126 @@
+"""What a run has done so far, folded from its own facts.
+
+The answer, the problem of a failed run, `GET /runs` and the final fact all read from here, so
+they cannot disagree.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from app.runs.events import (
+    Event,
+    IterationCounted,
+    ModelCallFinished,
+    ModelCallStarted,
+    RunStarted,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from app.runs.model import CallOutcome, Phase, PhaseKind, Step, Timings, Usage
+
+_RESULT_BYTES = 4096
+_QUEUE, _LLM, _OTHER = Phase(PhaseKind.QUEUE), Phase(PhaseKind.LLM), Phase(PhaseKind.OTHER)
+
+
+def cut(text: str | None, limit: int = _RESULT_BYTES) -> str | None:
+    """At most `limit` bytes of the text, never half a character."""
+    if text is None or len(text.encode(errors="replace")) <= limit:
+        return text
+    return text.encode(errors="replace")[: limit - 3].decode(errors="ignore") + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A model or tool call that has not ended."""
+
+    started: ModelCallStarted | ToolCallStarted
+
+
+class Progress:
+    """A fold over the facts of one run; the caller holds the lock."""
+
+    def __init__(self, arrived_at: float) -> None:
+        self.arrived_at = arrived_at
+        self.iterations = 0
+        self.tool_calls = 0
+        self.tools: Counter[str] = Counter()
+        self.usage = Usage()
+        self.steps: list[Step] = []
+        self.open: dict[str, OpenCall] = {}
+        self._spent = dict.fromkeys(PhaseKind, 0.0)
+        self._phase = _QUEUE
+        self._since = arrived_at
+        self._backing_off = False
+
+    @property
+    def phase(self) -> Phase:
+        """What holds the run now."""
+        return self._phase
+
+    def timings(self, now: float | None = None) -> Timings:
+        """Where the time went until `now`."""
+        self._account(time.monotonic() if now is None else now)
+        spent = self._spent
+        return Timings(
+            queue_s=spent[PhaseKind.QUEUE],
+            llm_s=spent[PhaseKind.LLM],
+            tools_s=spent[PhaseKind.TOOL],
+            other_s=spent[PhaseKind.OTHER],
+        )
+
+    def add(self, fact: Event) -> None:
+        """Take one fact in."""
+        self._account(fact.at)
+        self._backing_off = False
+        match fact:
+            case ModelCallStarted():
+                self.open[fact.call_id] = OpenCall(fact)
+            case ModelCallFinished():
+                self.open.pop(fact.call_id, None)
+                self.usage += fact.usage
+                # Until the next fact the run waits to ask again: the model still holds it.
+                self._backing_off = fact.outcome is not CallOutcome.COMPLETED
+            case ToolCallStarted():
+                self.open[fact.call_id] = OpenCall(fact)
+                if fact.own:
+                    self.tool_calls += 1
+                    self.tools[fact.tool] += 1
+            case ToolCallFinished():
+                self._finish_tool(fact)
+            case IterationCounted():
+                self.iterations = fact.iteration
+            case _:
+                pass
+        self._phase = self._now_in(queued=not isinstance(fact, RunStarted))
+
+    def _finish_tool(self, fact: ToolCallFinished) -> None:
+        call = self.open.pop(fact.call_id, None)
+        if call is None or not isinstance(call.started, ToolCallStarted) or not call.started.own:
+            return
+        started = call.started
+        self.steps.append(
+            Step(
+                iteration=started.iteration,
+                tool=started.tool,
+                call_id=started.tool_call_id or started.call_id,
+                arguments=started.arguments,
+                result=cut(fact.result),
+                outcome=fact.outcome,
+                started_s=started.at - self.arrived_at,
+                duration_s=fact.at - started.at,
+            )
+        )
+
+    def _account(self, now: float) -> None:
+        if now > self._since:
+            self._spent[self._phase.kind] += now - self._since
+            self._since = now
+
+    def _now_in(self, queued: bool) -> Phase:
+        if self._phase is _QUEUE and queued:
+            return _QUEUE
+        for call in self.open.values():
+            if isinstance(call.started, ToolCallStarted):
+                return Phase(PhaseKind.TOOL, call.started.tool)
+        return _LLM if self.open or self._backing_off else _OTHER

@@ -1,0 +1,335 @@
+"""Drives every run, whichever way it came in: admit, start, hold to the deadline, end once.
+
+A run is a task of its own. Its deadline is a timer that cancels the task and, a short grace
+later, ends the run whether the task has stopped or not: `asyncio.timeout` would wait for work
+that will not stop. Everything a run holds is given back in `_settle`, which is reached exactly
+once, because a task cancelled before its first step never runs its `finally`.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from contextvars import copy_context
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+from app.runs.admission import Admission
+from app.runs.deadline import Current, current
+from app.runs.errors import (
+    AgentFailed,
+    Cancelled,
+    CutByShutdown,
+    DeadlineExceeded,
+    Draining,
+    Overloaded,
+    RunError,
+)
+from app.runs.events import (
+    Emit,
+    ModelCallFinished,
+    ModelCallStarted,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    ToolCallFinished,
+    WorkAbandoned,
+)
+from app.runs.live import Ended, Run
+from app.runs.model import AgentAnswer, CallOutcome, Mode, Outcome, Phase, RunRequest, State
+from app.runs.ports import Agent, AgentCall
+from app.runs.threads import DaemonThreads
+
+# How long a cancelled task may take to stop before its run ends without it.
+GRACE_S = 0.1
+
+_CALL_OUTCOMES = {
+    Outcome.TIMEOUT: CallOutcome.TIMEOUT,
+    Outcome.FAILED: CallOutcome.FAILED,
+    Outcome.INTERRUPTED: CallOutcome.INTERRUPTED,
+}
+
+
+class Stopped(StrEnum):
+    """What came of an order to stop a run."""
+
+    CANCELLED = "cancelled"
+    STILL_STOPPING = "still_stopping"
+    ALREADY_FINISHED = "already_finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Work that outlived its run and is still going on."""
+
+    threads: int
+    tasks: int
+
+
+class Runner:
+    """Owns every run from its arrival until nothing of it is left."""
+
+    def __init__(
+        self, admission: Admission, threads: DaemonThreads, emit: Emit, keep_finished: int
+    ) -> None:
+        self.admission = admission
+        self.leaving = False
+        self.draining = False
+        self.in_flight: dict[str, Run] = {}
+        self.finished: OrderedDict[str, Run] = OrderedDict()
+        self._threads = threads
+        self.emit = emit
+        self._keep = keep_finished
+        self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
+
+    def start(self, agent: Agent, request: RunRequest, mode: Mode) -> Run:
+        """Begin a run, or queue it; its end is `run.ended`.
+
+        A run that is refused ends at once, as `rejected`, with Overloaded or Draining.
+        """
+        loop = asyncio.get_running_loop()
+        run = Run(str(uuid.uuid4()), agent.info, mode, request, self.emit, loop)
+        self.in_flight[run.id] = run
+        if self.draining:
+            self._settle(run, error=Draining())
+            return run
+        context = copy_context()
+        context.run(current.set, Current(run.id, run.ends_at))
+        begin = partial(context.run, self._begin, run, agent, loop)
+        try:
+            run.ticket = self.admission.enter(begin, request.timeout_s)
+        except Overloaded as refusal:
+            self._settle(run, error=refusal)
+            return run
+        if run.state is State.QUEUED:
+            run.record(RunQueued(run_id=run.id, agent=run.agent.name, at=run.arrived_at, mode=mode))
+        run.timers.append(loop.call_later(request.timeout_s, self.stop, run, DeadlineExceeded()))
+        return run
+
+    def find(self, run_id: str) -> Run | None:
+        """A run in flight, or one of the recently finished."""
+        return self.in_flight.get(run_id) or self.finished.get(run_id)
+
+    def stop(self, run: Run, reason: RunError) -> None:
+        """Stop a run for a reason; it ends within the grace. The first reason counts."""
+        if run.ended.done() or run.stopping is not None:
+            return
+        run.died_in = run.phase()
+        run.stopping = reason
+        if run.task is None:
+            self._settle(run, error=reason)
+        elif not run.task.done():
+            run.task.cancel()
+            loop = asyncio.get_running_loop()
+            run.timers.append(loop.call_later(GRACE_S, self._give_up, run))
+
+    async def cancel(self, run: Run) -> Stopped:
+        """Cancel a run and report what really happened to its work."""
+        if run.ended.done():
+            return Stopped.ALREADY_FINISHED
+        self.stop(run, Cancelled())
+        ended = await asyncio.shield(run.ended)
+        if ended.outcome is not Outcome.CANCELLED:
+            return Stopped.ALREADY_FINISHED
+        left = self._left(run)
+        return Stopped.STILL_STOPPING if left.threads or left.tasks else Stopped.CANCELLED
+
+    async def drain(self, notice_s: float, seconds: float) -> None:
+        """Stop in an orderly way.
+
+        For `notice_s` readiness is red while new runs are still taken, since callers learn of it
+        late; then what is new or queued is refused, runs may finish for `seconds`, and what is
+        left is cut.
+        """
+        self.leaving = True
+        await asyncio.sleep(notice_s)
+        self.draining = True
+        for run in list(self.in_flight.values()):
+            if run.state is State.QUEUED:
+                self.stop(run, Draining())
+        await self._wait_for_runs(seconds)
+        for run in list(self.in_flight.values()):
+            self.stop(run, CutByShutdown())
+        await self._wait_for_runs(4 * GRACE_S)
+
+    async def _wait_for_runs(self, seconds: float) -> None:
+        endings = [run.ended for run in self.in_flight.values()]
+        if endings:
+            await asyncio.wait(endings, timeout=seconds)
+
+    def _begin(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
+        now = time.monotonic()
+        run.state = State.RUNNING
+        run.record(
+            RunStarted(
+                run_id=run.id,
+                agent=run.agent.name,
+                at=now,
+                mode=run.mode,
+                iteration_limit=run.iteration_limit,
+                timeout_s=run.request.timeout_s,
+                queue_wait_s=now - run.arrived_at,
+                thread_id=run.request.thread_id,
+            )
+        )
+        call = AgentCall(
+            run_id=run.id,
+            question=run.request.question,
+            iteration_limit=run.iteration_limit,
+            early_stopping=run.agent.early_stopping,
+            thread_id=run.request.thread_id,
+            emit=run.record,
+        )
+        run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
+        run.task.add_done_callback(partial(self._task_done, run))
+
+    def _task_done(self, run: Run, task: asyncio.Task[AgentAnswer]) -> None:
+        self._abandoned.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if run.ended.done():
+            return
+        if run.stopping is not None:
+            self._settle(run, error=run.stopping)
+        elif error is None and not task.cancelled():
+            self._settle(run, answer=task.result())
+        else:
+            self._settle(run, error=_as_run_error(error))
+
+    def _give_up(self, run: Run) -> None:
+        """The grace is over: end the run and leave its task behind."""
+        if run.ended.done() or run.task is None or run.stopping is None:
+            return
+        self._abandoned.add(run.task)
+        self._settle(run, error=run.stopping)
+
+    def _settle(
+        self, run: Run, *, answer: AgentAnswer | None = None, error: RunError | None = None
+    ) -> None:
+        """End a run once: close what is open, tell it, give back its place, wake its readers."""
+        for timer in run.timers:
+            timer.cancel()
+        outcome = _outcome(answer, error)
+        phase = (run.died_in or run.phase()) if error is not None else None
+        self._close_calls(run, outcome)
+        self._report_left(run)
+        ended = _ended(run, outcome, answer, error, phase)
+        run.record(_final_fact(run, ended))
+        del self.in_flight[run.id]
+        self._remember(run)
+        run.ended.set_result(ended)
+        if run.ticket is not None:
+            self.admission.leave(run.ticket)
+        self._let_go(run, error)
+
+    def _let_go(self, run: Run, error: RunError | None) -> None:
+        """A remembered run keeps no frames, timers or task alive."""
+        run.timers.clear()
+        run.ticket = None
+        if run.task not in self._abandoned:
+            run.task = None
+        if error is not None:
+            error.__cause__ = None
+            error.__traceback__ = None
+
+    def _close_calls(self, run: Run, outcome: Outcome) -> None:
+        """LangChain says nothing of a call that was cancelled: say it for it."""
+        call_outcome = _CALL_OUTCOMES.get(outcome, CallOutcome.CANCELLED)
+        now = time.monotonic()
+        for call_id, call in list(run.progress.open.items()):
+            model = isinstance(call.started, ModelCallStarted)
+            finished = ModelCallFinished if model else ToolCallFinished
+            run.record(
+                finished(
+                    run_id=run.id,
+                    agent=run.agent.name,
+                    at=now,
+                    call_id=call_id,
+                    outcome=call_outcome,
+                )
+            )
+
+    def _left(self, run: Run) -> Left:
+        stuck = run.task is not None and run.task in self._abandoned
+        return Left(threads=self._threads.busy_for(run.id), tasks=int(stuck))
+
+    def _report_left(self, run: Run) -> None:
+        left = self._left(run)
+        if left.threads or left.tasks:
+            run.record(
+                WorkAbandoned(
+                    run_id=run.id,
+                    agent=run.agent.name,
+                    at=time.monotonic(),
+                    threads=left.threads,
+                    tasks=left.tasks,
+                )
+            )
+
+    def _remember(self, run: Run) -> None:
+        self.finished[run.id] = run
+        while len(self.finished) > self._keep:
+            self.finished.popitem(last=False)
+
+
+async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
+    return await agent.answer(call)
+
+
+def _as_run_error(raised: BaseException | None) -> RunError:
+    if isinstance(raised, RunError):
+        return raised
+    failure = AgentFailed()
+    failure.__cause__ = raised
+    return failure
+
+
+def _outcome(answer: AgentAnswer | None, error: RunError | None) -> Outcome:
+    if error is not None:
+        return error.outcome
+    limit_reached = answer is not None and answer.limit_reached
+    return Outcome.ITERATION_LIMIT if limit_reached else Outcome.COMPLETED
+
+
+def _ended(
+    run: Run,
+    outcome: Outcome,
+    answer: AgentAnswer | None,
+    error: RunError | None,
+    phase: Phase | None,
+) -> Ended:
+    now = time.monotonic()
+    progress = run.progress
+    return Ended(
+        outcome=outcome,
+        answer=answer,
+        error=error,
+        iterations=progress.iterations,
+        tool_calls=progress.tool_calls,
+        usage=progress.usage,
+        duration_s=now - run.arrived_at,
+        timings=progress.timings(now),
+        phase=phase,
+        steps=tuple(progress.steps),
+    )
+
+
+def _final_fact(run: Run, ended: Ended) -> RunFinished:
+    return RunFinished(
+        run_id=run.id,
+        agent=run.agent.name,
+        at=time.monotonic(),
+        mode=run.mode,
+        outcome=ended.outcome,
+        code=ended.error.code if ended.error else None,
+        duration_s=ended.duration_s,
+        timings=ended.timings,
+        iterations=ended.iterations,
+        iteration_limit=run.iteration_limit,
+        tool_calls=ended.tool_calls,
+        tools=dict(run.progress.tools),
+        usage=ended.usage,
+        phase=ended.phase,
+        error=ended.error.__cause__ if ended.error else None,
+        metadata=run.request.metadata,
+    )

@@ -1,0 +1,181 @@
+"""Every knob of the service, as one frozen tree: options before variables before the file.
+
+Only `main` and `__main__` read it; the rooms are handed plain values.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from app.runs.model import AgentInfo, EarlyStopping
+
+_PREFIX = "WATCHKEEPER_"
+# What `create_app` reads where there is no command line.
+CONFIG_VARIABLE = "WATCHKEEPER_CONFIG"
+AGENTS_VARIABLE = "WATCHKEEPER_SERVE"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LogFormat(StrEnum):
+    """How log lines look: `auto` is for people on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Docs(StrEnum):
+    """Whether `/docs` is open: `auto` opens it on loopback only."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class AgentSettings(BaseModel):
+    """What the file may say of one agent, in a table `[agents.NAME]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str = Field("", description="Shown by `GET /agents`.")
+    timeout_s: Seconds | None = Field(None, description="Default deadline of a run.")
+    max_timeout_s: Seconds | None = Field(None, description="Longest deadline a caller may ask.")
+    max_iterations: int | None = Field(None, ge=1, description="Iteration limit.")
+    early_stopping: EarlyStopping | None = Field(None, description="`generate` or `force`.")
+
+
+class Settings(BaseSettings):
+    """The settings of a service. Each is read from `WATCHKEEPER_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    timeout_s: Seconds = Field(30.0, description="Deadline of a run whose caller names none.")
+    max_timeout_s: Seconds = Field(300.0, description="Longest deadline a caller may ask for.")
+    max_iterations: int = Field(10, ge=1, description="Iteration limit of an agent without one.")
+    early_stopping: EarlyStopping = Field(
+        EarlyStopping.GENERATE,
+        description="What writes the answer at the iteration limit: `generate` or `force`.",
+    )
+    max_running_runs: int = Field(64, ge=1, description="Runs that work at the same time.")
+    max_queued_runs: int = Field(64, ge=0, description="Runs that may wait for a place.")
+    tool_threads: int = Field(16, ge=1, description="Threads for sync tools, models and nodes.")
+    keep_finished_runs: int = Field(
+        500, ge=0, description="Finished runs that `GET /runs` still knows."
+    )
+    max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body.")
+    drain_notice_s: float = Field(
+        1.0, ge=0, description="How long a draining service still accepts, with readiness red."
+    )
+    drain_s: float = Field(
+        20.0, ge=0, description="How long a draining service lets runs finish before it cuts them."
+    )
+    log_format: LogFormat = Field(LogFormat.AUTO, description="`auto`, `json` or `console`.")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="Least level of a log line."
+    )
+    docs: Docs = Field(Docs.AUTO, description="`/docs`: `auto` (loopback only), `on` or `off`.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins of browsers that may call, separated by commas."
+    )
+    agents: dict[str, AgentSettings] = Field(
+        default_factory=dict, description="Limits of each agent: tables `[agents.NAME]`, file only."
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options first, then variables, then the file."""
+        file = TomlConfigSettingsSource(settings_cls)
+        return (init_settings, env_settings, file)
+
+    def served(self, name: str) -> AgentInfo:
+        """What an agent of that name is served with, before anything is known of it."""
+        own = self.agents.get(name, AgentSettings())
+        max_timeout_s = own.max_timeout_s or self.max_timeout_s
+        return AgentInfo(
+            name=name,
+            kind="",
+            description=own.description,
+            iteration_limit=own.max_iterations or self.max_iterations,
+            early_stopping=own.early_stopping or self.early_stopping,
+            timeout_s=min(own.timeout_s or self.timeout_s, max_timeout_s),
+            max_timeout_s=max_timeout_s,
+        )
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it."""
+
+
+def read(config: Path | None = None, **options: Any) -> Settings:
+    """The settings in force; an option that is None was not given.
+
+    Raises SettingsError, naming the option, the variable or the line of the file to turn.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if config is not None and not config.is_file():
+        raise SettingsError(f"There is no settings file {config}.")
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return FileSettings(**given)
+    except ValidationError as wrong:
+        raise SettingsError(" ".join(_sentences(wrong, given, config))) from wrong
+    except tomllib.TOMLDecodeError as wrong:
+        raise SettingsError(f"{config} is not TOML: {wrong}.") from wrong
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none: most likely misspelt."""
+    known = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE, AGENTS_VARIABLE}
+    return sorted(n for n in environment if n.startswith(_PREFIX) and n not in known)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{_PREFIX}{name.upper()}"
+
+
+def _sentences(
+    wrong: ValidationError, options: Mapping[str, Any], config: Path | None
+) -> Iterator[str]:
+    for fault in wrong.errors(include_url=False):
+        name = str(fault["loc"][0])
+        where = ".".join(map(str, fault["loc"]))
+        if name in options:
+            source = f"--{name.replace('_', '-')}"
+        elif len(fault["loc"]) == 1 and variable(name) in os.environ:
+            source = variable(name)
+        else:
+            source = f"{where} in {config}"
+        yield f"{source}: {fault['msg']} (it is {fault['input']!r})."

@@ -1,0 +1,75 @@
+"""Readers copy the examples, so each has to work: with the real client, over a real socket."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from examples import agent_executor, create_agent, langgraph_graph, seed_agent
+from tests.upstreams import aimock
+
+QUESTION = "Where is order 10023?"
+STATE = "Order 10023 is shipped"
+
+# The OpenAI client is cached by address, across event loops: tests of one upstream share a loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    with aimock() as base_url:
+        yield base_url
+
+
+@pytest.fixture(autouse=True)
+def environment(upstream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", upstream)
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-secret")
+
+
+async def test_create_agent() -> None:
+    """The agent of create_agent looks the order up."""
+    result = await create_agent.orders().ainvoke({"messages": [("user", QUESTION)]})
+    assert STATE in result["messages"][-1].text
+
+
+async def test_langgraph_graph() -> None:
+    """The hand-made graph looks the order up."""
+    result = await langgraph_graph.orders().ainvoke({"messages": [("user", QUESTION)]})
+    assert STATE in result["messages"][-1].text
+
+
+async def test_several_orders_at_once() -> None:
+    """Orders asked for together are looked up in one turn."""
+    question = {"messages": [("user", "Where are orders 10023 and 10024?")]}
+    _, calls, *results, answer = (await create_agent.orders().ainvoke(question))["messages"]
+    assert [call["args"]["order_id"] for call in calls.tool_calls] == ["10023", "10024"]
+    assert len(results) == 2
+    assert STATE in answer.text
+    assert "Order 10024 is being packed" in answer.text
+
+
+async def test_agent_executor() -> None:
+    """The classic executor looks the order up."""
+    result = await agent_executor.orders().ainvoke({"input": QUESTION})
+    assert STATE in result["output"]
+    assert len(result["intermediate_steps"]) == 1
+
+
+async def test_seed_agent() -> None:
+    """The tutorial's ReAct agent looks the order up."""
+    result = await seed_agent.agent().ainvoke({"input": QUESTION})
+    assert STATE in result["output"]
+    assert [action.tool for action, _ in result["intermediate_steps"]] == ["query_order"]
+
+
+async def test_seed_agent_with_several_orders() -> None:
+    """The tutorial's agent looks orders up one after the other."""
+    result = await seed_agent.agent().ainvoke({"input": "Where are orders 10023 and 10024?"})
+    assert [action.tool_input for action, _ in result["intermediate_steps"]] == ["10023", "10024"]
+    assert "Order 10024 is being packed" in result["output"]
+
+
+async def test_seed_agent_without_an_id() -> None:
+    """The tutorial's agent asks for an id when the question has none."""
+    result = await seed_agent.agent().ainvoke({"input": "Where is my order?"})
+    assert result["output"] == "Please give me an order id."

@@ -1,0 +1,261 @@
+"""The far side, faked: models that follow a script, tools that misbehave, agents of each kind."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Annotated, Any, TypedDict
+
+from langchain.agents import create_agent
+from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool, tool
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode, tools_condition
+from pydantic import Field
+
+Script = Callable[[Sequence[BaseMessage]], AIMessage]
+SYSTEM_PROMPT = "You are the order desk of a small shop."
+
+
+class ScriptedModel(BaseChatModel):
+    """A chat model whose reply is a function of the messages; `asked` keeps every call."""
+
+    script: Script
+    delay_s: float = 0.0
+    error: Exception | None = None
+    asked: list[list[BaseMessage]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
+        return self.bind(tools=[getattr(t, "name", str(t)) for t in tools])
+
+    def _reply(self, messages: list[BaseMessage]) -> ChatResult:
+        self.asked.append(list(messages))
+        if self.error is not None:
+            raise self.error
+        return ChatResult(generations=[ChatGeneration(message=self.script(messages))])
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> ChatResult:
+        time.sleep(self.delay_s)
+        return self._reply(messages)
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> ChatResult:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        return self._reply(messages)
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        yield from _chunks(self._generate(messages))
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in _chunks(await self._agenerate(messages)):
+            yield chunk
+
+
+def _chunks(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+    message = result.generations[0].message
+    assert isinstance(message, AIMessage)
+    calls = [
+        {"name": c["name"], "args": json.dumps(c["args"]), "id": c["id"], "index": i}
+        for i, c in enumerate(message.tool_calls)
+    ]
+    words = message.text.split(" ") if message.text else []
+    for number, word in enumerate(words):
+        text = word if number == len(words) - 1 else f"{word} "
+        yield ChatGenerationChunk(message=AIMessageChunk(content=text, id=message.id))
+    yield ChatGenerationChunk(
+        message=AIMessageChunk(
+            content="",
+            tool_call_chunks=calls,
+            usage_metadata=message.usage_metadata,
+            response_metadata={"finish_reason": "tool_calls" if calls else "stop"},
+        )
+    )
+
+
+def results_since_question(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """The tool results of the present conversation turn."""
+    last = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1)
+    return [m for m in messages[last + 1 :] if isinstance(m, ToolMessage)]
+
+
+def calls_then_answers(
+    tool_name: str, arguments: dict[str, Any] | None = None, *, turns: int = 1, parallel: int = 1
+) -> Script:
+    """Ask for a tool in each of so many turns, then answer `done: <question>: <last result>`."""
+
+    def script(messages: Sequence[BaseMessage]) -> AIMessage:
+        results = results_since_question(messages)
+        if len(results) < turns * parallel:
+            return asks(tool_name, arguments or {}, number=len(results), parallel=parallel)
+        question = next(m for m in reversed(messages) if isinstance(m, HumanMessage))
+        last = results[-1].text if results else ""
+        return AIMessage(f"done: {question.text}: {last}", usage_metadata=USAGE)
+
+    return script
+
+
+USAGE: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+
+
+def asks(
+    tool_name: str, arguments: dict[str, Any], *, number: int = 0, parallel: int = 1
+) -> AIMessage:
+    """A message in which the model asks for one tool, perhaps several times at once."""
+    calls = [
+        {"name": tool_name, "args": arguments, "id": f"call-{number + i}", "type": "tool_call"}
+        for i in range(parallel)
+    ]
+    return AIMessage("", tool_calls=calls, usage_metadata=USAGE)
+
+
+def never_stops(
+    tool_name: str, arguments: dict[str, Any] | None = None, parallel: int = 1
+) -> Script:
+    """A model that always asks for the tool once more."""
+    return lambda messages: asks(
+        tool_name, arguments or {}, number=len(messages) * 10, parallel=parallel
+    )
+
+
+class ToolDesk:
+    """A set of tools that misbehave in known ways, and what they saw."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.started: list[str] = []
+        self.finished: list[str] = []
+        self.cancelled: list[str] = []
+
+    def tools(self) -> list[BaseTool]:
+        """Named: look, nap, stubborn, block, hog, broken."""
+
+        @tool
+        async def look(order: str = "1") -> str:
+            """Look an order up, at once."""
+            self.started.append("look")
+            return f"order {order} shipped"
+
+        @tool
+        async def nap() -> str:
+            """Sleep, and let oneself be cancelled."""
+            self.started.append("nap")
+            try:
+                await asyncio.sleep(self.seconds)
+            except asyncio.CancelledError:
+                self.cancelled.append("nap")
+                raise
+            self.finished.append("nap")
+            return "slept"
+
+        @tool
+        async def stubborn() -> str:
+            """Sleep, and swallow every cancellation."""
+            self.started.append("stubborn")
+            end = time.monotonic() + self.seconds
+            while (left := end - time.monotonic()) > 0:
+                try:
+                    await asyncio.sleep(left)
+                except asyncio.CancelledError:
+                    self.cancelled.append("stubborn")
+            self.finished.append("stubborn")
+            return "would not stop"
+
+        @tool
+        def block() -> str:
+            """Sleep on a thread, where nothing can stop it."""
+            self.started.append("block")
+            time.sleep(self.seconds)
+            self.finished.append("block")
+            return "blocked"
+
+        @tool
+        async def hog() -> str:
+            """Hold the event loop itself."""
+            self.started.append("hog")
+            end = time.monotonic() + self.seconds
+            while time.monotonic() < end:
+                pass
+            return "held the loop"
+
+        @tool
+        async def broken() -> str:
+            """Raise, with a secret in the exception."""
+            self.started.append("broken")
+            raise ValueError("secret-in-exception")
+
+        return [look, nap, stubborn, block, hog, broken]
+
+
+KINDS = ("create_agent", "langgraph", "agent_executor")
+
+
+def build(kind: str, model: BaseChatModel, tools: Sequence[BaseTool], **options: Any) -> Any:
+    """An agent of one kind over a model and tools."""
+    return {
+        "create_agent": _create_agent,
+        "langgraph": _langgraph,
+        "agent_executor": _agent_executor,
+    }[kind](model, list(tools), **options)
+
+
+def _create_agent(model: BaseChatModel, tools: list[BaseTool], **options: Any) -> Any:
+    return create_agent(model, tools, system_prompt=SYSTEM_PROMPT, **options)
+
+
+class GraphState(TypedDict):
+    """A state with messages only."""
+
+    messages: Annotated[list[BaseMessage], add_messages]
+
+
+def _langgraph(model: BaseChatModel, tools: list[BaseTool], **options: Any) -> Any:
+    bound = model.bind_tools(tools) if tools else model
+
+    async def think(state: GraphState) -> dict[str, Any]:
+        asked = [SystemMessage(SYSTEM_PROMPT), *state["messages"]]
+        return {"messages": [await bound.ainvoke(asked)]}
+
+    graph = StateGraph(GraphState)
+    graph.add_node("think", think)
+    graph.add_node("tools", ToolNode(tools))
+    graph.add_edge(START, "think")
+    graph.add_conditional_edges("think", tools_condition, {"tools": "tools", END: END})
+    graph.add_edge("tools", "think")
+    return graph.compile(**options)
+
+
+def _agent_executor(model: BaseChatModel, tools: list[BaseTool], **options: Any) -> Any:
+    prompt = ChatPromptTemplate.from_messages(
+        [
+            ("system", SYSTEM_PROMPT),
+            ("human", "{input}"),
+            MessagesPlaceholder("agent_scratchpad"),
+        ]
+    )
+    agent = create_tool_calling_agent(model, tools, prompt)
+    return AgentExecutor(agent=agent, tools=tools, **options)
