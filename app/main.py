@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import FastAPI
-
 from app import settings as configuration
 from app.agents import registry
 from app.api import app as http
@@ -29,7 +27,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GC_THRESHOLDS = (50_000, 20, 100)
 
 
-def create_app(settings: Settings | None = None, agents: Sequence[str] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, agents: Sequence[str] | None = None
+) -> http.Application:
     """The application for any ASGI server: `uvicorn --factory app.main:create_app`.
 
     Without arguments it reads WATCHKEEPER_CONFIG (a file) and WATCHKEEPER_SERVE (import strings
@@ -90,11 +90,11 @@ def start_logs(settings: Settings) -> None:
         logs.say("warning", "unknown_setting", variable=name)
 
 
-def application(settings: Settings, service: Service, agents: Sequence[str]) -> FastAPI:
+def application(settings: Settings, service: Service, agents: Sequence[str]) -> http.Application:
     """The HTTP application of a service; its lifespan builds agents that are not built yet."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: http.Application) -> AsyncIterator[None]:
         if not service.agents:
             await load_agents(settings, agents, service)
         logs.say("info", "service_started", agents=list(service.agents))

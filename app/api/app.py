@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -11,7 +12,8 @@ from app.api import agent, ops, problems, runs
 from app.api.deps import Service
 from app.api.request_id import HEADER, RequestId
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Application: TypeAlias = FastAPI
+Lifespan: TypeAlias = Callable[[Application], AbstractAsyncContextManager[None]]
 
 _DESCRIPTION = """Ask LangChain agents over HTTP, with hard deadlines and honest errors.
 
@@ -27,7 +29,7 @@ def build(
     max_body_bytes: int,
     docs: bool,
     cors_origins: Sequence[str] = (),
-) -> FastAPI:
+) -> Application:
     """The application. `lifespan` builds the agents and drains at the end."""
     app = FastAPIOffline(
         docs_url="/docs" if docs else None,
