@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from app import settings as configuration
-from app.agents import registry
+from app.agents import leaks, registry
 from app.api import app as http
 from app.api.deps import Service
 from app.api.server import Server, listen
@@ -60,6 +60,8 @@ async def load_agents(settings: Settings, agents: Sequence[str], service: Servic
     asyncio.get_running_loop().set_default_executor(service.threads)
     registry.import_from_working_directory()
     service.agents = await registry.load(agents, settings.served)
+    for switch in leaks.switches(service.agents):
+        logs.say("warning", "content_leaves", how=switch)
     if service.demo:
         logs.say("warning", "demo_model_in_use", agents=list(service.agents))
 

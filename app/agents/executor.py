@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from app.agents import anatomy
 from app.agents.callback import RunHandler
-from app.agents.failure import blamed
+from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
 from app.agents.tools import guarded
 from app.runs.model import AgentAnswer, AgentInfo
@@ -29,6 +29,7 @@ class ExecutorAgent:
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
         self.info = info
+        self.verbose = bool(executor.verbose)
         self._executor = executor.model_copy(
             update={
                 "tools": [guarded(tool) for tool in executor.tools],
@@ -36,16 +37,17 @@ class ExecutorAgent:
                 "max_execution_time": None,
             }
         )
+        self._tools = frozenset(info.tools)
         self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
-        """Run the executor to its end or to the iteration limit."""
-        handler = RunHandler(call.run_id, self.info.name, call.emit)
+        """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
+        handler = RunHandler(call, self.info.name, self._tools)
         with blamed(handler):
             output, new_turn = await self._run(call, handler)
             if output is None:
                 return await last_answer(call, handler, self._model, new_turn)
-        return AgentAnswer(output if isinstance(output, str) else str(output))
+            return whole_answer(handler, output if isinstance(output, str) else str(output))
 
     async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[Any, list[BaseMessage]]:
         """The output, or None with the turn at which the limit stopped it.
@@ -55,7 +57,7 @@ class ExecutorAgent:
         """
         turn, open_calls = list[AgentStep](), 0
         stream = self._executor.astream({"input": call.question}, {"callbacks": [handler]})
-        async with aclosing(stream):
+        async with stops_at_ceiling(handler), aclosing(stream):
             async for chunk in stream:
                 if "output" in chunk:
                     return chunk["output"], []
@@ -65,7 +67,7 @@ class ExecutorAgent:
                 turn += chunk.get("steps", ())
                 if handler.iterations >= call.iteration_limit and turn and not open_calls:
                     return None, _as_messages(turn)
-        return "", []
+        return (None if handler.ceiling_reached else ""), []
 
 
 def _as_messages(steps: Sequence[AgentStep]) -> list[BaseMessage]:

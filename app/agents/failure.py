@@ -1,12 +1,14 @@
-"""Whose failure ended a run: the model's, or the agent's own."""
+"""How a run of foreign code ends: with a whole answer, at the ceiling, or by whose failure."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from langgraph.errors import GraphBubbleUp
 
 from app.agents.callback import RunHandler
 from app.runs.errors import AgentFailed, Interrupted, ModelFailed, RunError
+from app.runs.model import AgentAnswer
 
 
 @contextmanager
@@ -25,6 +27,26 @@ def blamed(handler: RunHandler) -> Iterator[None]:
     except Exception as raised:  # foreign code: an agent may raise anything
         by_model = any(cause is error for cause in _causes(raised) for error in handler.errors)
         raise (ModelFailed if by_model else AgentFailed) from raised
+
+
+@asynccontextmanager
+async def stops_at_ceiling(handler: RunHandler) -> AsyncIterator[None]:
+    """End the block quietly when the ceiling of model calls ended it, however it was wrapped."""
+    try:
+        yield
+    except Exception:  # foreign code wraps what passes through it
+        if not handler.ceiling_reached:
+            raise
+
+
+def whole_answer(handler: RunHandler, text: str, output: Any = None) -> AgentAnswer:
+    """The agent's answer. Raises ModelFailed when it is none.
+
+    An empty text is no answer; nor is what an agent says in the place of a model that failed.
+    """
+    if handler.turn.failed or not (text.strip() or output is not None):
+        raise ModelFailed
+    return AgentAnswer(text, output=output)
 
 
 def _causes(raised: BaseException) -> Iterator[BaseException]:

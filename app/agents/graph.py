@@ -11,7 +11,7 @@ from langgraph.pregel import Pregel
 
 from app.agents import anatomy
 from app.agents.callback import RunHandler
-from app.agents.failure import blamed
+from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
 from app.agents.tools import guarded
 from app.runs.errors import Interrupted
@@ -20,6 +20,7 @@ from app.runs.ports import AgentCall
 
 # The runs are bounded by iterations, model calls and the deadline, each of which has an outcome.
 _RECURSION_LIMIT = 100_000
+_LIBRARY_SENTENCE = "Model call limits exceeded"
 
 
 class GraphAgent:
@@ -27,27 +28,30 @@ class GraphAgent:
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
         self.info = info
+        self.verbose = graph.debug
         self._graph = graph
         self._model = anatomy.find(graph, BaseChatModel)  # type: ignore[type-abstract]
         self._output_tools = anatomy.output_tools(graph)
         self._keys = [k for k in ("messages", "structured_response") if k in graph.channels]
+        self._tools = frozenset(info.tools)
         for node in anatomy.find_all(graph, ToolNode):
             for name, tool in node.tools_by_name.items():
                 node.tools_by_name[name] = guarded(tool)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
-        """Run the graph to its end or to the iteration limit."""
-        handler = RunHandler(call.run_id, self.info.name, call.emit, self._output_tools)
+        """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
+        handler = RunHandler(call, self.info.name, self._tools, self._output_tools)
         with blamed(handler):
-            state, at_limit = await self._run(call, handler)
+            state, stopped = await self._run(call, handler)
             messages: list[BaseMessage] = state.get("messages", [])
-            if at_limit:
-                return await last_answer(call, handler, self._model, _last_turn(messages))
-        text = str(messages[-1].text) if messages else ""
-        return AgentAnswer(text, output=state.get("structured_response"))
+            if stopped:
+                turn = _last_turn(messages) if _turn_is_complete(messages) else []
+                return await last_answer(call, handler, self._model, turn)
+            text = str(messages[-1].text) if messages else ""
+            return whole_answer(handler, text, state.get("structured_response"))
 
     async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[dict[str, Any], bool]:
-        """The last state of the graph, and whether the limit stopped it.
+        """The last state of the graph, and whether a limit stopped it.
 
         Each state arrives before the next step starts, so closing the stream there means that
         no later call is made.
@@ -63,14 +67,19 @@ class GraphAgent:
             stream_mode="values",
             output_keys=self._keys,
         )
-        async with aclosing(stream):  # type: ignore[type-var]
+        async with stops_at_ceiling(handler), aclosing(stream):  # type: ignore[type-var]
             async for state in stream:
                 if "__interrupt__" in state:
                     raise Interrupted
                 limit_reached = handler.iterations >= call.iteration_limit
                 if limit_reached and _turn_is_complete(state.get("messages", [])):
                     return state, True
-        return state, False
+        return state, handler.ceiling_reached or self._limited_itself(state)
+
+    def _limited_itself(self, state: dict[str, Any]) -> bool:
+        """A ModelCallLimitMiddleware in the agent ends it with a sentence of the library."""
+        messages: list[BaseMessage] = state.get("messages", [])
+        return bool(messages) and str(messages[-1].text).startswith(_LIBRARY_SENTENCE)
 
 
 def _last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

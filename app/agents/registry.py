@@ -17,6 +17,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
 from app.agents import anatomy
+from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
 from app.agents.executor import ExecutorAgent
 from app.agents.graph import GraphAgent
 from app.runs.model import AgentInfo, EarlyStopping
@@ -164,16 +165,18 @@ def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) ->
             "by a message and reads its answer from the last one."
         )
     tools = (tool for node in anatomy.find_all(graph, ToolNode) for tool in node.tools_by_name)
-    kind = "create_agent" if _made_by_create_agent(graph) else "langgraph"
+    metadata = _metadata(graph)
+    made_by = metadata.get("ls_integration")
+    kind = "create_agent" if made_by == "langchain_create_agent" else "langgraph"
     info = _info(served, kind, graph, tuple(dict.fromkeys(tools)))
+    info = _limited(info, metadata.get(MAX_ITERATIONS), metadata.get(EARLY_STOPPING))
     # `checkpointer=True` or False only says what a parent graph should do.
     keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
     return GraphAgent(graph, replace(info, conversations=keeps_threads))
 
 
-def _made_by_create_agent(graph: Pregel[Any, Any, Any, Any]) -> bool:
-    metadata = (graph.config or {}).get("metadata") or {}
-    return metadata.get("ls_integration") == "langchain_create_agent"
+def _metadata(graph: Pregel[Any, Any, Any, Any]) -> Mapping[str, Any]:
+    return (graph.config or {}).get("metadata") or {}
 
 
 def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
@@ -196,11 +199,15 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
 def _own_limits(executor: Any, info: AgentInfo) -> AgentInfo:
     """What was set on the executor by hand counts; the library's defaults do not."""
     said = executor.model_fields_set
-    if "max_iterations" in said and executor.max_iterations:
-        info = replace(info, iteration_limit=executor.max_iterations)
-    if "early_stopping_method" in said and executor.early_stopping_method in set(EarlyStopping):
-        info = replace(info, early_stopping=EarlyStopping(executor.early_stopping_method))
-    return info
+    limit = executor.max_iterations if "max_iterations" in said else None
+    stopping = executor.early_stopping_method if "early_stopping_method" in said else None
+    return _limited(info, limit, stopping)
+
+
+def _limited(info: AgentInfo, limit: int | None, stopping: str | None) -> AgentInfo:
+    if limit:
+        info = replace(info, iteration_limit=limit)
+    return replace(info, early_stopping=EarlyStopping(stopping)) if stopping else info
 
 
 def _info(served: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:

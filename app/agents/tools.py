@@ -14,7 +14,8 @@ from langchain_core.tools import BaseTool, ToolException
 from langgraph.errors import GraphBubbleUp
 from pydantic import ValidationError
 
-from app.agents.callback import inside
+from app.agents.inside import inside
+from app.agents.refusal import CeilingReached
 
 
 class ToolFailed(ToolException):
@@ -56,7 +57,7 @@ def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any
 def _caught(tool: BaseTool) -> Iterator[None]:
     try:
         yield
-    except (GraphBubbleUp, ToolFailed):
+    except (GraphBubbleUp, CeilingReached, ToolFailed):
         raise
     except ToolException as raised:
         _note(raised)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from app.runs.model import CallOutcome, Mode, Outcome, Phase, Timings, Usage
+from app.runs.model import CallOutcome, Mode, Outcome, Phase, Rejection, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +100,21 @@ class ToolCallFinished(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallRejected(Fact):
+    """The model asked for something that cannot be run: no tool is called for it."""
+
+    tool: str
+    reason: Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRetracted(Fact):
+    """A model call is made again: what it said since that iteration began does not count."""
+
+    iteration: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IterationLimitReached(Fact):
     """The run was stopped after the tool results of its last iteration."""
 
@@ -142,6 +157,8 @@ Event: TypeAlias = (
     | IterationCounted
     | ToolCallStarted
     | ToolCallFinished
+    | ToolCallRejected
+    | TextRetracted
     | IterationLimitReached
     | WorkAbandoned
     | RunFinished

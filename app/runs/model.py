@@ -32,6 +32,14 @@ class CallOutcome(StrEnum):
     INCOMPLETE = "incomplete"
 
 
+class Rejection(StrEnum):
+    """Why a tool that the model asked for was not run."""
+
+    UNKNOWN_TOOL = "unknown_tool"
+    INVALID_ARGS = "invalid_args"
+    REFUSED = "refused"
+
+
 class Mode(StrEnum):
     """Who reads the run: a waiting caller, a stream, or nobody yet."""
 

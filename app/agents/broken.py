@@ -1,0 +1,51 @@
+"""Tells a whole answer of a model from half a one, before anything is done with it.
+
+A stream that is cut, or tool arguments that are not JSON, are accepted and even repaired by the
+libraries: a tool would run with `{"order_id": "100` read as order 100. Whoever finds such an
+answer refuses it here.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+from app.agents.reading import finish_reason
+from app.agents.refusal import IncompleteAnswer
+
+# Providers that always say why a message ended, streamed or not.
+_SAY_WHY = ("openai", "azure", "anthropic")
+_CUT = ("length", "max_tokens", "MAX_TOKENS", "incomplete")
+
+
+@dataclass(slots=True)
+class Streamed:
+    """The tool arguments of one streamed message as they came, before anybody repairs them."""
+
+    arguments: dict[object, str] = field(default_factory=dict)
+
+    def add(self, chunk: AIMessageChunk) -> None:
+        """Take in one chunk."""
+        for position, part in enumerate(chunk.tool_call_chunks):
+            index = part.get("index")
+            key = position if index is None else index
+            self.arguments[key] = self.arguments.get(key, "") + (part.get("args") or "")
+
+
+def refuse_if_broken(message: AIMessage, provider: str, streamed: Streamed | None) -> None:
+    """Raises IncompleteAnswer when the message is not what the model meant to say in full."""
+    reason = finish_reason(message)
+    if reason in _CUT:
+        raise IncompleteAnswer("the model's answer was cut at its length limit")
+    if reason is None and provider in _SAY_WHY:
+        raise IncompleteAnswer("the model's answer ended without a finish reason")
+    raw = streamed.arguments.values() if streamed is not None else ()
+    if message.invalid_tool_calls or not all(map(_is_object, raw)):
+        raise IncompleteAnswer("the model sent tool arguments that are not a JSON object")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text or "{}"), dict)
+    except ValueError:
+        return False

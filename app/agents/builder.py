@@ -1,0 +1,56 @@
+"""Builds new agents the way the service would like them: strict model, bounded retries, limits."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.language_models import BaseChatModel
+from langchain_core.tools import BaseTool
+from langgraph.graph.state import CompiledStateGraph
+
+from app.agents.retry import RetryModel
+from app.runs.model import EarlyStopping
+
+# Metadata by which an agent carries its own limits to the service that serves it.
+MAX_ITERATIONS, EARLY_STOPPING = "watchkeeper_max_iterations", "watchkeeper_early_stopping"
+
+
+def build_agent(
+    model: str | BaseChatModel,
+    tools: Sequence[BaseTool | Callable[..., Any]],
+    prompt: str | None = None,
+    *,
+    max_iterations: int | None = None,
+    early_stopping: EarlyStopping | str | None = None,
+    attempts: int = 3,
+    middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
+    **options: Any,
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """An agent of `create_agent`, ready to be served.
+
+    `model` is a chat model, or the name of one of OpenAI or a compatible endpoint. A model call
+    that fails in a way that may pass is made again, at most `attempts` times and never past the
+    run's deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1.
+    """
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
+    graph = create_agent(
+        _chat_model(model) if isinstance(model, str) else model,
+        list(tools),
+        system_prompt=prompt,
+        middleware=[*middleware, RetryModel(attempts)],
+        **options,
+    )
+    own: dict[str, Any] = {}
+    if max_iterations is not None:
+        own[MAX_ITERATIONS] = max_iterations
+    if early_stopping is not None:
+        own[EARLY_STOPPING] = EarlyStopping(early_stopping).value
+    return graph.with_config(metadata=own)
+
+
+def _chat_model(name: str) -> BaseChatModel:
+    from app.agents.openai import chat_openai  # noqa: PLC0415 - slow to load, and often not used
+
+    return chat_openai(name.removeprefix("openai:"))

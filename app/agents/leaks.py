@@ -1,0 +1,28 @@
+"""Switches of LangChain that send prompts elsewhere: told at start, since nobody remembers them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from langchain_core.globals import get_debug, get_verbose
+
+_TRACING = (
+    "LANGSMITH_TRACING",
+    "LANGSMITH_TRACING_V2",
+    "LANGCHAIN_TRACING",
+    "LANGCHAIN_TRACING_V2",
+)
+
+
+def switches(agents: Mapping[str, Any]) -> Iterator[str]:
+    """What is switched on that writes or sends what callers and models say."""
+    if get_debug():
+        yield "langchain debug (set_debug) prints prompts and answers"
+    if get_verbose():
+        yield "langchain verbose (set_verbose) prints prompts and answers"
+    for name, agent in agents.items():
+        if getattr(agent, "verbose", False):
+            yield f"agent {name} is verbose and prints what it does"
+    for name in _TRACING:
+        if os.environ.get(name, "").lower() in ("true", "1", "yes"):
+            yield f"{name} sends prompts and answers to LangSmith"

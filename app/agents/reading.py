@@ -1,0 +1,49 @@
+"""Reads what a model's answer and a model's exception say, whichever provider they are from."""
+
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import LLMResult
+from langgraph.errors import GraphBubbleUp
+
+from app.agents.refusal import IncompleteAnswer
+from app.runs.model import CallOutcome, Usage
+
+
+def message(response: LLMResult) -> AIMessage | None:
+    """The message of a model call; None for a model that completes text."""
+    for generation in response.generations[0] if response.generations else ():
+        said = getattr(generation, "message", None)
+        if isinstance(said, AIMessage):
+            return said
+    return None
+
+
+def usage(message: AIMessage | None) -> Usage:
+    """The tokens it says it spent."""
+    spent = message.usage_metadata if message is not None else None
+    if not spent:
+        return Usage()
+    read = spent.get("input_token_details") or {}
+    written = spent.get("output_token_details") or {}
+    return Usage(
+        input_tokens=spent.get("input_tokens") or 0,
+        output_tokens=spent.get("output_tokens") or 0,
+        cache_read=read.get("cache_read") or 0,
+        cache_creation=read.get("cache_creation") or 0,
+        reasoning=written.get("reasoning") or 0,
+    )
+
+
+def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
+    """How a call ended that raised."""
+    if isinstance(error, GraphBubbleUp):
+        return CallOutcome.INTERRUPTED
+    if isinstance(error, IncompleteAnswer):
+        return CallOutcome.INCOMPLETE
+    return CallOutcome.RATE_LIMITED if getattr(error, "status_code", 0) == 429 else otherwise
+
+
+def finish_reason(message: AIMessage | None) -> str | None:
+    """Why the provider says the message ended."""
+    said = message.response_metadata if message is not None else {}
+    reason = said.get("finish_reason") or said.get("stop_reason") or said.get("status")
+    return str(reason) if reason else None

@@ -1,0 +1,35 @@
+"""The one pool of connections through which this process asks model providers."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx2
+
+# Seconds to connect, between reads, to write, and to wait for a connection of the pool. The
+# run's deadline is what bounds a call as a whole.
+TIMEOUT = (5.0, 60.0, 30.0, 5.0)
+
+
+class Upstream:
+    """Opens on first use, and is closed with the service."""
+
+    def __init__(self) -> None:
+        self._client: httpx2.AsyncClient | None = None
+
+    def client(self) -> "httpx2.AsyncClient":
+        """The client, made when it is first asked for."""
+        import httpx2  # noqa: PLC0415 - agents that ask no provider need not load it
+
+        if self._client is None or self._client.is_closed:
+            limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
+            timeout = httpx2.Timeout(TIMEOUT)
+            self._client = httpx2.AsyncClient(limits=limits, timeout=timeout)
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close what was opened; the next use opens anew."""
+        if self._client is not None:
+            await self._client.aclose()
+
+
+UPSTREAM = Upstream()
