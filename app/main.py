@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app import settings as configuration
 from app.agents import leaks, registry
+from app.agents.upstream import UPSTREAM
 from app.api import app as http
 from app.api.deps import Service
 from app.api.server import Server, listen
@@ -104,6 +105,7 @@ def application(settings: Settings, service: Service, agents: Sequence[str]) -> 
             yield
         finally:
             await service.runner.drain(0.0, 0.0)
+            await UPSTREAM.aclose()
             service.threads.shutdown(wait=False)
             logs.say("info", "service_stopped")
 
