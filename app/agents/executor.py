@@ -67,7 +67,7 @@ class ExecutorAgent:
                 turn += chunk.get("steps", ())
                 if handler.iterations >= call.iteration_limit and turn and not open_calls:
                     return None, _as_messages(turn)
-        return (None if handler.ceiling_reached else ""), []
+        return (None if handler.models.ceiling_reached else ""), []
 
 
 def _as_messages(steps: Sequence[AgentStep]) -> list[BaseMessage]:

@@ -25,7 +25,9 @@ def blamed(handler: RunHandler) -> Iterator[None]:
     except GraphBubbleUp as raised:
         raise Interrupted from raised
     except Exception as raised:  # foreign code: an agent may raise anything
-        by_model = any(cause is error for cause in _causes(raised) for error in handler.errors)
+        by_model = any(
+            cause is error for cause in _causes(raised) for error in handler.models.errors
+        )
         raise (ModelFailed if by_model else AgentFailed) from raised
 
 
@@ -35,7 +37,7 @@ async def stops_at_ceiling(handler: RunHandler) -> AsyncIterator[None]:
     try:
         yield
     except Exception:  # foreign code wraps what passes through it
-        if not handler.ceiling_reached:
+        if not handler.models.ceiling_reached:
             raise
 
 
@@ -44,7 +46,7 @@ def whole_answer(handler: RunHandler, text: str, output: Any = None) -> AgentAns
 
     An empty text is no answer; nor is what an agent says in the place of a model that failed.
     """
-    if handler.turn.failed or not (text.strip() or output is not None):
+    if handler.models.turn.failure or not (text.strip() or output is not None):
         raise ModelFailed
     return AgentAnswer(text, output=output)
 

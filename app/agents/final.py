@@ -34,16 +34,13 @@ async def last_answer(
     """
     call.emit(
         IterationLimitReached(
-            run_id=call.run_id,
-            agent=handler.agent,
-            at=handler.clock(),
-            iteration_limit=call.iteration_limit,
+            **handler.about, at=handler.clock(), iteration_limit=call.iteration_limit
         )
     )
     handler.finishing = True
     text = ""
     if model is not None and call.early_stopping is EarlyStopping.GENERATE:
-        asked = [*handler.turn.messages, *new_turn]
+        asked = [*handler.models.turn.messages, *new_turn]
         text = _said(await model.ainvoke(asked, config={"callbacks": [handler]}))
     return AgentAnswer(text or fixed_sentence(call.iteration_limit), limit_reached=True)
 

@@ -74,7 +74,7 @@ class GraphAgent:
                 limit_reached = handler.iterations >= call.iteration_limit
                 if limit_reached and _turn_is_complete(state.get("messages", [])):
                     return state, True
-        return state, handler.ceiling_reached or self._limited_itself(state)
+        return state, handler.models.ceiling_reached or self._limited_itself(state)
 
     def _limited_itself(self, state: dict[str, Any]) -> bool:
         """A ModelCallLimitMiddleware in the agent ends it with a sentence of the library."""

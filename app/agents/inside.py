@@ -10,12 +10,24 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class OpenTool:
-    """A tool call at work. `error` is set by the tool's wrapper when it fails softly."""
+    """A tool call at work.
+
+    `node` is the graph node that runs it; `sub_agent` the id of the agent that it asks in turn.
+    `error` is set by the tool's wrapper when it fails softly.
+    """
 
     call_id: str
     name: str
     outer: "OpenTool | None"
+    started_at: float
+    node: str | None = None
+    sub_agent: str | None = None
     error: BaseException | None = None
+
+    @property
+    def parent_of_calls(self) -> str:
+        """What a call made inside this tool belongs to."""
+        return self.sub_agent or self.call_id
 
 
 # The tool call that the present task or thread works in.

@@ -92,6 +92,7 @@ def of_run(run: Run, ended: Ended) -> Problem:
     return problem.model_copy(
         update={
             "run_id": run.id,
+            "trace_id": run.trace_id,
             "outcome": ended.outcome,
             "phase": None if ended.phase is None else str(ended.phase),
             "iterations": ended.iterations,

@@ -47,11 +47,11 @@ async def get_run(run_id: str, service: ServiceDep) -> RunDetail:
     """A run in flight, or one of the recently finished."""
     run = _find(service, run_id)
     content = run.request.include_steps
-    usage = run.ended.result().usage if run.ended.done() else run.progress.usage
+    usage, cost_usd = run.progress.usage, run.progress.cost_usd
     return RunDetail(
         **_row(run),
         timings=TimingsView.of(run.timings()),
-        usage=UsageView.of(usage),
+        usage=UsageView.of(usage, cost_usd),
         steps=[StepView.of(step, content) for step in run.steps()],
         metadata=dict(run.request.metadata),
     )

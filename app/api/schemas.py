@@ -125,10 +125,10 @@ class UsageView(BaseModel):
     cost_usd: float | None
 
     @classmethod
-    def of(cls, usage: Usage) -> "UsageView":
-        """The two sums that every provider reports."""
+    def of(cls, usage: Usage, cost_usd: float | None) -> "UsageView":
+        """The two sums that every provider reports; no cost where a price is not known."""
         return cls(
-            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=None
+            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=cost_usd
         )
 
 
@@ -184,9 +184,10 @@ class FinishedRun(BaseModel):
             iterations=ended.iterations,
             iteration_limit=run.iteration_limit,
             tool_calls=ended.tool_calls,
-            usage=UsageView.of(ended.usage),
+            usage=UsageView.of(ended.usage, ended.cost_usd),
             duration_s=_rounded(ended.duration_s),
             timings=TimingsView.of(ended.timings),
+            trace_id=run.trace_id,
             demo=run.agent.demo,
             steps=asked_steps(run, ended.steps),
         )

@@ -5,11 +5,11 @@ Log lines, metrics and spans are translations of these, one file each. `at` is o
 exceptions): it is for the run's own record, and a sink decides what of it may leave.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from app.runs.model import CallOutcome, Mode, Outcome, Phase, Rejection, Timings, Usage
+from app.runs.model import NO_USAGE, CallOutcome, Mode, Outcome, Phase, Rejection, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,10 @@ class ModelCallStarted(Fact):
     call_id: str
     parent_id: str | None
     iteration: int
+    attempt: int
     provider: str
     model: str
+    messages: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,9 @@ class FirstToken(Fact):
     """A streamed model call gave its first token."""
 
     call_id: str
+    provider: str
+    model: str
+    started_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +67,15 @@ class ModelCallFinished(Fact):
     """A model call ended, well or not; every call that started ends exactly once."""
 
     call_id: str
+    provider: str
+    model: str
+    started_at: float
     outcome: CallOutcome
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
+    cost_usd: float | None = None
     finish_reason: str | None = None
     error: BaseException | None = None
+    message: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +104,8 @@ class ToolCallFinished(Fact):
     """A tool call ended; every call that started ends exactly once."""
 
     call_id: str
+    tool: str
+    started_at: float
     outcome: CallOutcome
     result: str | None = None
     error: BaseException | None = None
@@ -108,10 +120,30 @@ class ToolCallRejected(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextRetracted(Fact):
-    """A model call is made again: what it said since that iteration began does not count."""
+class ModelCallRetried(Fact):
+    """A model call is made again: what was said since that iteration began does not count."""
 
     iteration: int
+    provider: str
+    model: str
+    reason: CallOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubAgentStarted(Fact):
+    """A tool asks an agent of its own; `parent_id` is the tool call."""
+
+    call_id: str
+    parent_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubAgentFinished(Fact):
+    """The tool call that asked a sub-agent ended."""
+
+    call_id: str
+    outcome: CallOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +175,8 @@ class RunFinished(Fact):
     tool_calls: int
     tools: Mapping[str, int]
     usage: Usage
+    cost_usd: float | None
+    ttft_s: float | None
     phase: Phase | None
     error: BaseException | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -158,7 +192,9 @@ Event: TypeAlias = (
     | ToolCallStarted
     | ToolCallFinished
     | ToolCallRejected
-    | TextRetracted
+    | ModelCallRetried
+    | SubAgentStarted
+    | SubAgentFinished
     | IterationLimitReached
     | WorkAbandoned
     | RunFinished

@@ -6,9 +6,11 @@ Whoever reads a run waits on `ended`; nobody who reads can hold it.
 import asyncio
 import threading
 import time
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from app.runs.admission import Ticket
+from app.runs.deadline import Current, current
 from app.runs.errors import RunError
 from app.runs.events import Emit, Event, RunFinished
 from app.runs.model import (
@@ -36,6 +38,7 @@ class Ended:
     iterations: int
     tool_calls: int
     usage: Usage
+    cost_usd: float | None
     duration_s: float
     timings: Timings
     phase: Phase | None
@@ -64,6 +67,9 @@ class Run:
         self.ends_at = self.arrived_at + request.timeout_s
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
+        self.trace_id: str | None = None
+        self.context = copy_context()
+        self.context.run(current.set, Current(run_id, self.ends_at))
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.ticket: Ticket | None = None
         self.task: asyncio.Task[AgentAnswer] | None = None

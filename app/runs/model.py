@@ -132,6 +132,9 @@ class Usage:
         )
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One finished tool call of a run; `started_s` counts from the run's arrival."""

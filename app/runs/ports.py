@@ -1,10 +1,14 @@
 """What the core needs from outside."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from app.runs.events import Emit
-from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping
+from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
+
+# What a model call cost in US dollars; None for a model whose price is not known.
+Price: TypeAlias = Callable[[str, Usage], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class AgentCall:
     early_stopping: EarlyStopping
     thread_id: str | None
     emit: Emit
+    price: Price
 
 
 class Agent(Protocol):

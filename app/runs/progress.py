@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from app.runs.events import (
     Event,
+    FirstToken,
     IterationCounted,
     ModelCallFinished,
     ModelCallStarted,
@@ -17,7 +18,7 @@ from app.runs.events import (
     ToolCallFinished,
     ToolCallStarted,
 )
-from app.runs.model import CallOutcome, Phase, PhaseKind, Step, Timings, Usage
+from app.runs.model import NO_USAGE, CallOutcome, Phase, PhaseKind, Step, Timings, Usage
 
 _RESULT_BYTES = 4096
 _QUEUE, _LLM, _OTHER = Phase(PhaseKind.QUEUE), Phase(PhaseKind.LLM), Phase(PhaseKind.OTHER)
@@ -46,6 +47,9 @@ class Progress:
         self.tool_calls = 0
         self.tools: Counter[str] = Counter()
         self.usage = Usage()
+        self.cost_usd: float | None = None
+        self.ttft_s: float | None = None
+        self._unpriced = False
         self.steps: list[Step] = []
         self.open: dict[str, OpenCall] = {}
         self._spent = dict.fromkeys(PhaseKind, 0.0)
@@ -76,9 +80,11 @@ class Progress:
         match fact:
             case ModelCallStarted():
                 self.open[fact.call_id] = OpenCall(fact)
+            case FirstToken():
+                self.ttft_s = self.ttft_s or fact.at - self.arrived_at
             case ModelCallFinished():
                 self.open.pop(fact.call_id, None)
-                self.usage += fact.usage
+                self._spend(fact)
                 # Until the next fact the run waits to ask again: the model still holds it.
                 self._backing_off = fact.outcome is not CallOutcome.COMPLETED
             case ToolCallStarted():
@@ -93,6 +99,16 @@ class Progress:
             case _:
                 pass
         self._phase = self._now_in(queued=not isinstance(fact, RunStarted))
+
+    def _spend(self, fact: ModelCallFinished) -> None:
+        """One call without a price leaves the whole without one: a part of it would mislead."""
+        self.usage += fact.usage
+        if fact.cost_usd is None:
+            self._unpriced = self._unpriced or fact.usage != NO_USAGE
+        else:
+            self.cost_usd = (self.cost_usd or 0.0) + fact.cost_usd
+        if self._unpriced:
+            self.cost_usd = None
 
     def _finish_tool(self, fact: ToolCallFinished) -> None:
         call = self.open.pop(fact.call_id, None)

@@ -10,13 +10,12 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from contextvars import copy_context
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
 from app.runs.admission import Admission
-from app.runs.deadline import Current, current
 from app.runs.errors import (
     AgentFailed,
     Cancelled,
@@ -34,11 +33,12 @@ from app.runs.events import (
     RunQueued,
     RunStarted,
     ToolCallFinished,
+    ToolCallStarted,
     WorkAbandoned,
 )
 from app.runs.live import Ended, Run
 from app.runs.model import AgentAnswer, CallOutcome, Mode, Outcome, Phase, RunRequest, State
-from app.runs.ports import Agent, AgentCall
+from app.runs.ports import Agent, AgentCall, Price
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
@@ -71,7 +71,14 @@ class Runner:
     """Owns every run from its arrival until nothing of it is left."""
 
     def __init__(
-        self, admission: Admission, threads: DaemonThreads, emit: Emit, keep_finished: int
+        self,
+        admission: Admission,
+        threads: DaemonThreads,
+        emit: Emit,
+        keep_finished: int,
+        *,
+        price: Price = lambda model, usage: None,
+        trace_id: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.admission = admission
         self.leaving = False
@@ -81,6 +88,8 @@ class Runner:
         self._threads = threads
         self.emit = emit
         self._keep = keep_finished
+        self._price = price
+        self._trace_id = trace_id
         self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
 
     def start(self, agent: Agent, request: RunRequest, mode: Mode) -> Run:
@@ -90,13 +99,12 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         run = Run(str(uuid.uuid4()), agent.info, mode, request, self.emit, loop)
+        run.trace_id = self._trace_id()
         self.in_flight[run.id] = run
         if self.draining:
             self._settle(run, error=Draining())
             return run
-        context = copy_context()
-        context.run(current.set, Current(run.id, run.ends_at))
-        begin = partial(context.run, self._begin, run, agent, loop)
+        begin = partial(run.context.run, self._begin, run, agent, loop)
         try:
             run.ticket = self.admission.enter(begin, request.timeout_s)
         except Overloaded as refusal:
@@ -180,6 +188,7 @@ class Runner:
             early_stopping=run.agent.early_stopping,
             thread_id=run.request.thread_id,
             emit=run.record,
+            price=self._price,
         )
         run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
         run.task.add_done_callback(partial(self._task_done, run))
@@ -211,16 +220,28 @@ class Runner:
             timer.cancel()
         outcome = _outcome(answer, error)
         phase = (run.died_in or run.phase()) if error is not None else None
-        self._close_calls(run, outcome)
-        self._report_left(run)
-        ended = _ended(run, outcome, answer, error, phase)
-        run.record(_final_fact(run, ended))
+        # In the run's own context, whoever ended it: its facts belong to its trace.
+        ended = run.context.run(self._tell_end, run, outcome, answer, error, phase)
         del self.in_flight[run.id]
         self._remember(run)
         run.ended.set_result(ended)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
         self._let_go(run, error)
+
+    def _tell_end(
+        self,
+        run: Run,
+        outcome: Outcome,
+        answer: AgentAnswer | None,
+        error: RunError | None,
+        phase: Phase | None,
+    ) -> Ended:
+        self._close_calls(run, outcome)
+        self._report_left(run)
+        ended = _ended(run, outcome, answer, error, phase)
+        run.record(_final_fact(run, ended))
+        return ended
 
     def _let_go(self, run: Run, error: RunError | None) -> None:
         """A remembered run keeps no frames, timers or task alive."""
@@ -236,18 +257,8 @@ class Runner:
         """LangChain says nothing of a call that was cancelled: say it for it."""
         call_outcome = _CALL_OUTCOMES.get(outcome, CallOutcome.CANCELLED)
         now = time.monotonic()
-        for call_id, call in list(run.progress.open.items()):
-            model = isinstance(call.started, ModelCallStarted)
-            finished = ModelCallFinished if model else ToolCallFinished
-            run.record(
-                finished(
-                    run_id=run.id,
-                    agent=run.agent.name,
-                    at=now,
-                    call_id=call_id,
-                    outcome=call_outcome,
-                )
-            )
+        for call in list(run.progress.open.values()):
+            run.record(_closed(call.started, call_outcome, now))
 
     def _left(self, run: Run) -> Left:
         stuck = run.task is not None and run.task in self._abandoned
@@ -274,6 +285,31 @@ class Runner:
 
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
     return await agent.answer(call)
+
+
+def _closed(
+    started: ModelCallStarted | ToolCallStarted, outcome: CallOutcome, now: float
+) -> ModelCallFinished | ToolCallFinished:
+    if isinstance(started, ModelCallStarted):
+        return ModelCallFinished(
+            run_id=started.run_id,
+            agent=started.agent,
+            at=now,
+            call_id=started.call_id,
+            provider=started.provider,
+            model=started.model,
+            started_at=started.at,
+            outcome=outcome,
+        )
+    return ToolCallFinished(
+        run_id=started.run_id,
+        agent=started.agent,
+        at=now,
+        call_id=started.call_id,
+        tool=started.tool,
+        started_at=started.at,
+        outcome=outcome,
+    )
 
 
 def _as_run_error(raised: BaseException | None) -> RunError:
@@ -307,6 +343,7 @@ def _ended(
         iterations=progress.iterations,
         tool_calls=progress.tool_calls,
         usage=progress.usage,
+        cost_usd=progress.cost_usd,
         duration_s=now - run.arrived_at,
         timings=progress.timings(now),
         phase=phase,
@@ -329,6 +366,8 @@ def _final_fact(run: Run, ended: Ended) -> RunFinished:
         tool_calls=ended.tool_calls,
         tools=dict(run.progress.tools),
         usage=ended.usage,
+        cost_usd=ended.cost_usd,
+        ttft_s=run.progress.ttft_s,
         phase=ended.phase,
         error=ended.error.__cause__ if ended.error else None,
         metadata=run.request.metadata,

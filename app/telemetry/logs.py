@@ -20,11 +20,13 @@ from app.runs.events import (
     IterationCounted,
     IterationLimitReached,
     ModelCallFinished,
+    ModelCallRetried,
     ModelCallStarted,
     RunFinished,
     RunQueued,
     RunStarted,
-    TextRetracted,
+    SubAgentFinished,
+    SubAgentStarted,
     ToolCallFinished,
     ToolCallRejected,
     ToolCallStarted,
@@ -109,7 +111,7 @@ def write(fact: Event) -> None:
             pass
         case ToolCallRejected():
             say("warning", "tool_rejected", **about, reason=fact.reason)
-        case ToolCallStarted() | TextRetracted():
+        case ToolCallStarted() | ModelCallRetried() | SubAgentStarted() | SubAgentFinished():
             pass
         case _:
             assert_never(fact)
@@ -131,6 +133,8 @@ def _canonical(fact: RunFinished) -> dict[str, Any]:
         "tools": dict(fact.tools),
         "tokens_in": fact.usage.input_tokens,
         "tokens_out": fact.usage.output_tokens,
+        "cost_usd": fact.cost_usd,
+        "ttft_s": None if fact.ttft_s is None else round(fact.ttft_s, 4),
         "timeout_phase": _timeout_phase(fact),
         "error_type": _type(fact.error),
         "error_at": _frames(fact.error),

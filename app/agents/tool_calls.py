@@ -1,0 +1,119 @@
+"""The tool calls of one run: each told when it starts and once when it ends."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.messages import BaseMessage, ToolMessage
+from pydantic import ValidationError
+
+from app.agents import reading
+from app.agents.inside import OpenTool, inside
+from app.runs.events import (
+    Emit,
+    SubAgentFinished,
+    SubAgentStarted,
+    ToolCallFinished,
+    ToolCallRejected,
+    ToolCallStarted,
+)
+from app.runs.model import CallOutcome, Rejection
+
+
+@dataclass(slots=True)
+class ToolCalls:
+    """Each call is found again, inside the tool, through `inside`."""
+
+    emit: Emit
+    about: Mapping[str, str]
+    clock: Callable[[], float]
+    _open: dict[UUID, OpenTool] = field(default_factory=dict)
+
+    def start(
+        self,
+        run_id: UUID,
+        name: str,
+        arguments: Any,
+        iteration: int,
+        tool_call_id: str | None,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        """A tool begins to work, perhaps on another thread."""
+        outer = inside.get()
+        opened = OpenTool(
+            str(run_id), name, outer, self.clock(), node=metadata.get("langgraph_node")
+        )
+        self._open[run_id] = opened
+        inside.set(opened)
+        self.emit(
+            ToolCallStarted(
+                **self.about,
+                at=opened.started_at,
+                call_id=opened.call_id,
+                parent_id=outer.parent_of_calls if outer else None,
+                tool=name,
+                iteration=iteration,
+                arguments=arguments,
+                own=outer is None,
+                tool_call_id=tool_call_id,
+            )
+        )
+
+    def asks_agent(self, tool: OpenTool, name: str) -> None:
+        """A tool asks an agent of its own, for the first time."""
+        tool.sub_agent = f"{tool.call_id}/agent"
+        self.emit(
+            SubAgentStarted(
+                **self.about,
+                at=self.clock(),
+                call_id=tool.sub_agent,
+                parent_id=tool.call_id,
+                name=name,
+            )
+        )
+
+    def end(self, run_id: UUID, output: Any) -> None:
+        """A tool gave a result, or an error that the model is told."""
+        opened = self._open.get(run_id)
+        soft = isinstance(output, ToolMessage) and output.status == "error"
+        error = opened.error if opened else None
+        outcome = CallOutcome.TOOL_ERROR if soft or error else CallOutcome.COMPLETED
+        result = str(output.text if isinstance(output, BaseMessage) else output)
+        self._ended(run_id, outcome, result, error)
+
+    def fail(self, run_id: UUID, error: BaseException) -> None:
+        """A tool raised through its wrapper: an interrupt, or a tool out of the wrapper's reach."""
+        self._ended(run_id, reading.call_outcome(error, CallOutcome.TOOL_ERROR), None, error)
+
+    def reject(self, tool: str, reason: Rejection) -> None:
+        """The model asked for what cannot be run."""
+        self.emit(ToolCallRejected(**self.about, at=self.clock(), tool=tool, reason=reason))
+
+    def _ended(
+        self, run_id: UUID, outcome: CallOutcome, result: str | None, error: BaseException | None
+    ) -> None:
+        opened = self._open.pop(run_id, None)
+        if opened is None:
+            return
+        inside.set(opened.outer)
+        now = self.clock()
+        if opened.sub_agent is not None:
+            agent = SubAgentFinished(
+                **self.about, at=now, call_id=opened.sub_agent, outcome=outcome
+            )
+            self.emit(agent)
+        if isinstance(error, ValidationError):
+            self.reject(opened.name, Rejection.INVALID_ARGS)
+        self.emit(
+            ToolCallFinished(
+                **self.about,
+                at=now,
+                call_id=opened.call_id,
+                tool=opened.name,
+                started_at=opened.started_at,
+                outcome=outcome,
+                result=result,
+                error=error,
+            )
+        )
