@@ -67,7 +67,6 @@ async def _serve(settings: Any, options: argparse.Namespace) -> int:
     if options.check:
         print(settings.model_dump_json(indent=2))
         return await _list(settings, options)
-    service.start_logs(settings)
     await service.serve(settings, options.agents)
     return 0
 
@@ -76,8 +75,8 @@ async def _list(settings: Any, options: argparse.Namespace) -> int:
     from app import main as service
 
     parts = service.assemble(settings)
-    await service.load_agents(settings, options.agents, parts)
-    for agent in parts.agents.values():
+    await service.load_agents(parts, options.agents)
+    for agent in parts.service.agents.values():
         info = agent.info
         tools = ", ".join(info.tools) or "none"
         model = info.model or "unknown"

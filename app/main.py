@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,18 +15,31 @@ from app.agents import leaks, registry
 from app.agents.upstream import UPSTREAM
 from app.api import app as http
 from app.api.deps import Service
+from app.api.ops import readiness
 from app.api.server import Server, listen
 from app.runs.admission import Admission
+from app.runs.prices import Prices
 from app.runs.runner import Runner
 from app.runs.threads import RunThreads
-from app.settings import Docs, LogFormat, Settings
-from app.telemetry import logs
-from app.telemetry.fanout import Fanout
+from app.settings import Docs, LogFormat, Settings, SettingsError
+from app.telemetry import catalogue, lines, logs
+from app.telemetry.export import current_trace_id, instance_id, outgoing_headers
+from app.telemetry.http import WatchHttp, instrument
+from app.telemetry.pipeline import Gauges, Pipeline
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Cyclic garbage is what graphs leave behind; scanning what was built at start for it, at the
 # default thresholds, takes about a fifth of a run's processor time.
 _GC_THRESHOLDS = (50_000, 20, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a service is made of, joined but not started."""
+
+    settings: Settings
+    service: Service
+    pipeline: Pipeline
 
 
 def create_app(
@@ -41,97 +55,151 @@ def create_app(
         settings = configuration.read(Path(file) if file else None)
     if agents is None:
         agents = [a for a in os.environ.get(configuration.AGENTS_VARIABLE, "").split(",") if a]
-    start_logs(settings)
-    return application(settings, assemble(settings), agents)
+    parts = assemble(settings)
+    start_logs(parts)
+    return application(parts, agents)
 
 
-def assemble(settings: Settings) -> Service:
-    """Every part of a service, joined but not started."""
+def assemble(settings: Settings) -> Parts:
+    """Every part of a service. Raises SettingsError for a table of prices that is none."""
+    pipeline = Pipeline(version("watchkeeper"))
     threads = RunThreads(settings.tool_threads)
-    admission = Admission(settings.max_running_runs, settings.max_queued_runs)
-    runner = Runner(admission, threads, Fanout(logs=logs.write), settings.keep_finished_runs)
-    return Service(runner=runner, threads=threads, version=version("watchkeeper"))
+    try:
+        prices = Prices.load(settings.prices_file)
+    except ValueError as wrong:
+        raise SettingsError(f"{configuration.variable('prices_file')}: {wrong}") from wrong
+    runner = Runner(
+        Admission(settings.max_running_runs, settings.max_queued_runs),
+        threads,
+        pipeline.emit,
+        settings.keep_finished_runs,
+        price=prices.cost,
+        trace_id=current_trace_id,
+    )
+    service = Service(runner, threads, version("watchkeeper"), pipeline.render)
+    UPSTREAM.outgoing_headers = outgoing_headers
+    return Parts(settings, service, pipeline)
 
 
-async def load_agents(settings: Settings, agents: Sequence[str], service: Service) -> None:
+async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
     """Build the agents on this loop, whose default threads become the service's.
 
     Raises `registry.AgentLoadError`.
     """
+    service = parts.service
     asyncio.get_running_loop().set_default_executor(service.threads)
     registry.import_from_working_directory()
-    service.agents = await registry.load(agents, settings.served)
+    service.agents = await registry.load(agents, parts.settings.served)
     for switch in leaks.switches(service.agents):
-        logs.say("warning", "content_leaves", how=switch)
+        logs.say("warning", lines.CONTENT_LEAVES, how=switch)
     if service.demo:
-        logs.say("warning", "demo_model_in_use", agents=list(service.agents))
+        logs.say("warning", lines.DEMO_IN_USE, agents=list(service.agents))
 
 
 async def serve(settings: Settings, agents: Sequence[str]) -> None:
     """Serve until a signal. Raises AgentLoadError or CannotListen before anything is served."""
-    service = assemble(settings)
-    await load_agents(settings, agents, service)
-    listener = listen(settings.host, settings.port)
-    runner = service.runner
-    app = application(settings, service, agents)
-    server = Server(app, lambda: runner.drain(settings.drain_notice_s, settings.drain_s))
-    _announce(settings, service, listener.getsockname()[1])
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    await server.serve(sockets=[listener])
+    parts = assemble(settings)
+    start_logs(parts)
+    try:
+        await load_agents(parts, agents)
+        listener = listen(settings.host, settings.port)
+        server = Server(application(parts, agents), lambda: _drain(parts))
+        _announce(parts, listener.getsockname()[1])
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        await server.serve(sockets=[listener])
+    finally:
+        logs.stop()
 
 
-def start_logs(settings: Settings) -> None:
+def start_logs(parts: Parts) -> None:
     """Open the log."""
+    wanted = parts.settings.log_format
     on_terminal = sys.stdout.isatty()
-    json = settings.log_format is LogFormat.JSON or (
-        settings.log_format is LogFormat.AUTO and not on_terminal
+    logs.start(
+        json=wanted is LogFormat.JSON or (wanted is LogFormat.AUTO and not on_terminal),
+        level=parts.settings.log_level,
+        version=parts.service.version,
+        instance=instance_id(),
+        on_drop=parts.pipeline.log_dropped,
     )
-    logs.start(json=json, level=settings.log_level, version=version("watchkeeper"))
     for name in configuration.unknown_variables(os.environ):
-        logs.say("warning", "unknown_setting", variable=name)
+        logs.say("warning", lines.UNKNOWN_SETTING, variable=name)
 
 
-def application(settings: Settings, service: Service, agents: Sequence[str]) -> http.Application:
+def application(parts: Parts, agents: Sequence[str]) -> http.Application:
     """The HTTP application of a service; its lifespan builds agents that are not built yet."""
+    settings, service, pipeline = parts.settings, parts.service, parts.pipeline
 
     @asynccontextmanager
-    async def lifespan(_: http.Application) -> AsyncIterator[None]:
+    async def lifespan(app: http.Application) -> AsyncIterator[None]:
         if not service.agents:
-            await load_agents(settings, agents, service)
-        logs.say("info", "service_started", agents=list(service.agents))
+            await load_agents(parts, agents)
+        infos = [agent.info for agent in service.agents.values()]
+        pipeline.open(infos, routes=http.routes(app), gauges=_gauges(parts))
+        pipeline.watch_loop()
+        logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
         try:
             yield
         finally:
             await service.runner.drain(0.0, 0.0)
             await UPSTREAM.aclose()
+            await pipeline.close()
             service.threads.shutdown(wait=False)
-            logs.say("info", "service_stopped")
+            logs.say("info", lines.SERVICE_STOPPED)
 
-    return http.build(
+    app = http.build(
         service,
         lifespan,
-        on_error=lambda error: logs.failed("request_failed", error),
+        on_error=lambda error: logs.failed(lines.REQUEST_FAILED, error),
         max_body_bytes=settings.max_body_bytes,
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),
         cors_origins=settings.cors_origins,
     )
+    app.add_middleware(WatchHttp, metrics=lambda: pipeline.metrics)
+    if pipeline.export is not None:
+        instrument(app, pipeline.export.provider)
+    return app
 
 
-def _announce(settings: Settings, service: Service, port: int) -> None:
+async def _drain(parts: Parts) -> None:
+    settings = parts.settings
+    logs.say("info", lines.SERVICE_DRAINING, in_flight=len(parts.service.runner.in_flight))
+    await parts.service.runner.drain(settings.drain_notice_s, settings.drain_s)
+
+
+def _gauges(parts: Parts) -> Gauges:
+    """What is asked of the parts at each scrape."""
+    service = parts.service
+    runner, threads = service.runner, service.threads
+    return {
+        catalogue.THREADS_BUSY: lambda: {(): threads.busy},
+        catalogue.THREADS_ABANDONED: lambda: {(): threads.busy_besides({*runner.in_flight, None})},
+        catalogue.THREADS_LIMIT: lambda: {(): threads.limit},
+        catalogue.TASKS_ABANDONED: lambda: {(): runner.stuck_tasks},
+        catalogue.CONCURRENCY_LIMIT: lambda: {(): runner.admission.places},
+        catalogue.READY: lambda: {
+            (name,): float(check.state == "ok") for name, check in readiness(service).items()
+        },
+    }
+
+
+def _announce(parts: Parts, port: int) -> None:
     """Tell the person at the terminal what is served and what to try; the log is for machines."""
+    settings, service = parts.settings, parts.service
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{port}"
     names = ", ".join(f"{a.info.name} ({a.info.kind})" for a in service.agents.values())
     question = "Where is order 10023?" if service.demo else "…"
-    lines = [
+    told = [
         f"Watchkeeper {service.version} serves {names} on {url}",
         *(["The demo model answers: no language model is configured."] if service.demo else []),
         "Try:",
         f"  curl -s {url}/agent -H 'content-type: application/json' \\",
         f'    -d \'{{"question": "{question}"}}\'',
         f"  curl -s {url}/runs",
+        f"  curl -s {url}/metrics",
     ]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    print("\n".join(told), file=sys.stderr, flush=True)

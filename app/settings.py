@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Least level of a log line."
     )
+    prices_file: Path | None = Field(
+        None, description="JSON with prices of models, over the table that comes with the service."
+    )
     docs: Docs = Field(Docs.AUTO, description="`/docs`: `auto` (loopback only), `on` or `off`.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of browsers that may call, separated by commas."

@@ -1,5 +1,6 @@
 """The one pool of connections through which this process asks model providers."""
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ class Upstream:
     """Opens on first use, and is closed with the service."""
 
     def __init__(self) -> None:
+        self.outgoing_headers: Callable[[], Mapping[str, str]] = dict
         self._client: httpx2.AsyncClient | None = None
 
     def client(self) -> "httpx2.AsyncClient":
@@ -23,8 +25,12 @@ class Upstream:
         if self._client is None or self._client.is_closed:
             limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
             timeout = httpx2.Timeout(TIMEOUT)
-            self._client = httpx2.AsyncClient(limits=limits, timeout=timeout)
+            hooks = {"request": [self._join_trace]}
+            self._client = httpx2.AsyncClient(limits=limits, timeout=timeout, event_hooks=hooks)
         return self._client
+
+    async def _join_trace(self, request: "httpx2.Request") -> None:
+        request.headers.update(self.outgoing_headers())
 
     async def aclose(self) -> None:
         """Close what was opened; the next use opens anew."""

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from app.api import agent, ops, problems, runs
+from app.api import agent, metrics, ops, problems, runs
 from app.api.deps import Service
 from app.api.request_id import HEADER, RequestId
 
@@ -44,7 +44,7 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for room in (agent.router, runs.router, ops.router):
+    for room in (agent.router, runs.router, ops.router, metrics.router):
         app.include_router(room)
     problems.install(app)
     if cors_origins:
@@ -57,3 +57,8 @@ def build(
         )
     app.add_middleware(RequestId, on_error=on_error)
     return app
+
+
+def routes(app: Application) -> list[str]:
+    """The templates of every path that is served."""
+    return sorted({*app.openapi()["paths"], "/openapi.json", "/docs"})

@@ -1,6 +1,6 @@
 """What the HTTP room is handed by `main`, and how an endpoint gets at it."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -19,6 +19,7 @@ class Service:
     runner: Runner
     threads: DaemonThreads
     version: str
+    render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     agents: Mapping[str, Agent] = field(default_factory=dict)
 
     def agent(self, name: str | None = None) -> Agent:

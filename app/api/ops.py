@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from app.api.deps import ServiceDep
+from app.api.deps import Service, ServiceDep
 
 router = APIRouter(tags=["health"])
 
@@ -42,21 +42,26 @@ async def live() -> Alive:
 @router.get("/health/startup", summary="Started", responses={503: {"model": Readiness}})
 async def ready(service: ServiceDep, response: Response) -> Readiness:
     """Red only while agents are being built or the service is draining."""
-    checks = {
-        "agents": _check(bool(service.agents), "failed", "the agents are being built"),
-        "draining": _check(not service.runner.leaving, "failed", "the service is shutting down"),
-        "capacity": _check(not _is_full(service), "degraded", "every place is taken"),
-    }
+    checks = readiness(service)
     red = any(check.state == "failed" for check in checks.values())
     response.status_code = 503 if red else 200
     status: Literal["ready", "not_ready"] = "not_ready" if red else "ready"
     return Readiness(status=status, demo=service.demo, checks=checks)
 
 
+def readiness(service: Service) -> dict[str, Check]:
+    """What readiness looks at, for the answer and for `agent_ready`."""
+    return {
+        "agents": _check(bool(service.agents), "failed", "the agents are being built"),
+        "draining": _check(not service.runner.leaving, "failed", "the service is shutting down"),
+        "capacity": _check(not _is_full(service), "degraded", "every place is taken"),
+    }
+
+
 def _check(fine: bool, otherwise: Literal["degraded", "failed"], why: str) -> Check:
     return Check(state="ok") if fine else Check(state=otherwise, detail=why)
 
 
-def _is_full(service: ServiceDep) -> bool:
+def _is_full(service: Service) -> bool:
     admission = service.runner.admission
     return admission.running >= admission.places

@@ -115,6 +115,11 @@ class Runner:
         run.timers.append(loop.call_later(request.timeout_s, self.stop, run, DeadlineExceeded()))
         return run
 
+    @property
+    def stuck_tasks(self) -> int:
+        """How many tasks of ended runs would not stop."""
+        return len(self._abandoned)
+
     def find(self, run_id: str) -> Run | None:
         """A run in flight, or one of the recently finished."""
         return self.in_flight.get(run_id) or self.finished.get(run_id)

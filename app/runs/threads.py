@@ -10,7 +10,7 @@ import itertools
 import socket
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
@@ -47,6 +47,11 @@ class DaemonThreads(ThreadPoolExecutor):
         """How many threads are at work."""
         with self._ready:
             return self._busy_by_run.total()
+
+    def busy_besides(self, run_ids: Container[str | None]) -> int:
+        """How many threads are at work for none of these runs."""
+        with self._ready:
+            return sum(n for run_id, n in self._busy_by_run.items() if run_id not in run_ids)
 
     def busy_for(self, run_id: str) -> int:
         """How many threads are at work for one run."""

@@ -1,0 +1,260 @@
+"""Every metric as data: name, kind, labels, buckets and help.
+
+Instruments, the reference page, dashboards and alerts are built from this, so a name that is
+wrong anywhere is a name that is missing here. Label values come from enums, route templates,
+configuration and registries; anything else is `_other`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.runs.model import CallOutcome, Mode, Outcome, PhaseKind, Rejection, State
+
+OTHER = "_other"
+
+
+class Kind(StrEnum):
+    """What may be asked of a metric: a counter is rated, a gauge read, a histogram cut up."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One label and where its values come from.
+
+    `values` are fixed here; without them they are `configured` (agents, tools, routes, known when
+    the service starts) or, if `room`, taken at first sight up to that many.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `edge` names the limit that is always an edge of its buckets."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+    exemplar: bool = False
+    edge: str | None = None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of its labels, in order."""
+        return tuple(label.name for label in self.labels)
+
+
+def _counter(name: str, text: str, *labels: Label, exemplar: bool = False) -> Metric:
+    return Metric(name, Kind.COUNTER, text, labels, exemplar=exemplar)
+
+
+def _gauge(name: str, text: str, *labels: Label) -> Metric:
+    return Metric(name, Kind.GAUGE, text, labels)
+
+
+def _histogram(
+    name: str,
+    text: str,
+    *labels: Label,
+    buckets: tuple[float, ...],
+    exemplar: bool = False,
+    edge: str | None = None,
+) -> Metric:
+    return Metric(name, Kind.HISTOGRAM, text, labels, buckets, exemplar, edge)
+
+
+def _enum(name: str, values: Iterable[str]) -> Label:
+    return Label(name, tuple(str(value) for value in values))
+
+
+_WASTED = (Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.DISCONNECTED, Outcome.FAILED)
+_LLM_OUTCOMES = (
+    CallOutcome.COMPLETED, CallOutcome.FAILED, CallOutcome.TIMEOUT, CallOutcome.RATE_LIMITED,
+    CallOutcome.INCOMPLETE, CallOutcome.CANCELLED, CallOutcome.INTERRUPTED,
+)  # fmt: skip
+_TOOL_OUTCOMES = (
+    CallOutcome.COMPLETED, CallOutcome.TOOL_ERROR, CallOutcome.TIMEOUT, CallOutcome.CANCELLED,
+    CallOutcome.INTERRUPTED, CallOutcome.FAILED,
+)  # fmt: skip
+
+AGENT, TOOL, ROUTE = Label("agent"), Label("tool"), Label("route")
+PROVIDER, MODEL = Label("provider", room=20), Label("model", room=20)
+MODE = _enum("mode", Mode)
+OUTCOME = _enum("outcome", Outcome)
+WASTED = _enum("outcome", _WASTED)
+PHASE = _enum("phase", PhaseKind)
+STATE = _enum("state", (State.QUEUED, State.RUNNING))
+LLM_OUTCOME = _enum("outcome", _LLM_OUTCOMES)
+TOOL_OUTCOME = _enum("outcome", _TOOL_OUTCOMES)
+RETRY_REASON = _enum("reason", _LLM_OUTCOMES[1:])
+TOKEN_TYPE = _enum("type", ("input", "output", "cache_read", "cache_creation", "reasoning"))
+REJECTION = _enum("reason", Rejection)
+REFUSAL = _enum("reason", ("overloaded", "draining", "rate_limited", "unauthorized"))
+DROP = _enum("reason", ("queue_full", "export_failed"))
+SINK = _enum("sink", ("metrics", "traces", "logs", "handler", "exporter"))
+LABEL = _enum("label", ("agent", "provider", "model", "tool", "route", "method", "reason"))
+METHOD = _enum("method", ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"))
+STATUS = Label("status", room=40)
+CHECK = Label("check", room=20)
+_BUILD = tuple(
+    Label(name, room=1) for name in ("version", "commit", "python", "langchain", "langgraph")
+)
+
+_RUN_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600)
+_QUEUE_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30, 60, 120, 300)
+_LLM_S = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+_TTFT_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30)
+_TOOL_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_HTTP_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_ITERATIONS = (0.0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64)
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_MODEL = (AGENT, PROVIDER, MODEL)
+
+BUILD_INFO = _gauge(
+    "agent_build_info",
+    "Always 1; the labels say what runs.",
+    *_BUILD,
+)
+RUNS = _counter("agent_runs_total", "Runs that ended.", AGENT, MODE, OUTCOME, exemplar=True)
+RUN_DURATION = _histogram(
+    "agent_run_duration_seconds",
+    "Time from a run's arrival to its end.",
+    *(AGENT, OUTCOME),
+    buckets=_RUN_S,
+    exemplar=True,
+    edge="deadline",
+)
+QUEUE_WAIT = _histogram(
+    "agent_run_queue_wait_seconds", "Time a run waited for a place.", AGENT, buckets=_QUEUE_S
+)
+ITERATIONS = _histogram(
+    "agent_run_iterations",
+    "Turns of a run in which the model asked for tools.",
+    AGENT,
+    buckets=_ITERATIONS,
+    edge="iteration_limit",
+)
+ITERATION_RATIO = _histogram(
+    "agent_run_iteration_ratio",
+    "Iterations of a run over its limit: near 1 is near the limit.",
+    AGENT,
+    buckets=_TENTHS,
+)
+RUN_TOOL_CALLS = _histogram(
+    "agent_run_tool_calls", "Tool calls of a run.", AGENT, buckets=(0.0, 1, 2, 4, 8, 16, 32, 64)
+)
+LIMIT_HITS = _counter(
+    "agent_iteration_limit_hits_total",
+    "Runs stopped at their iteration limit.",
+    AGENT,
+    exemplar=True,
+)
+TIMEOUTS = _counter(
+    "agent_timeouts_total",
+    "Runs that did not meet their deadline, by what held them then.",
+    *(AGENT, MODE, PHASE),
+    exemplar=True,
+)
+WASTED_SECONDS = _counter(
+    "agent_wasted_seconds_total", "Work of runs that gave no answer.", AGENT, WASTED
+)
+WASTED_TOKENS = _counter(
+    "agent_wasted_tokens_total", "Tokens of runs that gave no answer.", AGENT, WASTED
+)
+IN_FLIGHT = _gauge("agent_runs_in_flight", "Runs queued or running now.", AGENT, MODE, STATE)
+OLDEST_AGE = _gauge(
+    "agent_run_oldest_age_seconds", "Age of the oldest run in flight; 0 for none.", AGENT, STATE
+)
+ITERATION_LIMIT = _gauge("agent_iteration_limit", "The configured iteration limit.", AGENT)
+DEADLINE = _gauge("agent_deadline_seconds", "The configured default deadline.", AGENT)
+CONCURRENCY_LIMIT = _gauge("agent_concurrency_limit", "Runs that may work at the same time.")
+LAST_SUCCESS = _gauge(
+    "agent_last_success_timestamp_seconds", "When a run last completed; 0 for never.", AGENT
+)
+LLM_DURATION = _histogram(
+    "agent_llm_call_duration_seconds",
+    "Time of one model call.",
+    *(*_MODEL, LLM_OUTCOME),
+    buckets=_LLM_S,
+    exemplar=True,
+)
+LLM_FIRST_TOKEN = _histogram(
+    "agent_llm_time_to_first_token_seconds",
+    "Time to the first token of a streamed model call.",
+    *_MODEL,
+    buckets=_TTFT_S,
+)
+LLM_TOKENS = _counter(
+    "agent_llm_tokens_total",
+    "Tokens. cache_read is part of input, reasoning part of output: never sum over type.",
+    *(*_MODEL, TOKEN_TYPE),
+)
+LLM_COST = _counter("agent_llm_cost_usd_total", "Cost of calls to priced models.", *_MODEL)
+LLM_UNPRICED = _counter(
+    "agent_llm_unpriced_calls_total", "Calls of models that have no price.", *_MODEL
+)
+LLM_RETRIES = _counter(
+    "agent_llm_retries_total", "Model calls made again.", *(*_MODEL, RETRY_REASON)
+)
+TOOL_DURATION = _histogram(
+    "agent_tool_call_duration_seconds",
+    "Time of one tool call.",
+    *(AGENT, TOOL, TOOL_OUTCOME),
+    buckets=_TOOL_S,
+    exemplar=True,
+)
+TOOL_REJECTED = _counter(
+    "agent_tool_rejected_calls_total",
+    "Tool calls that the model asked for and that could not be run.",
+    *(AGENT, REJECTION),
+)
+THREADS_ABANDONED = _gauge(
+    "agent_tool_threads_abandoned", "Threads at work for runs that have ended."
+)
+THREADS_BUSY = _gauge("agent_tool_threads_busy", "Threads at work for tools, models and nodes.")
+THREADS_LIMIT = _gauge("agent_tool_threads_limit", "Threads there may be.")
+TASKS_ABANDONED = _gauge(
+    "agent_tool_tasks_abandoned", "Runs whose code goes on although they have ended."
+)
+REJECTED = _counter(
+    "agent_requests_rejected_total", "Requests refused before any work was done.", REFUSAL
+)
+READY = _gauge("agent_ready", "1 where a readiness check is fine.", CHECK)
+LOOP_LAG = _histogram(
+    "agent_event_loop_lag_seconds", "How late the event loop serves its timers.", buckets=_LAG_S
+)
+LOOP_BLOCKED = _counter(
+    "agent_event_loop_blocked_total", "Times that something held the event loop."
+)
+TELEMETRY_ERRORS = _counter(
+    "agent_telemetry_errors_total", "Faults of a part of the telemetry, by part.", SINK
+)
+LABEL_OVERFLOW = _counter(
+    "agent_telemetry_label_overflow_total", "Label values told as _other, by label.", LABEL
+)
+SPANS_DROPPED = _counter(
+    "agent_telemetry_spans_dropped_total", "Spans that were not delivered.", DROP
+)
+LOGS_DROPPED = _counter(
+    "agent_log_records_dropped_total", "Log lines lost because nobody read them."
+)
+HTTP_DURATION = _histogram(
+    "http_server_request_duration_seconds",
+    "Time of one HTTP request, to the last byte of its answer.",
+    *(ROUTE, METHOD, STATUS),
+    buckets=_HTTP_S,
+)
+
+METRICS: tuple[Metric, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)

@@ -1,0 +1,152 @@
+"""Where spans go: OTLP over HTTP, by the standard `OTEL_*` variables, and nowhere without them.
+
+A collector that is down or hangs costs a bounded queue and a thread, never a request.
+"""
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
+from opentelemetry.trace import get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_LONGEST_ATTRIBUTE = 8_192
+_FLUSH_MS = 5_000
+
+# Called with a reason and how many spans were lost for it.
+Dropped = Callable[[str, int], None]
+
+# Trace context only: baggage is accepted from anybody and would be sent on to model providers.
+PROPAGATOR = TraceContextTextMapPropagator()
+
+
+def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether an endpoint is set, and tracing not switched off."""
+    off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    none = environment.get("OTEL_TRACES_EXPORTER", "otlp") == "none"
+    return not off and not none and any(environment.get(name) for name in _ENDPOINTS)
+
+
+def captures_content(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the operator opted in to what callers, models and tools say."""
+    wanted = environment.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return wanted.lower() in ("true", "1", "span", "span_only", "span_and_event")
+
+
+class Export:
+    """A tracer provider that exports in the background; `close` delivers what has finished."""
+
+    def __init__(
+        self,
+        version: str,
+        registry: CollectorRegistry,
+        dropped: Dropped,
+        exporter: SpanExporter | None = None,
+    ) -> None:
+        # The SDK counts itself, but only if it is asked to before the first provider is made.
+        os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+        resource = Resource.create(
+            {
+                "service.name": os.environ.get("OTEL_SERVICE_NAME", "watchkeeper"),
+                "service.version": version,
+                "service.instance.id": instance_id(),
+            }
+        )
+        reader = PrometheusMetricReader(disable_target_info=True, registry=registry)
+        self._meters = MeterProvider(metric_readers=[reader], resource=resource)
+        self.provider = TracerProvider(
+            resource=resource,
+            span_limits=SpanLimits(max_attribute_length=_LONGEST_ATTRIBUTE),
+            meter_provider=self._meters,
+            shutdown_on_exit=False,
+        )
+        self.provider.sampler = _distrustful(self.provider.sampler)
+        self._processor = CountingProcessor(
+            CountingExporter(exporter or OTLPSpanExporter(), dropped), dropped, self._meters
+        )
+        self.provider.add_span_processor(self._processor)
+        # It logs the text of what it could not send, once for each failure.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+
+    def close(self) -> None:
+        """Deliver what has finished, for a few seconds at most. Blocks: call it in a thread."""
+        self._processor.close()
+        self._meters.shutdown()
+
+
+class CountingProcessor(BatchSpanProcessor):
+    """Counts what a full queue loses."""
+
+    def __init__(self, exporter: SpanExporter, dropped: Dropped, meters: MeterProvider) -> None:
+        super().__init__(exporter, meter_provider=meters)
+        self._dropped = dropped
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue the span; the oldest one gives way when the queue is full."""
+        batch = self._batch_processor
+        if len(batch._queue) >= batch._max_queue_size:
+            self._dropped("queue_full", 1)
+        super().on_end(span)
+
+    def close(self) -> None:
+        """Stop, within a bound."""
+        self._batch_processor.shutdown(timeout_millis=_FLUSH_MS)
+
+
+class CountingExporter(SpanExporter):
+    """Counts what could not be delivered, whether the exporter says so or raises."""
+
+    def __init__(self, inner: SpanExporter, dropped: Dropped) -> None:
+        self._inner = inner
+        self._dropped = dropped
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send one batch, in the background thread."""
+        try:
+            result = self._inner.export(spans)
+        except Exception:  # noqa: BLE001 - watching must not break what is watched
+            result = SpanExportResult.FAILURE
+        if result is not SpanExportResult.SUCCESS:
+            self._dropped("export_failed", len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        """Close the connection."""
+        self._inner.shutdown()
+
+
+def instance_id() -> str:
+    """Names this process among its replicas, and anew after each restart."""
+    return f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
+def current_trace_id() -> str | None:
+    """The trace of the present request, if it is recorded."""
+    span = get_current_span()
+    return f"{span.get_span_context().trace_id:032x}" if span.is_recording() else None
+
+
+def outgoing_headers() -> dict[str, str]:
+    """The headers by which a request to a model provider joins the present trace."""
+    headers: dict[str, str] = {}
+    PROPAGATOR.inject(headers)
+    return headers
+
+
+def _distrustful(sampler: Sampler) -> Sampler:
+    """Anybody may send a sampled flag, so a remote parent is sampled as a new trace would be."""
+    root = getattr(sampler, "_root", None)
+    if isinstance(sampler, ParentBased) and isinstance(root, Sampler):
+        return ParentBased(root=root, remote_parent_sampled=root)
+    return sampler

@@ -1,0 +1,45 @@
+"""Every log event as data: its constant name, its level and what it means."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One kind of log line."""
+
+    event: str
+    level: str
+    help: str
+
+
+RUN_FINISHED = Line(
+    "run_finished",
+    "info; warning for iteration_limit and timeout; error for failed",
+    "The canonical line, one for each run: outcome, counts, timings, tokens.",
+)
+RUN_STARTED = Line("run_started", "debug", "A run has its place and begins to work.")
+RUN_TIMED_OUT = Line("run_timed_out", "warning", "A run missed its deadline; `phase` held it.")
+LIMIT_REACHED = Line("iteration_limit_reached", "warning", "A run was stopped at its limit.")
+LLM_CALL = Line("llm_call", "debug; warning on failure", "A model call ended.")
+TOOL_CALL = Line("tool_call", "debug", "A tool call ended.")
+TOOL_REJECTED = Line("tool_rejected", "warning", "The model asked for what cannot be run.")
+WORK_ABANDONED = Line(
+    "tool_thread_abandoned", "warning", "A run ended while some of its work would not stop."
+)
+REQUEST_FINISHED = Line("request_finished", "debug", "An HTTP request was answered.")
+REQUEST_FAILED = Line("request_failed", "error", "A fault of the service itself; answered 500.")
+LOOP_BLOCKED = Line(
+    "event_loop_blocked", "warning", "Code at `where` held the event loop, and so every run."
+)
+SERVICE_STARTED = Line("service_started", "info", "The service takes requests.")
+SERVICE_DRAINING = Line("service_draining", "info", "The service was told to stop.")
+SERVICE_STOPPED = Line("service_stopped", "info", "The service has stopped.")
+DEMO_IN_USE = Line("demo_model_in_use", "warning", "No language model answers, but the demo one.")
+CONTENT_LEAVES = Line(
+    "content_leaves", "warning", "A switch of LangChain sends prompts elsewhere; `how` names it."
+)
+UNKNOWN_SETTING = Line("unknown_setting", "warning", "A WATCHKEEPER_ variable that is no setting.")
+LEVEL_CHANGED = Line("log_level_changed", "info", "SIGUSR1 turned debug lines on or off.")
+TELEMETRY_DEGRADED = Line("telemetry_degraded", "warning", "A part of the telemetry failed.")
+
+LINES = tuple(value for value in list(globals().values()) if isinstance(value, Line))

@@ -1,0 +1,116 @@
+"""The whole telemetry of a process: sinks, registry, exporter, watchdog, in the order they need.
+
+Samples are taken before spans end and spans before lines are written, so that a sample can name
+its span.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from app.runs.events import Emit
+from app.runs.model import AgentInfo
+from app.telemetry import catalogue, export, lines, logs, run_lines
+from app.telemetry.catalogue import Metric
+from app.telemetry.export import Export
+from app.telemetry.fanout import Fanout
+from app.telemetry.instruments import ReadAtScrape
+from app.telemetry.metrics import Metrics
+from app.telemetry.runtime import LoopWatch
+from app.telemetry.traces import Traces
+
+# By metric, what to ask at each scrape: values by label values.
+Gauges = Mapping[Metric, Callable[[], Mapping[tuple[str, ...], float]]]
+
+
+class Pipeline:
+    """Give `emit` to whoever has facts. `open` when the agents are known, `close` at the end."""
+
+    def __init__(self, version: str, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.metrics: Metrics | None = None
+        self.export: Export | None = None
+        self._fanout = Fanout(self.fault)
+        self._loop_watch = LoopWatch(self._lagged, self._blocked)
+        self._renderer = ThreadPoolExecutor(1, "watchkeeper-metrics")
+        if export.is_wanted():
+            self.export = Export(version, self.registry, self._spans_dropped)
+
+    @property
+    def emit(self) -> Emit:
+        """Takes a fact to every sink."""
+        return self._fanout
+
+    def open(
+        self,
+        agents: Sequence[AgentInfo],
+        *,
+        routes: Iterable[str] = (),
+        gauges: Gauges | None = None,
+        commit: str = "",
+    ) -> None:
+        """Start the sinks; from now on facts are told."""
+        traces = self._traces()
+        exemplar = traces.exemplar if traces else lambda fact: None
+        self.metrics = Metrics(self.registry, agents, routes, exemplar, commit)
+        at_scrape = ReadAtScrape()
+        for metric, read in (gauges or {}).items():
+            at_scrape.add(metric, read)
+        self.registry.register(at_scrape)
+        self._fanout.add("metrics", self.metrics)
+        if traces is not None:
+            self._fanout.add("traces", traces)
+        self._fanout.add("logs", run_lines.write)
+
+    def watch_loop(self) -> None:
+        """Watch the running event loop."""
+        self._loop_watch.start()
+
+    async def render(self, accept: str) -> tuple[bytes, str]:
+        """The samples and their media type: text, or OpenMetrics where it is asked for.
+
+        In a thread of its own: a full registry takes tens of milliseconds.
+        """
+        encode, media_type = choose_encoder(accept)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._renderer, encode, self.registry), media_type
+
+    async def close(self) -> None:
+        """Deliver what has finished, within a bound."""
+        self._loop_watch.stop()
+        if self.export is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._renderer, self.export.close)
+        self._renderer.shutdown(wait=False)
+
+    def fault(self, sink: str) -> None:
+        """A part of the telemetry failed: counted, and told without breaking anything."""
+        self._count(catalogue.TELEMETRY_ERRORS, sink)
+
+    def _traces(self) -> Traces | None:
+        if self.export is None:
+            return None
+        tracer = self.export.provider.get_tracer("watchkeeper")
+        return Traces(tracer, captures_content=export.captures_content())
+
+    def log_dropped(self) -> None:
+        """Nobody reads the log: a line was lost."""
+        self._count(catalogue.LOGS_DROPPED)
+
+    def _spans_dropped(self, reason: str, count: int) -> None:
+        self._count(catalogue.SPANS_DROPPED, reason, by=count)
+
+    def _lagged(self, seconds: float) -> None:
+        if self.metrics is not None:
+            self.metrics.instruments[catalogue.LOOP_LAG].child().observe(seconds)
+
+    def _blocked(self, seconds: float, where: str) -> None:
+        self._count(catalogue.LOOP_BLOCKED)
+        logs.say("warning", lines.LOOP_BLOCKED, seconds=round(seconds, 3), where=where)
+
+    def _count(self, metric: Metric, *labels: str, by: int = 1) -> None:
+        if self.metrics is not None:
+            self.metrics.instruments[metric].child(*labels).inc(by)

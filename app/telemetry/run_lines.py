@@ -1,0 +1,98 @@
+"""Facts as log lines: few of them, the one at the end of a run says most."""
+
+from typing import Any, assert_never
+
+from app.runs.events import (
+    Event,
+    FirstToken,
+    IterationCounted,
+    IterationLimitReached,
+    ModelCallFinished,
+    ModelCallRetried,
+    ModelCallStarted,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    SubAgentFinished,
+    SubAgentStarted,
+    ToolCallFinished,
+    ToolCallRejected,
+    ToolCallStarted,
+    WorkAbandoned,
+)
+from app.runs.model import CallOutcome, Outcome, PhaseKind
+from app.telemetry import lines
+from app.telemetry.logs import error_type, frames, is_on, say
+
+_LEVELS = {Outcome.ITERATION_LIMIT: "warning", Outcome.TIMEOUT: "warning", Outcome.FAILED: "error"}
+
+
+def write(fact: Event) -> None:
+    """The sink: one fact, at most two lines."""
+    about = {"run_id": fact.run_id, "agent": fact.agent}
+    match fact:
+        case RunFinished():
+            level = _LEVELS.get(fact.outcome, "info")
+            if is_on(level):
+                say(level, lines.RUN_FINISHED, **about, **_canonical(fact))
+            if fact.outcome is Outcome.TIMEOUT:
+                say("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
+        case RunStarted():
+            say("debug", lines.RUN_STARTED, **about, mode=fact.mode, timeout_s=fact.timeout_s)
+        case ModelCallFinished():
+            level = "debug" if fact.outcome is CallOutcome.COMPLETED else "warning"
+            if is_on(level):
+                say(level, lines.LLM_CALL, **about, **_call(fact), model=fact.model)
+        case ToolCallFinished():
+            if is_on("debug"):
+                say("debug", lines.TOOL_CALL, **about, **_call(fact), tool=fact.tool)
+        case ToolCallRejected():
+            say("warning", lines.TOOL_REJECTED, **about, reason=fact.reason)
+        case IterationLimitReached():
+            say("warning", lines.LIMIT_REACHED, **about, iteration_limit=fact.iteration_limit)
+        case WorkAbandoned():
+            counts = {"threads": fact.threads, "tasks": fact.tasks}
+            say("warning", lines.WORK_ABANDONED, **about, **counts)
+        case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
+            pass
+        case ToolCallStarted() | ModelCallRetried() | SubAgentStarted() | SubAgentFinished():
+            pass
+        case _:
+            assert_never(fact)
+
+
+def _call(fact: ModelCallFinished | ToolCallFinished) -> dict[str, Any]:
+    return {
+        "call_id": fact.call_id,
+        "outcome": fact.outcome,
+        "duration_s": round(fact.at - fact.started_at, 4),
+        "error_type": error_type(fact.error),
+    }
+
+
+def _canonical(fact: RunFinished) -> dict[str, Any]:
+    """The one line that says most of what an operator asks of a run."""
+    timed_out = fact.phase is not None and fact.outcome is Outcome.TIMEOUT
+    phase: PhaseKind | None = fact.phase.kind if fact.phase and timed_out else None
+    return {
+        "outcome": fact.outcome,
+        "code": fact.code,
+        "mode": fact.mode,
+        "duration_s": round(fact.duration_s, 4),
+        "queue_wait_s": round(fact.timings.queue_s, 4),
+        "llm_s": round(fact.timings.llm_s, 4),
+        "tools_s": round(fact.timings.tools_s, 4),
+        "iterations": fact.iterations,
+        "iteration_limit": fact.iteration_limit,
+        "tool_calls": fact.tool_calls,
+        "tools": dict(fact.tools),
+        "tokens_in": fact.usage.input_tokens,
+        "tokens_out": fact.usage.output_tokens,
+        "cost_usd": fact.cost_usd,
+        "ttft_s": None if fact.ttft_s is None else round(fact.ttft_s, 4),
+        "timeout_phase": phase,
+        "error_type": error_type(fact.error),
+        "error_at": frames(fact.error),
+        "attempt": 1,
+        "metadata": dict(fact.metadata),
+    }

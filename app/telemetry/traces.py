@@ -1,0 +1,279 @@
+"""Facts as OpenTelemetry spans: one tree for each run, under the span of its request."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from opentelemetry import context as otel
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.util.types import AttributeValue
+
+from app.runs.events import (
+    Event,
+    FirstToken,
+    IterationCounted,
+    IterationLimitReached,
+    ModelCallFinished,
+    ModelCallRetried,
+    ModelCallStarted,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    SubAgentFinished,
+    SubAgentStarted,
+    ToolCallFinished,
+    ToolCallRejected,
+    ToolCallStarted,
+    WorkAbandoned,
+)
+from app.runs.model import CallOutcome, Outcome
+from app.telemetry import conventions as name
+from app.telemetry import redact
+
+_ERRORS = (Outcome.TIMEOUT, Outcome.ITERATION_LIMIT, Outcome.FAILED)
+_CALL_ERRORS = (
+    CallOutcome.FAILED,
+    CallOutcome.TOOL_ERROR,
+    CallOutcome.TIMEOUT,
+    CallOutcome.RATE_LIMITED,
+    CallOutcome.INCOMPLETE,
+)
+
+
+@dataclass(slots=True)
+class OpenSpan:
+    """A span that has not ended, and the context in which it began."""
+
+    span: Span
+    before: otel.Context
+
+
+@dataclass(slots=True)
+class Tree:
+    """The spans of one run that are open: its own, and its calls by their ids."""
+
+    root: OpenSpan
+    calls: dict[str, OpenSpan] = field(default_factory=dict)
+
+
+class Traces:
+    """The sink. A span is made current where its work runs, for the clients used there.
+
+    `captures_content` is the operator's opt-in to what callers, models and tools say.
+    """
+
+    def __init__(self, tracer: Tracer, *, captures_content: bool = False) -> None:
+        self._tracer = tracer
+        self._captures = captures_content
+        self._trees: dict[str, Tree] = {}
+        # Facts are timed by the monotonic clock, spans by the wall clock.
+        self._offset_s: Callable[[], float] = lambda: time.time() - time.monotonic()
+
+    def __call__(self, fact: Event) -> None:
+        """Take one fact in."""
+        match fact:
+            case RunQueued():
+                self._run_begins(fact, fact.at)
+            case RunStarted():
+                self._run_starts(fact)
+            case RunFinished():
+                self._run_ends(fact)
+            case ModelCallStarted():
+                self._model_call_starts(fact)
+            case FirstToken():
+                self._set(fact, fact.call_id, name.FIRST_CHUNK, fact.at - fact.started_at)
+            case ModelCallFinished():
+                self._model_call_ends(fact)
+            case ToolCallStarted():
+                self._tool_call_starts(fact)
+            case ToolCallFinished():
+                self._tool_call_ends(fact)
+            case SubAgentStarted():
+                attributes = {name.OPERATION: name.INVOKE_AGENT, name.AGENT_NAME: fact.name}
+                title = f"{name.INVOKE_AGENT} {fact.name}"
+                self._call_starts(fact, title, SpanKind.INTERNAL, attributes)
+            case SubAgentFinished():
+                self._call_ends(fact, {})
+            case IterationCounted() | IterationLimitReached() | ToolCallRejected():
+                pass
+            case ModelCallRetried() | WorkAbandoned():
+                pass
+            case _:
+                assert_never(fact)
+
+    def exemplar(self, fact: Event) -> dict[str, str] | None:
+        """The ids of the span a sample comes from, if that span will be kept."""
+        tree = self._trees.get(fact.run_id)
+        if tree is None:
+            return None
+        call = tree.calls.get(getattr(fact, "call_id", ""), tree.root)
+        ids = call.span.get_span_context()
+        if not ids.trace_flags.sampled:
+            return None
+        return {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
+
+    def _run_begins(self, fact: RunQueued | RunStarted | RunFinished, at: float) -> Tree:
+        span = self._tracer.start_span(
+            f"{name.INVOKE_AGENT} {fact.agent}",
+            kind=SpanKind.INTERNAL,
+            start_time=self._wall_ns(at),
+            attributes={
+                name.OPERATION: name.INVOKE_AGENT,
+                name.AGENT_NAME: fact.agent,
+                name.RUN_ID: fact.run_id,
+                name.RUN_MODE: fact.mode,
+            },
+        )
+        get_current_span().set_attribute(name.RUN_ID, fact.run_id)
+        tree = Tree(OpenSpan(span, otel.get_current()))
+        self._trees[fact.run_id] = tree
+        return tree
+
+    def _run_starts(self, fact: RunStarted) -> None:
+        tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.queue_wait_s)
+        span = tree.root.span
+        span.set_attribute(name.RUN_DEADLINE, fact.timeout_s)
+        span.set_attribute(name.RUN_ITERATION_LIMIT, fact.iteration_limit)
+        if fact.thread_id is not None:
+            span.set_attribute(name.CONVERSATION, fact.thread_id)
+        # Never detached: the run has a context of its own, which ends with it.
+        otel.attach(set_span_in_context(span))
+
+    def _run_ends(self, fact: RunFinished) -> None:
+        tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.duration_s)
+        span = tree.root.span
+        span.set_attributes(_run_attributes(fact))
+        if fact.outcome in _ERRORS:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(self._wall_ns(fact.at))
+        del self._trees[fact.run_id]
+
+    def _model_call_starts(self, fact: ModelCallStarted) -> None:
+        attributes: dict[str, AttributeValue] = {
+            name.OPERATION: name.CHAT,
+            name.PROVIDER: fact.provider,
+            name.REQUEST_MODEL: fact.model,
+            name.AGENT_NAME: fact.agent,
+            name.ITERATION: fact.iteration,
+            name.LLM_ATTEMPT: fact.attempt,
+        }
+        if self._captures:
+            attributes[name.INPUT_MESSAGES] = redact.messages(fact.messages)
+        self._call_starts(fact, f"{name.CHAT} {fact.model}", SpanKind.CLIENT, attributes)
+
+    def _model_call_ends(self, fact: ModelCallFinished) -> None:
+        attributes: dict[str, AttributeValue] = {
+            name.INPUT_TOKENS: fact.usage.input_tokens,
+            name.OUTPUT_TOKENS: fact.usage.output_tokens,
+            name.CALL_OUTCOME: fact.outcome,
+        }
+        if fact.usage.cache_read:
+            attributes[name.CACHE_READ] = fact.usage.cache_read
+        if fact.usage.reasoning:
+            attributes[name.REASONING] = fact.usage.reasoning
+        if fact.finish_reason is not None:
+            attributes[name.FINISH_REASONS] = (fact.finish_reason,)
+        if self._captures and fact.message is not None:
+            attributes[name.OUTPUT_MESSAGES] = redact.messages([fact.message])
+        self._call_ends(fact, attributes)
+
+    def _tool_call_starts(self, fact: ToolCallStarted) -> None:
+        attributes: dict[str, AttributeValue] = {
+            name.OPERATION: name.EXECUTE_TOOL,
+            name.TOOL_NAME: fact.tool,
+            name.TOOL_TYPE: "function",
+            name.TOOL_CALL_ID: fact.tool_call_id or fact.call_id,
+            name.AGENT_NAME: fact.agent,
+            name.ITERATION: fact.iteration,
+        }
+        if self._captures:
+            attributes[name.TOOL_ARGUMENTS] = redact.value(fact.arguments)
+        self._call_starts(fact, f"{name.EXECUTE_TOOL} {fact.tool}", SpanKind.INTERNAL, attributes)
+
+    def _tool_call_ends(self, fact: ToolCallFinished) -> None:
+        attributes: dict[str, AttributeValue] = {name.TOOL_OUTCOME: fact.outcome}
+        if self._captures and fact.result is not None:
+            attributes[name.TOOL_RESULT] = redact.value(fact.result)
+        self._call_ends(fact, attributes)
+
+    def _call_starts(
+        self,
+        fact: ModelCallStarted | ToolCallStarted | SubAgentStarted,
+        title: str,
+        kind: SpanKind,
+        attributes: Mapping[str, AttributeValue],
+    ) -> None:
+        tree = self._trees.get(fact.run_id)
+        if tree is None:
+            return
+        parent = tree.calls.get(fact.parent_id or "", tree.root)
+        span = self._tracer.start_span(
+            title,
+            context=set_span_in_context(parent.span),
+            kind=kind,
+            attributes=attributes,
+            start_time=self._wall_ns(fact.at),
+        )
+        tree.calls[fact.call_id] = OpenSpan(span, otel.get_current())
+        otel.attach(set_span_in_context(span))
+
+    def _call_ends(
+        self,
+        fact: ModelCallFinished | ToolCallFinished | SubAgentFinished,
+        attributes: Mapping[str, AttributeValue],
+    ) -> None:
+        tree = self._trees.get(fact.run_id)
+        opened = tree.calls.pop(fact.call_id, None) if tree is not None else None
+        if opened is None:
+            return
+        span = opened.span
+        span.set_attributes(attributes)
+        if fact.outcome in _CALL_ERRORS:
+            span.set_attribute(name.ERROR_TYPE, _error_type(fact))
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(self._wall_ns(fact.at))
+        if get_current_span() is span:
+            otel.attach(opened.before)
+
+    def _set(self, fact: Event, call_id: str, attribute: str, value: AttributeValue) -> None:
+        tree = self._trees.get(fact.run_id)
+        if tree is not None and call_id in tree.calls:
+            tree.calls[call_id].span.set_attribute(attribute, value)
+
+    def _wall_ns(self, at: float) -> int:
+        return int((at + self._offset_s()) * 1e9)
+
+
+def _error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) -> str:
+    """The type of what was raised, where it says more than the outcome."""
+    error = getattr(fact, "error", None)
+    if error is None or fact.outcome is CallOutcome.TOOL_ERROR:
+        return fact.outcome.value
+    return type(error).__name__
+
+
+def _run_attributes(fact: RunFinished) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        name.RUN_OUTCOME: fact.outcome,
+        name.RUN_ITERATIONS: fact.iterations,
+        name.RUN_ITERATION_LIMIT: fact.iteration_limit,
+        name.RUN_TOOL_CALLS: fact.tool_calls,
+        name.INPUT_TOKENS: fact.usage.input_tokens,
+        name.OUTPUT_TOKENS: fact.usage.output_tokens,
+    }
+    if fact.cost_usd is not None:
+        attributes[name.RUN_COST] = fact.cost_usd
+    if fact.outcome is Outcome.TIMEOUT and fact.phase is not None:
+        attributes[name.RUN_TIMEOUT_PHASE] = fact.phase.kind
+    if fact.outcome in _ERRORS:
+        attributes[name.ERROR_TYPE] = fact.code or fact.outcome.value
+    return attributes
