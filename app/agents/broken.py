@@ -23,13 +23,18 @@ class Streamed:
     """The tool arguments of one streamed message as they came, before anybody repairs them."""
 
     arguments: dict[object, str] = field(default_factory=dict)
+    _latest: object = 0
 
     def add(self, chunk: AIMessageChunk) -> None:
-        """Take in one chunk."""
-        for position, part in enumerate(chunk.tool_call_chunks):
+        """Take in one chunk. Without an index, a part with an id begins another call."""
+        for part in chunk.tool_call_chunks:
             index = part.get("index")
-            key = position if index is None else index
-            self.arguments[key] = self.arguments.get(key, "") + (part.get("args") or "")
+            if index is not None:
+                self._latest = index
+            elif part.get("id"):
+                self._latest = part["id"]
+            so_far = self.arguments.get(self._latest, "")
+            self.arguments[self._latest] = so_far + (part.get("args") or "")
 
 
 def refuse_if_broken(message: AIMessage, provider: str, streamed: Streamed | None) -> None:

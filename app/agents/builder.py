@@ -14,6 +14,7 @@ from app.runs.model import EarlyStopping
 
 # Metadata by which an agent carries its own limits to the service that serves it.
 MAX_ITERATIONS, EARLY_STOPPING = "watchkeeper_max_iterations", "watchkeeper_early_stopping"
+ATTEMPTS = "watchkeeper_attempts"
 
 
 def build_agent(
@@ -42,7 +43,7 @@ def build_agent(
         middleware=[*middleware, RetryModel(attempts)],
         **options,
     )
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = {ATTEMPTS: attempts}
     if max_iterations is not None:
         own[MAX_ITERATIONS] = max_iterations
     if early_stopping is not None:

@@ -47,7 +47,9 @@ class ExecutorAgent:
             output, new_turn = await self._run(call, handler)
             if output is None:
                 return await last_answer(call, handler, self._model, new_turn)
-            return whole_answer(handler, output if isinstance(output, str) else str(output))
+            # A model that answers in blocks leaves them as they are.
+            text = AIMessage(output).text if isinstance(output, list) else output
+            return whole_answer(handler, str(text))
 
     async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[Any, list[BaseMessage]]:
         """The output, or None with the turn at which the limit stopped it.

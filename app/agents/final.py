@@ -5,8 +5,10 @@ from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
 
 from app.agents.callback import RunHandler
+from app.agents.retry import retrying
 from app.runs.events import IterationLimitReached
 from app.runs.model import AgentAnswer, EarlyStopping
 from app.runs.ports import AgentCall
@@ -25,6 +27,7 @@ async def last_answer(
     handler: RunHandler,
     model: BaseLanguageModel[Any] | None,
     new_turn: Sequence[BaseMessage],
+    attempts: int = 1,
 ) -> AgentAnswer:
     """The answer of a run that was stopped at its limit.
 
@@ -41,7 +44,8 @@ async def last_answer(
     text = ""
     if model is not None and call.early_stopping is EarlyStopping.GENERATE:
         asked = [*handler.models.turn.messages, *new_turn]
-        text = _said(await model.ainvoke(asked, config={"callbacks": [handler]}))
+        config: RunnableConfig = {"callbacks": [handler]}
+        text = _said(await retrying(attempts)(model.ainvoke, asked, config=config))
     return AgentAnswer(text or fixed_sentence(call.iteration_limit), limit_reached=True)
 
 

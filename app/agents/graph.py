@@ -6,10 +6,13 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
 from app.agents import anatomy
+from app.agents.builder import ATTEMPTS
 from app.agents.callback import RunHandler
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
@@ -30,6 +33,7 @@ class GraphAgent:
         self.info = info
         self.verbose = graph.debug
         self._graph = graph
+        self._attempts = ((graph.config or {}).get("metadata") or {}).get(ATTEMPTS, 1)
         self._model = anatomy.find(graph, BaseChatModel)  # type: ignore[type-abstract]
         self._output_tools = anatomy.output_tools(graph)
         self._keys = [k for k in ("messages", "structured_response") if k in graph.channels]
@@ -46,7 +50,9 @@ class GraphAgent:
             messages: list[BaseMessage] = state.get("messages", [])
             if stopped:
                 turn = _last_turn(messages) if _turn_is_complete(messages) else []
-                return await last_answer(call, handler, self._model, turn)
+                answer = await last_answer(call, handler, self._model, turn, self._attempts)
+                await self._conclude(call, messages, answer.text)
+                return answer
             text = str(messages[-1].text) if messages else ""
             return whole_answer(handler, text, state.get("structured_response"))
 
@@ -59,11 +65,7 @@ class GraphAgent:
         state: dict[str, Any] = {}
         stream = self._graph.astream(
             {"messages": [HumanMessage(call.question)]},
-            {
-                "callbacks": [handler],
-                "configurable": {"thread_id": call.thread_id or call.run_id},
-                "recursion_limit": _RECURSION_LIMIT,
-            },
+            {**_config(call), "callbacks": [handler], "recursion_limit": _RECURSION_LIMIT},
             stream_mode="values",
             output_keys=self._keys,
         )
@@ -76,10 +78,36 @@ class GraphAgent:
                     return state, True
         return state, handler.models.ceiling_reached or self._limited_itself(state)
 
+    async def _conclude(self, call: AgentCall, messages: list[BaseMessage], text: str) -> None:
+        """Leave a conversation in order: its open calls answered, the answer its last message."""
+        if not self.info.conversations:
+            return
+        config = _config(call)
+        said = [*_unanswered(messages), AIMessage(text)]
+        await self._graph.aupdate_state(config, {"messages": said})
+        # What the graph would have done next is not to be done when the conversation goes on.
+        await self._graph.aupdate_state(config, None, as_node=END)
+
     def _limited_itself(self, state: dict[str, Any]) -> bool:
         """A ModelCallLimitMiddleware in the agent ends it with a sentence of the library."""
         messages: list[BaseMessage] = state.get("messages", [])
         return bool(messages) and str(messages[-1].text).startswith(_LIBRARY_SENTENCE)
+
+
+def _config(call: AgentCall) -> RunnableConfig:
+    return {"configurable": {"thread_id": call.thread_id or call.run_id}}
+
+
+def _unanswered(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """A result for each tool call that never got one: providers refuse a call without."""
+    turn = _last_turn(messages)
+    asked = turn[0].tool_calls if turn and isinstance(turn[0], AIMessage) else []
+    answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
+    return [
+        ToolMessage("This call was not made.", tool_call_id=str(request["id"]), status="error")
+        for request in asked
+        if request["id"] not in answered
+    ]
 
 
 def _last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -92,6 +120,5 @@ def _last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
 
 def _turn_is_complete(messages: Sequence[BaseMessage]) -> bool:
     turn = _last_turn(messages)
-    asked = turn[0].tool_calls if turn and isinstance(turn[0], AIMessage) else []
-    answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
-    return bool(asked) and all(request["id"] in answered for request in asked)
+    asked = isinstance(turn[0], AIMessage) and turn[0].tool_calls if turn else ()
+    return bool(asked) and not _unanswered(messages)

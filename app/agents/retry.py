@@ -34,13 +34,17 @@ class RetryModel(AgentMiddleware[Any, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Make the call; raises what the last attempt raised."""
-        asking = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(may_help),
-            stop=tenacity.stop_after_attempt(self._attempts) | _PastTheRun(),
-            wait=_wait_s,
-            reraise=True,
-        )
-        return await asking(handler, request)
+        return await retrying(self._attempts)(handler, request)
+
+
+def retrying(attempts: int) -> tenacity.AsyncRetrying:
+    """Calls what it is given, at most so many times and never past the present run."""
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(may_help),
+        stop=tenacity.stop_after_attempt(attempts) | _PastTheRun(),
+        wait=_wait_s,
+        reraise=True,
+    )
 
 
 def may_help(error: BaseException) -> bool:

@@ -16,7 +16,6 @@ from app.telemetry.catalogue import HTTP_DURATION, OTHER
 from app.telemetry.export import PROPAGATOR
 from app.telemetry.metrics import Metrics
 
-
 # Attributes of a server span that hold what a caller sent.
 _SENT = ("url.path", "url.query", "url.full", "user_agent.original", "server.address")
 
