@@ -22,13 +22,20 @@ def blamed(handler: RunHandler) -> Iterator[None]:
         yield
     except RunError:
         raise
-    except GraphBubbleUp as raised:
-        raise Interrupted from raised
     except Exception as raised:  # foreign code: an agent may raise anything
-        by_model = any(
-            cause is error for cause in _causes(raised) for error in handler.models.errors
-        )
-        raise (ModelFailed if by_model else AgentFailed) from raised
+        raise as_run_error(handler, raised) from raised
+
+
+def as_run_error(handler: RunHandler, raised: BaseException) -> RunError:
+    """What foreign code raised, as the core's own error with that as its cause."""
+    if isinstance(raised, GraphBubbleUp):
+        failure: RunError = Interrupted()
+    else:
+        errors = handler.models.errors
+        by_model = any(cause is error for cause in _causes(raised) for error in errors)
+        failure = ModelFailed() if by_model else AgentFailed()
+    failure.__cause__ = raised
+    return failure
 
 
 @asynccontextmanager

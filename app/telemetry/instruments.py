@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 
 from app.telemetry.catalogue import LABEL_OVERFLOW, OTHER, Kind, Label, Metric
 
+_MOST_ADMITTED = 50
+
 _CLASSES: Mapping[Kind, type[Any]] = {
     Kind.COUNTER: Counter,
     Kind.GAUGE: Gauge,
@@ -34,6 +36,12 @@ class Labels:
     def known(self, label: Label) -> Iterable[str]:
         """The values that are known at the start."""
         return label.values or sorted(self._known.get(label, ()))
+
+    def admit(self, label: Label, value: str) -> None:
+        """One more known value, up to a bound."""
+        known = self._known.setdefault(label, set(label.values))
+        if len(known) < _MOST_ADMITTED:
+            known.add(value)
 
     def guard(self, label: Label, value: str) -> str:
         """The value, or `_other` when it is not known and there is no room for it."""

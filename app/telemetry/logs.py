@@ -49,8 +49,12 @@ def start(
     instance: str,
     stream: TextIO = sys.stdout,
     on_drop: Callable[[], None] = lambda: None,
+    alone: bool = True,
 ) -> None:
-    """Send every line of this process through one form to one stream."""
+    """Send every line of this process through one form to one stream.
+
+    Where the process is not `alone` the service's, only our own lines are.
+    """
     writer = LineWriter(stream, on_drop)
     common: list[Processor] = [_timestamp, _Service(version, instance), _ids, _safe]
     render: Processor = (
@@ -61,6 +65,8 @@ def start(
     _Log.level = _LEVELS[level]
     _Log.writer = writer
     _Log.write = _ours([*common, render], writer)
+    if not alone:
+        return
     _theirs([structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, *common], render)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGUSR1, lambda *_: toggle_debug())

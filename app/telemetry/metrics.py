@@ -77,6 +77,8 @@ class Metrics:
         routes: Iterable[str] = (),
         exemplar: Exemplar = lambda fact: None,
         commit: str = "",
+        *,
+        alone: bool = True,
     ) -> None:
         kept = [m for m in catalogue.METRICS if m not in _READ_AT_SCRAPE]
         edges = {
@@ -97,8 +99,10 @@ class Metrics:
         at_scrape.add(catalogue.IN_FLIGHT, self._count_in_flight)
         at_scrape.add(catalogue.OLDEST_AGE, self._oldest)
         registry.register(at_scrape)
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
+        self._alone = alone
+        if alone:
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=registry)
         self.instruments.start_at_zero()
         self._configure(commit)
 
@@ -128,12 +132,20 @@ class Metrics:
                 self._child(catalogue.TOOL_REJECTED, fact.agent, fact.reason).inc()
             case IterationLimitReached():
                 self._child(catalogue.LIMIT_HITS, fact.agent).inc(1, self._exemplar(fact))
-            case ModelCallStarted() | ToolCallStarted() | IterationCounted():
+            case ToolCallStarted():
+                if not self._alone:  # there the tools are not known before they are called
+                    self.instruments.labels.admit(catalogue.TOOL, fact.tool)
+            case ModelCallStarted() | IterationCounted():
                 pass
             case SubAgentStarted() | SubAgentFinished() | WorkAbandoned():
                 pass
             case _:
                 assert_never(fact)
+
+    def admit(self, agent: str) -> None:
+        """An agent that was not known at the start."""
+        self.instruments.labels.admit(catalogue.AGENT, agent)
+        self.instruments.start_at_zero()
 
     def _child(self, metric: catalogue.Metric, *values: str) -> Any:
         return self.instruments[metric].child(*values)
@@ -196,7 +208,8 @@ class Metrics:
             product(agents, map(str, Mode), map(str, states)), 0.0
         )
         for run in list(self._in_flight.values()):
-            counts[run.agent, str(run.mode), str(run.state)] += 1
+            key = (run.agent, str(run.mode), str(run.state))
+            counts[key] = counts.get(key, 0) + 1
         return counts
 
     def _oldest(self) -> Mapping[tuple[str, ...], float]:

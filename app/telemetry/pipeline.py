@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from app.runs.events import Emit
@@ -24,6 +24,11 @@ from app.telemetry.traces import Traces
 
 # By metric, what to ask at each scrape: values by label values.
 Gauges = Mapping[Metric, Callable[[], Mapping[tuple[str, ...], float]]]
+
+
+def default_registry() -> CollectorRegistry:
+    """The registry that a program exposes which does not say otherwise."""
+    return REGISTRY
 
 
 class Pipeline:
@@ -51,11 +56,12 @@ class Pipeline:
         routes: Iterable[str] = (),
         gauges: Gauges | None = None,
         commit: str = "",
+        alone: bool = True,
     ) -> None:
-        """Start the sinks; from now on facts are told."""
+        """Start the sinks; from now on facts are told. `alone` is false in a foreign process."""
         traces = self._traces()
         exemplar = traces.exemplar if traces else lambda fact: None
-        self.metrics = Metrics(self.registry, agents, routes, exemplar, commit)
+        self.metrics = Metrics(self.registry, agents, routes, exemplar, commit, alone=alone)
         at_scrape = ReadAtScrape()
         for metric, read in (gauges or {}).items():
             at_scrape.add(metric, read)
@@ -64,6 +70,11 @@ class Pipeline:
         if traces is not None:
             self._fanout.add("traces", traces)
         self._fanout.add("logs", run_lines.write)
+
+    def admit(self, agent: str) -> None:
+        """Tell runs of an agent that was not known at the start."""
+        if self.metrics is not None:
+            self.metrics.admit(agent)
 
     def watch_loop(self) -> None:
         """Watch the running event loop."""
@@ -85,6 +96,12 @@ class Pipeline:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._renderer, self.export.close)
         self._renderer.shutdown(wait=False)
+
+    def deliver(self) -> None:
+        """Deliver what has finished, within a bound. Blocks."""
+        if self.export is not None:
+            self.export.close()
+        logs.stop()
 
     def fault(self, sink: str) -> None:
         """A part of the telemetry failed: counted, and told without breaking anything."""

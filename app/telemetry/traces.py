@@ -145,7 +145,6 @@ class Traces:
         span.set_attribute(name.RUN_ITERATION_LIMIT, fact.iteration_limit)
         if fact.thread_id is not None:
             span.set_attribute(name.CONVERSATION, fact.thread_id)
-        # Never detached: the run has a context of its own, which ends with it.
         otel.attach(set_span_in_context(span))
 
     def _run_ends(self, fact: RunFinished) -> None:
@@ -156,6 +155,8 @@ class Traces:
             span.set_status(Status(StatusCode.ERROR))
         span.end(self._wall_ns(fact.at))
         del self._trees[fact.run_id]
+        if get_current_span() is span:
+            otel.attach(tree.root.before)
 
     def _model_call_starts(self, fact: ModelCallStarted) -> None:
         attributes: dict[str, AttributeValue] = {
