@@ -23,7 +23,7 @@ from app.runs.runner import Runner
 from app.runs.threads import RunThreads
 from app.settings import Docs, LogFormat, Settings, SettingsError
 from app.telemetry import catalogue, lines, logs
-from app.telemetry.export import current_trace_id, instance_id, outgoing_headers
+from app.telemetry.export import current_trace, instance_id, outgoing_headers
 from app.telemetry.http import WatchHttp, instrument
 from app.telemetry.pipeline import Gauges, Pipeline
 
@@ -74,7 +74,7 @@ def assemble(settings: Settings) -> Parts:
         pipeline.emit,
         settings.keep_finished_runs,
         price=prices.cost,
-        trace_id=current_trace_id,
+        trace=current_trace,
     )
     service = Service(runner, threads, version("watchkeeper"), pipeline.render)
     UPSTREAM.outgoing_headers = outgoing_headers
@@ -176,7 +176,7 @@ def _gauges(parts: Parts) -> Gauges:
     runner, threads = service.runner, service.threads
     return {
         catalogue.THREADS_BUSY: lambda: {(): threads.busy},
-        catalogue.THREADS_ABANDONED: lambda: {(): threads.busy_besides({*runner.in_flight, None})},
+        catalogue.THREADS_ABANDONED: lambda: {(): threads.abandoned},
         catalogue.THREADS_LIMIT: lambda: {(): threads.limit},
         catalogue.TASKS_ABANDONED: lambda: {(): runner.stuck_tasks},
         catalogue.CONCURRENCY_LIMIT: lambda: {(): runner.admission.places},

@@ -12,5 +12,7 @@ def blockbuster() -> Iterator[BlockBuster]:
     with blockbuster_ctx("app") as detector:
         for function in detector.functions.values():
             # Building happens once, before anything is served.
-            function.can_block_in("app/main.py", {"assemble", "application", "load_agents"})
+            function.can_block_in(
+                "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
+            )
         yield detector

@@ -31,12 +31,16 @@ SYSTEM_PROMPT = "You are the order desk of a small shop."
 
 
 class ScriptedModel(BaseChatModel):
-    """A chat model whose reply is a function of the messages; `asked` keeps every call."""
+    """A chat model whose reply is a function of the messages; `asked` keeps every call.
+
+    `offered` keeps the names of the tools that came with each call.
+    """
 
     script: Script
     delay_s: float = 0.0
     error: Exception | None = None
     asked: list[list[BaseMessage]] = Field(default_factory=list)
+    offered: list[list[str]] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
@@ -45,34 +49,35 @@ class ScriptedModel(BaseChatModel):
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
         return self.bind(tools=[getattr(t, "name", str(t)) for t in tools])
 
-    def _reply(self, messages: list[BaseMessage]) -> ChatResult:
+    def _reply(self, messages: list[BaseMessage], given: dict[str, Any]) -> ChatResult:
         self.asked.append(list(messages))
+        self.offered.append(list(given.get("tools") or []))
         if self.error is not None:
             raise self.error
         return ChatResult(generations=[ChatGeneration(message=self.script(messages))])
 
     def _generate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> ChatResult:
         time.sleep(self.delay_s)
-        return self._reply(messages)
+        return self._reply(messages, given)
 
     async def _agenerate(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> ChatResult:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
-        return self._reply(messages)
+        return self._reply(messages, given)
 
     def _stream(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> Iterator[ChatGenerationChunk]:
-        yield from _chunks(self._generate(messages))
+        yield from _chunks(self._generate(messages, **given))
 
     async def _astream(
-        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **_: Any
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        for chunk in _chunks(await self._agenerate(messages)):
+        for chunk in _chunks(await self._agenerate(messages, **given)):
             yield chunk
 
 

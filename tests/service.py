@@ -1,7 +1,8 @@
 """A real service on a free loopback port, in the test's own event loop, with a real client."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,19 @@ from app import main
 from app.agents import registry
 from app.api.deps import Service
 from app.api.server import Server, listen
-from app.runs.events import Event
+from app.runs.events import (
+    Event,
+    ModelCallFinished,
+    ModelCallStarted,
+    RunFinished,
+    ToolCallFinished,
+    ToolCallStarted,
+)
 from app.settings import Settings
+from app.telemetry.pipeline import Pipeline
 
 
-@dataclass
+@dataclass(repr=False)  # pytest and signal handlers would spell out every fact
 class Served:
     """A running service: its client, its parts, its address and every fact it emitted."""
 
@@ -24,6 +33,7 @@ class Served:
     service: Service
     url: str
     facts: list[Event]
+    pipeline: Pipeline
 
     async def ask(self, question: str = "hello", agent: str = "", **body: Any) -> httpx.Response:
         """POST /agent, or /agents/{agent}."""
@@ -34,12 +44,42 @@ class Served:
         """The facts of one type, in order."""
         return [fact for fact in self.facts if isinstance(fact, kind)]
 
+    def end_of(self, run_id: str) -> RunFinished:
+        """The one final fact of a run, its last; every call that it started ended once."""
+        facts = [fact for fact in self.facts if fact.run_id == run_id]
+        started = [f.call_id for f in facts if isinstance(f, ModelCallStarted | ToolCallStarted)]
+        ended = [f.call_id for f in facts if isinstance(f, ModelCallFinished | ToolCallFinished)]
+        assert sorted(started) == sorted(ended), facts
+        assert len(set(started)) == len(started), facts
+        final = [fact for fact in facts if isinstance(fact, RunFinished)]
+        assert len(final) == 1, facts
+        assert facts[-1] is final[0], facts
+        return final[0]
+
+    def books_balance(self) -> None:
+        """Every run that is known ended once, and nothing of it is held any more."""
+        for run_id in {fact.run_id for fact in self.facts}:
+            self.end_of(run_id)
+        runner = self.service.runner
+        assert not runner.in_flight
+        assert (runner.admission.running, runner.admission.waiting) == (0, 0)
+
+
+async def until(claim: Callable[[], object], within_s: float = 5.0) -> float:
+    """Wait until the claim is true and say how long it took; fails when it takes longer."""
+    began = time.monotonic()
+    while not claim():
+        assert time.monotonic() - began < within_s, f"not within {within_s} s"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - began
+
 
 @asynccontextmanager
-async def served(agents: dict[str, Any], **options: Any) -> AsyncIterator[Served]:
+async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Served]:
     """Serve ready-made agents with the given settings; ends with the block."""
     settings = Settings(drain_notice_s=0.0, drain_s=0.0, **options)
-    service = main.assemble(settings)
+    parts = main.assemble(settings)
+    service = parts.service
     facts: list[Event] = []
     tell = service.runner.emit
 
@@ -54,14 +94,14 @@ async def served(agents: dict[str, Any], **options: Any) -> AsyncIterator[Served
     asyncio.get_running_loop().set_default_executor(service.threads)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = Server(main.application(settings, service, []), lambda: asyncio.sleep(0))
+    server = Server(main.application(parts, []), lambda: asyncio.sleep(0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{port}"
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
             await asyncio.sleep(0.01)
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            yield Served(client, service, url, facts)
+            yield Served(client, service, url, facts, parts.pipeline)
     finally:
         server.should_exit = True
         await asyncio.wait({serving}, timeout=10)

@@ -35,6 +35,9 @@ class ExecutorAgent:
                 "tools": [guarded(tool) for tool in executor.tools],
                 "max_iterations": None,
                 "max_execution_time": None,
+                # A TimeoutError raised inside would be answered with the library's own sentence;
+                # of a method that it does not know it makes an exception instead.
+                "early_stopping_method": "watchkeeper",
             }
         )
         self._tools = frozenset(info.tools)

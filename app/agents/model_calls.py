@@ -1,5 +1,6 @@
 """The model calls of one run: told when they start, told once when they end, refused if broken."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -147,6 +148,8 @@ class ModelCalls:
 
     def fail(self, call_id: UUID, error: BaseException) -> None:
         """A model raised."""
+        if isinstance(error, asyncio.CancelledError):
+            return  # the run is being stopped, and closes what is open with its own outcome
         opened = self._open.pop(call_id, None)
         if opened is not None:
             outcome = reading.call_outcome(error, CallOutcome.FAILED)

@@ -5,6 +5,7 @@ ToolException, which is written for the model, keeps its words. The user's own t
 as they are: copies are wrapped.
 """
 
+import asyncio
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,9 +65,26 @@ def _caught(tool: BaseTool) -> Iterator[None]:
         if tool.handle_tool_error:
             raise
         raise ToolFailed(f"Tool {tool.name} failed: {type(raised).__name__}: {raised}") from raised
-    except Exception as raised:  # foreign code: a tool may raise anything
-        _note(raised)
-        raise ToolFailed(f"Tool {tool.name} failed: {type(raised).__name__}") from raised
+    except asyncio.CancelledError as raised:
+        if _is_being_cancelled():
+            raise
+        raise _failed(tool, raised) from raised
+    except (Exception, SystemExit) as raised:  # foreign code: a tool may raise anything
+        raise _failed(tool, raised) from raised
+
+
+def _failed(tool: BaseTool, raised: BaseException) -> ToolFailed:
+    _note(raised)
+    return ToolFailed(f"Tool {tool.name} failed: {type(raised).__name__}")
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancels the present task, or the tool raised CancelledError by itself."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread, which nobody can cancel
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _note(error: BaseException) -> None:

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from app.api import problems
 from app.api.deps import ServiceDep
+from app.api.headers import about
 from app.api.schemas import AgentList, AgentView, FinishedRun, RunBody
 from app.runs.errors import Disconnected, InvalidRequest
 from app.runs.live import Ended, Run
@@ -83,15 +84,16 @@ def check_limits(body: RunBody, agent: AgentInfo) -> None:
 
 async def _end_of(run: Run, runner: Runner, request: Request) -> Ended:
     """Wait for the end of a run; a client that leaves ends it."""
-    if run.ended.done():
-        return run.ended.result()
+    ended = run.ended
+    if ended.done():
+        return ended.result()
     gone = asyncio.ensure_future(_disconnected(request))
-    either: set[asyncio.Future[Any]] = {run.ended, gone}
+    either: set[asyncio.Future[Any]] = {ended, gone}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not run.ended.done():
+        if not ended.done():
             runner.stop(run, Disconnected())
-        return await asyncio.shield(run.ended)
+        return await asyncio.shield(ended)
     finally:
         gone.cancel()
         runner.stop(run, Disconnected())  # only if this request itself was cancelled
@@ -103,7 +105,8 @@ async def _disconnected(request: Request) -> None:
 
 
 def _response(run: Run, ended: Ended) -> Response:
-    headers = {"X-Run-Id": run.id, "Server-Timing": _server_timing(ended.timings, ended.duration_s)}
+    timing = _server_timing(ended.timings, ended.duration_s)
+    headers = {**about(run), "Server-Timing": timing}
     if ended.error is not None:
         headers |= problems.retry_headers(ended.error)
         return problems.respond(problems.of_run(run, ended), headers)

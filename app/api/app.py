@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from app.api import agent, metrics, ops, problems, runs
+from app.api import agent, metrics, openapi, ops, problems, runs
+from app.api.body_limit import BodyLimit
 from app.api.deps import Service
 from app.api.request_id import HEADER, RequestId
 
@@ -38,7 +39,6 @@ def build(
         version=service.version,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        max_body_size=max_body_bytes,
         redirect_slashes=False,
         # Its spans would double ours, and its logs quote what callers sent.
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -47,6 +47,7 @@ def build(
     for room in (agent.router, runs.router, ops.router, metrics.router):
         app.include_router(room)
     problems.install(app)
+    openapi.install(app)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -55,6 +56,7 @@ def build(
             allow_headers=["*"],
             expose_headers=[HEADER, "X-Run-Id", "Server-Timing", "Retry-After"],
         )
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(RequestId, on_error=on_error)
     return app
 

@@ -38,11 +38,19 @@ async def live() -> Alive:
     return Alive()
 
 
-@router.get("/health/ready", summary="Ready", responses={503: {"model": Readiness}})
 @router.get("/health/startup", summary="Started", responses={503: {"model": Readiness}})
+async def started(service: ServiceDep, response: Response) -> Readiness:
+    """Red only while agents are being built."""
+    return _answer(service, {"agents": readiness(service)["agents"]}, response)
+
+
+@router.get("/health/ready", summary="Ready", responses={503: {"model": Readiness}})
 async def ready(service: ServiceDep, response: Response) -> Readiness:
     """Red only while agents are being built or the service is draining."""
-    checks = readiness(service)
+    return _answer(service, readiness(service), response)
+
+
+def _answer(service: Service, checks: dict[str, Check], response: Response) -> Readiness:
     red = any(check.state == "failed" for check in checks.values())
     response.status_code = 503 if red else 200
     status: Literal["ready", "not_ready"] = "not_ready" if red else "ready"

@@ -4,6 +4,8 @@
 exception said stands in a problem, but for steps that the caller asked for.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from app.api.schemas import RunBody, StepView, TimingsView, asked_steps
 from app.runs.errors import Draining, InvalidRequest, Overloaded, WatchkeeperError
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome
+
+_JSON = re.compile(r"application/(json|[\w.-]+\+json)")
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -44,6 +48,8 @@ HTTP_ERRORS = {
     422: ("invalid_request", "The request cannot be served as it was written."),
     500: ("internal_error", "Something went wrong."),
 }
+
+_DETAILS = {"invalid_http": "What was sent is not HTTP."}
 
 _TITLES = {
     400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
@@ -81,8 +87,13 @@ class Problem(BaseModel):
 
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """The problem as a response."""
-    body = problem.model_dump_json(exclude_none=True)
-    return Response(body, problem.status, dict(headers or {}), MEDIA_TYPE)
+    return Response(body(problem), problem.status, dict(headers or {}), MEDIA_TYPE)
+
+
+def body(problem: Problem) -> bytes:
+    """The problem as JSON; what it does not have is left out."""
+    told = problem.model_dump(mode="json")
+    return json.dumps({name: value for name, value in told.items() if value is not None}).encode()
 
 
 def of_run(run: Run, ended: Ended) -> Problem:
@@ -119,10 +130,10 @@ def retry_headers(error: WatchkeeperError) -> dict[str, str]:
     return {}
 
 
-def of_status(status: int) -> Problem:
-    """The problem of an error that HTTP itself has."""
-    code, detail = HTTP_ERRORS.get(status, HTTP_ERRORS[500 if status >= 500 else 400])
-    return _problem(status, code, detail)
+def of_status(status: int, code: str | None = None) -> Problem:
+    """The problem of an error that HTTP itself has; `code` where a status has several."""
+    usual, detail = HTTP_ERRORS.get(status, HTTP_ERRORS[500 if status >= 500 else 400])
+    return _problem(status, code or usual, _DETAILS.get(code or usual, detail))
 
 
 def install(app: FastAPI) -> None:
@@ -139,7 +150,8 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return respond(of_status(error.status_code), error.headers)
+    encoded = error.status_code == 400 and not sends_plain_json(request)
+    return respond(of_status(415 if encoded else error.status_code), error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -157,7 +169,7 @@ def sends_plain_json(request: Request) -> bool:
     """Whether the body is declared as JSON, and not encoded."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").lower()
-    is_json = declared == "application/json" or declared.endswith("+json")
+    is_json = bool(_JSON.fullmatch(declared))
     return encoding == "identity" and (is_json or not declared)
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Response
 
 from app.api import problems
 from app.api.deps import ServiceDep
+from app.api.headers import about
 from app.api.schemas import (
     RunDetail,
     RunList,
@@ -21,14 +22,17 @@ from app.runs.live import Run
 from app.runs.model import State
 from app.runs.runner import Stopped
 
-router = APIRouter(
-    prefix="/runs",
-    tags=["runs"],
-    responses={404: {"model": problems.Problem, "description": "`not_found`"}},
-)
+router = APIRouter(prefix="/runs", tags=["runs"])
+
+_BAD_QUERY: dict[int | str, dict[str, Any]] = {
+    422: {"model": problems.Problem, "description": "`invalid_request`"}
+}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {
+    404: {"model": problems.Problem, "description": "`not_found`"}
+}
 
 
-@router.get("", summary="Runs in flight and recently finished", responses={404: {}})
+@router.get("", summary="Runs in flight and recently finished", responses=_BAD_QUERY)
 async def list_runs(
     service: ServiceDep,
     state: Annotated[State | None, Query(description="Only runs in this state.")] = None,
@@ -42,10 +46,11 @@ async def list_runs(
     return RunList(runs=[RunView(**_row(run)) for run in chosen[:limit]])
 
 
-@router.get("/{run_id}", summary="One run")
-async def get_run(run_id: str, service: ServiceDep) -> RunDetail:
+@router.get("/{run_id}", summary="One run", responses=_UNKNOWN)
+async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDetail:
     """A run in flight, or one of the recently finished."""
     run = _find(service, run_id)
+    response.headers.update(about(run))
     content = run.request.include_steps
     usage, cost_usd = run.progress.usage, run.progress.cost_usd
     return RunDetail(
@@ -61,14 +66,15 @@ async def get_run(run_id: str, service: ServiceDep) -> RunDetail:
     "/{run_id}",
     summary="Cancel a run",
     response_model=StopResult,
-    responses={202: {"model": StopResult, "description": "`still_stopping`"}},
+    responses={202: {"model": StopResult, "description": "`still_stopping`"}, **_UNKNOWN},
 )
 async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> StopResult:
     """Says what really happened: work that cannot be stopped is `still_stopping`."""
-    stopped = await service.runner.cancel(_find(service, run_id))
+    run = _find(service, run_id)
+    stopped = await service.runner.cancel(run)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers["X-Run-Id"] = run_id
+    response.headers.update(about(run))
     return StopResult(run_id=run_id, result=stopped.value)
 
 
@@ -90,7 +96,7 @@ def _row(run: Run) -> dict[str, Any]:
         "outcome": ended.outcome if ended else None,
         "code": ended.error.code if ended and ended.error else None,
         "phase": None if phase is None else str(phase),
-        "age_s": round(run.age_s(), 3),
+        "age_s": round(ended.duration_s if ended else run.age_s(), 3),
         "created_at": datetime.fromtimestamp(run.created_at, UTC).isoformat(),
         "iterations": run.progress.iterations,
         "iteration_limit": run.iteration_limit,

@@ -1,5 +1,6 @@
 """The shapes on the wire, in and out; `runs.model` has the values they are made from."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -39,6 +40,25 @@ def _is_text(value: str) -> str:
 def sendable(text: str) -> str:
     """The same text, its lone surrogates replaced, since JSON on the wire is UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def sendable_value(value: Any) -> Any:
+    """Any value as JSON can say it; what JSON has no form for is told as text."""
+    match value:
+        case str():
+            return sendable(value)
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict():
+            return {sendable(str(key)): sendable_value(inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [sendable_value(inner) for inner in value]
+        case BaseModel():
+            return sendable_value(value.model_dump())
+        case _:
+            return sendable_value(to_jsonable_python(value, fallback=str))
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
@@ -104,7 +124,7 @@ class StepView(BaseModel):
     @classmethod
     def of(cls, step: Step, content: bool) -> "StepView":
         """Without content, only names, times and outcomes."""
-        said = to_jsonable_python(step.arguments, fallback=str) if content else None
+        said = sendable_value(step.arguments) if content else None
         return cls(
             iteration=step.iteration,
             tool=step.tool,
@@ -179,7 +199,7 @@ class FinishedRun(BaseModel):
             run_id=run.id,
             agent=run.agent.name,
             answer=sendable(answer.text),
-            output=to_jsonable_python(answer.output, fallback=str),
+            output=sendable_value(answer.output),
             outcome=outcome,
             iterations=ended.iterations,
             iteration_limit=run.iteration_limit,

@@ -8,11 +8,15 @@ import asyncio
 import os
 import socket
 import sys
+import uuid
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.api import problems
 
 # How long open connections may take to close once every run has ended.
 _CLOSE_S = 5
@@ -25,7 +29,8 @@ class CannotListen(Exception):
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address. Raises CannotListen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named TCP, so that asyncio sends small answers at once (TCP_NODELAY).
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -38,6 +43,23 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, but for its answer to what is not HTTP: a problem like any other."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer and close; no request exists to be answered otherwise."""
+        body = problems.body(problems.of_status(400, "invalid_http"))
+        head = (
+            "HTTP/1.1 400 Bad Request\r\n"
+            f"content-type: {problems.MEDIA_TYPE}\r\n"
+            f"content-length: {len(body)}\r\n"
+            f"x-request-id: {uuid.uuid4().hex}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
 class Server(uvicorn.Server):
     """Serves until a signal, drains, then closes. A second signal ends the process at once."""
 
@@ -45,7 +67,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Protocol,
                 loop="none",
                 ws="none",
                 lifespan="on",

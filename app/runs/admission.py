@@ -1,7 +1,7 @@
 """Start now, wait, or refuse: a fixed number of places and a bounded queue in front of them.
 
-A run that could not meet its deadline from the queue is refused at once: waiting would only
-cost its caller time and the service a place.
+A run that could not meet its deadline from the queue, its own work included, is refused at once:
+waiting would only cost its caller time and the service a place.
 """
 
 import math
@@ -43,14 +43,15 @@ class Admission:
         """Call `start` now or when a place is free.
 
         `budget_s` is the time the caller has left. Raises Overloaded when the queue is full, or
-        when its usual wait is longer than that.
+        when the usual wait and the usual run take longer than that.
         """
         ticket = Ticket(start)
         if self.running < self.places:
             self._place(ticket)
             return ticket
         wait_s = self._expected_wait_s()
-        if self.waiting >= self.queue or wait_s > budget_s:
+        needed_s = wait_s + (self.mean_service_s or 0.0)
+        if self.waiting >= self.queue or needed_s > budget_s:
             raise Overloaded(retry_after_s=max(1, math.ceil(wait_s)))
         self._waiting[id(ticket)] = ticket
         return ticket

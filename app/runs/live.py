@@ -67,7 +67,7 @@ class Run:
         self.ends_at = self.arrived_at + request.timeout_s
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
-        self.trace_id: str | None = None
+        self.trace: str | None = None
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.ends_at))
         self.ended: asyncio.Future[Ended] = loop.create_future()
@@ -78,6 +78,11 @@ class Run:
         self.died_in: Phase | None = None
         self._emit = emit
         self._lock = threading.RLock()
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that its request is recorded in; `trace` is all of W3C's header."""
+        return self.trace.split("-")[1] if self.trace else None
 
     def record(self, fact: Event) -> None:
         """Fold a fact in and pass it on; after the final fact nothing is said of a run."""

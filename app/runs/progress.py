@@ -7,6 +7,7 @@ they cannot disagree.
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from app.runs.events import (
     Event,
@@ -29,6 +30,12 @@ def cut(text: str | None, limit: int = _RESULT_BYTES) -> str | None:
     if text is None or len(text.encode(errors="replace")) <= limit:
         return text
     return text.encode(errors="replace")[: limit - 3].decode(errors="ignore") + "…"
+
+
+def _bounded(arguments: Any) -> Any:
+    """The arguments, or the beginning of their text where they are long."""
+    text = str(arguments)
+    return arguments if len(text) <= _RESULT_BYTES else cut(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ class Progress:
                 iteration=started.iteration,
                 tool=started.tool,
                 call_id=started.tool_call_id or started.call_id,
-                arguments=started.arguments,
+                arguments=_bounded(started.arguments),
                 result=cut(fact.result),
                 outcome=fact.outcome,
                 started_s=started.at - self.arrived_at,

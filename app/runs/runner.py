@@ -11,7 +11,8 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
@@ -78,7 +79,7 @@ class Runner:
         keep_finished: int,
         *,
         price: Price = lambda model, usage: None,
-        trace_id: Callable[[], str | None] = lambda: None,
+        trace: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.admission = admission
         self.leaving = False
@@ -89,7 +90,7 @@ class Runner:
         self.emit = emit
         self._keep = keep_finished
         self._price = price
-        self._trace_id = trace_id
+        self._trace = trace
         self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
 
     def start(self, agent: Agent, request: RunRequest, mode: Mode) -> Run:
@@ -99,7 +100,7 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         run = Run(str(uuid.uuid4()), agent.info, mode, request, self.emit, loop)
-        run.trace_id = self._trace_id()
+        run.trace = self._trace()
         self.in_flight[run.id] = run
         if self.draining:
             self._settle(run, error=Draining())
@@ -139,14 +140,15 @@ class Runner:
 
     async def cancel(self, run: Run) -> Stopped:
         """Cancel a run and report what really happened to its work."""
-        if run.ended.done():
-            return Stopped.ALREADY_FINISHED
+        finished_before = run.ended.done()
         self.stop(run, Cancelled())
         ended = await asyncio.shield(run.ended)
-        if ended.outcome is not Outcome.CANCELLED:
-            return Stopped.ALREADY_FINISHED
         left = self._left(run)
-        return Stopped.STILL_STOPPING if left.threads or left.tasks else Stopped.CANCELLED
+        if left.threads or left.tasks:
+            return Stopped.STILL_STOPPING
+        if finished_before or ended.outcome is not Outcome.CANCELLED:
+            return Stopped.ALREADY_FINISHED
+        return Stopped.CANCELLED
 
     async def drain(self, notice_s: float, seconds: float) -> None:
         """Stop in an orderly way.
@@ -230,6 +232,9 @@ class Runner:
         del self.in_flight[run.id]
         self._remember(run)
         run.ended.set_result(ended)
+        # Whoever waits has the answer; what is remembered of the run does without.
+        run.ended = asyncio.get_running_loop().create_future()
+        run.ended.set_result(replace(ended, answer=None))
         if run.ticket is not None:
             self.admission.leave(run.ticket)
         self._let_go(run, error)
@@ -252,6 +257,8 @@ class Runner:
         """A remembered run keeps no frames, timers or task alive."""
         run.timers.clear()
         run.ticket = None
+        run.context = Context()
+        run.request = replace(run.request, question="")
         if run.task not in self._abandoned:
             run.task = None
         if error is not None:
@@ -270,6 +277,7 @@ class Runner:
         return Left(threads=self._threads.busy_for(run.id), tasks=int(stuck))
 
     def _report_left(self, run: Run) -> None:
+        self._threads.abandon(run.id)
         left = self._left(run)
         if left.threads or left.tasks:
             run.record(
@@ -289,7 +297,10 @@ class Runner:
 
 
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
-    return await agent.answer(call)
+    try:
+        return await agent.answer(call)
+    except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
+        raise AgentFailed from raised
 
 
 def _closed(

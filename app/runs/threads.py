@@ -10,7 +10,7 @@ import itertools
 import socket
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _RESOLVER_THREADS = 4
+# With the abandoned ones there may be this many times the limit.
+_CAP = 8
 _NAME_LOOKUPS: tuple[object, ...] = (socket.getaddrinfo, socket.getnameinfo)
 
 
@@ -41,6 +43,7 @@ class DaemonThreads(ThreadPoolExecutor):
         self._jobs: deque[tuple[Future[Any], Callable[[], Any], str | None]] = deque()
         self._ready = threading.Condition()
         self._busy_by_run: Counter[str | None] = Counter()
+        self._ended: set[str] = set()
 
     @property
     def busy(self) -> int:
@@ -48,15 +51,29 @@ class DaemonThreads(ThreadPoolExecutor):
         with self._ready:
             return self._busy_by_run.total()
 
-    def busy_besides(self, run_ids: Container[str | None]) -> int:
-        """How many threads are at work for none of these runs."""
+    @property
+    def abandoned(self) -> int:
+        """How many threads are at work for runs that have ended."""
         with self._ready:
-            return sum(n for run_id, n in self._busy_by_run.items() if run_id not in run_ids)
+            return self._abandoned()
 
     def busy_for(self, run_id: str) -> int:
         """How many threads are at work for one run."""
         with self._ready:
             return self._busy_by_run[run_id]
+
+    def abandon(self, run_id: str) -> int:
+        """The run has ended: how many threads still work for it.
+
+        They make room for others, up to a cap, so that hung tools hurt only their own runs.
+        """
+        with self._ready:
+            left = self._busy_by_run[run_id]
+            if left:
+                self._ended.add(run_id)
+                for _ in range(min(left, len(self._jobs) - self._free)):
+                    self._start_thread()
+            return left
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn` on a thread; the run that submits it is read from the context."""
@@ -65,13 +82,23 @@ class DaemonThreads(ThreadPoolExecutor):
         future: Future[T] = Future()
         with self._ready:
             self._jobs.append((future, lambda: fn(*args, **kwargs), run_id))
-            if self._free >= len(self._jobs) or self._threads_alive >= self.limit:
+            if self._free >= len(self._jobs):
                 self._ready.notify()
             else:
-                self._threads_alive += 1
-                name = f"{self._name}-{next(self._numbers)}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._start_thread()
         return future
+
+    def _abandoned(self) -> int:
+        return sum(self._busy_by_run[run_id] for run_id in self._ended)
+
+    def _start_thread(self) -> None:
+        """One more thread, if there may be one."""
+        working = self._threads_alive - self._abandoned()
+        if working >= self.limit or self._threads_alive >= _CAP * self.limit:
+            return
+        self._threads_alive += 1
+        name = f"{self._name}-{next(self._numbers)}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Drop what waits and let idle threads go; what runs is left to end with the process."""
@@ -102,13 +129,23 @@ class DaemonThreads(ThreadPoolExecutor):
             del job
             with self._ready:
                 self._busy_by_run[run_id] -= 1
-                if not self._busy_by_run[run_id]:
-                    del self._busy_by_run[run_id]
+                surplus = self._forget_if_done(run_id)
             if error is None:
                 future.set_result(result)
             else:
                 future.set_exception(error)
             del future, result, error
+            if surplus:
+                return
+
+    def _forget_if_done(self, run_id: str | None) -> bool:
+        """Whether this thread was one more than there should be from now on."""
+        if not self._busy_by_run[run_id]:
+            del self._busy_by_run[run_id]
+            self._ended.discard(run_id or "")
+        surplus = self._threads_alive - self._abandoned() > self.limit
+        self._threads_alive -= surplus
+        return surplus
 
 
 class RunThreads(DaemonThreads):

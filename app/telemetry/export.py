@@ -131,10 +131,13 @@ def instance_id() -> str:
     return f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
 
-def current_trace_id() -> str | None:
-    """The trace of the present request, if it is recorded."""
+def current_trace() -> str | None:
+    """Where the present request is recorded, in the form of W3C's `traceresponse`."""
     span = get_current_span()
-    return f"{span.get_span_context().trace_id:032x}" if span.is_recording() else None
+    if not span.is_recording():
+        return None
+    ids = span.get_span_context()
+    return f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags & 1:02x}"
 
 
 def outgoing_headers() -> dict[str, str]:

@@ -1,0 +1,180 @@
+"""What our adapter costs in-process: callback handler, tool wrapper and counting, no HTTP.
+
+An empty handler alone makes LangChain do more than none at all, so what is ours is the
+difference to an agent that runs with an empty handler.
+"""
+
+import asyncio
+import gc
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import uvloop
+from langchain_core.callbacks import BaseCallbackHandler
+
+from app.agents import registry
+from app.runs.admission import Admission
+from app.runs.events import Event
+from app.runs.model import AgentAnswer, AgentInfo, Mode, RunRequest
+from app.runs.ports import Agent, AgentCall
+from app.runs.runner import Runner
+from app.runs.threads import RunThreads
+from bench import agents, table
+from bench.load import WrongAnswer, expected
+
+ROUNDS = 30
+RUNS = 15
+_LONGEST_S = 25.0
+_QUESTION = "Where is my order?"
+_INFO = AgentInfo(name="bench", kind="")
+
+Answer = Callable[[], Awaitable[str]]
+
+
+class Empty(BaseCallbackHandler):
+    """Called for everything, in the run's own task, and does nothing."""
+
+    run_inline = True
+
+
+def run() -> bool:
+    """Measure and print; false when an answer was wrong."""
+    try:
+        uvloop.run(_both())
+    except WrongAnswer as wrong:
+        print(f"\n  {wrong}")
+        return False
+    return True
+
+
+async def _both() -> None:
+    await _compare("create_agent", await _graph_ways())
+    await _compare("AgentExecutor", await _executor_ways())
+
+
+async def _graph_ways() -> Mapping[str, Answer]:
+    agent = agents.graph(0)
+
+    async def invoked(config: Any = None) -> str:
+        state = await agent.ainvoke({"messages": [("user", _QUESTION)]}, config)
+        return str(state["messages"][-1].text)
+
+    async def streamed() -> str:
+        state: Any = {}
+        async for state in agent.astream(  # noqa: B007 - the last one is the answer
+            {"messages": [("user", _QUESTION)]}, stream_mode="values"
+        ):
+            pass
+        return str(state["messages"][-1].text)
+
+    return {
+        "bare": invoked,
+        "bare, streamed": streamed,
+        "empty handler": lambda: invoked({"callbacks": [Empty()]}),
+        **await _ours(registry.adapt(agents.graph(0), "bench", _INFO)),
+    }
+
+
+async def _executor_ways() -> Mapping[str, Answer]:
+    agent = agents.executor(0)
+
+    async def invoked(config: Any = None) -> str:
+        return str((await agent.ainvoke({"input": _QUESTION}, config))["output"])
+
+    async def streamed() -> str:
+        chunk: Any = {}
+        async for chunk in agent.astream({"input": _QUESTION}):  # noqa: B007 - the last one
+            pass
+        return str(chunk["output"])
+
+    return {
+        "bare": invoked,
+        "bare, streamed": streamed,
+        "empty handler": lambda: invoked({"callbacks": [Empty()]}),
+        **await _ours(registry.adapt(agents.executor(0), "bench", _INFO)),
+    }
+
+
+class Caller:
+    """An agent that only keeps what it was called with: the runner knows how to call one."""
+
+    info = _INFO
+    call: AgentCall
+
+    async def answer(self, call: AgentCall) -> AgentAnswer:
+        """Answer nothing of interest."""
+        self.call = call
+        return AgentAnswer("called")
+
+
+async def _ours(agent: Agent) -> Mapping[str, Answer]:
+    runner = Runner(Admission(64, 64), RunThreads(16), _nobody, keep_finished=500)
+    request = RunRequest(_QUESTION, timeout_s=30.0)
+    caller = Caller()
+    await runner.start(caller, request, Mode.SYNC).ended
+    call = replace(caller.call, emit=_nobody)
+
+    async def adapted() -> str:
+        return (await agent.answer(call)).text
+
+    async def driven() -> str:
+        ended = await runner.start(agent, request, Mode.SYNC).ended
+        if ended.answer is None:
+            raise WrongAnswer(f"the run ended as {ended.outcome}")
+        return ended.answer.text
+
+    return {"our adapter": adapted, "our adapter and runner": driven}
+
+
+def _nobody(fact: Event) -> None:
+    """Nobody listens, so that what is measured is the telling."""
+
+
+async def _compare(kind: str, ways: Mapping[str, Answer]) -> None:
+    for answer in ways.values():
+        await _cpu_ms(answer)  # warm
+    gc.collect()
+    gc.freeze()
+    seen: dict[str, list[float]] = {name: [] for name in ways}
+    ends_at = time.monotonic() + _LONGEST_S
+    for number in range(ROUNDS):
+        if number > 2 and time.monotonic() > ends_at:
+            break
+        for name, answer in ways.items():
+            seen[name].append(await _cpu_ms(answer))
+    bare = seen["bare"]
+    table.show(
+        f"{kind} in-process, model of 0 ms: {len(bare)} rounds of {RUNS} runs each",
+        ["", "CPU ms a run", "least", "ratio to bare: median (least to most), of the least"],
+        [
+            [name, statistics.median(of), min(of), table.ratio(of, bare)]
+            for name, of in seen.items()
+        ],
+    )
+    for name in ("our adapter", "our adapter and runner"):
+        beyond = _share(seen[name], seen["empty handler"], bare)
+        aim = " (aim: less than 5 %)" if name == "our adapter" else ""
+        print(f"  {name} beyond an empty handler: {beyond:+.1f} % of a bare run{aim}", flush=True)
+
+
+def _share(ours: Sequence[float], theirs: Sequence[float], whole: Sequence[float]) -> float:
+    of_rounds = ((o - t) / w for o, t, w in zip(ours, theirs, whole, strict=True))
+    return 100 * statistics.median(of_rounds)
+
+
+async def _cpu_ms(answer: Answer) -> float:
+    """CPU of one run, each in a task of its own as in a server."""
+    gc.collect()
+    began = time.process_time()
+    for _ in range(RUNS):
+        said = await asyncio.create_task(_awaited(answer))
+        if said != expected(_QUESTION):
+            raise WrongAnswer(f"{said!r}, wanted {expected(_QUESTION)!r}")
+    return (time.process_time() - began) / RUNS * 1000
+
+
+async def _awaited(answer: Answer) -> str:
+    return await answer()

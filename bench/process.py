@@ -1,0 +1,145 @@
+"""A server under measurement, in a process of its own: started, watched from outside, stopped."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from bench.load import Seen
+
+ROOT = Path(__file__).parents[1]
+_START_S = 60.0
+_STOP_S = 10.0
+_LOAD_S = 60.0
+# Variables that would change what a server does, or send what it does somewhere.
+_FOREIGN = ("WATCHKEEPER_", "LANGCHAIN_", "LANGSMITH_", "OTEL_", "UVICORN_", "WEB_CONCURRENCY")
+
+
+class DidNotStart(Exception):
+    """A server ended, or never answered; the message holds the end of what it said."""
+
+
+class Server:
+    """One process that serves `POST /agent` on loopback."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, said: IO[bytes]) -> None:
+        self.process = process
+        self.port = port
+        self._said = said
+
+    def cpu_s(self) -> float:
+        """User and system time of all its threads, ended ones too.
+
+        The same figure as in /proc/PID/stat, read from the process's CPU clock because that
+        counts nanoseconds instead of hundredths of a second.
+        """
+        return time.clock_gettime(~self.process.pid << 3 | 2)
+
+    def rss_mb(self) -> float:
+        """Memory that is resident now."""
+        return rss_mb(self.process.pid)
+
+    def wait_until(self, path: str, status: int = 200) -> None:
+        """Return when a GET of the path is answered with that status. Raises DidNotStart."""
+        give_up_at = time.monotonic() + _START_S
+        while time.monotonic() < give_up_at:
+            if self.process.poll() is not None:
+                break
+            if self._get(path) == status:
+                return
+            time.sleep(0.005)
+        raise DidNotStart(f"{self.process.args!r} did not answer {path}: {self.said()[-2000:]}")
+
+    def _get(self, path: str) -> int | None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_START_S)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):  # not listening yet
+            return None
+        finally:
+            connection.close()
+
+    def said(self) -> str:
+        """What it wrote to stderr so far."""
+        # Read by position: the process writes through the same open file.
+        size = os.fstat(self._said.fileno()).st_size
+        return os.pread(self._said.fileno(), size, 0).decode(errors="replace")
+
+    def load(self, clients: int, requests: int) -> Seen:
+        """Ask it from another process. Raises CalledProcessError when an answer was wrong."""
+        command = [sys.executable, "-m", "bench.load", str(self.port), str(clients), str(requests)]
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=_LOAD_S
+        )
+        return Seen(**json.loads(done.stdout))
+
+    def ask_to_stop(self) -> None:
+        """Let it begin to stop."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Wait until it has stopped, and stop it the hard way if it does not."""
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._said.close()
+
+
+def watchkeeper(agent: str | None, port: int, *flags: str) -> list[str]:
+    """The command that serves an agent, or the demo, with Watchkeeper's defaults."""
+    agents = [agent] if agent else []
+    return [sys.executable, *flags, "-m", "app", "serve", "--port", str(port), *agents]
+
+
+def uvicorn(factory: str, port: int) -> list[str]:
+    """The command that serves an application with uvicorn's defaults."""
+    return [sys.executable, "-m", "uvicorn", "--factory", "--port", str(port), factory]
+
+
+@contextmanager
+def running(
+    command: Sequence[str], port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """The process of a command; it is stopped with the block."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by Server.wait
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=own | dict(environment or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=said,
+    )
+    server = Server(process, port, said)
+    try:
+        yield server
+    finally:
+        server.ask_to_stop()
+        server.wait()
+
+
+def rss_mb(pid: int | str) -> float:
+    """Resident memory of a process; `self` is this one."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,209 @@
+"""The same agent alone, in the shortest FastAPI app, and in Watchkeeper, taken in turns.
+
+In each round every contender gets the same load, one after the other, so that what the machine
+does meanwhile falls on all of them alike.
+"""
+
+import statistics
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import uvloop
+
+from bench import agents, table
+from bench.load import Ask, Seen, drive
+from bench.process import Server, free_port, rss_mb, running, uvicorn, watchkeeper
+
+# What the ratios say: which contender beside which, and what was aimed at.
+RATIOS = (
+    ("d", "b", "Watchkeeper's graph / FastAPI around AgentExecutor (aim: at most 0.65)"),
+    ("d", "c", "Watchkeeper's graph / FastAPI around create_agent (aim: at most 1.00)"),
+    ("e", "b", "Watchkeeper's executor / FastAPI around AgentExecutor"),
+)
+HEADS = ("requests/s", "p50 ms", "p95 ms", "CPU ms a request", "least", "RSS MB")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many requests by so many clients, at most so many times."""
+
+    clients: int
+    requests: int
+    rounds: int
+
+
+# By the delay of the model in ms. A new delay needs new servers. Short turns and many rounds,
+# since a disturbance then falls on everyone.
+LOADS: Mapping[int, Sequence[Load]] = {
+    0: (Load(clients=8, requests=100, rounds=12),),
+    20: (Load(1, 8, 4), Load(10, 60, 6), Load(100, 200, 4)),
+}
+# No round begins later than this, so that a slow machine does fewer of them.
+_LONGEST_S = 110.0
+_WARM_UP = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One load on one contender."""
+
+    requests: int
+    cpu_s: float
+    seen: Seen
+
+    @property
+    def cpu_ms(self) -> float:
+        """A request."""
+        return self.cpu_s / self.requests * 1000
+
+
+class Contender(Protocol):
+    """Something that answers questions."""
+
+    def answer(self, clients: int, requests: int) -> Slot:
+        """Take a load; a wrong answer raises."""
+        ...
+
+    def rss_mb(self) -> float:
+        """Resident memory now."""
+        ...
+
+
+class Alone:
+    """The agent in a loop in this process: what no server can go below."""
+
+    def __init__(self, answer: Ask) -> None:
+        self._answer = answer
+
+    def answer(self, clients: int, requests: int) -> Slot:
+        """As many runs at once as there are clients."""
+
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Ask]:
+            yield self._answer
+
+        cpu_s = time.process_time()
+        seen = uvloop.run(drive(connect, clients, requests))
+        return Slot(requests, time.process_time() - cpu_s, seen)
+
+    def rss_mb(self) -> float:
+        """That of the whole bench."""
+        return rss_mb("self")
+
+
+class Served:
+    """A server in its own process."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def answer(self, clients: int, requests: int) -> Slot:
+        """The load comes from a third process."""
+        cpu_s = self._server.cpu_s()
+        seen = self._server.load(clients, requests)
+        return Slot(requests, self._server.cpu_s() - cpu_s, seen)
+
+    def rss_mb(self) -> float:
+        """That of the server."""
+        return self._server.rss_mb()
+
+
+Contenders = Mapping[str, Contender]
+Command = Callable[[int], list[str]]
+SERVERS: Mapping[str, tuple[str, Command, str]] = {
+    "b": ("b FastAPI, AgentExecutor", lambda p: uvicorn("bench.plain:executor_app", p), "/docs"),
+    "c": ("c FastAPI, create_agent", lambda p: uvicorn("bench.plain:graph_app", p), "/docs"),
+    "d": ("d Watchkeeper, create_agent", lambda p: watchkeeper("bench.agents:graph", p), "/health"),
+    "e": (
+        "e Watchkeeper, AgentExecutor",
+        lambda p: watchkeeper("bench.agents:executor", p),
+        "/health",
+    ),
+}
+NAMES = {"a": "a create_agent in-process", **{key: told for key, (told, _, _) in SERVERS.items()}}
+
+
+def run() -> bool:
+    """Measure and print; false when an answer was wrong."""
+    ends_at = time.monotonic() + _LONGEST_S
+    weight = sum(load.rounds for loads in LOADS.values() for load in loads)
+    try:
+        for delay_ms, loads in LOADS.items():
+            with ExitStack() as stack:
+                contenders = _start(stack, delay_ms)
+                for load in loads:
+                    left_s = ends_at - time.monotonic()
+                    _measure(contenders, delay_ms, load, left_s * load.rounds / weight)
+                    weight -= load.rounds
+    except (ExceptionGroup, subprocess.SubprocessError) as wrong:
+        print(f"\n  an answer was wrong, or never came: {wrong}")
+        return False
+    return True
+
+
+def _start(stack: ExitStack, delay_ms: int) -> Contenders:
+    """Everyone ready and warm."""
+    environment = {"MODEL_MS": str(delay_ms)}
+    servers = dict[str, Server]()
+    for letter, (_, command, _) in SERVERS.items():
+        port = free_port()
+        servers[letter] = stack.enter_context(running(command(port), port, environment))
+    for letter, (_, _, ready) in SERVERS.items():
+        servers[letter].wait_until(ready)
+    agent = agents.graph(delay_ms)
+
+    async def ask(question: str) -> str:
+        state: Any = await agent.ainvoke({"messages": [("user", question)]})
+        return str(state["messages"][-1].text)
+
+    contenders: dict[str, Contender] = {"a": Alone(ask)}
+    contenders |= {letter: Served(server) for letter, server in servers.items()}
+    for contender in contenders.values():
+        contender.answer(8, _WARM_UP)
+    return contenders
+
+
+def _measure(contenders: Contenders, delay_ms: int, load: Load, within_s: float) -> None:
+    slots: dict[str, list[Slot]] = {letter: [] for letter in contenders}
+    rounds = 0
+    for rounds in _rounds(load.rounds, within_s):  # noqa: B007 - told below
+        for letter, contender in contenders.items():
+            slots[letter].append(contender.answer(load.clients, load.requests))
+    clients = "1 client" if load.clients == 1 else f"{load.clients} clients"
+    table.show(
+        f"Model of {delay_ms} ms, {clients}: {rounds} rounds of {load.requests} requests each",
+        ["", *HEADS],
+        [_row(NAMES[letter], contenders[letter], of) for letter, of in slots.items()],
+    )
+    print(
+        "  ratios of CPU a request: median of the rounds (least to most), and of the least figures"
+    )
+    cpu = {letter: [slot.cpu_ms for slot in of] for letter, of in slots.items()}
+    for ours, theirs, meaning in RATIOS:
+        print(f"  {ours}/{theirs}  {table.ratio(cpu[ours], cpu[theirs])}  {meaning}", flush=True)
+
+
+def _rounds(most: int, within_s: float) -> Iterator[int]:
+    """Count rounds, at least two, until there are enough or the time is up."""
+    ends_at = time.monotonic() + within_s
+    for number in range(1, most + 1):
+        if number > 2 and time.monotonic() > ends_at:
+            return
+        yield number
+
+
+def _row(name: str, contender: Contender, slots: Sequence[Slot]) -> list[object]:
+    latencies_ms = [s * 1000 for slot in slots for s in slot.seen.latencies_s]
+    return [
+        name,
+        statistics.median(slot.requests / slot.seen.wall_s for slot in slots),
+        table.percentile(latencies_ms, 50),
+        table.percentile(latencies_ms, 95),
+        statistics.median(slot.cpu_ms for slot in slots),
+        min(slot.cpu_ms for slot in slots),
+        contender.rss_mb(),
+    ]

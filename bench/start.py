@@ -1,0 +1,81 @@
+"""How long a service takes from nothing to ready, and what it loads on the way."""
+
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import table
+from bench.process import free_port, running, uvicorn, watchkeeper
+
+ROUNDS = 3
+# Model libraries, and what they bring: nothing that serves the demo uses them.
+HEAVY = (
+    "openai", "langchain_openai", "langchain_classic", "tiktoken", "aiohttp", "numpy", "pandas",
+    "sqlalchemy", "torch", "transformers",
+)  # fmt: skip
+# Not needed either, but langchain_core imports langsmith, which imports it.
+UNAVOIDABLE = ("httpx2",)
+_IMPORTED = re.compile(r"^import time: +(\d+) \| +\d+ \| +([\w.]+)$", re.MULTILINE)
+_LARGEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start, until the first answer."""
+
+    wall_s: float
+    cpu_s: float
+    rss_mb: float
+
+
+def run() -> bool:
+    """Measure and print; false when a model library was loaded that nothing uses."""
+    ours, plain = list[Start](), list[Start]()
+    for _ in range(ROUNDS):
+        port = free_port()
+        ours.append(_start(watchkeeper(None, port), port, "/health/ready"))
+        port = free_port()
+        plain.append(_start(uvicorn("bench.plain:graph_app", port), port, "/docs"))
+    rows = [
+        _row("watchkeeper serve (demo): first 200 of /health/ready", ours),
+        _row("uvicorn, shortest app around create_agent: first 200 of /docs", plain),
+    ]
+    table.show("Start", ["medians", "seconds", "CPU s", "RSS MB"], rows)
+    return _imports()
+
+
+def _start(command: Sequence[str], port: int, path: str) -> Start:
+    began = time.perf_counter()
+    with running(command, port) as server:
+        server.wait_until(path)
+        return Start(time.perf_counter() - began, server.cpu_s(), server.rss_mb())
+
+
+def _row(name: str, starts: Sequence[Start]) -> list[object]:
+    columns = ([getattr(s, field) for s in starts] for field in ("wall_s", "cpu_s", "rss_mb"))
+    return [name, *(statistics.median(column) for column in columns)]
+
+
+def _imports() -> bool:
+    """What a service that is ready has loaded, and which packages took longest to load."""
+    port = free_port()
+    with running(watchkeeper(None, port, "-X", "importtime"), port) as server:
+        server.wait_until("/health/ready")
+        found = _IMPORTED.findall(server.said())
+    packages: Counter[str] = Counter()
+    for microseconds, module in found:
+        packages[module.partition(".")[0]] += int(microseconds)
+    rows = [[name, us / 1000] for name, us in packages.most_common(_LARGEST)]
+    table.show(
+        f"Loaded when ready: {len(found)} modules; packages that took longest, by themselves",
+        ["package", "ms"],
+        rows,
+    )
+    heavy = [name for name in HEAVY if name in packages]
+    brought = [name for name in UNAVOIDABLE if name in packages]
+    print(f"\n  heavy modules loaded that nothing uses: {', '.join(heavy) or 'none'}")
+    print(f"  loaded by langchain_core itself, for langsmith: {', '.join(brought) or 'none'}")
+    return not heavy

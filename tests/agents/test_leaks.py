@@ -1,0 +1,130 @@
+"""Whatever sends prompts and answers elsewhere is told to the operator when the service starts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langchain_core.globals import set_debug, set_verbose
+
+from app.agents import leaks, registry
+from app.runs.model import AgentInfo
+from tests import fakes, loops
+from tests.command import serving
+
+TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
+QUESTION = "secret-in-question"
+MODULE = """
+from langchain_core.globals import set_debug
+from tests import fakes, loops
+
+set_debug(True)
+model = loops.asks_times("agent_executor", 2)
+loud = loops.build("agent_executor", model, fakes.ToolDesk().tools(), verbose=True)
+quiet = loops.build("create_agent", loops.asks_times("create_agent", 9), fakes.ToolDesk().tools())
+"""
+
+
+@pytest.fixture(autouse=True)
+def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in TRACING:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    set_debug(False)
+    set_verbose(False)
+
+
+def served_as(kind: str, tools: list[Any] | None = None, **options: Any) -> dict[str, Any]:
+    model = loops.asks_times(kind, 1)
+    agent = loops.build(kind, model, tools or fakes.ToolDesk().tools(), **options)
+    return {"orders": registry.adapt(agent, "orders", AgentInfo(name="orders", kind=""))}
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+def test_nothing_to_tell(kind: str) -> None:
+    """A quiet agent is not announced."""
+    assert list(leaks.switches(served_as(kind))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("agent_executor", "verbose"), ("react", "verbose"), ("create_agent", "debug")],
+)
+def test_a_verbose_agent(kind: str, option: str) -> None:
+    """An agent that prints what it does is named."""
+    options: dict[str, Any] = {option: True}
+    [told] = leaks.switches(served_as(kind, None, **options))
+    assert "orders" in told
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+def test_a_verbose_tool(kind: str) -> None:
+    """A tool that prints its results is told of, too."""
+    [tool, *_] = fakes.ToolDesk().tools()
+    tool.verbose = True
+    [told] = leaks.switches(served_as(kind, [tool]))
+    assert "orders" in told
+
+
+@pytest.mark.parametrize(("switch", "name"), [(set_debug, "debug"), (set_verbose, "verbose")])
+def test_a_switch_of_the_library(switch: Any, name: str) -> None:
+    """The library's own switches are named."""
+    switch(True)
+    [told] = leaks.switches({})
+    assert name in told
+
+
+@pytest.mark.parametrize("value", ["true", "TRUE", "1"])
+@pytest.mark.parametrize("variable", TRACING)
+def test_tracing(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing by LangSmith is told of by the variable that turned it on."""
+    monkeypatch.setenv(variable, value)
+    [told] = leaks.switches({})
+    assert variable in told
+
+
+@pytest.mark.parametrize("value", ["", "false", "0"])
+def test_tracing_that_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing that is turned off is not told of."""
+    monkeypatch.setenv("LANGSMITH_TRACING", value)
+    assert list(leaks.switches({})) == []
+
+
+def test_at_start(tmp_path: Path) -> None:
+    """A real service says at start what leaves it, and warns when a run reached its limit."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    variables = {
+        "LANGSMITH_TRACING": "1",  # told of, though the library itself asks for "true"
+        "WATCHKEEPER_MAX_ITERATIONS": "2",
+    }
+    arguments = ("loud=mine:loud", "quiet=mine:quiet", "--log-format", "json")
+    with serving(tmp_path, *arguments, variables=variables) as service:
+        body = {"question": QUESTION}
+        told = httpx.post(f"{service.url}/agents/quiet", json=body, timeout=30).json()
+        service.signal()
+        assert service.wait(30) == 0
+        lines = list(_lines(service.out))
+    assert told["outcome"] == "iteration_limit"
+    leaving = [line for line in lines if line["event"] == "content_leaves"]
+    assert {line["level"] for line in leaving} == {"warning"}
+    said = " / ".join(line["how"] for line in leaving)
+    assert all(word in said for word in ("set_debug", "agent loud is verbose", "LANGSMITH_TRACING"))
+    assert "agent quiet" not in said
+    started = next(n for n, line in enumerate(lines) if line["event"] == "service_started")
+    assert max(map(lines.index, leaving)) < started
+
+    of_run = {line["event"]: line for line in lines if line.get("run_id") == told["run_id"]}
+    assert of_run["iteration_limit_reached"]["level"] == "warning"
+    assert of_run["iteration_limit_reached"]["agent"] == "quiet"
+    assert of_run["run_finished"]["level"] == "warning"
+    assert of_run["run_finished"]["outcome"] == "iteration_limit"
+    assert not [line for line in lines if QUESTION in json.dumps(line)]
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The log lines, among what the library's own switches print."""
+    for line in file.read_text().splitlines():
+        if line.startswith('{"') and '"event"' in line:
+            yield json.loads(line)

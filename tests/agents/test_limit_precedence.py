@@ -1,0 +1,182 @@
+"""Whose limit counts: the request's, else the agent's own, else its setting, else the service's."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import settings as configuration
+from app.agents.builder import build_agent
+from app.agents.final import fixed_sentence
+from app.runs.model import EarlyStopping
+from app.settings import AgentSettings
+from tests import fakes, loops
+from tests.service import served
+
+SETTING = {"a": AgentSettings(max_iterations=4)}
+
+
+def agent(kind: str, **options: Any) -> tuple[Any, fakes.ScriptedModel]:
+    """An agent that never stops, and its model."""
+    model = loops.asks_times(kind, math.inf)
+    tools = fakes.ToolDesk().tools()
+    if kind == "built":
+        return build_agent(model, tools, **options), model
+    return loops.build(kind, model, tools, **options), model
+
+
+async def reached(made: Any, body: dict[str, Any] | None = None, **settings: Any) -> int:
+    """The limit at which the agent is stopped; told, held and shown alike."""
+    async with served({"a": made}, **settings) as service:
+        [shown] = (await service.client.get("/agents")).json()["agents"]
+        told = (await service.ask(**(body or {}))).json()
+    assert told["outcome"] == "iteration_limit"
+    assert told["iterations"] == told["iteration_limit"]
+    if not body:
+        assert shown["iteration_limit"] == told["iterations"]
+    return int(told["iterations"])
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_default(kind: str) -> None:
+    """Where nothing is set the limit is ten, whatever the library's own default is."""
+    assert await reached(agent(kind)[0]) == 10
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_setting_of_the_service(kind: str) -> None:
+    """The service's setting is the limit of an agent without one."""
+    assert await reached(agent(kind)[0], max_iterations=5) == 5
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_setting_of_the_agent(kind: str) -> None:
+    """An agent's own table beats the service's setting."""
+    assert await reached(agent(kind)[0], max_iterations=5, agents=SETTING) == 4
+
+
+@pytest.mark.parametrize("kind", ["agent_executor", "react", "built"])
+async def test_set_on_the_agent(kind: str) -> None:
+    """A limit that was set on the agent itself beats both settings."""
+    made, _ = agent(kind, max_iterations=3)
+    assert await reached(made, max_iterations=5, agents=SETTING) == 3
+
+
+@pytest.mark.parametrize("kind", ["agent_executor", "react"])
+async def test_the_library_default_set_by_hand(kind: str) -> None:
+    """The library's own default counts where somebody wrote it down."""
+    made, _ = agent(kind, max_iterations=15)
+    assert await reached(made, max_iterations=5, agents=SETTING) == 15
+
+
+@pytest.mark.parametrize("kind", ["agent_executor", "react"])
+async def test_no_limit_set_by_hand(kind: str) -> None:
+    """An executor without any limit of its own is held to the setting."""
+    made, _ = agent(kind, max_iterations=None)
+    assert await reached(made, agents=SETTING) == 4
+
+
+@pytest.mark.parametrize("kind", [*loops.ALL, "built"])
+async def test_request(kind: str) -> None:
+    """A caller's own limit beats every other."""
+    options = {"max_iterations": 3} if kind in ("agent_executor", "react", "built") else {}
+    made, model = agent(kind, **options)
+    assert await reached(made, {"max_iterations": 2}, agents=SETTING) == 2
+    assert len(model.asked) == 3
+
+
+@pytest.mark.parametrize(("asked", "status"), [(0, 422), (1, 200), (3, 200), (4, 422), (-1, 422)])
+async def test_request_within_the_limit(asked: int, status: int) -> None:
+    """A caller may ask for one iteration up to the agent's limit, and is told where it ends."""
+    made, _ = agent("agent_executor", max_iterations=3)
+    async with served({"a": made}, max_iterations=5) as service:
+        response = await service.ask(max_iterations=asked)
+    assert response.status_code == status
+    if asked > 3:
+        [error] = response.json()["errors"]
+        assert error["field"] == "max_iterations"
+        assert "3" in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["agent_executor", "react"])
+async def test_own_limit_below_the_service(kind: str) -> None:
+    """At an executor's own limit the model still writes the answer, as for any other."""
+    model = loops.asks_times(kind, 2)
+    made = loops.build(kind, model, fakes.ToolDesk().tools(), max_iterations=2)
+    async with served({"a": made}) as service:
+        told = (await service.ask()).json()
+    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
+    assert len(model.asked) == 3
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001])
+@pytest.mark.parametrize("kind", ["agent_executor", "react"])
+async def test_execution_time(kind: str, seconds: float) -> None:
+    """The `max_execution_time` of an executor never speaks."""
+    model = loops.asks_times(kind, 2)
+    model.delay_s = 0.02
+    made = loops.build(kind, model, fakes.ToolDesk().tools(), max_execution_time=seconds)
+    async with served({"a": made}) as service:
+        told = (await service.ask()).json()
+    assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER)
+    assert told["iterations"] == 2
+
+
+FORCE, GENERATE = EarlyStopping.FORCE, EarlyStopping.GENERATE
+
+
+# Set on the agent, set in its table, and what counts beside the service's own `generate`.
+STOPPING: list[tuple[str | None, EarlyStopping | None, EarlyStopping]] = [
+    (None, None, GENERATE),
+    (None, FORCE, FORCE),
+    ("generate", FORCE, GENERATE),
+    ("force", GENERATE, FORCE),
+]
+
+
+@pytest.mark.parametrize("service_wide", [GENERATE, FORCE])
+@pytest.mark.parametrize("kind", [*loops.ALL, "built"])
+async def test_early_stopping(kind: str, service_wide: EarlyStopping) -> None:
+    """Early stopping is decided in the same order as the limit."""
+    option = "early_stopping" if kind == "built" else "early_stopping_method"
+    has_own = kind not in ("create_agent", "langgraph")
+    cases = {f"a{n}": case for n, case in enumerate(STOPPING) if has_own or case[0] is None}
+    made = {
+        name: agent(kind, **({option: own} if own else {})) for name, (own, _, _) in cases.items()
+    }
+    tables = {name: AgentSettings(early_stopping=table) for name, (_, table, _) in cases.items()}
+    agents = {name: built for name, (built, _) in made.items()}
+    async with served(
+        agents, max_iterations=1, agents=tables, early_stopping=service_wide
+    ) as service:
+        listed = (await service.client.get("/agents")).json()["agents"]
+        shown = {view["name"]: view["early_stopping"] for view in listed}
+        for name, (own, table, in_force) in cases.items():
+            expected = in_force if own or table else service_wide
+            told = (await service.ask(agent=name)).json()
+            assert (told["outcome"], told["answer"]) == ("iteration_limit", fixed_sentence(1))
+            assert len(made[name][1].asked) == (2 if expected is GENERATE else 1)
+            assert shown[name] == expected
+
+
+def test_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables set the service's limit, the file an agent's."""
+    file = tmp_path / "watchkeeper.toml"
+    file.write_text(
+        'max_iterations = 9\n[agents.a]\nmax_iterations = 4\nearly_stopping = "force"\n'
+    )
+    monkeypatch.setenv("WATCHKEEPER_MAX_ITERATIONS", "7")
+    settings = configuration.read(file)
+    limits = [settings.served(name).iteration_limit for name in ("a", "b")]
+    stopping = [settings.served(name).early_stopping for name in ("a", "b")]
+    assert (limits, stopping) == ([4, 7], [FORCE, GENERATE])
+
+
+async def test_several_limits_in_one_service() -> None:
+    """Agents side by side keep to their own limits."""
+    first, _ = agent("agent_executor", max_iterations=2)
+    second, _ = agent("create_agent")
+    async with served({"first": first, "second": second}, max_iterations=3) as service:
+        told = [(await service.ask(agent=name)).json() for name in ("first", "second")]
+    assert [answer["iterations"] for answer in told] == [2, 3]

@@ -1,0 +1,241 @@
+"""No agent goes on without end, of whatever kind, and each is told to stop in the same way."""
+
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.graph import START, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+
+from app.agents.final import fixed_sentence
+from app.runs.events import (
+    Event,
+    IterationCounted,
+    IterationLimitReached,
+    ModelCallFinished,
+    ModelCallStarted,
+    ToolCallRejected,
+)
+from app.settings import AgentSettings
+from tests import fakes, loops
+from tests.service import Served, served
+
+LIMITS = (1, 3, 10)
+SHAPES = [(kind, 1) for kind in loops.ALL] + [(kind, 3) for kind in fakes.KINDS]
+
+
+def desk() -> list[Any]:
+    return fakes.ToolDesk().tools()
+
+
+async def limited(agent: Any, limit: int, stopping: str = "generate", **body: Any) -> Any:
+    """Ask an agent that is stopped at its limit; the answer and the facts."""
+    async with served({"a": agent}, max_iterations=limit, early_stopping=stopping) as service:
+        response = await service.ask(**body)
+        assert response.status_code == 200, response.text
+        told = response.json()
+        assert not [s for s in loops.LIBRARY_SENTENCES if s in told["answer"]]
+        service.books_balance()
+        return told, service
+
+
+@pytest.mark.parametrize(("kind", "parallel"), SHAPES)
+async def test_generate(kind: str, parallel: int) -> None:
+    """An agent that never stops is asked for its answer in call N + 1, after N turns."""
+    models = {n: loops.asks_times(kind, n, parallel=parallel) for n in LIMITS}
+    async for limit, told, facts in each_limit(kind, models, "generate"):
+        assert told["answer"] == loops.ANSWER
+        assert len(models[limit].asked) == limit + 1
+        assert told["tool_calls"] == limit * parallel
+        assert len([f for f in facts if isinstance(f, ModelCallStarted)]) == limit + 1
+        counted = [(f.iteration, f.tool_calls) for f in facts if isinstance(f, IterationCounted)]
+        assert counted == [(n + 1, parallel) for n in range(limit)]
+        assert told["usage"]["input_tokens"] == 10 * (limit + 1)
+
+
+@pytest.mark.parametrize(("kind", "parallel"), SHAPES)
+async def test_force(kind: str, parallel: int) -> None:
+    """With `force` no call follows the N turns, and a fixed sentence is the answer."""
+    models = {n: loops.asks_times(kind, math.inf, parallel=parallel) for n in LIMITS}
+    async for limit, told, _ in each_limit(kind, models, "force"):
+        assert told["answer"] == fixed_sentence(limit)
+        assert len(models[limit].asked) == limit
+        assert told["tool_calls"] == limit * parallel
+
+
+async def each_limit(
+    kind: str, models: dict[int, fakes.ScriptedModel], stopping: str
+) -> AsyncIterator[tuple[int, Any, list[Event]]]:
+    """Agents that are stopped after 1, 3 and 10 turns: what each answers, and its facts."""
+    agents = {f"a{n}": loops.build(kind, model, desk()) for n, model in models.items()}
+    own = {f"a{n}": AgentSettings(max_iterations=n) for n in models}
+    async with served(agents, agents=own, early_stopping=stopping) as service:
+        for limit in models:
+            told = (await service.ask(agent=f"a{limit}")).json()
+            assert told["outcome"] == "iteration_limit"
+            assert (told["iterations"], told["iteration_limit"]) == (limit, limit)
+            yield limit, told, [f for f in service.facts if f.run_id == told["run_id"]]
+        service.books_balance()
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_one_before_the_limit(kind: str) -> None:
+    """An agent that answers one turn before its limit has completed."""
+    model = loops.asks_times(kind, 2)
+    told, service = await limited(loops.build(kind, model, desk()), 3)
+    assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER)
+    assert told["iterations"] == 2
+    assert len(model.asked) == 3
+    assert service.facts_of(IterationLimitReached) == []
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_exactly_at_the_limit(kind: str) -> None:
+    """An agent that would have answered next has reached its limit none the less."""
+    model = loops.asks_times(kind, 3)
+    told, _ = await limited(loops.build(kind, model, desk()), 3)
+    assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3)
+    assert len(model.asked) == 4
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_the_last_call(kind: str, parallel: int) -> None:
+    """The last call keeps the agent's instructions, holds every result, offers no tools."""
+    model = loops.asks_times(kind, 2, arguments={"order": "77"}, parallel=parallel)
+    await limited(loops.build(kind, model, desk()), 2)
+    last = model.asked[-1]
+    assert last[0].text.startswith(loops.INSTRUCTIONS[kind])
+    assert isinstance(last[0], SystemMessage) is (kind != "react")
+    assert len([m for m in last if m.text.startswith(loops.INSTRUCTIONS[kind])]) == 1
+    assert "hello" in "".join(message.text for message in last)
+    if kind == "react":
+        assert last[0].text.count("order 77 shipped") == 1
+        assert "order 77 shipped" in last[-1].text
+        return
+    assert all(offered for offered in model.offered[:-1])
+    assert model.offered[-1] == []
+    results = [m for m in last if isinstance(m, ToolMessage)]
+    asked = [c["id"] for m in last if isinstance(m, AIMessage) for c in m.tool_calls]
+    assert len(asked) == 2 * parallel
+    assert [result.tool_call_id for result in results] == asked
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_no_text(kind: str) -> None:
+    """A model that asks for tools even in the last call gets the fixed sentence as its answer."""
+    model = loops.asks_times(kind, math.inf)
+    told, _ = await limited(loops.build(kind, model, desk()), 2)
+    assert told["answer"] == fixed_sentence(2)
+    assert (told["iterations"], told["tool_calls"]) == (2, 2)
+    assert len(model.asked) == 3
+
+
+async def test_no_model_found() -> None:
+    """Where no chat model can be found, the fixed sentence is the answer."""
+    model = loops.asks_times("langgraph", math.inf)
+
+    class Thinker:
+        def __init__(self) -> None:
+            self.hidden = model
+
+        async def think(self, state: fakes.GraphState) -> dict[str, Any]:
+            return {"messages": [await self.hidden.ainvoke(state["messages"])]}
+
+    graph = StateGraph(fakes.GraphState)
+    graph.add_node("think", Thinker().think)
+    graph.add_node("tools", ToolNode(desk()))
+    graph.add_edge(START, "think")
+    graph.add_conditional_edges("think", tools_condition)
+    graph.add_edge("tools", "think")
+    told, _ = await limited(graph.compile(), 2)
+    assert (told["outcome"], told["answer"]) == ("iteration_limit", fixed_sentence(2))
+    assert len(model.asked) == 2
+
+
+@pytest.mark.parametrize("stopping", ["generate", "force"])
+async def test_never_follows_the_format(stopping: str) -> None:
+    """A ReAct agent that never follows the format is stopped as any other: such turns count."""
+    chats = loops.says("I would rather chat about the weather.")
+    models = {n: fakes.ScriptedModel(script=chats) for n in LIMITS}
+    async for limit, told, facts in each_limit("react", models, stopping):
+        assert told["tool_calls"] == 0
+        assert len(models[limit].asked) == limit + (stopping == "generate")
+        assert [f.tool_calls for f in facts if isinstance(f, IterationCounted)] == [0] * limit
+        assert not [f for f in facts if isinstance(f, ToolCallRejected)]
+        assert not [s for s in loops.LIBRARY_SENTENCES if s in told["answer"]]
+        assert "Invalid Format" not in told["answer"]
+
+
+async def test_parse_errors_among_calls() -> None:
+    """Turns with a parse error and turns with a tool call count alike."""
+    turns = iter(["weather", "\nAction: look\nAction Input: 1", "weather"])
+    model = fakes.ScriptedModel(
+        script=lambda _: AIMessage(next(turns, f"Final Answer: {loops.ANSWER}"))
+    )
+    told, service = await limited(loops.react(model, desk()), 3)
+    assert (told["iterations"], told["tool_calls"]) == (3, 1)
+    assert [fact.tool_calls for fact in service.facts_of(IterationCounted)] == [0, 1, 0]
+    assert told["answer"] == loops.ANSWER
+
+
+async def test_told_once() -> None:
+    """Reaching the limit is one fact; `test_leaks.test_at_start` reads the log lines made of it."""
+    model = loops.asks_times("create_agent", math.inf)
+    told, service = await limited(fakes.build("create_agent", model, desk()), 2)
+    [fact] = service.facts_of(IterationLimitReached)
+    assert (fact.run_id, fact.agent, fact.iteration_limit) == (told["run_id"], "a", 2)
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+async def test_nothing_runs_after_the_limit(kind: str) -> None:
+    """No tool runs and no model is asked once the answer is given."""
+    desk_ = fakes.ToolDesk()
+    model = loops.asks_times(kind, math.inf)
+    async with served({"a": loops.build(kind, model, desk_.tools())}, max_iterations=2) as service:
+        await service.ask()
+        seen = (len(model.asked), len(desk_.started))
+        assert seen == (3, 2)
+        await _settled(service)
+        assert (len(model.asked), len(desk_.started)) == seen
+
+
+async def _settled(service: Served) -> None:
+    for _ in range(3):
+        assert (await service.client.get("/health")).status_code == 200
+
+
+async def test_own_recursion_limit() -> None:
+    """A recursion limit that a user bound to a graph never ends a run."""
+    model = loops.asks_times("create_agent", 8)
+    agent = fakes.build("create_agent", model, desk()).with_config(recursion_limit=5)
+    told, _ = await limited(agent, 10)
+    assert (told["outcome"], told["iterations"]) == ("completed", 8)
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+async def test_mixed_parallel_failures(kind: str) -> None:
+    """A turn whose parallel calls partly fail is one iteration, and is complete at the limit."""
+
+    @tool
+    async def look(order: str = "1") -> str:
+        """Fail for order 1."""
+        if order == "1":
+            raise ValueError(order)
+        return "shipped"
+
+    def both(number: int) -> AIMessage:
+        calls = [
+            {"name": name, "args": {"order": order}, "id": f"{number}-{order}", "type": "tool_call"}
+            for name, order in (("look", "1"), ("look", "2"), ("no_such_tool", "3"))
+        ]
+        return AIMessage("", tool_calls=calls)
+
+    model = fakes.ScriptedModel(script=lambda messages: both(len(messages)))
+    told, service = await limited(fakes.build(kind, model, [look]), 2)
+    assert (told["iterations"], told["tool_calls"]) == (2, 4)
+    assert len(model.asked) == 3
+    assert len(service.facts_of(ModelCallFinished)) == 3

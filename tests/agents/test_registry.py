@@ -1,0 +1,270 @@
+"""Which agents are served: what is taken, and one clear sentence for all that is not."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app import main
+from app.agents.registry import AgentLoadError, import_from_working_directory
+from app.api.deps import Service
+from app.settings import Settings
+
+SHOP = """
+from tests import fakes
+
+model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
+tools = fakes.ToolDesk().tools()
+orders = fakes.build("create_agent", model, tools)
+graph = fakes.build("langgraph", model, tools)
+executor = fakes.build("agent_executor", model, tools, max_iterations=7)
+number = 42
+
+
+def factory():
+    return orders
+
+
+async def async_factory():
+    return graph
+
+
+async def broken_async_factory():
+    raise OSError("no database")
+
+
+def broken_factory():
+    raise RuntimeError("no database")
+
+
+def leaving_factory():
+    raise SystemExit("use --help")
+
+
+def wants_arguments(settings):
+    return orders
+
+
+def gives_nothing():
+    return None
+
+
+class Shop:
+    agent = orders
+
+
+Agent = orders
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory that is not on the import path; what it adds is forgotten."""
+    known = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def shop(here: Path) -> Path:
+    """A working directory with `wk_shop.py`, a module of agents."""
+    (here / "wk_shop.py").write_text(SHOP)
+    return here
+
+
+async def load(*specs: str, settings: Settings | None = None) -> Service:
+    """Load agents as a start does."""
+    parts = main.assemble(settings or Settings())
+    await main.load_agents(parts, specs)
+    return parts.service
+
+
+async def refusal(*specs: str) -> str:
+    """The sentence with which a start is refused: one line that ends as a sentence does."""
+    with pytest.raises(AgentLoadError) as refused:
+        await load(*specs)
+    said = str(refused.value)
+    assert "\n" not in said.strip()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "kind"),
+    [
+        ("wk_shop:orders", "orders", "create_agent"),
+        ("wk_shop:graph", "graph", "langgraph"),
+        ("wk_shop:executor", "executor", "agent_executor"),
+        ("wk_shop:factory", "factory", "create_agent"),
+        ("wk_shop:async_factory", "async_factory", "langgraph"),
+        ("my-shop=wk_shop:Shop.agent", "my-shop", "create_agent"),
+        ("wk_shop:Shop.agent", "agent", "create_agent"),
+    ],
+)
+async def test_what_is_served(shop: Path, spec: str, name: str, kind: str) -> None:
+    """An agent or a factory of one is found in the working directory and named."""
+    service = await load(spec)
+    (info,) = [agent.info for agent in service.agents.values()]
+    assert (info.name, info.kind) == (name, kind)
+    assert "look" in info.tools
+    assert not info.demo
+
+
+async def test_the_first_one_is_the_default(shop: Path) -> None:
+    """Agents are served in the order they were named, the first by default."""
+    service = await load("wk_shop:graph", "b=wk_shop:orders", "a=wk_shop:executor")
+    assert list(service.agents) == ["graph", "b", "a"]
+    assert service.agent().info.name == "graph"
+
+
+async def test_no_argument_serves_the_demo() -> None:
+    """With no agent named the demo agent is served, and says that it is one."""
+    service = await load()
+    assert list(service.agents) == ["demo"]
+    assert service.demo
+    assert service.agent().info.demo
+
+
+async def test_one_object_under_two_names(shop: Path) -> None:
+    """One agent may be served under two names."""
+    service = await load("a=wk_shop:orders", "b=wk_shop:orders")
+    assert [agent.info.name for agent in service.agents.values()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "spec", ["wk_shop", "wk_shop:", ":orders", "a=wk_shop", "a=", "wk_shop:a:b", "", "=:"]
+)
+async def test_wrong_import_string(shop: Path, spec: str) -> None:
+    """What is no import string is quoted, with the form that is wanted."""
+    assert await refusal(spec) == f"{spec!r} is not of the form [NAME=]MODULE:ATTRIBUTE."
+
+
+@pytest.mark.parametrize(
+    "name", ["Agent", "-a", "_a", "a b", "a/b", "ä", "a" * 64, "", "a.b", "a=b", "a\n"]
+)
+async def test_bad_name(shop: Path, name: str) -> None:
+    """A name that could not stand in an address is refused, with an example of a good one."""
+    said = await refusal(f"{name}=wk_shop:orders")
+    assert said.startswith(f"{name!r} cannot be the name of an agent")
+    assert said.endswith("as in my-agent=wk_shop:orders.")
+
+
+async def test_an_attribute_that_is_no_name(shop: Path) -> None:
+    """An attribute that cannot be a name asks for one."""
+    assert "my-agent=wk_shop:Agent" in await refusal("wk_shop:Agent")
+    assert list((await load("a=wk_shop:Agent")).agents) == ["a"]
+
+
+async def test_two_of_one_name(shop: Path) -> None:
+    """Two agents of one name are refused before any module is imported."""
+    said = await refusal("orders=wk_nothing:a", "wk_shop:orders")
+    assert said == "Two agents are named 'orders'; give one another name: OTHER=wk_shop:orders."
+
+
+async def test_missing_module(here: Path) -> None:
+    """A module that is nowhere is named, with where it was looked for."""
+    said = await refusal("wk_nowhere.agents:orders")
+    assert said == (
+        "There is no module 'wk_nowhere' for wk_nowhere.agents:orders; it was looked for in "
+        f"{here} and among the installed packages."
+    )
+
+
+async def test_missing_module_in_a_package(here: Path) -> None:
+    """A module that its package does not have is named in full."""
+    (here / "wk_package").mkdir()
+    assert "no module 'wk_package.agents'" in await refusal("wk_package.agents:orders")
+
+
+@pytest.mark.parametrize("missing", ["wk_nowhere", "wk", "wk_sho"])
+async def test_a_module_that_misses_another(here: Path, missing: str) -> None:
+    """A module that is there but imports what is not is not called missing itself."""
+    (here / "wk_shop.py").write_text(f"import {missing}\n")
+    said = await refusal("wk_shop:orders")
+    assert said.startswith("Importing wk_shop failed: ModuleNotFoundError: No module named ")
+    assert repr(missing) in said
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ValueError('no key')", "ValueError: no key"),
+        ("def broken(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("from wk_shop import itself", "ImportError"),
+    ],
+    ids=["raises", "no python", "divides", "exits", "circular"],
+)
+async def test_a_module_that_fails(here: Path, code: str, words: str) -> None:
+    """A module that raises when it is imported is named, with what it raised."""
+    (here / "wk_shop.py").write_text(code)
+    said = await refusal("wk_shop:orders")
+    assert said.startswith("Importing wk_shop failed: ")
+    assert words in said
+
+
+@pytest.mark.parametrize("attribute", ["nothing", "Shop.nothing", "orders.nothing.more"])
+async def test_missing_attribute(shop: Path, attribute: str) -> None:
+    """An attribute that the module does not have is named."""
+    said = await refusal(f"a=wk_shop:{attribute}")
+    assert said == f"Module wk_shop has no attribute {attribute!r}."
+
+
+@pytest.mark.parametrize(
+    ("attribute", "given"),
+    [("number", "int"), ("tools", "list"), ("model", "ScriptedModel"), ("gives_nothing", "None")],
+)
+async def test_no_agent(shop: Path, attribute: str, given: str) -> None:
+    """A thing that is no agent is named by its type, with what is wanted."""
+    said = await refusal(f"a=wk_shop:{attribute}")
+    assert said.startswith(f"wk_shop:{attribute} is no agent: it gave a {given}")
+    assert "wanted is a compiled LangGraph graph over 'messages'" in said
+
+
+async def test_a_class(shop: Path) -> None:
+    """A class is neither an agent nor a factory."""
+    said = await refusal("a=wk_shop:Shop")
+    assert said == "wk_shop:Shop is a class, not an agent or a function."
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("broken_factory", "RuntimeError: no database"),
+        ("broken_async_factory", "OSError: no database"),
+        ("wants_arguments", "TypeError: wants_arguments() missing 1 required positional argument"),
+        ("leaving_factory", "SystemExit: use --help"),
+    ],
+)
+async def test_a_factory_that_fails(shop: Path, factory: str, words: str) -> None:
+    """A factory that raises is named, with what it raised."""
+    said = await refusal(f"wk_shop:{factory}")
+    assert said.startswith(f"The factory wk_shop:{factory} failed: {words}")
+
+
+async def test_nothing_is_served_when_one_is_broken(shop: Path) -> None:
+    """One broken agent among good ones stops the start."""
+    assert "wk_shop:number is no agent" in await refusal("wk_shop:orders", "wk_shop:number")
+
+
+async def test_limits_of_each_kind(shop: Path) -> None:
+    """Settings of an agent are its limits; what was set on an executor by hand wins."""
+    settings = Settings.model_validate(
+        {"max_iterations": 5, "agents": {"orders": {"max_iterations": 3}, "executor": {}}}
+    )
+    service = await load("wk_shop:orders", "wk_shop:graph", "wk_shop:executor", settings=settings)
+    limits = {name: agent.info.iteration_limit for name, agent in service.agents.items()}
+    assert limits == {"orders": 3, "graph": 5, "executor": 7}
+
+
+def test_the_working_directory_is_added_once(here: Path) -> None:
+    """The working directory comes first on the import path, however often agents are loaded."""
+    for _ in range(3):
+        import_from_working_directory()
+    assert sys.path[0] == str(here)
+    assert sys.path.count(str(here)) == 1

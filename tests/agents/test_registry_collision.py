@@ -1,0 +1,121 @@
+"""Our package is called `app`, and so is many users' own: nobody is left to guess.
+
+Each check is a process of its own in the user's directory, started as the command is: -P keeps that
+directory from hiding our package instead.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOAD = """
+import asyncio, json, sys
+import app.main
+from app.agents import registry
+from app.settings import Settings
+
+async def said(spec):
+    try:
+        agents = await registry.load([spec] if spec else [], Settings().served)
+    except registry.AgentLoadError as refused:
+        return str(refused)
+    except BaseException as raised:
+        return f"NO SENTENCE: {type(raised).__name__}: {raised}"
+    return f"served {', '.join(agents)}"
+
+async def all_said():
+    return {spec: await said(spec) for spec in sys.argv[1:]}
+
+registry.import_from_working_directory()
+print("ANSWER" + json.dumps(asyncio.run(all_said())))
+"""
+AGENT = """
+from langgraph.graph import END, START, MessagesState, StateGraph
+graph = StateGraph(MessagesState)
+graph.add_node("echo", lambda state: {"messages": []})
+graph.add_edge(START, "echo")
+graph.add_edge("echo", END)
+orders = graph.compile()
+"""
+SPECS = (
+    "app.shop:orders",  # a module that we do not have
+    "app.agents:orders",  # one that we have too
+    "app.main:orders",
+    "app:orders",
+    "app.nested.agents:orders",
+    "app.nested:orders",
+)
+
+
+def said(directory: Path, *specs: str) -> Any:
+    """What loading each of these says in that directory."""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", LOAD, *specs],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.partition("ANSWER")[2])
+
+
+@pytest.fixture(scope="module")
+def with_a_package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said in a directory with a package `app` and modules beside it that use it."""
+    here = tmp_path_factory.mktemp("theirs")
+    for module in ("__init__", "shop", "agents", "main", "nested/__init__", "nested/agents"):
+        file = here / "app" / f"{module}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(AGENT)
+    (here / "beside.py").write_text("from app.shop import orders\n")
+    (here / "unrelated.py").write_text(AGENT)
+    answers = said(here, *SPECS, "beside:orders", "unrelated:orders", "")
+    assert isinstance(answers, dict)
+    return answers | {"here": str(here)}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_package_that_is_hidden(with_a_package: dict[str, str], spec: str) -> None:
+    """Whoever names a module of their own `app` is told that ours hides it, and what to do."""
+    words = with_a_package[spec]
+    assert "Watchkeeper's own package" in words
+    assert f"{with_a_package['here']}/app" in words
+    assert "Rename yours" in words
+
+
+def test_a_module_that_uses_the_hidden_package(with_a_package: dict[str, str]) -> None:
+    """Whoever serves a module that imports its own `app` is told of the collision."""
+    words = with_a_package["beside:orders"]
+    assert words.startswith("Importing beside failed") or "beside:orders" in words
+    assert "Watchkeeper's own package" in words
+
+
+def test_what_does_not_collide_is_served(with_a_package: dict[str, str]) -> None:
+    """Beside a package `app`, modules that do not use it are served as anywhere."""
+    assert with_a_package["unrelated:orders"] == "served orders"
+
+
+def test_the_demo_is_served_beside_it(with_a_package: dict[str, str]) -> None:
+    """Beside a package `app`, the demo agent is served as anywhere."""
+    assert with_a_package[""] == "served demo"
+
+
+def test_a_module_that_is_hidden(tmp_path: Path) -> None:
+    """Whoever has a module `app.py` is told that our package hides it."""
+    (tmp_path / "app.py").write_text(AGENT)
+    words = said(tmp_path, "app:orders")["app:orders"]
+    assert "Watchkeeper's own package" in words
+    assert f"{tmp_path}/app.py" in words
+    assert words.count("MODULE") == 0, "the advice names the module"
+
+
+def test_no_collision_where_there_is_no_app(tmp_path: Path) -> None:
+    """Where there is no `app` of the user's, a missing module of it is just missing."""
+    words = said(tmp_path, "app.nowhere:orders")["app.nowhere:orders"]
+    assert words.startswith("There is no module 'app.nowhere'")

@@ -1,0 +1,292 @@
+"""One wrapper for tools of every make: what raises is told to the model, and ends nothing."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool, ToolException, tool
+from langgraph.errors import GraphInterrupt
+from langgraph.types import Interrupt
+from pydantic import BaseModel, field_validator
+
+from app.agents.tools import guarded
+from tests.agents.toolbox import MAKES, SECRET, SYNC_MAKES, Make, call, classic, read
+
+makes = pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
+sync_makes = pytest.mark.parametrize("make", SYNC_MAKES, ids=lambda make: make.__name__)
+
+
+async def ask(probe: BaseTool, **arguments: Any) -> tuple[str, str]:
+    """What the model reads when it calls the guarded tool."""
+    return read(await guarded(probe).ainvoke(call(**arguments)))
+
+
+@makes
+async def test_a_result_is_unchanged(make: Make) -> None:
+    """A tool that works gives through its wrapper what it gives without."""
+    expected = read(await make(None).ainvoke(call(text="x")))
+    assert await ask(make(None), text="x") == expected
+    assert expected[1] == "success"
+    assert expected[0].endswith(" x")
+
+
+@makes
+async def test_an_exception_is_told_by_its_type(make: Make) -> None:
+    """The model is told the name of the tool and the type of what it raised, never the text."""
+    said = await ask(make(ValueError(SECRET)), text="x")
+    assert said == ("Tool probe failed: ValueError", "error")
+
+
+@sync_makes
+def test_called_from_sync_code(make: Make) -> None:
+    """A tool that is called without a loop is told of in the same way."""
+    message = guarded(make(KeyError(SECRET))).invoke(call(text="x"))
+    assert read(message) == ("Tool probe failed: KeyError", "error")
+
+
+@makes
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("t"),
+        OSError(2, "no"),
+        ExceptionGroup("g", [ValueError()]),
+        NotImplementedError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_any_exception(make: Make, error: Exception) -> None:
+    """Whatever a tool raises, the run goes on."""
+    assert await ask(make(error), text="x") == (
+        f"Tool probe failed: {type(error).__name__}",
+        "error",
+    )
+
+
+# In a process of its own, since SystemExit ends the event loop that it goes through.
+EXITS = """
+import asyncio
+from app.agents.tools import guarded
+from tests.agents.toolbox import MAKES, call
+
+for make in MAKES:
+    try:
+        message = asyncio.run(guarded(make(SystemExit(2))).ainvoke(call(text="x")))
+        print(make.__name__, "|", message.text)
+    except SystemExit:
+        print(make.__name__, "| ended the service")
+"""
+
+
+def test_a_tool_that_wants_to_exit() -> None:
+    """A tool that calls sys.exit has failed; the service goes on."""
+    ended = subprocess.run(
+        [sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=60, check=False
+    )
+    told = [f"{make.__name__} | Tool probe failed: SystemExit" for make in MAKES]
+    assert ended.stdout.splitlines() == told, ended.stderr
+
+
+@makes
+async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
+    """What a tool says on purpose to the model reaches it."""
+    said = await ask(make(ToolException("no order 7")), text="x")
+    assert said == ("Tool probe failed: ToolException: no order 7", "error")
+
+
+@makes
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        (True, "no order 7"),
+        ("ask again", "ask again"),
+        (lambda error: f"handled {error}", "handled no order 7"),
+        (False, "Tool probe failed: ToolException: no order 7"),
+    ],
+    ids=["true", "text", "function", "false"],
+)
+async def test_the_users_own_handler_is_kept(make: Make, handler: Any, told: str) -> None:
+    """A tool whose author said how its ToolExceptions are told is told in that way."""
+    probe = make(ToolException("no order 7"), handle_tool_error=handler)
+    assert await ask(probe, text="x") == (told, "error")
+
+
+@pytest.mark.parametrize("handler", [True, "ask again", lambda error: f"handled {error}"])
+async def test_the_users_handler_is_not_asked_about_other_exceptions(handler: Any) -> None:
+    """A handler for ToolExceptions is not handed anything else."""
+    said = await ask(classic(ValueError(SECRET), handle_tool_error=handler), text="x")
+    assert said == ("Tool probe failed: ValueError", "error")
+
+
+async def test_a_tool_exception_without_words() -> None:
+    """A ToolException that says nothing is told as LangChain tells it."""
+    probe = classic(ToolException(), handle_tool_error=True)
+    expected = read(await probe.ainvoke(call(text="x")))
+    assert await ask(probe, text="x") == expected
+
+
+async def test_a_handler_that_raises() -> None:
+    """A handler of the user's that raises itself is a failure of the tool, not of the run."""
+
+    def handler(error: ToolException) -> str:
+        raise RuntimeError(SECRET)
+
+    text, status = await ask(classic(ToolException("x"), handle_tool_error=handler), text="x")
+    assert status == "error"
+    assert text.startswith("Tool probe failed: ")
+    assert SECRET not in text
+
+
+class Wanted(BaseModel):
+    """Arguments that can be wrong."""
+
+    number: int
+    word: str = ""
+
+    @field_validator("word")
+    @classmethod
+    def _known(cls, word: str) -> str:
+        return {"": "", "a": "A"}[word]  # a KeyError is none of pydantic's own
+
+
+def counting(**options: Any) -> BaseTool:
+    """A tool that wants a number."""
+
+    async def probe(number: int, word: str = "") -> str:
+        """Probe."""
+        return f"got {number}{word}"
+
+    return StructuredTool.from_function(coroutine=probe, args_schema=Wanted, **options)
+
+
+async def test_bad_arguments_are_told() -> None:
+    """A model that sends bad arguments is told what was wrong, and not what it sent."""
+    text, status = await ask(counting(), number="seven")
+    assert status == "error"
+    assert text.startswith("Tool probe failed: ValidationError: number: ")
+    assert "seven" not in text
+    text, status = await ask(counting())
+    assert (status, "number: Field required" in text) == ("error", True)
+
+
+async def test_good_arguments_are_validated() -> None:
+    """Arguments that fit reach the tool as its schema makes them."""
+    assert await ask(counting(), number="7", word="a") == ("got 7A", "success")
+
+
+async def test_a_validator_that_raises() -> None:
+    """A tool whose own validator raises has failed like any other."""
+    text, status = await ask(counting(), number=1, word="b")
+    assert (text.startswith("Tool probe failed: "), status) == (True, "error")
+
+
+async def test_the_users_own_words_for_bad_arguments() -> None:
+    """A tool whose author said how bad arguments are told is told in that way."""
+    probe = counting(handle_validation_error="a number, please")
+    assert await ask(probe, number="x") == ("a number, please", "error")
+
+
+def with_artifact(result: Any, **options: Any) -> BaseTool:
+    """A tool that gives words for the model and a thing for the program."""
+
+    @tool(response_format="content_and_artifact")
+    async def probe() -> Any:
+        """Probe."""
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return probe.model_copy(update=options)
+
+
+async def test_artifacts_are_kept() -> None:
+    """A tool's artifact goes with its message."""
+    message = await guarded(with_artifact(("words", {"rows": 3}))).ainvoke(call())
+    assert isinstance(message, ToolMessage)
+    assert (message.text, message.artifact) == ("words", {"rows": 3})
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError(SECRET), "Tool probe failed: ValueError"),
+        (ToolException("none"), "Tool probe failed: ToolException: none"),
+    ],
+    ids=["ValueError", "ToolException"],
+)
+async def test_a_failure_instead_of_an_artifact(error: Exception, told: str) -> None:
+    """A tool with artifacts that raises is told of as any other."""
+    assert await ask(with_artifact(error)) == (told, "error")
+
+
+@pytest.mark.parametrize("result", ["words only", ("a", "b", "c"), None], ids=repr)
+async def test_a_result_that_is_no_pair(result: Any) -> None:
+    """A tool that should give words and an artifact and does not has failed; the run goes on."""
+    text, status = await ask(with_artifact(result))
+    assert (text.startswith("Tool probe failed: "), status) == (True, "error")
+
+
+@makes
+async def test_interrupts_pass_through(make: Make) -> None:
+    """What asks for a human is no failure of the tool."""
+    with pytest.raises(GraphInterrupt):
+        await guarded(make(GraphInterrupt([Interrupt("ask")]))).ainvoke(call(text="x"))
+
+
+async def test_cancellation_passes_through() -> None:
+    """A tool that is cancelled is cancelled, not failed."""
+
+    @tool
+    async def probe() -> str:
+        """Probe."""
+        await asyncio.sleep(30)
+        return ""
+
+    task = asyncio.create_task(guarded(probe).ainvoke(call()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@makes
+async def test_the_users_own_object_is_unchanged(make: Make) -> None:
+    """Wrapping leaves the tool as its author made it: it still raises to its author."""
+    mine = make(ValueError(SECRET))
+    before = (mine.handle_tool_error, mine.handle_validation_error, dict(vars(mine)))
+    copy = guarded(mine)
+    await copy.ainvoke(call(text="x"))
+    assert copy is not mine
+    assert type(copy) is type(mine)
+    assert (mine.handle_tool_error, mine.handle_validation_error, dict(vars(mine))) == before
+    with pytest.raises(ValueError, match=SECRET):
+        await mine.ainvoke(call(text="x"))
+
+
+@makes
+async def test_the_model_sees_the_same_tool(make: Make) -> None:
+    """The wrapper changes nothing of what a model is told about a tool."""
+    mine = make(None)
+    copy = guarded(mine)
+    assert (copy.name, copy.description, copy.args) == (mine.name, mine.description, mine.args)
+    assert copy.tags == mine.tags
+    assert copy.return_direct == mine.return_direct
+
+
+@makes
+async def test_wrapping_twice_says_it_once(make: Make) -> None:
+    """A tool of two served agents is told of in the same words."""
+    probe = guarded(guarded(make(ValueError(SECRET))))
+    message = await probe.ainvoke(call(text="x"))
+    assert read(message) == ("Tool probe failed: ValueError", "error")
+
+
+async def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The wrapper itself writes no line: what happened is told as a fact."""
+    with caplog.at_level(logging.DEBUG):
+        await ask(classic(ValueError(SECRET)), text="x")
+    assert SECRET not in caplog.text

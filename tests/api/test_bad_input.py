@@ -1,0 +1,244 @@
+"""Bad input: a 4xx problem with a stable code that never says back what was sent."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests import fakes, faults, wire
+from tests.service import Served, served
+from tests.wire import CANARY, is_problem
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LIMIT = 300
+JSON = {"content-type": "application/json"}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def desk() -> AsyncIterator[Served]:
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
+    agent = fakes.build("create_agent", model, fakes.ToolDesk().tools())
+    async with served({"orders": agent}) as service:
+        yield service
+        service.books_balance()
+
+
+def _said(**fields: Any) -> bytes:
+    return json.dumps({"question": CANARY, **fields}).encode()
+
+
+def _raw(name: str, value: str) -> bytes:
+    return f'{{"question": "{CANARY}", "{name}": {value}}}'.encode()
+
+
+def _asked(literal: str) -> bytes:
+    return f'{{"question": {literal}}}'.encode()
+
+
+INVALID = {
+    "question missing": (b"{}", "question"),
+    "question blank": (_asked('"  \\t\\n \\u3000"'), "question"),
+    "question empty": (_asked('""'), "question"),
+    "question null": (_asked("null"), "question"),
+    "question number": (_asked("5117"), "question"),
+    "question bool": (_asked("true"), "question"),
+    "question list": (_asked(f'["{CANARY}"]'), "question"),
+    "question object": (_asked(f'{{"{CANARY}": 1}}'), "question"),
+    "question too long": (_asked('"' + "x" * 100_001 + '"'), "question"),
+    "question too long in emoji": (_asked('"' + "🦊" * 100_001 + '"'), "question"),
+    "question high surrogate": (_asked(f'"{CANARY}\\ud800"'), "question"),
+    "question low surrogate": (_asked(f'"\\udc00{CANARY}"'), "question"),
+    "question surrogates reversed": (_asked(f'"\\udc00\\ud800{CANARY}"'), "question"),
+    "question surrogate bytes": (b'{"question": "' + b"\xed\xa0\x80" + b'"}', "question"),
+    "question NUL": (_asked(f'"{CANARY}\\u0000"'), "question"),
+    "timeout zero": (_raw("timeout", "0"), "timeout"),
+    "timeout minus zero": (_raw("timeout", "-0.0"), "timeout"),
+    "timeout negative": (_raw("timeout", "-1"), "timeout"),
+    "timeout NaN": (_raw("timeout", "NaN"), "timeout"),
+    "timeout Infinity": (_raw("timeout", "Infinity"), "timeout"),
+    "timeout 1e999": (_raw("timeout", "1e999"), "timeout"),
+    "timeout -1e999": (_raw("timeout", "-1e999"), "timeout"),
+    "timeout underflow": (_raw("timeout", "1e-999"), "timeout"),
+    "timeout above": (_raw("timeout", "300.001"), "timeout"),
+    "timeout 400 digits": (_raw("timeout", "1" + "0" * 400), "timeout"),
+    "timeout string": (_raw("timeout", f'"{CANARY}"'), "timeout"),
+    "timeout numeric string": (_raw("timeout", '"5"'), "timeout"),
+    "timeout bool": (_raw("timeout", "true"), "timeout"),
+    "timeout list": (_raw("timeout", "[5]"), "timeout"),
+    "max_iterations zero": (_raw("max_iterations", "0"), "max_iterations"),
+    "max_iterations negative": (_raw("max_iterations", "-3"), "max_iterations"),
+    "max_iterations above": (_raw("max_iterations", "11"), "max_iterations"),
+    "max_iterations 400 digits": (_raw("max_iterations", "1" + "0" * 400), "max_iterations"),
+    "max_iterations float": (_raw("max_iterations", "1.5"), "max_iterations"),
+    "max_iterations NaN": (_raw("max_iterations", "NaN"), "max_iterations"),
+    "max_iterations bool": (_raw("max_iterations", "true"), "max_iterations"),
+    "include_steps string": (_raw("include_steps", f'"{CANARY}"'), "include_steps"),
+    "include_steps number": (_raw("include_steps", "1"), "include_steps"),
+    "thread_id empty": (_raw("thread_id", '""'), "thread_id"),
+    "thread_id number": (_raw("thread_id", "5"), "thread_id"),
+    "thread_id long": (_said(thread_id=CANARY * 100), "thread_id"),
+    "thread_id surrogate": (_raw("thread_id", '"\\ud800"'), "thread_id"),
+    "metadata list": (_raw("metadata", f'["{CANARY}"]'), "metadata"),
+    "metadata of 17": (_said(metadata={f"{CANARY}{n}": "x" for n in range(17)}), "metadata"),
+    "metadata long": (_said(metadata={"a": CANARY * 100}), "metadata"),
+    "metadata long name": (_said(metadata={CANARY * 100: "a"}), "metadata"),
+    "metadata nested": (_said(metadata={CANARY: {"b": CANARY}}), "metadata"),
+    "metadata number": (_said(metadata={CANARY: 5}), "metadata"),
+    "metadata NUL": (_said(metadata={CANARY: "\0"}), "metadata"),
+    "metadata surrogate": (_raw("metadata", '{"\\ud800": "x"}'), "metadata"),
+    "unknown field": (_said(canary=1, **{CANARY: CANARY}), "body"),
+    "unknown field like ours": (_said(Timeout=5), "body"),
+    "unknown surrogate field": (_raw("\\ud800", "1"), "body"),
+    "unknown field of a later issue": (_said(stream=True), "body"),
+    "list": (f'["{CANARY}"]'.encode(), "body"),
+    "string": (f'"{CANARY}"'.encode(), "body"),
+    "number": (b"5117", "body"),
+    "null": (b"null", "body"),
+    "NaN": (b"NaN", "body"),
+    "empty": (b"", "body"),
+}
+
+NOT_JSON = {
+    "cut": f'{{"question": "{CANARY}'.encode(),
+    "words": CANARY.encode(),
+    "single quotes": f"{{'question': '{CANARY}'}}".encode(),
+    "trailing comma": f'{{"question": "{CANARY}",}}'.encode(),
+    "two documents": _said() + _said(),
+    "not UTF-8": b'{"question": "' + CANARY.encode() + b'\xff\xfe"}',
+    "raw NUL": b'{"question": "' + CANARY.encode() + b'\x00"}',
+    "only NUL": b"\0\0\0\0",
+    "nested arrays": b"[" * 100_000 + b"]" * 100_000,
+    "nested arrays that do not close": b"[" * 200_000,
+    "nested arrays in the question": _asked("[" * 100_000 + "]" * 100_000),
+    "nested objects": b'{"a":' * 40_000,
+    "5000 digits": _raw("timeout", "9" * 5_000),
+    "form": b"question=" + CANARY.encode(),
+}
+
+
+@pytest.mark.parametrize(("body", "field"), INVALID.values(), ids=INVALID.keys())
+@pytest.mark.parametrize("path", ["/agent", "/agents/orders"])
+async def test_invalid(desk: Served, path: str, body: bytes, field: str) -> None:
+    """What is JSON but no question is 422 and names the field."""
+    response = await desk.client.post(path, content=body, headers=JSON)
+    problem = is_problem(response, 422, "invalid_request")
+    assert field in {error["field"] for error in problem["errors"]}
+    assert "5117" not in response.text
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+async def test_not_json(desk: Served, body: bytes) -> None:
+    """What is no JSON is 400."""
+    is_problem(await desk.client.post("/agent", content=body, headers=JSON), 400, "invalid_json")
+
+
+async def test_the_limit_is_named(desk: Served) -> None:
+    """Who asks for more time than there is learns how much there is."""
+    problem = is_problem(await desk.ask(CANARY, timeout=1e9), 422, "invalid_request")
+    assert str(LIMIT) in problem["errors"][0]["message"]
+    assert (await desk.ask(timeout=LIMIT)).status_code == 200
+    assert (await desk.ask(max_iterations=10)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", f"text/{CANARY}", "multipart/form-data",
+     "application/jsonp", "json", "application/xml", "text/json+json"],
+)  # fmt: skip
+@pytest.mark.parametrize("body", [_said(), CANARY.encode()], ids=["json", "words"])
+async def test_wrong_content_type(desk: Served, content_type: str, body: bytes) -> None:
+    """A body that is not declared as JSON is 415."""
+    headers = {"content-type": content_type}
+    response = await desk.client.post("/agent", content=body, headers=headers)
+    is_problem(response, 415, "unsupported_media_type")
+
+
+async def test_no_content_type(desk: Served) -> None:
+    """A body of which nothing is declared is refused."""
+    reply = await wire.exchange(desk.url, wire.request(body=_said(), headers={"content-type": ""}))
+    assert reply.status in (415, 422)
+    is_problem(reply, reply.status, reply.json()["code"])
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.shop+json"],
+)
+async def test_right_content_type(desk: Served, content_type: str) -> None:
+    """JSON by any of its names is taken."""
+    headers = {"content-type": content_type}
+    response = await desk.client.post("/agent", content=_said(), headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", CANARY])
+@pytest.mark.parametrize("body", [_said(), b"\x1f\x8b\x08\x00"], ids=["json", "gzip"])
+async def test_encoded_body(desk: Served, encoding: str, body: bytes) -> None:
+    """An encoded body is 415, whatever is in it."""
+    headers = {**JSON, "content-encoding": encoding}
+    response = await desk.client.post("/agent", content=body, headers=headers)
+    is_problem(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", CANARY, "ORDERS", "orders%20", "orders%00", "%ff", "..%2fagent", "é", "-a"]
+)
+async def test_unknown_agent(desk: Served, name: str) -> None:
+    """An agent that is not served is 404."""
+    response = await desk.client.post(f"/agents/{name}", content=_said(), headers=JSON)
+    is_problem(response, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/agent", "POST"), ("PUT", "/agent", "POST"), ("DELETE", "/agent", "POST"),
+     ("PATCH", "/agents/orders", "POST"), ("POST", "/agents", "GET"), ("POST", "/runs", "GET"),
+     ("POST", "/health", "GET"), ("OPTIONS", "/agent", "POST"), ("PROPFIND", "/agent", "POST")],
+)  # fmt: skip
+async def test_wrong_method(desk: Served, method: str, path: str, allowed: str) -> None:
+    """A method that an address does not take is 405 and names those it takes."""
+    response = await desk.client.request(method, path, content=_said(), headers=JSON)
+    is_problem(response, 405, "method_not_allowed")
+    assert allowed in response.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/{CANARY}", "/", "/agent/", "/agents/orders/", "/runs/", "/agent/stream", "/agent/async",
+     "/agents/orders/stream", "/agents/orders/async", "/%00", "/%ff%fe", "/redoc"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_unknown_path(desk: Served, method: str, path: str) -> None:
+    """An address that does not exist, or not yet, is 404."""
+    response = await desk.client.request(method, path, content=_said(), headers=JSON)
+    is_problem(response, 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["nothing", "%2e%2e/x", "%2e%2e/%2e%2e/%2e%2e/etc/passwd", "%00"])
+async def test_unknown_file(desk: Served, path: str) -> None:
+    """A file that /docs does not need is 404."""
+    response = await desk.client.get(f"/static-offline-docs/{path}")
+    is_problem(response, 404, "not_found")
+
+
+@pytest.mark.parametrize("query", ["state=canary-5f1c", "limit=0", "limit=501", "limit=x"])
+async def test_bad_query(desk: Served, query: str) -> None:
+    """A query that cannot be served is 422."""
+    is_problem(await desk.client.get(f"/runs?{query}"), 422, "invalid_request")
+
+
+async def test_no_conversations(desk: Served) -> None:
+    """An agent that keeps no conversations refuses to continue one."""
+    problem = is_problem(await desk.ask(thread_id=CANARY), 422, "invalid_request")
+    assert problem["errors"][0]["field"] == "thread_id"
+
+
+async def test_nothing_was_run() -> None:
+    """A request that is refused starts no run."""
+    async with served({"orders": fakes.build("create_agent", faults.model(), [])}) as desk:
+        for body in (_said(timeout=0), _said(timeout=1e9), _said(x=1), b"{"):
+            await desk.client.post("/agent", content=body, headers=JSON)
+        assert desk.facts == []

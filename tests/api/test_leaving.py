@@ -1,0 +1,223 @@
+"""Callers that leave, and operators that cancel: the run stops and says why."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from app.runs.events import ModelCallFinished, RunFinished, RunStarted, ToolCallFinished
+from app.runs.model import CallOutcome, Outcome
+from tests import fakes, wire
+from tests.service import Served, served, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+
+# Long enough that nothing ends by itself while a test looks.
+HELD_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def tools() -> fakes.ToolDesk:
+    return fakes.ToolDesk(seconds=HELD_S)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def desk(tools: fakes.ToolDesk) -> AsyncIterator[Served]:
+    agents: dict[str, Any] = {}
+    for kind in fakes.KINDS:
+        for holder in ("nap", "stubborn", "block", "look"):
+            model = fakes.ScriptedModel(script=fakes.calls_then_answers(holder))
+            agents[f"{holder}-{kind}"] = fakes.build(kind, model, tools.tools())
+        slow = fakes.ScriptedModel(script=fakes.calls_then_answers("look"), delay_s=HELD_S)
+        agents[f"model-{kind}"] = fakes.build(kind, slow, tools.tools())
+    async with served(agents, tool_threads=64) as service:
+        yield service
+        service.books_balance()
+
+
+async def started(desk: Served, agent: str) -> str:
+    """Wait until a run of the agent is held by its slow tool or model; gives its id."""
+    holder = agent.partition("-")[0]
+    phase = "llm" if holder == "model" else f"tool:{holder}"
+    runs = desk.service.runner.in_flight
+
+    def held() -> list[str]:
+        return [r.id for r in runs.values() if r.agent.name == agent and str(r.phase()) == phase]
+
+    await until(held)
+    if holder in ("stubborn", "block"):
+        await asyncio.sleep(0.05)  # a task or a thread takes a moment to begin
+    return held()[0]
+
+
+async def ended(desk: Served, run_id: str) -> RunFinished:
+    """Wait until the run is told to have ended, within the second that is promised."""
+    await until(lambda: [f for f in desk.facts_of(RunFinished) if f.run_id == run_id], 1.0)
+    end = desk.end_of(run_id)
+    assert run_id not in desk.service.runner.in_flight
+    return end
+
+
+async def leave(desk: Served, agent: str) -> str:
+    """Ask by hand, close the socket once the run is at work; gives the run's id."""
+    async with wire.connection(desk.url) as (_, writer):
+        writer.write(wire.ask(f"/agents/{agent}", question="q"))
+        return await started(desk, agent)
+
+
+@kinds
+@pytest.mark.parametrize("holder", ["nap", "stubborn", "block", "model"])
+async def test_a_caller_leaves(desk: Served, kind: str, holder: str) -> None:
+    """A caller that closes its socket ends its run within a second, as `disconnected`."""
+    end = await ended(desk, await leave(desk, f"{holder}-{kind}"))
+    assert (end.outcome, end.code) == (Outcome.DISCONNECTED, "disconnected")
+    assert str(end.phase) == ("llm" if holder == "model" else f"tool:{holder}")
+    assert end.duration_s < HELD_S / 2
+    assert desk.service.runner.admission.running == 0
+
+
+@kinds
+async def test_the_model_call_is_stopped(desk: Served, kind: str) -> None:
+    """The model call of a caller that left ends too, as cancelled."""
+    run_id = await leave(desk, f"model-{kind}")
+    await ended(desk, run_id)
+    calls = [f for f in desk.facts_of(ModelCallFinished) if f.run_id == run_id]
+    assert [call.outcome for call in calls] == [CallOutcome.CANCELLED]
+
+
+@kinds
+async def test_the_tool_is_stopped(desk: Served, tools: fakes.ToolDesk, kind: str) -> None:
+    """The tool call of a caller that left is cancelled."""
+    before = len(tools.cancelled)
+    run_id = await leave(desk, f"nap-{kind}")
+    await ended(desk, run_id)
+    assert tools.cancelled[before:] == ["nap"]
+    calls = [f for f in desk.facts_of(ToolCallFinished) if f.run_id == run_id]
+    assert [call.outcome for call in calls] == [CallOutcome.CANCELLED]
+
+
+async def test_half_a_goodbye(desk: Served) -> None:
+    """A caller that shuts down its own side has left."""
+    async with wire.connection(desk.url) as (_, writer):
+        writer.write(wire.ask("/agents/nap-create_agent", question="q"))
+        run_id = await started(desk, "nap-create_agent")
+        writer.write_eof()
+        assert (await ended(desk, run_id)).outcome is Outcome.DISCONNECTED
+
+
+async def test_a_caller_that_never_finished_asking(desk: Served) -> None:
+    """A caller that leaves in the middle of its question starts no run."""
+    before = len(desk.facts)
+    async with wire.connection(desk.url) as (_, writer):
+        writer.write(wire.request(body=b'{"question"', headers={"content-length": "500"}))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+    assert (await desk.client.get("/health")).status_code == 200
+    assert len(desk.facts) == before
+
+
+async def test_many_leave(desk: Served) -> None:
+    """Of fifty callers that leave at odd moments, nothing is left."""
+
+    async def come_and_go(number: int) -> None:
+        agent = f"nap-{fakes.KINDS[number % 3]}"
+        async with wire.connection(desk.url) as (_, writer):
+            writer.write(wire.ask(f"/agents/{agent}", question="q"))
+            await asyncio.sleep(number * 0.004)
+
+    await asyncio.gather(*(come_and_go(number) for number in range(50)))
+    await until(lambda: not desk.service.runner.in_flight, 1.0)
+    assert desk.service.runner.admission.running == 0
+    desk.books_balance()
+
+
+async def test_the_next_on_a_connection(desk: Served) -> None:
+    """A connection that is kept open serves one request after another."""
+    async with wire.connection(desk.url) as (reader, writer):
+        for number in range(3):
+            writer.write(wire.ask("/agents/look-create_agent", question=f"q{number}"))
+            reply = await wire.read_reply(reader)
+            assert reply.json()["answer"].startswith(f"done: q{number}")
+
+
+async def test_two_at_once_on_a_connection(desk: Served) -> None:
+    """A second request sent before the first was answered is not taken for a goodbye."""
+    async with wire.connection(desk.url) as (reader, writer):
+        for number in range(2):
+            writer.write(wire.ask("/agents/look-create_agent", question=f"q{number}"))
+        for number in range(2):
+            reply = await wire.read_reply(reader)
+            assert reply.json()["answer"].startswith(f"done: q{number}")
+
+
+async def cancelled(desk: Served, agent: str) -> tuple[httpx.Response, httpx.Response]:
+    """Ask, cancel once the run is at work; gives the caller's answer and the canceller's."""
+    asking = asyncio.ensure_future(desk.ask(agent=agent, include_steps=True))
+    run_id = await started(desk, agent)
+    began = time.monotonic()
+    stopped = await desk.client.delete(f"/runs/{run_id}")
+    answer = await asking
+    assert time.monotonic() - began < 1.0
+    return answer, stopped
+
+
+@kinds
+@pytest.mark.parametrize("holder", ["nap", "model"])
+async def test_a_run_is_cancelled(desk: Served, kind: str, holder: str) -> None:
+    """Who waits for a run that another call cancels gets a 503 that says so."""
+    answer, stopped = await cancelled(desk, f"{holder}-{kind}")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (503, "cancelled")
+    assert (problem["outcome"], problem["retryable"]) == ("cancelled", False)
+    assert problem["phase"] == ("llm" if holder == "model" else f"tool:{holder}")
+    assert "retry-after" not in answer.headers
+    assert (stopped.status_code, stopped.json()) == (
+        200,
+        {"run_id": problem["run_id"], "result": "cancelled"},
+    )
+    assert stopped.headers["x-run-id"] == problem["run_id"]
+    end = desk.end_of(problem["run_id"])
+    assert (end.outcome, end.code) == (Outcome.CANCELLED, "cancelled")
+
+
+@kinds
+@pytest.mark.parametrize("holder", ["stubborn", "block"])
+async def test_what_will_not_stop(desk: Served, kind: str, holder: str) -> None:
+    """Cancelling work that will not stop is 202 `still_stopping`, while the caller is free."""
+    answer, stopped = await cancelled(desk, f"{holder}-{kind}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "cancelled")
+    assert (stopped.status_code, stopped.json()["result"]) == (202, "still_stopping")
+    assert stopped.headers["x-run-id"] == answer.json()["run_id"]
+
+
+async def test_cancelled_twice(desk: Served) -> None:
+    """Of two calls that cancel a run, neither fails, and the run ends once."""
+    asking = asyncio.ensure_future(desk.ask(agent="stubborn-create_agent"))
+    run_id = await started(desk, "stubborn-create_agent")
+    path = f"/runs/{run_id}"
+    first, second = await asyncio.gather(desk.client.delete(path), desk.client.delete(path))
+    assert {first.json()["result"], second.json()["result"]} == {"still_stopping"}
+    assert (await asking).status_code == 503
+    assert desk.end_of(run_id).outcome is Outcome.CANCELLED
+    third = await desk.client.delete(path)
+    assert (third.status_code, third.json()["result"]) == (200, "already_finished")
+
+
+async def test_runs_that_were_over(desk: Served) -> None:
+    """Cancelling a run that has ended changes nothing."""
+    run = (await desk.ask(agent="look-create_agent")).json()
+    stopped = await desk.client.delete(f"/runs/{run['run_id']}")
+    assert (stopped.status_code, stopped.json()["result"]) == (200, "already_finished")
+    assert desk.end_of(run["run_id"]).outcome is Outcome.COMPLETED
+
+
+async def test_every_run_was_told(desk: Served) -> None:
+    """Every run that began has ended exactly once, with all of its calls."""
+    await until(lambda: not desk.service.runner.in_flight)
+    desk.books_balance()
+    assert len(desk.facts_of(RunFinished)) == len(desk.facts_of(RunStarted))

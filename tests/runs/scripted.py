@@ -1,0 +1,209 @@
+"""A fake agent of the core's own port, and a runner that remembers what it was told."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from app.runs.admission import Admission
+from app.runs.events import (
+    Event,
+    IterationCounted,
+    ModelCallFinished,
+    ModelCallStarted,
+    RunFinished,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from app.runs.live import Ended, Run
+from app.runs.model import AgentAnswer, AgentInfo, CallOutcome, Mode, RunRequest
+from app.runs.ports import AgentCall
+from app.runs.runner import Runner
+from app.runs.threads import DaemonThreads, RunThreads
+
+Script: TypeAlias = Callable[[AgentCall], Awaitable[str | AgentAnswer]]
+
+
+class ScriptedAgent:
+    """Does what its script does; `calls` keeps every run it was asked for."""
+
+    def __init__(self, script: Script, name: str = "scripted") -> None:
+        self.info = AgentInfo(name=name, kind="fake")
+        self.calls: list[AgentCall] = []
+        self._script = script
+
+    async def answer(self, call: AgentCall) -> AgentAnswer:
+        """Follow the script."""
+        self.calls.append(call)
+        said = await self._script(call)
+        return said if isinstance(said, AgentAnswer) else AgentAnswer(said)
+
+
+async def at_once(call: AgentCall) -> str:
+    """A script that answers without a pause."""
+    return f"answer to {call.question}"
+
+
+def after(seconds: float) -> Script:
+    """A script that sleeps, and lets itself be cancelled."""
+
+    async def script(call: AgentCall) -> str:
+        await asyncio.sleep(seconds)
+        return f"answer to {call.question}"
+
+    return script
+
+
+def stubborn(seconds: float) -> Script:
+    """A script that swallows every cancellation until its time is over."""
+
+    async def script(_: AgentCall) -> str:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                await asyncio.sleep(left)
+            except asyncio.CancelledError:
+                continue
+        return "too late"
+
+    return script
+
+
+def until(door: asyncio.Event) -> Script:
+    """A script that waits for an event."""
+
+    async def script(call: AgentCall) -> str:
+        await door.wait()
+        return f"answer to {call.question}"
+
+    return script
+
+
+def raises(error: BaseException) -> Script:
+    """A script that fails."""
+
+    async def script(_: AgentCall) -> str:
+        raise error
+
+    return script
+
+
+def model_starts(call: AgentCall, call_id: str = "m", at: float | None = None) -> None:
+    """Say that a model was asked."""
+    call.emit(
+        ModelCallStarted(
+            run_id=call.run_id,
+            agent="scripted",
+            at=time.monotonic() if at is None else at,
+            call_id=call_id,
+            parent_id=None,
+            iteration=1,
+            attempt=1,
+            provider="fake",
+            model="fake",
+        )
+    )
+
+
+def model_ends(
+    call: AgentCall, call_id: str = "m", outcome: CallOutcome = CallOutcome.COMPLETED
+) -> None:
+    """Say that a model call ended."""
+    call.emit(
+        ModelCallFinished(
+            run_id=call.run_id,
+            agent="scripted",
+            at=time.monotonic(),
+            call_id=call_id,
+            provider="fake",
+            model="fake",
+            started_at=time.monotonic(),
+            outcome=outcome,
+        )
+    )
+
+
+def tool_starts(call: AgentCall, tool: str = "look", call_id: str = "t") -> None:
+    """Say that a tool began."""
+    call.emit(
+        ToolCallStarted(
+            run_id=call.run_id,
+            agent="scripted",
+            at=time.monotonic(),
+            call_id=call_id,
+            parent_id=None,
+            tool=tool,
+            iteration=1,
+            arguments={"order": "7"},
+        )
+    )
+
+
+def tool_ends(call: AgentCall, call_id: str = "t", result: str = "shipped") -> None:
+    """Say that a tool call ended well."""
+    call.emit(
+        ToolCallFinished(
+            run_id=call.run_id,
+            agent="scripted",
+            at=time.monotonic(),
+            call_id=call_id,
+            tool="look",
+            started_at=time.monotonic(),
+            outcome=CallOutcome.COMPLETED,
+            result=result,
+        )
+    )
+
+
+def iteration(call: AgentCall, number: int = 1) -> None:
+    """Say that a turn was counted."""
+    call.emit(
+        IterationCounted(
+            run_id=call.run_id,
+            agent="scripted",
+            at=time.monotonic(),
+            iteration=number,
+            tool_calls=1,
+        )
+    )
+
+
+@dataclass
+class Desk:
+    """A runner, everything it said, and short ways to ask it."""
+
+    places: int = 4
+    queue: int = 4
+    keep: int = 100
+    threads: DaemonThreads = field(default_factory=lambda: RunThreads(4))
+    facts: list[Event] = field(default_factory=list)
+    runner: Runner = field(init=False)
+
+    def __post_init__(self) -> None:
+        admission = Admission(self.places, self.queue)
+        self.runner = Runner(admission, self.threads, self.facts.append, self.keep)
+
+    def start(self, script: Script, question: str = "q", *, timeout_s: float = 5.0) -> Run:
+        """Begin a run of an agent that follows the script."""
+        request = RunRequest(question=question, timeout_s=timeout_s)
+        return self.runner.start(ScriptedAgent(script), request, Mode.SYNC)
+
+    async def ask(self, script: Script, question: str = "q", *, timeout_s: float = 5.0) -> Ended:
+        """Begin a run and wait for its end."""
+        run = self.start(script, question, timeout_s=timeout_s)
+        return await asyncio.shield(run.ended)
+
+    def finals(self, run: Run | None = None) -> list[RunFinished]:
+        """The final facts, of one run or of all."""
+        finals = [fact for fact in self.facts if isinstance(fact, RunFinished)]
+        return [fact for fact in finals if run is None or fact.run_id == run.id]
+
+    def facts_of(self, kind: type[Event]) -> list[Any]:
+        """The facts of one type, in order."""
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
+    def idle(self) -> bool:
+        """Whether every place and seat was given back."""
+        admission = self.runner.admission
+        return not (admission.running or admission.waiting or self.runner.in_flight)

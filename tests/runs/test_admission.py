@@ -1,0 +1,156 @@
+"""Places and the queue: who starts, who waits, who is refused."""
+
+import math
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.runs.admission import Admission, Ticket
+from app.runs.errors import Overloaded
+
+
+def nothing() -> None:
+    """A run that does nothing when it starts."""
+
+
+def busy(admission: Admission, service_s: float) -> None:
+    """Let the admission learn a service time."""
+    ticket = admission.enter(nothing, 100.0)
+    assert ticket.placed_at is not None
+    ticket.placed_at -= service_s
+    admission.leave(ticket)
+
+
+def test_a_free_place_starts_a_run_at_once() -> None:
+    """A run that finds a place starts before enter returns."""
+    started: list[int] = []
+    admission = Admission(places=1, queue=0)
+    ticket = admission.enter(lambda: started.append(1), 10.0)
+    assert started == [1]
+    assert ticket.placed_at is not None
+    assert (admission.running, admission.waiting) == (1, 0)
+
+
+def test_the_queue_is_first_come_first_served() -> None:
+    """Those who wait start in the order of their arrival."""
+    started: list[int] = []
+    admission = Admission(places=1, queue=3)
+    first = admission.enter(nothing, 10.0)
+    tickets = [
+        admission.enter(lambda number=number: started.append(number), 10.0)  # type: ignore[misc]
+        for number in range(3)
+    ]
+    for ticket in [first, *tickets]:
+        admission.leave(ticket)
+    assert started == [0, 1, 2]
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+def test_a_full_queue_refuses() -> None:
+    """With every place and seat taken a run is refused and told when to come back."""
+    admission = Admission(places=1, queue=1)
+    for _ in range(2):
+        admission.enter(nothing, 10.0)
+    with pytest.raises(Overloaded) as refused:
+        admission.enter(nothing, 10.0)
+    assert refused.value.retry_after_s == 1
+    assert (admission.running, admission.waiting) == (1, 1)
+
+
+def test_no_queue_refuses_at_once() -> None:
+    """Without a queue a second run is refused, not held."""
+    admission = Admission(places=1, queue=0)
+    admission.enter(nothing, 10.0)
+    with pytest.raises(Overloaded):
+        admission.enter(nothing, 10.0)
+
+
+def test_a_run_that_cannot_meet_its_deadline_is_refused() -> None:
+    """Whoever would usually wait longer than the time left is refused, with that wait as advice."""
+    admission = Admission(places=2, queue=10)
+    busy(admission, 8.0)
+    for _ in range(2):
+        admission.enter(nothing, 100.0)
+    with pytest.raises(Overloaded) as refused:
+        admission.enter(nothing, 3.9)
+    assert refused.value.retry_after_s == 4 + 1  # 4.00… s, rounded up
+    admission.enter(nothing, 4.1)
+    with pytest.raises(Overloaded) as later:
+        admission.enter(nothing, 4.1)
+    assert later.value.retry_after_s > refused.value.retry_after_s
+
+
+def test_nobody_is_refused_before_anything_was_learned() -> None:
+    """Before the first run has ended, a seat is given however short the time."""
+    admission = Admission(places=1, queue=1)
+    admission.enter(nothing, 10.0)
+    admission.enter(nothing, 0.001)
+    assert admission.waiting == 1
+
+
+def test_leaving_the_queue_frees_the_seat() -> None:
+    """A run that gives up waiting starts nobody and frees one seat."""
+    started: list[str] = []
+    admission = Admission(places=1, queue=1)
+    admission.enter(nothing, 10.0)
+    waiting = admission.enter(lambda: started.append("waiting"), 10.0)
+    admission.leave(waiting)
+    assert started == []
+    assert (admission.running, admission.waiting) == (1, 0)
+    admission.enter(nothing, 10.0)
+
+
+def test_waiting_is_not_service() -> None:
+    """Time spent in the queue does not count as service time."""
+    admission = Admission(places=1, queue=1)
+    first = admission.enter(nothing, 10.0)
+    waiting = admission.enter(nothing, 10.0)
+    admission.leave(waiting)
+    assert admission.mean_service_s is None
+    admission.leave(first)
+    assert admission.mean_service_s == pytest.approx(0.0, abs=0.1)
+
+
+def test_the_mean_follows_what_is_seen() -> None:
+    """The running mean moves towards the service times that are observed."""
+    admission = Admission(places=1, queue=1)
+    busy(admission, 10.0)
+    for _ in range(50):
+        busy(admission, 1.0)
+    assert admission.mean_service_s == pytest.approx(1.0, abs=0.2)
+
+
+@given(
+    places=st.integers(1, 4),
+    queue=st.integers(0, 4),
+    moves=st.lists(st.integers(0, 30), max_size=60),
+)
+def test_places_are_never_lost_or_given_twice(places: int, queue: int, moves: list[int]) -> None:
+    """Whatever the order of comings and goings, the counts agree and nobody waits for nothing."""
+    admission = Admission(places, queue)
+    inside: list[Ticket] = []
+    started: list[int] = []
+    for move in moves:
+        if move % 2 or not inside:
+            try:
+                inside.append(admission.enter(lambda: started.append(1), math.inf))
+            except Overloaded:
+                assert len(inside) == places + queue
+        else:
+            admission.leave(inside.pop(move % len(inside)))
+        assert admission.running == min(len(inside), places)
+        assert admission.waiting == len(inside) - admission.running
+        assert sum(t.placed_at is not None for t in inside) == admission.running
+    for ticket in list(inside):
+        admission.leave(ticket)
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+def test_placed_at_is_monotonic_time() -> None:
+    """A ticket says when its place was given."""
+    before = time.monotonic()
+    ticket = Admission(1, 0).enter(nothing, 1.0)
+    assert ticket.placed_at is not None
+    assert before <= ticket.placed_at <= time.monotonic()

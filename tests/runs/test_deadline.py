@@ -1,0 +1,116 @@
+"""How much time is left, as code inside a run sees it."""
+
+import asyncio
+import contextvars
+import math
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.runs import remaining
+from app.runs.deadline import Current, current
+from app.runs.ports import AgentCall
+from tests.runs.scripted import Desk
+
+
+def within(ends_at: float) -> Iterator[float]:
+    """Every reading of remaining() in a run that ends then, as long as it is asked."""
+    context = contextvars.copy_context()
+    context.run(current.set, Current("run", ends_at))
+    while True:
+        yield context.run(remaining)
+
+
+def test_outside_a_run_time_is_endless() -> None:
+    """Outside a run there is no deadline."""
+    assert remaining() == math.inf
+
+
+@given(st.floats(-1000, 1000))
+def test_never_negative_and_never_more_than_the_deadline(offset_s: float) -> None:
+    """What is left is the time to the deadline, or nothing."""
+    before = time.monotonic()
+    ends_at = before + offset_s
+    left = next(within(ends_at))
+    assert 0.0 <= left <= max(0.0, offset_s)
+    assert left >= max(0.0, ends_at - time.monotonic()) or left == 0.0
+
+
+@given(st.floats(0, 0.001), st.integers(2, 50))
+def test_time_only_runs_out(timeout_s: float, readings: int) -> None:
+    """Later readings are never larger."""
+    clock = within(time.monotonic() + timeout_s)
+    seen = [next(clock) for _ in range(readings)]
+    assert seen == sorted(seen, reverse=True)
+    assert all(left >= 0 for left in seen)
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, 7.0])
+async def test_in_async_code(timeout_s: float) -> None:
+    """Async code in a run sees the time to its own deadline, and so do its subtasks."""
+    seen: list[float] = []
+
+    async def script(_: AgentCall) -> str:
+        seen.append(remaining())
+        seen.append(await asyncio.create_task(_later()))
+        return "done"
+
+    async def _later() -> float:
+        return remaining()
+
+    await Desk().ask(script, timeout_s=timeout_s)
+    assert all(timeout_s - 0.4 < left <= timeout_s for left in seen)
+
+
+async def test_on_a_thread() -> None:
+    """Sync code that asyncio sends to a thread sees it too."""
+    desk = Desk()
+    asyncio.get_running_loop().set_default_executor(desk.threads)
+
+    async def script(_: AgentCall) -> str:
+        return str(await asyncio.to_thread(remaining))
+
+    ended = await desk.ask(script, timeout_s=5.0)
+    assert ended.answer is not None
+    assert 4.5 < float(ended.answer.text) <= 5.0
+
+
+async def test_runs_do_not_see_each_other() -> None:
+    """Each of many runs at once sees its own deadline, and the caller none."""
+    desk = Desk(places=20)
+
+    async def script(_: AgentCall) -> str:
+        await asyncio.sleep(0.01)
+        return str(remaining())
+
+    timeouts = [float(n) for n in range(1, 20)]
+    endings = await asyncio.gather(*(desk.ask(script, timeout_s=t) for t in timeouts))
+    for timeout_s, ended in zip(timeouts, endings, strict=True):
+        assert ended.answer is not None
+        assert timeout_s - 0.5 < float(ended.answer.text) < timeout_s
+    assert remaining() == math.inf
+
+
+async def test_the_queue_counts() -> None:
+    """A run that waited for its place has that much less time left."""
+    desk = Desk(places=1)
+    door = asyncio.Event()
+
+    async def wait(_: AgentCall) -> str:
+        await door.wait()
+        return ""
+
+    async def ask(_: AgentCall) -> str:
+        return str(remaining())
+
+    first = desk.start(wait)
+    second = desk.start(ask, timeout_s=2.0)
+    await asyncio.sleep(0.2)
+    door.set()
+    ended = await second.ended
+    assert ended.answer is not None
+    assert 1.0 < float(ended.answer.text) < 1.81
+    await first.ended

@@ -1,0 +1,121 @@
+"""Every run ends once, in time, and gives back what it held."""
+
+import asyncio
+
+import pytest
+
+from app.runs.errors import (
+    AgentFailed,
+    Interrupted,
+    ModelFailed,
+)
+from app.runs.events import (
+    RunFinished,
+    RunStarted,
+)
+from app.runs.model import AgentAnswer, Mode, Outcome, RunRequest, State
+from app.runs.ports import AgentCall
+from tests.runs.scripted import Desk, ScriptedAgent, at_once, raises
+
+
+async def test_an_answer() -> None:
+    """A run that answers is completed, with its facts in order."""
+    desk = Desk()
+    run = desk.start(at_once, "hello")
+    ended = await run.ended
+    assert ended.answer == AgentAnswer("answer to hello")
+    assert (ended.outcome, ended.error, ended.phase) == (Outcome.COMPLETED, None, None)
+    assert [type(fact) for fact in desk.facts] == [RunStarted, RunFinished]
+    assert run.state is State.FINISHED
+    assert desk.idle()
+
+
+async def test_the_agent_is_told_what_was_asked() -> None:
+    """The agent is handed the question, the caller's limit and the run's own id."""
+    desk = Desk()
+    agent = ScriptedAgent(at_once)
+    request = RunRequest("q?", 5.0, max_iterations=3, thread_id="t")
+    run = desk.runner.start(agent, request, Mode.SYNC)
+    await run.ended
+    (call,) = agent.calls
+    assert (call.run_id, call.question, call.thread_id) == (run.id, "q?", "t")
+    assert (call.iteration_limit, run.iteration_limit) == (3, 3)
+
+
+async def test_a_limit_that_was_reached_is_an_outcome() -> None:
+    """An answer written at the iteration limit is no completed run."""
+
+    async def script(_: AgentCall) -> AgentAnswer:
+        return AgentAnswer("as far as I got", limit_reached=True)
+
+    ended = await Desk().ask(script)
+    assert ended.outcome is Outcome.ITERATION_LIMIT
+    assert ended.error is None
+
+
+class Strange(BaseException):
+    """An exception of somebody who does not know about Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "outcome"),
+    [
+        (ValueError("x"), "agent_failed", Outcome.FAILED),
+        (TimeoutError("theirs"), "agent_failed", Outcome.FAILED),
+        (asyncio.CancelledError(), "agent_failed", Outcome.FAILED),
+        (Strange(), "agent_failed", Outcome.FAILED),
+        (ExceptionGroup("g", [ValueError()]), "agent_failed", Outcome.FAILED),
+        (AgentFailed(), "agent_failed", Outcome.FAILED),
+        (ModelFailed(), "model_failed", Outcome.FAILED),
+        (Interrupted(), "interrupted", Outcome.INTERRUPTED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+async def test_what_an_agent_raises(error: BaseException, code: str, outcome: Outcome) -> None:
+    """Whatever an agent raises, at its first step or later, the run ends once with a code."""
+    desk = Desk(places=1)
+
+    async def late(_: AgentCall) -> str:
+        await asyncio.sleep(0.001)
+        raise error
+
+    for script in (raises(error), late):
+        run = desk.start(script)
+        ended = await run.ended
+        assert ended.error is not None
+        assert (ended.error.code, ended.outcome) == (code, outcome)
+        (final,) = desk.finals(run)
+        assert (final.code, final.outcome) == (code, outcome)
+    assert desk.idle()
+
+
+def test_an_agent_that_wants_to_exit() -> None:
+    """An agent that calls sys.exit ends its own run, not the service."""
+
+    async def serve() -> tuple[str | None, Outcome]:
+        desk = Desk()
+        run = desk.start(raises(SystemExit(2)))
+        await asyncio.wait({run.ended}, timeout=2.0)
+        ended = run.ended.result()
+        return ended.error.code if ended.error else None, (await desk.ask(at_once)).outcome
+
+    loop = asyncio.new_event_loop()
+    result: tuple[str | None, Outcome] | None = None
+    try:
+        result = loop.run_until_complete(serve())
+    except SystemExit:
+        pass  # it went through the loop and ended it
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    assert result == ("agent_failed", Outcome.COMPLETED)
+
+
+async def test_the_error_behind_a_failure_is_in_the_final_fact() -> None:
+    """The log can tell what failed: the final fact carries the cause."""
+    error = ValueError("x")
+    desk = Desk()
+    await desk.ask(raises(error))
+    assert desk.finals()[0].error is error

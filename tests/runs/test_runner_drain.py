@@ -1,0 +1,121 @@
+"""An orderly stop: notice, then patience, then an end for whatever is left."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.runs.errors import CutByShutdown, Draining
+from app.runs.model import Outcome
+from app.runs.ports import AgentCall
+from tests.runs import scripted
+from tests.runs.scripted import Desk, Script, after, at_once, stubborn, until
+
+
+async def test_the_notice_still_accepts() -> None:
+    """While a drain gives notice, new runs are taken and answered."""
+    desk = Desk()
+    drain = asyncio.create_task(desk.runner.drain(0.3, 1.0))
+    await asyncio.sleep(0.05)
+    assert desk.runner.leaving
+    assert (await desk.ask(at_once)).outcome is Outcome.COMPLETED
+    await drain
+
+
+async def test_after_the_notice_new_runs_are_refused() -> None:
+    """Once the notice is over, a new run is refused as draining, with its one final fact."""
+    desk = Desk()
+    door = asyncio.Event()
+    slow = desk.start(until(door))
+    drain = asyncio.create_task(desk.runner.drain(0.0, 5.0))
+    await asyncio.sleep(0.05)
+    refused = desk.start(at_once)
+    ended = refused.ended.result()
+    assert isinstance(ended.error, Draining)
+    assert (ended.error.code, ended.outcome) == ("draining", Outcome.REJECTED)
+    assert ended.error.retryable
+    assert len(desk.finals(refused)) == 1
+    door.set()
+    assert (await slow.ended).outcome is Outcome.COMPLETED
+    await drain
+
+
+async def test_queued_runs_are_refused_as_draining() -> None:
+    """Runs that wait when the notice is over are refused; they never start."""
+    desk = Desk(places=1, queue=3)
+    first = desk.start(after(0.2))
+    waiting = [desk.start(at_once) for _ in range(3)]
+    await desk.runner.drain(0.0, 5.0)
+    for run in waiting:
+        ended = run.ended.result()
+        assert ended.error is not None
+        assert (ended.error.code, ended.outcome) == ("draining", Outcome.REJECTED)
+    assert first.ended.result().outcome is Outcome.COMPLETED
+    assert desk.idle()
+
+
+async def test_queued_runs_may_start_during_the_notice() -> None:
+    """A run that gets its place during the notice is served."""
+    desk = Desk(places=1, queue=1)
+    desk.start(after(0.05))
+    waiting = desk.start(at_once)
+    await desk.runner.drain(0.3, 1.0)
+    assert waiting.ended.result().outcome is Outcome.COMPLETED
+
+
+async def test_runs_in_flight_may_finish() -> None:
+    """A run that ends within the drain is answered, and the drain is over with it."""
+    desk = Desk()
+    run = desk.start(after(0.2))
+    began = time.monotonic()
+    await desk.runner.drain(0.0, 10.0)
+    assert run.ended.result().outcome is Outcome.COMPLETED
+    assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize("script", [after(30), stubborn(1.5)], ids=["obeys", "stubborn"])
+async def test_what_is_left_is_cut(script: Script) -> None:
+    """A run that is too long is cut: draining, retryable, with what was done so far."""
+    desk = Desk()
+
+    async def working(call: AgentCall) -> str:
+        scripted.tool_starts(call)
+        scripted.tool_ends(call)
+        await script(call)
+        return "never"
+
+    run = desk.start(working, timeout_s=60)
+    await asyncio.sleep(0.01)
+    began = time.monotonic()
+    await desk.runner.drain(0.0, 0.2)
+    assert time.monotonic() - began < 1.0
+    ended = run.ended.result()
+    assert isinstance(ended.error, CutByShutdown)
+    assert (ended.error.code, ended.error.retryable) == ("draining", True)
+    assert [step.tool for step in ended.steps] == ["look"]
+    assert len(desk.finals(run)) == 1
+    assert desk.idle()
+
+
+async def test_an_idle_service_drains_at_once() -> None:
+    """With nothing in flight a drain takes no longer than its notice."""
+    began = time.monotonic()
+    await Desk().runner.drain(0.1, 10.0)
+    assert 0.1 <= time.monotonic() - began < 0.5
+
+
+async def test_draining_twice_changes_nothing() -> None:
+    """A second drain finds nothing to do."""
+    desk = Desk()
+    run = desk.start(after(30))
+    await desk.runner.drain(0.0, 0.0)
+    await desk.runner.drain(0.0, 0.0)
+    assert len(desk.finals(run)) == 1
+
+
+async def test_a_deadline_during_the_drain_is_a_timeout() -> None:
+    """A run whose own deadline comes first ends as a timeout, not as draining."""
+    desk = Desk()
+    run = desk.start(after(30), timeout_s=0.1)
+    await desk.runner.drain(0.0, 5.0)
+    assert run.ended.result().outcome is Outcome.TIMEOUT

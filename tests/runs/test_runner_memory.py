@@ -1,0 +1,123 @@
+"""What a finished run leaves in memory: its numbers, and nothing that ran."""
+
+import asyncio
+import gc
+import weakref
+from contextvars import ContextVar
+
+import pytest
+
+from app.runs.errors import AgentFailed
+from app.runs.ports import AgentCall
+from app.runs.runner import GRACE_S
+from tests.runs.scripted import Desk, Script, after, at_once, raises, stubborn
+
+
+class Payload:
+    """Something large that an agent holds while it works."""
+
+
+held: ContextVar[list[weakref.ref[Payload]]] = ContextVar("held")
+
+
+def holding() -> Payload:
+    """A payload for one frame; the test knows when it is gone."""
+    payload = Payload()
+    held.get().append(weakref.ref(payload))
+    return payload
+
+
+async def answering(_: AgentCall) -> str:
+    """Answer, holding something."""
+    return f"{holding()!r}"
+
+
+async def sleeping(_: AgentCall) -> str:
+    """Be cancelled, holding something."""
+    mine = holding()
+    await asyncio.sleep(30)
+    return f"{mine!r}"
+
+
+async def raising(_: AgentCall) -> str:
+    """Raise from a frame that holds something."""
+    mine = holding()
+    raise ValueError(mine)
+
+
+async def failing(call: AgentCall) -> str:
+    """Fail as adapters do: an error of the core, raised from what foreign code raised."""
+    try:
+        return await raising(call)
+    except ValueError as raised:
+        raise AgentFailed from raised
+
+
+async def late(call: AgentCall) -> str:
+    """Swallow the cancellation and raise after the run has ended."""
+    mine = holding()
+    await stubborn(0.4)(call)
+    raise ValueError(mine)
+
+
+@pytest.mark.parametrize("script", [answering, sleeping, raising, failing, late])
+async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
+    """A remembered run holds no task, no frame and nothing that its agent held."""
+    payloads: list[weakref.ref[Payload]] = []
+    held.set(payloads)
+    desk = Desk()
+    run = desk.start(script, timeout_s=0.05)
+    await run.ended
+    await asyncio.sleep(0.5 if script is late else 0.01)
+    desk.facts.clear()
+    gc.collect()
+    assert desk.runner.find(run.id) is run
+    assert run.task is None
+    assert run.timers == []
+    assert payloads, "the script never ran"
+    assert [payload() for payload in payloads] == [None]
+
+
+async def test_a_task_that_goes_on_is_not_forgotten() -> None:
+    """While the task of a finished run goes on, the runner still knows of it."""
+    desk = Desk()
+    run = desk.start(stubborn(0.6), timeout_s=0.05)
+    await run.ended
+    assert run.task is not None
+    assert not run.task.done()
+    await asyncio.wait({run.task}, timeout=5)
+
+
+async def test_only_so_many_finished_runs_are_remembered() -> None:
+    """The oldest finished run is forgotten when there are too many."""
+    desk = Desk(keep=3)
+    runs = [desk.start(at_once) for _ in range(1)]
+    for _ in range(4):
+        await runs[-1].ended
+        runs.append(desk.start(at_once))
+    await runs[-1].ended
+    found = [desk.runner.find(run.id) is not None for run in runs]
+    assert found == [False, False, True, True, True]
+    assert len(desk.runner.finished) == 3
+
+
+async def test_no_finished_run_is_remembered() -> None:
+    """With nothing to remember, a run still ends and answers."""
+    desk = Desk(keep=0)
+    run = desk.start(at_once)
+    ended = await run.ended
+    assert ended.answer is not None
+    assert desk.runner.find(run.id) is None
+
+
+async def test_a_thousand_runs_leave_no_task() -> None:
+    """However runs end, no task and no timer of theirs stays on the loop."""
+    desk = Desk(places=50, queue=1000, keep=10)
+    before = len(asyncio.all_tasks())
+    scripts = [at_once, raises(ValueError()), after(0.001), after(30)]
+    runs = [desk.start(scripts[n % 4], timeout_s=0.3) for n in range(1000)]
+    await asyncio.gather(*(run.ended for run in runs))
+    await asyncio.sleep(GRACE_S)
+    assert len(asyncio.all_tasks()) == before
+    assert desk.idle()
+    assert not [r for r in runs if r.timers or r.task]

@@ -1,0 +1,232 @@
+"""Stopping a run: the deadline that holds, the first reason that counts, what is kept."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.runs.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Disconnected,
+    RunError,
+)
+from app.runs.events import (
+    IterationCounted,
+    ModelCallFinished,
+    RunFinished,
+    ToolCallFinished,
+    WorkAbandoned,
+)
+from app.runs.model import CallOutcome, Outcome
+from app.runs.ports import AgentCall
+from app.runs.runner import GRACE_S, Stopped
+from tests.runs import scripted
+from tests.runs.scripted import Desk, Script, after, at_once, stubborn
+
+# What a loaded machine may add to a bound of the product.
+SLACK_S = 0.25
+
+
+async def test_the_deadline() -> None:
+    """A run that does not end in time is cancelled, and says so at its deadline."""
+    desk = Desk()
+    began = time.monotonic()
+    ended = await desk.ask(after(30), timeout_s=0.2)
+    took_s = time.monotonic() - began
+    assert isinstance(ended.error, DeadlineExceeded)
+    assert ended.outcome is Outcome.TIMEOUT
+    assert 0.2 <= took_s < 0.2 + SLACK_S
+    assert desk.facts_of(WorkAbandoned) == []
+    assert desk.idle()
+
+
+async def test_the_deadline_is_hard() -> None:
+    """A run that swallows its cancellation ends a short grace after its deadline."""
+    desk = Desk(places=1)
+    began = time.monotonic()
+    ended = await desk.ask(stubborn(1.0), timeout_s=0.2)
+    assert time.monotonic() - began < 0.2 + GRACE_S + SLACK_S
+    assert ended.outcome is Outcome.TIMEOUT
+    (left,) = desk.facts_of(WorkAbandoned)
+    assert (left.tasks, left.threads) == (1, 0)
+    assert desk.idle(), "its place is free although its task goes on"
+    assert (await desk.ask(at_once)).outcome is Outcome.COMPLETED
+    await asyncio.sleep(1.0)
+    assert len(desk.finals()) == 2, "the late end of the task says nothing more"
+
+
+async def test_a_thread_that_cannot_be_stopped() -> None:
+    """A run whose thread hangs ends in time and says exactly what it left behind."""
+    desk = Desk()
+    asyncio.get_running_loop().set_default_executor(desk.threads)
+
+    async def script(_: AgentCall) -> str:
+        await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.6) for _ in range(3)))
+        return "too late"
+
+    began = time.monotonic()
+    ended = await desk.ask(script, timeout_s=0.2)
+    assert time.monotonic() - began < 0.2 + GRACE_S + SLACK_S
+    assert ended.outcome is Outcome.TIMEOUT
+    (left,) = desk.facts_of(WorkAbandoned)
+    assert (left.threads, left.tasks) == (3, 0)
+
+
+async def test_a_swallowed_cancellation_with_an_answer_is_still_a_timeout() -> None:
+    """Whoever answers after the deadline, even within the grace, is too late."""
+
+    async def script(_: AgentCall) -> str:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            return "saved"
+        return "never"
+
+    assert (await Desk().ask(script, timeout_s=0.1)).outcome is Outcome.TIMEOUT
+
+
+async def test_a_failure_in_the_clean_up_is_still_a_timeout() -> None:
+    """An agent that raises while it is cancelled does not change how its run ended."""
+
+    async def script(_: AgentCall) -> str:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            raise ValueError("in finally")
+
+    desk = Desk()
+    assert (await desk.ask(script, timeout_s=0.1)).outcome is Outcome.TIMEOUT
+    assert len(desk.finals()) == 1
+
+
+async def test_cancelled_before_the_first_step() -> None:
+    """A run that is stopped before its task ran once ends once and gives back its place."""
+    desk = Desk(places=1)
+    run = desk.start(at_once)
+    desk.runner.stop(run, Cancelled())
+    ended = await run.ended
+    assert ended.outcome is Outcome.CANCELLED
+    assert len(desk.finals(run)) == 1
+    assert desk.idle()
+    assert (await desk.ask(at_once)).outcome is Outcome.COMPLETED
+
+
+async def test_a_task_cancelled_from_outside() -> None:
+    """A run whose task somebody else cancels ends once, as a failure."""
+    desk = Desk()
+    run = desk.start(after(30))
+    assert run.task is not None
+    run.task.cancel()
+    ended = await run.ended
+    assert ended.error is not None
+    assert ended.error.code == "agent_failed"
+    assert len(desk.finals(run)) == 1
+    assert desk.idle()
+
+
+@pytest.mark.parametrize("first", [Cancelled(), Disconnected(), DeadlineExceeded()])
+@pytest.mark.parametrize("script", [after(30), stubborn(0.3)], ids=["obeys", "stubborn"])
+async def test_the_first_reason_counts(first: RunError, script: Script) -> None:
+    """Of several reasons to stop, the first is how the run ended."""
+    desk = Desk()
+    run = desk.start(script, timeout_s=0.1)
+    await asyncio.sleep(0.01)
+    desk.runner.stop(run, first)
+    for later in (Disconnected(), Cancelled(), DeadlineExceeded()):
+        desk.runner.stop(run, later)
+    assert (await run.ended).error is first
+    desk.runner.stop(run, Cancelled())
+    await asyncio.sleep(0.2)
+    assert [final.code for final in desk.finals(run)] == [first.code]
+
+
+async def test_what_was_done_is_kept() -> None:
+    """A run that times out tells its finished steps, its counts and what held it."""
+    desk = Desk()
+
+    async def script(call: AgentCall) -> str:
+        scripted.model_starts(call)
+        scripted.model_ends(call)
+        scripted.iteration(call)
+        scripted.tool_starts(call, "look", "1")
+        scripted.tool_ends(call, "1")
+        scripted.tool_starts(call, "nap", "2")
+        scripted.tool_starts(call, "dig", "3")
+        await asyncio.sleep(30)
+        return ""
+
+    ended = await desk.ask(script, timeout_s=0.15)
+    assert (ended.iterations, ended.tool_calls) == (1, 3)
+    assert [(step.tool, step.outcome) for step in ended.steps] == [
+        ("look", CallOutcome.COMPLETED),
+        ("nap", CallOutcome.TIMEOUT),
+        ("dig", CallOutcome.TIMEOUT),
+    ]
+    assert str(ended.phase) == "tool:nap"
+    timings = ended.timings
+    spent = timings.queue_s + timings.llm_s + timings.tools_s + timings.other_s
+    assert spent == pytest.approx(ended.duration_s, abs=1e-6)
+    assert timings.tools_s > 0.1
+
+
+async def test_every_call_that_started_ends() -> None:
+    """Calls that are open when a run ends are closed by a fact, before the final one."""
+    desk = Desk()
+
+    async def script(call: AgentCall) -> str:
+        scripted.model_starts(call, "m1")
+        scripted.tool_starts(call, "look", "t1")
+        raise ValueError("x")
+
+    await desk.ask(script)
+    (model,) = desk.facts_of(ModelCallFinished)
+    (tool,) = desk.facts_of(ToolCallFinished)
+    assert (model.call_id, tool.call_id) == ("m1", "t1")
+    assert isinstance(desk.facts[-1], RunFinished)
+
+
+async def test_the_final_fact_is_the_last() -> None:
+    """After its final fact nothing more is said of a run, however long its work goes on."""
+    desk = Desk()
+
+    async def script(call: AgentCall) -> str:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                continue
+            scripted.iteration(call)
+            scripted.tool_starts(call)
+        return ""
+
+    run = desk.start(script, timeout_s=0.1)
+    ended = await run.ended
+    await asyncio.sleep(0.6)
+    assert isinstance(desk.facts[-1], RunFinished)
+    assert desk.facts_of(IterationCounted), "it did say something before"
+    assert run.progress.tool_calls == ended.tool_calls
+
+
+@pytest.mark.parametrize(
+    ("script", "stopped"),
+    [(after(30), Stopped.CANCELLED), (stubborn(0.5), Stopped.STILL_STOPPING)],
+)
+async def test_cancel_says_what_happened(script: Script, stopped: Stopped) -> None:
+    """Cancelling tells whether the work has stopped, is still going on, or was over."""
+    desk = Desk()
+    run = desk.start(script)
+    await asyncio.sleep(0.01)
+    assert await desk.runner.cancel(run) is stopped
+    assert run.ended.result().outcome is Outcome.CANCELLED
+    assert await desk.runner.cancel(run) is Stopped.ALREADY_FINISHED
+
+
+async def test_cancelling_twice_at_once() -> None:
+    """Two callers who cancel the same run are both told that it was cancelled."""
+    desk = Desk()
+    run = desk.start(after(30))
+    await asyncio.sleep(0)
+    both = await asyncio.gather(desk.runner.cancel(run), desk.runner.cancel(run))
+    assert set(both) == {Stopped.CANCELLED}

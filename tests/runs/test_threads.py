@@ -1,0 +1,220 @@
+"""Threads for work that cannot be cancelled, and the promise that it hurts nobody else."""
+
+import asyncio
+import contextvars
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from app.runs.deadline import Current, current
+from app.runs.threads import DaemonThreads, RunThreads
+
+LIMIT = 4
+
+
+@contextmanager
+def hung(threads: DaemonThreads, jobs: int, run_id: str = "hung") -> Iterator[list[Future[Any]]]:
+    """So many jobs of one run that end only when the block does; those that can have begun."""
+    door = threading.Event()
+    futures = [for_run(threads, run_id, door.wait) for _ in range(jobs)]
+    try:
+        eventually(lambda: threads.busy_for(run_id) == min(jobs, threads.limit))
+        yield futures
+    finally:
+        door.set()
+
+
+def for_run(threads: DaemonThreads, run_id: str, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Submit on behalf of a run."""
+    context = contextvars.copy_context()
+    context.run(current.set, Current(run_id, time.monotonic() + 60))
+    return context.run(threads.submit, fn, *args)
+
+
+def eventually(claim: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait until the claim is true, for a bounded time."""
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.002)
+
+
+def named(prefix: str) -> int:
+    """How many threads there are whose names begin so."""
+    return sum(thread.name.startswith(prefix) for thread in threading.enumerate())
+
+
+def test_results_and_exceptions_come_back() -> None:
+    """What a job returns or raises reaches its caller."""
+    threads = DaemonThreads(2, "t-results")
+    assert threads.submit(max, 3, 5).result(5) == 5
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(divmod, 1, 0).result(5)
+
+
+def test_never_more_threads_than_the_limit() -> None:
+    """However many jobs there are, no more threads than the limit are at work."""
+    threads = DaemonThreads(LIMIT, "t-cap")
+    with hung(threads, LIMIT * 5) as futures:
+        time.sleep(0.05)
+        assert threads.busy == LIMIT
+        assert named("t-cap") == LIMIT
+    for future in futures:
+        assert future.result(5) is True
+    assert named("t-cap") == LIMIT
+
+
+def test_threads_are_used_again() -> None:
+    """One job after the other needs one thread."""
+    threads = DaemonThreads(LIMIT, "t-again")
+    for number in range(20):
+        assert threads.submit(abs, -number).result(5) == number
+        eventually(lambda: threads.busy == 0)
+        time.sleep(0.001)
+    assert named("t-again") <= 2
+
+
+def test_jobs_wait_in_order() -> None:
+    """Jobs that wait for a thread run in the order they came."""
+    threads = DaemonThreads(1, "t-order")
+    seen: list[int] = []
+    with hung(threads, 1):
+        futures = [threads.submit(seen.append, number) for number in range(10)]
+    for future in futures:
+        future.result(5)
+    assert seen == list(range(10))
+
+
+def test_a_waiting_job_can_be_cancelled() -> None:
+    """A job that is cancelled while it waits never runs, and the next one does."""
+    threads = DaemonThreads(1, "t-cancel")
+    ran: list[str] = []
+    with hung(threads, 1):
+        first, second = threads.submit(ran.append, "first"), threads.submit(ran.append, "second")
+        assert first.cancel()
+    second.result(5)
+    assert ran == ["second"]
+
+
+def test_a_running_job_cannot_be_cancelled() -> None:
+    """A job at work goes on, and is counted as at work."""
+    threads = DaemonThreads(1, "t-running")
+    with hung(threads, 1) as (future,):
+        assert not future.cancel()
+        assert threads.busy_for("hung") == 1
+
+
+def test_a_cancelled_waiting_job_is_let_go_of() -> None:
+    """While every thread hangs, cancelled jobs do not pile up in memory."""
+
+    class Payload:
+        pass
+
+    threads = DaemonThreads(1, "t-pile")
+    with hung(threads, 1):
+        payload = Payload()
+        gone = weakref.ref(payload)
+        threads.submit(id, payload).cancel()
+        del payload
+        threads.submit(abs, 1).cancel()  # whoever comes next may do the cleaning
+        gc.collect()
+        assert gone() is None
+
+
+def test_a_finished_job_is_let_go_of() -> None:
+    """An idle thread keeps nothing of its last job alive."""
+
+    class Payload:
+        pass
+
+    threads = DaemonThreads(1, "t-idle")
+    payload = Payload()
+    gone = weakref.ref(payload)
+    assert threads.submit(lambda p: [p], payload).result(5)
+    del payload
+    eventually(lambda: threads.busy == 0)
+    time.sleep(0.01)
+    gc.collect()
+    assert gone() is None
+
+
+def test_work_is_counted_for_each_run() -> None:
+    """How many threads a run holds is exact, from its start to its end."""
+    threads = DaemonThreads(LIMIT, "t-count")
+    with hung(threads, 1, "a"), hung(threads, 2, "b"):
+        assert (threads.busy_for("a"), threads.busy_for("b")) == (1, 2)
+        assert threads.busy_for("nobody") == 0
+        assert threads.busy == 3
+    eventually(lambda: threads.busy == 0)
+    assert (threads.busy_for("a"), threads.busy_for("b")) == (0, 0)
+
+
+def test_a_job_that_waits_is_not_at_work() -> None:
+    """A run's jobs that have found no thread are not counted as abandoned."""
+    threads = DaemonThreads(1, "t-waits")
+    with hung(threads, 1, "a"):
+        waiting = for_run(threads, "b", abs, 1)
+        assert threads.busy_for("b") == 0
+        waiting.cancel()
+
+
+def test_a_job_has_left_its_thread_when_its_result_is_there() -> None:
+    """Whoever has the result of a job finds no work of it left."""
+    threads = DaemonThreads(LIMIT, "t-left")
+    for _ in range(200):
+        for_run(threads, "run", abs, 1).result(5)
+        assert threads.busy_for("run") == 0
+
+
+async def test_the_run_is_known_from_the_context() -> None:
+    """Work that asyncio sends to a thread is counted for the run that sent it."""
+    threads = RunThreads(LIMIT)
+    asyncio.get_running_loop().set_default_executor(threads)
+    door = threading.Event()
+
+    async def work(run_id: str) -> None:
+        current.set(Current(run_id, time.monotonic() + 60))
+        await asyncio.to_thread(door.wait)
+
+    tasks = [asyncio.create_task(work(run_id)) for run_id in ("a", "a", "b")]
+    async with asyncio.timeout(5):
+        while threads.busy < 3:  # noqa: ASYNC110 - threads offer no event
+            await asyncio.sleep(0.002)
+    assert (threads.busy_for("a"), threads.busy_for("b")) == (2, 1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert (threads.busy_for("a"), threads.busy_for("b")) == (2, 1), "threads go on"
+    door.set()
+
+
+async def test_names_are_looked_up_while_every_thread_hangs() -> None:
+    """With twice the pool of hung jobs, asyncio's own loop still resolves names at once."""
+    loop = asyncio.get_running_loop()
+    threads = RunThreads(LIMIT)
+    loop.set_default_executor(threads)
+    with hung(threads, LIMIT * 2):
+        began = time.monotonic()
+        for _ in range(20):
+            await loop.getaddrinfo("127.0.0.1", 80)
+            await loop.getnameinfo(("127.0.0.1", 80))
+        assert time.monotonic() - began < 1.0
+        assert threads.busy == LIMIT, "lookups are not the work of a run"
+
+
+async def test_hung_jobs_do_not_slow_the_loop() -> None:
+    """With twice the pool of hung jobs, the loop turns as before."""
+    threads = RunThreads(LIMIT)
+    asyncio.get_running_loop().set_default_executor(threads)
+    with hung(threads, LIMIT * 2):
+        began = time.monotonic()
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert time.monotonic() - began < 1.0

@@ -1,0 +1,140 @@
+"""The end of a pool of threads: nothing waits, nothing hangs, nothing holds the process."""
+
+import asyncio
+import contextvars
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from app.runs.deadline import Current, current
+from app.runs.threads import DaemonThreads, RunThreads
+
+LIMIT = 4
+
+
+@contextmanager
+def hung(threads: DaemonThreads, jobs: int, run_id: str = "hung") -> Iterator[list[Future[Any]]]:
+    """So many jobs of one run that end only when the block does; those that can have begun."""
+    door = threading.Event()
+    futures = [for_run(threads, run_id, door.wait) for _ in range(jobs)]
+    try:
+        eventually(lambda: threads.busy_for(run_id) == min(jobs, threads.limit))
+        yield futures
+    finally:
+        door.set()
+
+
+def for_run(threads: DaemonThreads, run_id: str, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Submit on behalf of a run."""
+    context = contextvars.copy_context()
+    context.run(current.set, Current(run_id, time.monotonic() + 60))
+    return context.run(threads.submit, fn, *args)
+
+
+def eventually(claim: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait until the claim is true, for a bounded time."""
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.002)
+
+
+def named(prefix: str) -> int:
+    """How many threads there are whose names begin so."""
+    return sum(thread.name.startswith(prefix) for thread in threading.enumerate())
+
+
+def test_shutdown_drops_what_waits() -> None:
+    """After shutdown waiting jobs are cancelled and what runs is not waited for."""
+    threads = DaemonThreads(1, "t-shut")
+    with hung(threads, 3) as (running, *waiting):
+        began = time.monotonic()
+        threads.shutdown(wait=True)
+        assert time.monotonic() - began < 1.0
+        assert not running.done()
+        for future in waiting:
+            with pytest.raises(CancelledError):
+                future.result(5)
+
+
+def test_shutdown_lets_idle_threads_go() -> None:
+    """After shutdown no idle thread stays."""
+    threads = DaemonThreads(2, "t-idle-go")
+    threads.submit(abs, 1).result(5)
+    threads.shutdown()
+    eventually(lambda: named("t-idle-go") == 0)
+
+
+async def test_shutdown_lets_the_lookups_go_too() -> None:
+    """After shutdown of a service's threads none for name lookups stays."""
+    loop = asyncio.get_running_loop()
+    before = set(threading.enumerate())
+    threads = RunThreads(2)
+    loop.set_default_executor(threads)
+    await loop.getaddrinfo("127.0.0.1", 80)
+    mine = set(threading.enumerate()) - before
+    assert mine
+    threads.shutdown()
+    async with asyncio.timeout(5):
+        while any(thread.is_alive() for thread in mine):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def test_after_shutdown_a_job_is_refused() -> None:
+    """A job that comes after shutdown is refused or run, but never left hanging."""
+    threads = DaemonThreads(2, "t-late")
+    threads.submit(abs, 1).result(5)
+    eventually(lambda: threads.busy == 0)
+    threads.shutdown()
+    eventually(lambda: named("t-late") == 0)
+    try:
+        late = threads.submit(abs, -1)
+    except RuntimeError:
+        return
+    assert late.result(2) == 1
+
+
+def test_a_thread_that_cannot_be_started_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system gives no thread the caller is told, and later jobs still find one."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = DaemonThreads(1, "t-refused")
+    ran: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError):
+            threads.submit(ran.append, "refused")
+    threads.submit(ran.append, "later").result(2)
+    assert ran == ["later"]
+
+
+EXIT = """
+import asyncio, threading, time
+from app.runs.threads import RunThreads
+async def main():
+    asyncio.get_running_loop().set_default_executor(RunThreads(2))
+    for _ in range(4):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+asyncio.run(main())
+print("over")
+"""
+
+
+def test_hung_threads_do_not_hold_the_exit() -> None:
+    """A process whose threads hang ends at once, with its exit code."""
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "over", "")
+    assert time.monotonic() - began < 5.0

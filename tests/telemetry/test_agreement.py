@@ -1,0 +1,307 @@
+"""Whatever became of a run, the answer, the metrics, the spans and the log line say the same."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from app.runs.model import Outcome
+from tests import fakes, faults, wire
+from tests.service import until
+from tests.telemetry.watched import ERRORS, Watched, root_of, watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+HELD_S = 2.0
+LEVELS = {"iteration_limit": "warning", "timeout": "warning", "failed": "error"}
+FAILING_AGENTS: dict[str, Callable[[], Any]] = {
+    "create_agent": lambda: faults.agent_whose_middleware_raises(RuntimeError("x")),
+    "langgraph": lambda: faults.graph_that_raises(RuntimeError("x")),
+    "agent_executor": lambda: faults.executor_whose_parser_raises(RuntimeError("x")),
+}
+ASKING: dict[str, Callable[[], Any]] = {
+    "create_agent": faults.agent_whose_tool_asks,
+    "langgraph": lambda: faults.graph_that_asks(keeps_state=True),
+}
+
+
+def _agents() -> dict[str, Any]:
+    tools = fakes.ToolDesk(HELD_S).tools()
+    agents: dict[str, Any] = {}
+    for kind in fakes.KINDS:
+        for name in ("look", "nap", "block", "stubborn", "broken"):
+            script = fakes.calls_then_answers(name, parallel=2)
+            agents[f"{name}-{kind}"] = fakes.build(kind, fakes.ScriptedModel(script=script), tools)
+        endless = fakes.ScriptedModel(script=fakes.never_stops("look", parallel=2))
+        agents[f"endless-{kind}"] = fakes.build(kind, endless, tools)
+        slow = faults.model(delay_s=HELD_S)
+        agents[f"slow-{kind}"] = fakes.build(kind, slow, tools)
+        failing = faults.model(error=RuntimeError("x"))
+        agents[f"model_failed-{kind}"] = fakes.build(kind, failing, tools)
+        agents[f"agent_failed-{kind}"] = FAILING_AGENTS[kind]()
+        agents[f"nap_cancelled-{kind}"] = agents[f"nap-{kind}"]
+        agents[f"nap_left-{kind}"] = agents[f"nap-{kind}"]
+    for kind, build in ASKING.items():
+        agents[f"asks-{kind}"] = build()
+    return agents
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def watch() -> AsyncIterator[Watched]:
+    async with watched(_agents(), tool_threads=64) as service:
+        yield service
+        service.desk.books_balance()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def narrow() -> AsyncIterator[Watched]:
+    """One place and one seat in the queue, so that it is easily full."""
+    tools = fakes.ToolDesk(HELD_S).tools()
+    agents: dict[str, Any] = {}
+    for kind in fakes.KINDS:
+        model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
+        for name in ("holds", "queues", "refused"):
+            agents[f"{name}-{kind}"] = fakes.build(kind, model, tools)
+    async with watched(agents, max_running_runs=1, max_queued_runs=1) as service:
+        yield service
+        service.desk.books_balance()
+
+
+async def agree(
+    watch: Watched,
+    agent: str,
+    run_id: str,
+    response: httpx.Response | None,
+    outcome: Outcome,
+    counts: tuple[int, int],
+    *,
+    error: str | None = None,
+    phase: str | None = None,
+) -> None:
+    """Every signal tells this of the one run of the agent; nothing of it is open anywhere."""
+    iterations, tool_calls = counts
+    told = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
+    if response is not None:
+        body = response.json()
+        assert {name: body[name] for name in told} == told
+        assert response.headers["x-run-id"] == body["run_id"] == run_id
+    await _record_agrees(watch, run_id, told)
+    await _line_agrees(watch, agent, run_id, told, phase)
+    await _spans_agree(watch, agent, run_id, told, error, phase)
+    await _samples_agree(watch, agent, told, phase)
+
+
+async def _record_agrees(watch: Watched, run_id: str, told: dict[str, Any]) -> None:
+    record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
+    assert {name: record[name] for name in told} == told
+    assert (record["run_id"], record["state"]) == (run_id, "finished")
+    assert len(record["steps"]) == told["tool_calls"]
+
+
+async def _line_agrees(
+    watch: Watched, agent: str, run_id: str, told: dict[str, Any], phase: str | None
+) -> None:
+    line = await watch.log.one("run_finished", run_id=run_id)
+    assert {name: line[name] for name in told} == told
+    assert (line["agent"], line["mode"], line["timeout_phase"]) == (agent, "sync", phase)
+    assert line["level"] == LEVELS.get(told["outcome"], "info")
+    assert sum(line["tools"].values()) == told["tool_calls"]
+    timed_out = watch.log.of("run_timed_out", run_id=run_id)
+    assert len(timed_out) == (told["outcome"] == "timeout")
+
+
+async def _spans_agree(
+    watch: Watched,
+    agent: str,
+    run_id: str,
+    told: dict[str, Any],
+    error: str | None,
+    phase: str | None,
+) -> None:
+    spans = await watch.trace_of(run_id)
+    root = root_of(spans, run_id)
+    assert root.name == f"invoke_agent {agent}"
+    assert {name: root.attributes[f"agent.run.{name}"] for name in told} == told
+    assert root.attributes["agent.run.mode"] == "sync"
+    assert root.attributes.get("agent.run.timeout.phase") == phase
+    assert root.attributes.get("error.type") == error
+    assert root.is_error is (told["outcome"] in ERRORS)
+    assert not any(span.status_text or span.events for span in spans)
+    tools = [span for span in spans if span.operation == "execute_tool"]
+    assert len(tools) == told["tool_calls"]
+    line = watch.log.of("run_finished", run_id=run_id)[0]
+    assert line["trace_id"] == root.trace_id
+    record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
+    in_record = sorted(step["outcome"] for step in record["steps"])
+    assert sorted(span.attributes["agent.tool.outcome"] for span in tools) == in_record
+    models = watch.log.of("llm_call", run_id=run_id)
+    chats = [span for span in spans if span.operation == "chat"]
+    assert sorted(span.attributes["agent.call.outcome"] for span in chats) == sorted(
+        line["outcome"] for line in models
+    )
+
+
+async def _samples_agree(
+    watch: Watched, agent: str, told: dict[str, Any], phase: str | None
+) -> None:
+    samples = await watch.scrape()
+    outcome = told["outcome"]
+    assert samples.nonzero("agent_runs_total", agent=agent) == {("sync", outcome): 1.0}
+    assert samples.nonzero("agent_run_duration_seconds_count", agent=agent) == {(outcome,): 1.0}
+    assert samples.nonzero("agent_timeouts_total", agent=agent) == (
+        {("sync", phase): 1.0} if phase else {}
+    )
+    hits = samples.total("agent_iteration_limit_hits_total", agent=agent)
+    assert hits == (outcome == "iteration_limit")
+    assert samples.total("agent_runs_in_flight", agent=agent) == 0
+    assert samples.total("agent_run_oldest_age_seconds", agent=agent) == 0
+    if outcome != "rejected":
+        assert samples.total("agent_run_iterations_sum", agent=agent) == told["iterations"]
+        assert samples.total("agent_run_tool_calls_sum", agent=agent) == told["tool_calls"]
+        calls = samples.total("agent_tool_call_duration_seconds_count", agent=agent)
+        assert calls == told["tool_calls"]
+
+
+async def asked(watch: Watched, agent: str, **body: Any) -> tuple[str, httpx.Response]:
+    """Ask once; gives the run and the response."""
+    response = await watch.desk.ask(agent=agent, **body)
+    return response.json()["run_id"], response
+
+
+@kinds
+async def test_completed(watch: Watched, kind: str) -> None:
+    """A run that completes is told alike by every signal."""
+    agent = f"look-{kind}"
+    run_id, response = await asked(watch, agent)
+    await agree(watch, agent, run_id, response, Outcome.COMPLETED, (1, 2))
+
+
+@kinds
+async def test_failed_tool(watch: Watched, kind: str) -> None:
+    """A run whose tools fail is told as completed by every signal, its tools as failed."""
+    agent = f"broken-{kind}"
+    run_id, response = await asked(watch, agent)
+    await agree(watch, agent, run_id, response, Outcome.COMPLETED, (1, 2))
+    samples = await watch.scrape()
+    failed = samples.nonzero("agent_tool_call_duration_seconds_count", agent=agent)
+    assert failed == {("tool_error", "broken"): 2.0}
+    tools = [s for s in await watch.trace_of(run_id) if s.operation == "execute_tool"]
+    assert {(s.is_error, s.attributes["error.type"]) for s in tools} == {(True, "tool_error")}
+
+
+@kinds
+async def test_iteration_limit(watch: Watched, kind: str) -> None:
+    """A run stopped at its limit is told alike by every signal."""
+    agent = f"endless-{kind}"
+    run_id, response = await asked(watch, agent, max_iterations=3)
+    assert response.status_code == 200
+    expected = Outcome.ITERATION_LIMIT
+    await agree(watch, agent, run_id, response, expected, (3, 6), error="iteration_limit")
+    assert (await watch.log.one("iteration_limit_reached", run_id=run_id))["iteration_limit"] == 3
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("holder", "phase", "counts"),
+    [
+        ("slow", "llm", (0, 0)),
+        ("nap", "tool", (1, 2)),
+        ("block", "tool", (1, 2)),
+        ("stubborn", "tool", (1, 2)),
+    ],
+)
+async def test_timeout(
+    watch: Watched, kind: str, holder: str, phase: str, counts: tuple[int, int]
+) -> None:
+    """A run that misses its deadline is told alike by every signal, whatever held it."""
+    agent = f"{holder}-{kind}"
+    run_id, response = await asked(watch, agent, timeout=0.3)
+    assert response.status_code == 504
+    await agree(
+        watch, agent, run_id, response, Outcome.TIMEOUT, counts, error="timeout", phase=phase
+    )
+
+
+@kinds
+@pytest.mark.parametrize("code", ["model_failed", "agent_failed"])
+async def test_failed(watch: Watched, kind: str, code: str) -> None:
+    """A run that fails is told alike by every signal, whoever failed."""
+    agent = f"{code}-{kind}"
+    run_id, response = await asked(watch, agent)
+    assert response.status_code == 500
+    # The executor's parser raises on a turn in which its model did ask for a tool.
+    counts = (1, 0) if agent == "agent_failed-agent_executor" else (0, 0)
+    await agree(watch, agent, run_id, response, Outcome.FAILED, counts, error=code)
+
+
+@kinds
+async def test_cancelled(watch: Watched, kind: str) -> None:
+    """A run that another call cancels is told alike by every signal."""
+    agent = f"nap_cancelled-{kind}"
+    asking = asyncio.ensure_future(watch.desk.ask(agent=agent))
+    run_id = await watch.held(agent, "tool:nap")
+    await watch.desk.client.delete(f"/runs/{run_id}")
+    response = await asking
+    assert response.status_code == 503
+    await agree(watch, agent, run_id, response, Outcome.CANCELLED, (1, 2))
+
+
+@kinds
+async def test_disconnected(watch: Watched, kind: str) -> None:
+    """A run whose caller left is told alike by every signal."""
+    agent = f"nap_left-{kind}"
+    async with wire.connection(watch.desk.url) as (_, writer):
+        writer.write(wire.ask(f"/agents/{agent}", question="q"))
+        run_id = await watch.held(agent, "tool:nap")
+    await until(lambda: run_id not in watch.desk.service.runner.in_flight)
+    await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
+
+
+@pytest.mark.parametrize(("kind", "counts"), [("create_agent", (1, 1)), ("langgraph", (0, 0))])
+async def test_interrupted(watch: Watched, kind: str, counts: tuple[int, int]) -> None:
+    """A run that asks for a human is told alike by every signal, and not as an error."""
+    agent = f"asks-{kind}"
+    run_id, response = await asked(watch, agent)
+    assert response.status_code == 500
+    await agree(watch, agent, run_id, response, Outcome.INTERRUPTED, counts)
+
+
+@kinds
+async def test_full(narrow: Watched, kind: str) -> None:
+    """A run that dies in the queue, and one that is refused, are told alike by every signal."""
+    narrow.desk.service.runner.admission.mean_service_s = None  # else the queue is refused at once
+    holding = asyncio.ensure_future(narrow.desk.ask(agent=f"holds-{kind}", timeout=0.7))
+    await narrow.held(f"holds-{kind}", "tool:nap")
+    queued = asyncio.ensure_future(asked(narrow, f"queues-{kind}", timeout=0.4))
+    await narrow.held(f"queues-{kind}", "queue")
+    refused_id, refused = await asked(narrow, f"refused-{kind}")
+    assert refused.status_code == 503
+    await agree(narrow, f"refused-{kind}", refused_id, refused, Outcome.REJECTED, (0, 0))
+    queued_id, response = await queued
+    assert response.status_code == 504
+    await agree(
+        narrow,
+        f"queues-{kind}",
+        queued_id,
+        response,
+        Outcome.TIMEOUT,
+        (0, 0),
+        error="timeout",
+        phase="queue",
+    )
+    await holding
+
+
+@kinds
+async def test_an_end_in_the_queue_has_a_deadline(narrow: Watched, kind: str) -> None:
+    """The span of a run says its deadline and its limit even if it never began to work."""
+    spans = [
+        s for s in narrow.collector.spans if s.name.endswith((f"queues-{kind}", f"refused-{kind}"))
+    ]
+    assert len(spans) == 2
+    for span in spans:
+        assert span.attributes["agent.run.iteration_limit"] == 10
+        assert "agent.run.deadline_s" in span.attributes, span.name

@@ -1,0 +1,219 @@
+"""A real service with every signal caught: its log lines, its samples, its spans as sent."""
+
+import asyncio
+import io
+import json
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from app.telemetry import logs
+from tests import otlp
+from tests.otlp import Received, Receiver
+from tests.service import Served, served, until
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+ERRORS = ("timeout", "iteration_limit", "failed")
+
+
+@dataclass
+class Log:
+    """What was written, line by line."""
+
+    stream: io.StringIO = field(default_factory=io.StringIO)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.stream.getvalue()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """All whole lines, parsed."""
+        whole = self.text.rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def of(self, event: str = "", **fields: Any) -> list[dict[str, Any]]:
+        """The lines of an event that have these fields."""
+        return [
+            line
+            for line in self.lines
+            if (not event or line["event"] == event)
+            and all(line.get(name) == value for name, value in fields.items())
+        ]
+
+    async def one(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The only such line, which may still be on its way."""
+        await until(lambda: self.of(event, **fields))
+        found = self.of(event, **fields)
+        assert len(found) == 1, found
+        return found[0]
+
+
+@contextmanager
+def recorded(
+    level: str = "debug", on_drop: Callable[[], None] = lambda: None, *, json: bool = True
+) -> Iterator[Log]:
+    """Catch every line of this process; whatever logged before does so again afterwards."""
+    log = Log()
+    ours = logs._Log
+    before = {name: vars(ours)[name] for name in ("level", "writer", "write")}
+    hook, show, usr1 = sys.excepthook, warnings.showwarning, signal.getsignal(signal.SIGUSR1)
+    root = logging.getLogger()
+    root_level = root.level
+    logs.start(
+        json=json,
+        level=level,
+        version="0",
+        instance="here",
+        stream=log.stream,
+        on_drop=on_drop,
+    )
+    theirs = list(root.handlers)
+    try:
+        yield log
+    finally:
+        stopping = threading.Thread(target=logs.stop)  # it waits, which a loop may not
+        stopping.start()
+        stopping.join()
+        logging.captureWarnings(False)
+        for name, value in before.items():
+            setattr(ours, name, value)
+        for handler in theirs:
+            root.removeHandler(handler)
+        root.setLevel(root_level)
+        sys.excepthook, warnings.showwarning = hook, show
+        signal.signal(signal.SIGUSR1, usr1)
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One answer of /metrics, parsed."""
+
+    text: str
+    families: Mapping[str, Metric]
+    samples: Sequence[Sample]
+
+    def all(self, name: str, **labels: str) -> list[Sample]:
+        """The samples of that name which have these labels, among others."""
+        return [
+            sample
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+
+    def total(self, name: str, **labels: str) -> float:
+        """Their sum."""
+        return sum(float(sample.value) for sample in self.all(name, **labels))
+
+    def nonzero(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
+        """The values that are not 0, by the other labels' values, in order of names."""
+        return {
+            tuple(v for k, v in sample.labels.items() if k not in labels): float(sample.value)
+            for sample in self.all(name, **labels)
+            if sample.value
+        }
+
+
+def parsed(body: httpx.Response | str) -> Scrape:
+    """Parse an answer of /metrics, in either format."""
+    text = body if isinstance(body, str) else body.text
+    is_open = text.endswith("# EOF\n")
+    parse = (
+        openmetrics.text_string_to_metric_families if is_open else text_string_to_metric_families
+    )
+    families: list[Metric] = list(parse(text))
+    samples = [sample for family in families for sample in family.samples]
+    return Scrape(text, {family.name: family for family in families}, samples)
+
+
+@dataclass
+class Watched:
+    """A service under watch. The log and the spans can be looked at after the block too."""
+
+    desk: Served
+    log: Log
+    collector: Receiver
+
+    async def scrape(self, accept: str = "") -> Scrape:
+        """Ask for /metrics once."""
+        response = await self.desk.client.get("/metrics", headers={"accept": accept})
+        assert response.status_code == 200, response.text
+        return parsed(response)
+
+    async def trace_of(self, run_id: str) -> list[Received]:
+        """The whole trace of a run; waits until its server span, the last to end, has come."""
+
+        def has_come() -> bool:
+            kinds = {span.kind for span in self.collector.trace_of(run_id)}
+            return {"SERVER", "INTERNAL"} <= kinds
+
+        await until(has_come)
+        return self.collector.trace_of(run_id)
+
+    async def held(self, agent: str, phase: str) -> str:
+        """Wait until a run of the agent is held by this; gives its id."""
+        runs = self.desk.service.runner.in_flight
+
+        def found() -> list[str]:
+            return [
+                r.id for r in runs.values() if r.agent.name == agent and str(r.phase()) == phase
+            ]
+
+        await until(found)
+        await asyncio.sleep(0.02)  # a task or a thread takes a moment to begin
+        return found()[0]
+
+
+@asynccontextmanager
+async def watched(
+    agents: dict[str, Any],
+    /,
+    *,
+    level: str = "debug",
+    collector: Receiver | None = None,
+    tracing: bool = True,
+    variables: Mapping[str, str] | None = None,
+    **options: Any,
+) -> AsyncIterator[Watched]:
+    """Serve with tracing into a receiver and the log caught; `variables` are of the environment."""
+    with ExitStack() as stack:
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        collector = collector or stack.enter_context(otlp.receiver())
+        told = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
+        if tracing:
+            told.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        for name, value in told.items():
+            environment.setenv(name, value)
+        log = stack.enter_context(recorded(level))
+        async with served(agents, **options) as desk:
+            yield Watched(desk, log, collector)
+
+
+def parent_of(span: Received, spans: Sequence[Received]) -> Received | None:
+    """The span that it names as its parent."""
+    return next((other for other in spans if other.span_id == span.parent_id), None)
+
+
+def root_of(spans: Sequence[Received], run_id: str) -> Received:
+    """The one invoke_agent span of a run."""
+    own = [
+        span
+        for span in spans
+        if span.kind == "INTERNAL" and span.attributes.get("agent.run.id") == run_id
+    ]
+    assert len(own) == 1, own
+    return own[0]
