@@ -115,7 +115,7 @@ def test_refused(ended: dict[str, Ended], name: str) -> None:
     assert "--check" in REFUSED[name][0].arguments or told.out == ""
 
 
-@pytest.mark.parametrize("name", ["missing module", "wrong variable", "agents"])
+@pytest.mark.parametrize("name", ["missing module", "agents"])
 def test_the_installed_command(ended: dict[str, Ended], here: Path, name: str) -> None:
     """The command that is installed says what its module says."""
     case = OTHERS[name] if name in OTHERS else REFUSED[name][0]

@@ -204,6 +204,7 @@ class Runner:
         self._abandoned.discard(task)
         error = None if task.cancelled() else task.exception()
         if run.ended.done():
+            run.task = None
             return
         if run.stopping is not None:
             self._settle(run, error=run.stopping)
@@ -262,7 +263,7 @@ class Runner:
         if run.task not in self._abandoned:
             run.task = None
         if error is not None:
-            error.__cause__ = None
+            error.__cause__ = error.__context__ = None
             error.__traceback__ = None
 
     def _close_calls(self, run: Run, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from app.runs.deadline import current
@@ -71,8 +72,9 @@ class DaemonThreads(ThreadPoolExecutor):
             left = self._busy_by_run[run_id]
             if left:
                 self._ended.add(run_id)
-                for _ in range(min(left, len(self._jobs) - self._free)):
-                    self._start_thread()
+                with suppress(RuntimeError):  # no more threads: the jobs wait for those there are
+                    for _ in range(min(left, len(self._jobs) - self._free)):
+                        self._start_thread()
             return left
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -81,11 +83,18 @@ class DaemonThreads(ThreadPoolExecutor):
         run_id = run.run_id if run else None
         future: Future[T] = Future()
         with self._ready:
+            if self._closed:
+                raise RuntimeError("the service's threads are closed")
+            self._jobs = deque(job for job in self._jobs if not job[0].cancelled())
             self._jobs.append((future, lambda: fn(*args, **kwargs), run_id))
             if self._free >= len(self._jobs):
                 self._ready.notify()
-            else:
+                return future
+            try:
                 self._start_thread()
+            except RuntimeError:  # the system gives no more threads: whoever asked is told
+                self._jobs.pop()
+                raise
         return future
 
     def _abandoned(self) -> int:
@@ -96,9 +105,9 @@ class DaemonThreads(ThreadPoolExecutor):
         working = self._threads_alive - self._abandoned()
         if working >= self.limit or self._threads_alive >= _CAP * self.limit:
             return
-        self._threads_alive += 1
         name = f"{self._name}-{next(self._numbers)}"
         threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._threads_alive += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Drop what waits and let idle threads go; what runs is left to end with the process."""
@@ -160,3 +169,8 @@ class RunThreads(DaemonThreads):
         if fn in _NAME_LOOKUPS:
             return self._resolver.submit(fn, *args, **kwargs)
         return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Close both pools."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._resolver.shutdown(wait, cancel_futures=cancel_futures)

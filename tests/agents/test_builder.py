@@ -1,7 +1,7 @@
 """Agents of our builder: their limits, and how they ask a model over the wire."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -108,14 +108,14 @@ async def test_one_client_for_the_process(upstream: str) -> None:
     await set_scenario(upstream, SAYS)
     first, second = (chat_openai(name, streaming=True) for name in ("gpt-4.1-mini", "gpt-4.1"))
     agents = {"a": build_agent(first, []), "b": build_agent(second, [])}
-    client: Any = first.http_async_client
+    client = cast("Any", first.http_async_client)
     assert second.http_async_client is client
     async with served(agents) as service:
         for name in agents:
             assert (await service.ask(agent=name)).status_code == 200
         assert not client.is_closed
     assert client.is_closed
-    following: Any = chat_openai("gpt-4.1-mini").http_async_client
+    following = cast("Any", chat_openai("gpt-4.1-mini").http_async_client)
     assert not following.is_closed
 
 

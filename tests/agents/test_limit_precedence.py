@@ -1,6 +1,7 @@
 """Whose limit counts: the request's, else the agent's own, else its setting, else the service's."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from app.settings import AgentSettings
 from tests import fakes, loops
 from tests.service import served
 
-SETTING = {"a": AgentSettings(max_iterations=4)}
+TABLE = {"max_iterations": 4}
 
 
 def agent(kind: str, **options: Any) -> tuple[Any, fakes.ScriptedModel]:
@@ -26,77 +27,83 @@ def agent(kind: str, **options: Any) -> tuple[Any, fakes.ScriptedModel]:
     return loops.build(kind, model, tools, **options), model
 
 
-async def reached(made: Any, body: dict[str, Any] | None = None, **settings: Any) -> int:
-    """The limit at which the agent is stopped; told, held and shown alike."""
-    async with served({"a": made}, **settings) as service:
-        [shown] = (await service.client.get("/agents")).json()["agents"]
-        told = (await service.ask(**(body or {}))).json()
-    assert told["outcome"] == "iteration_limit"
-    assert told["iterations"] == told["iteration_limit"]
-    if not body:
-        assert shown["iteration_limit"] == told["iterations"]
-    return int(told["iterations"])
+EXECUTORS = ("agent_executor", "react")
+WITH_OWN = (*EXECUTORS, "built")
+EVERY = (*loops.ALL, "built")
 
 
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_default(kind: str) -> None:
+async def reached(
+    kinds: Sequence[str], own: dict[str, Any], body: dict[str, Any] | None = None, **settings: Any
+) -> set[int]:
+    """The limits at which agents of these kinds, with this set on them, are stopped.
+
+    What is in force is what is shown by `GET /agents`, and told with the answer.
+    """
+    agents = {kind: agent(kind, **own)[0] for kind in kinds}
+    table = settings.pop("table", {})
+    tables = {kind: AgentSettings(**table) for kind in kinds}
+    limits = set()
+    async with served(agents, agents=tables, **settings) as service:
+        listed = (await service.client.get("/agents")).json()["agents"]
+        shown = {view["name"]: view["iteration_limit"] for view in listed}
+        for kind in kinds:
+            told = (await service.ask(agent=kind, **(body or {}))).json()
+            assert told["outcome"] == "iteration_limit", kind
+            assert told["iterations"] == told["iteration_limit"], kind
+            assert body or shown[kind] == told["iterations"], kind
+            limits.add(told["iterations"])
+    return limits
+
+
+async def test_default() -> None:
     """Where nothing is set the limit is ten, whatever the library's own default is."""
-    assert await reached(agent(kind)[0]) == 10
+    assert await reached(EVERY, {}) == {10}
 
 
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_setting_of_the_service(kind: str) -> None:
+async def test_setting_of_the_service() -> None:
     """The service's setting is the limit of an agent without one."""
-    assert await reached(agent(kind)[0], max_iterations=5) == 5
+    assert await reached(EVERY, {}, max_iterations=5) == {5}
 
 
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_setting_of_the_agent(kind: str) -> None:
+async def test_setting_of_the_agent() -> None:
     """An agent's own table beats the service's setting."""
-    assert await reached(agent(kind)[0], max_iterations=5, agents=SETTING) == 4
+    assert await reached(EVERY, {}, max_iterations=5, table=TABLE) == {4}
 
 
-@pytest.mark.parametrize("kind", ["agent_executor", "react", "built"])
-async def test_set_on_the_agent(kind: str) -> None:
+async def test_set_on_the_agent() -> None:
     """A limit that was set on the agent itself beats both settings."""
-    made, _ = agent(kind, max_iterations=3)
-    assert await reached(made, max_iterations=5, agents=SETTING) == 3
+    own = {"max_iterations": 3}
+    assert await reached(WITH_OWN, own, max_iterations=5, table=TABLE) == {3}
 
 
-@pytest.mark.parametrize("kind", ["agent_executor", "react"])
-async def test_the_library_default_set_by_hand(kind: str) -> None:
+async def test_the_library_default_set_by_hand() -> None:
     """The library's own default counts where somebody wrote it down."""
-    made, _ = agent(kind, max_iterations=15)
-    assert await reached(made, max_iterations=5, agents=SETTING) == 15
+    own = {"max_iterations": 15}
+    assert await reached(EXECUTORS, own, max_iterations=5, table=TABLE) == {15}
 
 
-@pytest.mark.parametrize("kind", ["agent_executor", "react"])
-async def test_no_limit_set_by_hand(kind: str) -> None:
+async def test_no_limit_set_by_hand() -> None:
     """An executor without any limit of its own is held to the setting."""
-    made, _ = agent(kind, max_iterations=None)
-    assert await reached(made, agents=SETTING) == 4
+    assert await reached(EXECUTORS, {"max_iterations": None}, table=TABLE) == {4}
 
 
-@pytest.mark.parametrize("kind", [*loops.ALL, "built"])
-async def test_request(kind: str) -> None:
+async def test_request() -> None:
     """A caller's own limit beats every other."""
-    options = {"max_iterations": 3} if kind in ("agent_executor", "react", "built") else {}
-    made, model = agent(kind, **options)
-    assert await reached(made, {"max_iterations": 2}, agents=SETTING) == 2
-    assert len(model.asked) == 3
+    body = {"max_iterations": 2}
+    assert await reached(WITH_OWN, {"max_iterations": 3}, body, table=TABLE) == {2}
+    assert await reached(EVERY, {}, body, table=TABLE) == {2}
 
 
-@pytest.mark.parametrize(("asked", "status"), [(0, 422), (1, 200), (3, 200), (4, 422), (-1, 422)])
-async def test_request_within_the_limit(asked: int, status: int) -> None:
+async def test_request_within_the_limit() -> None:
     """A caller may ask for one iteration up to the agent's limit, and is told where it ends."""
     made, _ = agent("agent_executor", max_iterations=3)
     async with served({"a": made}, max_iterations=5) as service:
-        response = await service.ask(max_iterations=asked)
-    assert response.status_code == status
-    if asked > 3:
-        [error] = response.json()["errors"]
-        assert error["field"] == "max_iterations"
-        assert "3" in error["message"]
+        asked = {n: await service.ask(max_iterations=n) for n in (-1, 0, 1, 3, 4)}
+    statuses = {n: response.status_code for n, response in asked.items()}
+    assert statuses == {-1: 422, 0: 422, 1: 200, 3: 200, 4: 422}
+    [error] = asked[4].json()["errors"]
+    assert error["field"] == "max_iterations"
+    assert "3" in error["message"]
 
 
 @pytest.mark.parametrize("kind", ["agent_executor", "react"])

@@ -21,7 +21,7 @@ from app.runs.events import (
 )
 from app.settings import AgentSettings
 from tests import fakes, loops
-from tests.service import Served, served
+from tests.service import served
 
 LIMITS = (1, 3, 10)
 SHAPES = [(kind, 1) for kind in loops.ALL] + [(kind, 3) for kind in fakes.KINDS]
@@ -81,24 +81,39 @@ async def each_limit(
         service.books_balance()
 
 
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_one_before_the_limit(kind: str) -> None:
+async def every_kind(
+    times: float, limit: int
+) -> AsyncIterator[tuple[str, fakes.ScriptedModel, Any, list[Event]]]:
+    """Agents of every kind whose models ask so many times: what each answers, and its facts."""
+    models = {kind: loops.asks_times(kind, times) for kind in loops.ALL}
+    agents = {kind: loops.build(kind, model, desk()) for kind, model in models.items()}
+    async with served(agents, max_iterations=limit) as service:
+        for kind, model in models.items():
+            told = (await service.ask(agent=kind)).json()
+            yield kind, model, told, [f for f in service.facts if f.run_id == told["run_id"]]
+
+
+async def test_one_before_the_limit() -> None:
     """An agent that answers one turn before its limit has completed."""
-    model = loops.asks_times(kind, 2)
-    told, service = await limited(loops.build(kind, model, desk()), 3)
-    assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER)
-    assert told["iterations"] == 2
-    assert len(model.asked) == 3
-    assert service.facts_of(IterationLimitReached) == []
+    async for kind, model, told, facts in every_kind(2, 3):
+        assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER), kind
+        assert (told["iterations"], len(model.asked)) == (2, 3), kind
+        assert not [fact for fact in facts if isinstance(fact, IterationLimitReached)], kind
 
 
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_exactly_at_the_limit(kind: str) -> None:
+async def test_exactly_at_the_limit() -> None:
     """An agent that would have answered next has reached its limit none the less."""
-    model = loops.asks_times(kind, 3)
-    told, _ = await limited(loops.build(kind, model, desk()), 3)
-    assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3)
-    assert len(model.asked) == 4
+    async for kind, model, told, _ in every_kind(3, 3):
+        assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3), kind
+        assert len(model.asked) == 4, kind
+
+
+async def test_no_text() -> None:
+    """A model that asks for tools even in the last call gets the fixed sentence as its answer."""
+    async for kind, model, told, _ in every_kind(math.inf, 2):
+        assert told["answer"] == fixed_sentence(2), kind
+        assert (told["iterations"], told["tool_calls"]) == (2, 2), kind
+        assert len(model.asked) == 3, kind
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
@@ -122,16 +137,6 @@ async def test_the_last_call(kind: str, parallel: int) -> None:
     asked = [c["id"] for m in last if isinstance(m, AIMessage) for c in m.tool_calls]
     assert len(asked) == 2 * parallel
     assert [result.tool_call_id for result in results] == asked
-
-
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_no_text(kind: str) -> None:
-    """A model that asks for tools even in the last call gets the fixed sentence as its answer."""
-    model = loops.asks_times(kind, math.inf)
-    told, _ = await limited(loops.build(kind, model, desk()), 2)
-    assert told["answer"] == fixed_sentence(2)
-    assert (told["iterations"], told["tool_calls"]) == (2, 2)
-    assert len(model.asked) == 3
 
 
 async def test_no_model_found() -> None:
@@ -190,22 +195,18 @@ async def test_told_once() -> None:
     assert (fact.run_id, fact.agent, fact.iteration_limit) == (told["run_id"], "a", 2)
 
 
-@pytest.mark.parametrize("kind", loops.ALL)
-async def test_nothing_runs_after_the_limit(kind: str) -> None:
+async def test_nothing_runs_after_the_limit() -> None:
     """No tool runs and no model is asked once the answer is given."""
     desk_ = fakes.ToolDesk()
-    model = loops.asks_times(kind, math.inf)
-    async with served({"a": loops.build(kind, model, desk_.tools())}, max_iterations=2) as service:
-        await service.ask()
-        seen = (len(model.asked), len(desk_.started))
-        assert seen == (3, 2)
-        await _settled(service)
-        assert (len(model.asked), len(desk_.started)) == seen
-
-
-async def _settled(service: Served) -> None:
-    for _ in range(3):
-        assert (await service.client.get("/health")).status_code == 200
+    models = {kind: loops.asks_times(kind, math.inf) for kind in loops.ALL}
+    agents = {kind: loops.build(kind, model, desk_.tools()) for kind, model in models.items()}
+    async with served(agents, max_iterations=2) as service:
+        for kind in agents:
+            await service.ask(agent=kind)
+        for _ in range(3):
+            assert (await service.client.get("/health")).status_code == 200
+    assert [len(model.asked) for model in models.values()] == [3] * 4
+    assert desk_.started == ["look"] * 8
 
 
 async def test_own_recursion_limit() -> None:

@@ -125,7 +125,7 @@ async def test_whole(kind: str, streaming: bool, upstream: str) -> None:
     desk = fakes.ToolDesk()
     whole: Behaviors = [ASKS, {**SAYS, "text": "it is on its way"}]
     async with (
-        model(upstream, streaming=streaming) as chat,
+        model(upstream, streaming=streaming, timeout=10) as chat,
         served({"a": agent_of(kind, chat, desk.tools())}) as service,
     ):
         for behaviors in (whole, [*whole, {"type": "delay", "seconds": READ_S / 2}]):

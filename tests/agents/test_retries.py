@@ -13,14 +13,15 @@ from app.agents.openai import chat_openai
 from app.agents.retry import may_help
 from app.runs.events import ModelCallRetried, ModelCallStarted
 from tests import fakes, loops
-from tests.agents.test_model_faults import ASKS, EITHER_WAY, READ_S, SAYS, STREAMED
+from tests.agents.test_model_faults import ASKS, EITHER_WAY, SAYS, STREAMED
 from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
 
 PASSING = {name: b for name, b in EITHER_WAY.items() if name != "401" and "Retry" not in name}
 PASSING["503"] = [{"type": "fail", "status": 503}]
 ANSWER = "it is on its way to you"
-TIMEOUT = (1.0, READ_S, 1.0, 1.0)
+# Long enough for a whole answer on a busy machine, shorter than what a stall takes.
+TIMEOUT = (2.0, 0.6, 2.0, 2.0)
 
 
 @pytest.fixture(scope="module")

@@ -68,17 +68,17 @@ def test_no_queue_refuses_at_once() -> None:
 
 
 def test_a_run_that_cannot_meet_its_deadline_is_refused() -> None:
-    """Whoever would usually wait longer than the time left is refused, with that wait as advice."""
+    """Who would have no time left to work after the usual wait is refused, that wait as advice."""
     admission = Admission(places=2, queue=10)
     busy(admission, 8.0)
     for _ in range(2):
         admission.enter(nothing, 100.0)
     with pytest.raises(Overloaded) as refused:
-        admission.enter(nothing, 3.9)
+        admission.enter(nothing, 11.9)
     assert refused.value.retry_after_s == 4 + 1  # 4.00… s, rounded up
-    admission.enter(nothing, 4.1)
+    admission.enter(nothing, 12.1)
     with pytest.raises(Overloaded) as later:
-        admission.enter(nothing, 4.1)
+        admission.enter(nothing, 12.1)
     assert later.value.retry_after_s > refused.value.retry_after_s
 
 

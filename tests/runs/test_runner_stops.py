@@ -220,6 +220,9 @@ async def test_cancel_says_what_happened(script: Script, stopped: Stopped) -> No
     await asyncio.sleep(0.01)
     assert await desk.runner.cancel(run) is stopped
     assert run.ended.result().outcome is Outcome.CANCELLED
+    if stopped is Stopped.STILL_STOPPING:
+        assert await desk.runner.cancel(run) is Stopped.STILL_STOPPING
+        await asyncio.sleep(0.6)
     assert await desk.runner.cancel(run) is Stopped.ALREADY_FINISHED
 
 

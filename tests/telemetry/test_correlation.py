@@ -72,6 +72,7 @@ def _agents() -> dict[str, Any]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def watch() -> AsyncIterator[Watched]:
+    UPSTREAM.client()  # an agent makes it when it is built, which may take its time
     async with watched(_agents()) as service:
         yield service
 
