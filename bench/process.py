@@ -20,8 +20,12 @@ ROOT = Path(__file__).parents[1]
 _START_S = 60.0
 _STOP_S = 10.0
 _LOAD_S = 60.0
-# Variables that would change what a server does, or send what it does somewhere.
-_FOREIGN = ("WATCHKEEPER_", "LANGCHAIN_", "LANGSMITH_", "OTEL_", "UVICORN_", "WEB_CONCURRENCY")
+# Variables that would change what a server does, send what it does somewhere, or make it
+# compile its own source at each start.
+_FOREIGN = (
+    "WATCHKEEPER_", "LANGCHAIN_", "LANGSMITH_", "OTEL_", "UVICORN_", "WEB_CONCURRENCY",
+    "PYTHONDONTWRITEBYTECODE",
+)  # fmt: skip
 
 
 class DidNotStart(Exception):

@@ -1,7 +1,7 @@
 """Agents of our builder: their limits, and how they ask a model over the wire."""
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -103,20 +103,23 @@ def test_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chat_openai("gpt-4.1-mini").use_responses_api is None
 
 
+def closed(model: Any) -> bool:
+    """Whether the connections of a model are closed."""
+    return bool(model.http_async_client.is_closed)
+
+
 async def test_one_client_for_the_process(upstream: str) -> None:
     """All models share one pool of connections, which is closed with the service."""
     await set_scenario(upstream, SAYS)
     first, second = (chat_openai(name, streaming=True) for name in ("gpt-4.1-mini", "gpt-4.1"))
     agents = {"a": build_agent(first, []), "b": build_agent(second, [])}
-    client = cast("Any", first.http_async_client)
-    assert second.http_async_client is client
+    assert first.http_async_client is second.http_async_client
     async with served(agents) as service:
         for name in agents:
             assert (await service.ask(agent=name)).status_code == 200
-        assert not client.is_closed
-    assert client.is_closed
-    following = cast("Any", chat_openai("gpt-4.1-mini").http_async_client)
-    assert not following.is_closed
+        assert not closed(first)
+    assert closed(first)
+    assert not closed(chat_openai("gpt-4.1-mini"))
 
 
 async def test_after_a_service_has_ended(upstream: str) -> None:

@@ -1,0 +1,270 @@
+"""What callers, models, tools and exceptions say stays in the run: it is in no signal."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+
+from tests import fakes, faults, wire
+from tests.service import until
+from tests.telemetry.watched import OPENMETRICS, Watched, watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+HELD_S = 2.0
+# One word for each place, so that a leak says where it comes from.
+PLACES = (
+    "question", "argument", "result", "exception", "agent", "requestid", "authorization", "path",
+    "query", "baggage", "cause", "background", "call", "status", "referer", "cookie", "host",
+)  # fmt: skip
+CANARY = {place: f"Canary9{place.capitalize()}" for place in PLACES}
+HEADERS = {
+    "user-agent": CANARY["agent"],
+    "x-request-id": CANARY["requestid"],
+    "authorization": f"Basic {CANARY['authorization']}",
+    "baggage": f"tenant={CANARY['baggage']}",
+    "referer": f"https://{CANARY['referer']}/",
+    "cookie": f"session={CANARY['cookie']}",
+}
+
+
+@tool
+async def tell(order: str = "") -> str:
+    """Give a secret back."""
+    return CANARY["result"]
+
+
+@tool
+async def raises(order: str = "") -> str:
+    """Raise with a secret, and with a cause that holds one."""
+    try:
+        raise KeyError(CANARY["cause"])
+    except KeyError as cause:
+        raise ValueError(CANARY["exception"]) from cause
+
+
+@tool
+def raises_sync(order: str = "") -> str:
+    """Raise with a secret, on a thread."""
+    raise ValueError(CANARY["exception"])
+
+
+@tool
+async def hangs(order: str = "") -> str:
+    """Never come back in time."""
+    await asyncio.sleep(HELD_S)
+    return CANARY["result"]
+
+
+@tool
+async def leaves_a_task(order: str = "") -> str:
+    """Start something that fails later, when nobody listens any more."""
+
+    async def fails() -> None:
+        raise ValueError(CANARY["background"])
+
+    task = asyncio.ensure_future(fails())
+    await asyncio.sleep(0.01)
+    del task
+    return CANARY["result"]
+
+
+class Loud(RuntimeError):
+    """An exception of a provider, which holds a secret wherever it can."""
+
+    status_code = 429
+    body = CANARY["status"]
+
+
+def _unknown_tool(messages: Sequence[Any]) -> AIMessage:
+    if fakes.results_since_question(messages):
+        return AIMessage("done")
+    return fakes.asks("look", {"order": {"no": CANARY["argument"]}})
+
+
+def _agents() -> dict[str, Any]:
+    given = {"order": CANARY["argument"]}
+    tools = [tell, raises, raises_sync, hangs, leaves_a_task, *fakes.ToolDesk().tools()]
+    agents: dict[str, Any] = {}
+    for kind in fakes.KINDS:
+        for name in ("tell", "raises", "raises_sync", "hangs", "leaves_a_task"):
+            script = fakes.calls_then_answers(name, given)
+            agents[f"{name}-{kind}"] = fakes.build(kind, fakes.ScriptedModel(script=script), tools)
+        endless = fakes.ScriptedModel(script=fakes.never_stops("tell", given))
+        agents[f"endless-{kind}"] = fakes.build(kind, endless, tools)
+        slow = faults.model(delay_s=HELD_S)
+        agents[f"slow-{kind}"] = fakes.build(kind, slow, tools)
+        broken = faults.model(error=Loud(CANARY["exception"]))
+        agents[f"model-{kind}"] = fakes.build(kind, broken, tools)
+        wrong = fakes.ScriptedModel(script=_unknown_tool)
+        agents[f"invalid-{kind}"] = fakes.build(kind, wrong, tools)
+    error = RuntimeError(CANARY["exception"])
+    agents["node"] = faults.graph_that_raises(error)
+    agents["middleware"] = faults.agent_whose_middleware_raises(error)
+    agents["parser"] = faults.executor_whose_parser_raises(error)
+    agents["asks"] = faults.agent_whose_tool_asks()
+    return agents
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def watch() -> AsyncIterator[Watched]:
+    async with watched(_agents(), level="debug", tool_threads=64) as service:
+        service.desk.client.headers.update(HEADERS)
+        yield service
+
+
+async def ask(watch: Watched, agent: str, **body: Any) -> str:
+    """Ask with a canary in every header and in the query; gives the body of the answer."""
+    response = await watch.desk.client.post(
+        f"/agents/{agent}",
+        params={"q": CANARY["query"]},
+        json={"question": CANARY["question"], **body},
+    )
+    watch.log.stream.flush()
+    if response.status_code == 200:
+        return ""  # an answer is the caller's own
+    return response.text
+
+
+async def nothing_leaks(watch: Watched, *told: str) -> None:
+    """No canary is in any signal so far, nor in what else was told."""
+    seen = len(watch.collector.raw)
+    await until(lambda: len(watch.collector.raw) > seen or not watch.collector.spans, 1.0)
+    openmetrics = (await watch.scrape(OPENMETRICS)).text
+    places = {
+        "log": watch.log.text,
+        "spans": b"".join(watch.collector.raw).decode("latin-1"),
+        "metrics": (await watch.scrape()).text,
+        "openmetrics": openmetrics,
+        "error body": " ".join(told),
+    }
+    leaks = [
+        (place, canary)
+        for place, text in places.items()
+        for canary in (*CANARY.values(), faults.SECRET)
+        if canary.lower() in text.lower()
+    ]
+    assert not leaks
+
+
+@kinds
+@pytest.mark.parametrize("name", ["tell", "raises", "raises_sync", "invalid", "model"])
+async def test_runs_that_end_by_themselves(watch: Watched, kind: str, name: str) -> None:
+    """A run that completes or fails tells no signal what was said in it."""
+    await nothing_leaks(watch, await ask(watch, f"{name}-{kind}"))
+
+
+@kinds
+async def test_runs_that_are_stopped(watch: Watched, kind: str) -> None:
+    """A run at its limit, and one at its deadline, tell no signal what was said in them."""
+    told = [
+        await ask(watch, f"endless-{kind}", max_iterations=2),
+        await ask(watch, f"hangs-{kind}", timeout=0.2),
+        await ask(watch, f"slow-{kind}", timeout=0.2),
+    ]
+    await nothing_leaks(watch, *told)
+
+
+@pytest.mark.parametrize("agent", ["node", "middleware", "parser", "asks"])
+async def test_agents_that_fail(watch: Watched, agent: str) -> None:
+    """An agent that raises, or asks for a human, tells no signal what it said."""
+    await nothing_leaks(watch, await ask(watch, agent))
+
+
+@kinds
+async def test_runs_that_are_given_up(watch: Watched, kind: str) -> None:
+    """A run that is cancelled, and one whose caller left, tell no signal what was said."""
+    asking = asyncio.ensure_future(ask(watch, f"hangs-{kind}"))
+    run_id = await watch.held(f"hangs-{kind}", "tool:hangs")
+    await watch.desk.client.delete(f"/runs/{run_id}")
+    told = await asking
+    async with wire.connection(watch.desk.url) as (_, writer):
+        writer.write(
+            wire.ask(f"/agents/hangs-{kind}?q={CANARY['query']}", question=CANARY["question"])
+        )
+        await watch.held(f"hangs-{kind}", "tool:hangs")
+    await until(lambda: not watch.desk.service.runner.in_flight)
+    await nothing_leaks(watch, told)
+
+
+async def test_requests_that_are_no_runs(watch: Watched) -> None:
+    """Paths, queries, hosts and bodies that are refused tell no signal what was sent."""
+    client, secret = watch.desk.client, CANARY["path"]
+    responses = [
+        await client.get(f"/{secret}/{secret}", params={"q": CANARY["query"]}),
+        await client.get(f"/agents/{secret}"),
+        await client.post(f"/agents/{secret}", json={"question": CANARY["question"]}),
+        await client.get(f"/runs/{secret}"),
+        await client.delete(f"/runs/{secret}"),
+        await client.get("/runs", params={"state": CANARY["query"]}),
+        await client.get("/health", headers={"host": CANARY["host"]}),
+        await client.get("/agents", headers={"host": CANARY["host"]}),
+        await client.post("/agent", json={"question": CANARY["question"], secret: secret}),
+        await client.post("/agent", content=CANARY["question"]),
+        await client.request("PATCH", f"/{secret}"),
+    ]
+    await nothing_leaks(watch, *(response.text for response in responses))
+
+
+async def test_a_bad_request_on_the_wire(watch: Watched) -> None:
+    """Bytes that are no HTTP are in no line of the server."""
+    async with wire.connection(watch.desk.url) as (reader, writer):
+        writer.write(f"{CANARY['path']} / HTTP/1.1 {CANARY['query']}\r\n\r\n".encode())
+        await asyncio.wait_for(reader.read(), 5)
+    await nothing_leaks(watch)
+
+
+@kinds
+async def test_a_task_that_was_left_behind(watch: Watched, kind: str) -> None:
+    """A task of a tool that fails when nobody listens is logged without what it said."""
+    before = len(watch.log.of(logger="asyncio"))
+    await ask(watch, f"leaves_a_task-{kind}")
+    await until(lambda: len(watch.log.of(logger="asyncio")) > before)
+    line = watch.log.of(logger="asyncio")[-1]
+    assert line["error_type"] == "ValueError"
+    await nothing_leaks(watch)
+
+
+async def test_a_line_of_a_library_with_an_exception(watch: Watched) -> None:
+    """What a library logs of an exception is its type and place, not its text."""
+    try:
+        raise ValueError(CANARY["exception"])
+    except ValueError:
+        logging.getLogger("somebody.elses").exception("it_failed")
+    line = await watch.log.one("it_failed")
+    assert line["error_type"] == "ValueError"
+    assert "test_canary.py" in line["error_at"][0]
+    await nothing_leaks(watch)
+
+
+async def test_keys_are_taken_out(watch: Watched) -> None:
+    """What looks like a key is taken out of lines, wherever in the line it stands."""
+    key = "sk-proj-abcdefghijklmnop0123456789"
+    logging.getLogger("somebody.elses").warning("sent with %s", key)
+    await ask(watch, "tell-langgraph", metadata={"ticket": f"Bearer {key}"})
+    await until(lambda: watch.log.of(logger="somebody.elses", level="warning"))
+    await asyncio.sleep(0.05)
+    assert key not in watch.log.text
+
+
+async def test_content_by_opt_in_only() -> None:
+    """With the opt-in, spans hold what was said, in the attributes made for it and cut to size."""
+    script = fakes.calls_then_answers("tell", {"order": CANARY["argument"]})
+    agents = {"a": fakes.build("create_agent", fakes.ScriptedModel(script=script), [tell])}
+    variables = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
+    async with watched(agents, variables=variables) as watch:
+        response = await watch.desk.ask(CANARY["question"] + "x" * 50_000)
+        spans = await watch.trace_of(response.json()["run_id"])
+        said = {span.operation: span.attributes for span in spans}
+        assert CANARY["argument"] in said["execute_tool"]["gen_ai.tool.call.arguments"]
+        assert CANARY["result"] in said["execute_tool"]["gen_ai.tool.call.result"]
+        assert CANARY["question"] in said["chat"]["gen_ai.input.messages"]
+        longest = max(len(str(value)) for span in spans for value in span.attributes.values())
+        assert longest <= 8_192
+        assert CANARY["question"] not in watch.log.text
+        assert CANARY["question"] not in (await watch.scrape(OPENMETRICS)).text
