@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # How long tasks that are left over may take to end before the process ends without them.
 _LEFTOVER_S = 1.0
@@ -17,17 +17,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 1 (could not listen) or 2 (wrong usage or settings)."""
     options = _parser().parse_args(arguments)
     gc.disable()  # importing makes much that lives long and little garbage
+    from app import main as _  # noqa: F401 - all of it, while nothing is collected
     from app import settings as configuration
     from app.agents.registry import AgentLoadError
     from app.api.server import CannotListen
 
-    gc.enable()
     try:
         settings = configuration.read(
             options.config, host=options.host, port=options.port, log_format=options.log_format
         )
-        _refuse_workers()
-        return _run(options.command(settings, options))
+        _run(options.command(settings, options))
     except (configuration.SettingsError, AgentLoadError) as wrong:
         print(f"watchkeeper: {wrong}", file=sys.stderr)
         return 2
@@ -84,18 +83,8 @@ async def _list(settings: Any, options: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_workers() -> None:
-    from app.settings import SettingsError
-
-    if os.environ.get("WEB_CONCURRENCY", "1") not in ("", "1"):
-        raise SettingsError(
-            "WEB_CONCURRENCY asks for several server processes in one command, which would each "
-            "keep their own metrics and places: unset it and run several services."
-        )
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """As asyncio.run, but a task that will not end cannot hold up the exit."""
+def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """As asyncio.run and exit, but nothing that will not end can hold up the exit."""
     import uvloop
 
     loop = uvloop.new_event_loop()
@@ -107,14 +96,14 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
             task.cancel()
         if left:
             _, left = loop.run_until_complete(asyncio.wait(left, timeout=_LEFTOVER_S))
-        if left:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        return code
+        if not left:
+            loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python would wait for threads that libraries started, and a tool may hang in one.
+    os._exit(code)
 
 
 if __name__ == "__main__":

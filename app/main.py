@@ -105,9 +105,9 @@ async def serve(settings: Settings, agents: Sequence[str]) -> None:
         listener = listen(settings.host, settings.port)
         server = Server(application(parts, agents), lambda: _drain(parts))
         _announce(parts, listener.getsockname()[1])
-        gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
+        gc.enable()
         await server.serve(sockets=[listener])
     finally:
         logs.stop()

@@ -79,10 +79,16 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body.")
     drain_notice_s: float = Field(
-        1.0, ge=0, description="How long a draining service still accepts, with readiness red."
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long a draining service still accepts, with readiness red.",
     )
     drain_s: float = Field(
-        20.0, ge=0, description="How long a draining service lets runs finish before it cuts them."
+        20.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long a draining service lets runs finish before it cuts them.",
     )
     log_format: LogFormat = Field(LogFormat.AUTO, description="`auto`, `json` or `console`.")
     log_level: str = Field(
@@ -117,6 +123,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Options first, then variables, then the file."""
         file = TomlConfigSettingsSource(settings_cls)
+        if variable("agents") in os.environ:
+            raise SettingsError(
+                f"{variable('agents')}: limits of agents stand in the file only; agents to serve "
+                f"are named on the command line or in {AGENTS_VARIABLE}."
+            )
         return (init_settings, env_settings, file)
 
     def served(self, name: str) -> AgentInfo:
@@ -143,6 +154,11 @@ def read(config: Path | None = None, **options: Any) -> Settings:
 
     Raises SettingsError, naming the option, the variable or the line of the file to turn.
     """
+    if os.environ.get("WEB_CONCURRENCY", "1") not in ("", "1"):
+        raise SettingsError(
+            "WEB_CONCURRENCY asks for several server processes in one command, which would each "
+            "keep their own metrics and places: unset it and run several services."
+        )
     given = {name: value for name, value in options.items() if value is not None}
     if config is not None and not config.is_file():
         raise SettingsError(f"There is no settings file {config}.")
@@ -154,7 +170,7 @@ def read(config: Path | None = None, **options: Any) -> Settings:
         return FileSettings(**given)
     except ValidationError as wrong:
         raise SettingsError(" ".join(_sentences(wrong, given, config))) from wrong
-    except tomllib.TOMLDecodeError as wrong:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
         raise SettingsError(f"{config} is not TOML: {wrong}.") from wrong
 
 

@@ -40,6 +40,9 @@ class ExecutorAgent:
                 "early_stopping_method": "watchkeeper",
             }
         )
+        # `astream` tells callbacks what the executor is made of, anew in each run.
+        told = self._executor.to_json()
+        object.__setattr__(self._executor, "to_json", lambda: told)
         self._tools = frozenset(info.tools)
         self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
@@ -61,7 +64,8 @@ class ExecutorAgent:
         before it asks the model again.
         """
         turn, open_calls = list[AgentStep](), 0
-        stream = self._executor.astream({"input": call.question}, {"callbacks": [handler]})
+        asked = {"input": call.question, "chat_history": []}
+        stream = self._executor.astream(asked, {"callbacks": [handler]})
         async with stops_at_ceiling(handler), aclosing(stream):
             async for chunk in stream:
                 if "output" in chunk:

@@ -13,7 +13,7 @@ class OpenTool:
     """A tool call at work.
 
     `node` is the graph node that runs it; `sub_agent` the id of the agent that it asks in turn.
-    `error` is set by the tool's wrapper when it fails softly.
+    `error` and `invalid_arguments` are set by the tool's wrapper when a call fails softly.
     """
 
     call_id: str
@@ -23,6 +23,7 @@ class OpenTool:
     node: str | None = None
     sub_agent: str | None = None
     error: BaseException | None = None
+    invalid_arguments: bool = False
 
     @property
     def parent_of_calls(self) -> str:

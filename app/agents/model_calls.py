@@ -63,12 +63,12 @@ class ModelCalls:
         last: bool,
     ) -> None:
         """A model is asked. Raises CeilingReached; the `last` call is kept back for the answer."""
-        ceiling = 4 * (self.call.iteration_limit + 1) - 1
-        if self.refuses and self.made >= ceiling and not last:
+        tool = inside.get()
+        kept_back = 0 if last and tool is None else 1
+        if self.refuses and self.made >= 4 * (self.call.iteration_limit + 1) - kept_back:
             self.ceiling_reached = True
             raise CeilingReached
         self.made += 1
-        tool = inside.get()
         opened = OpenModel(
             provider=str(metadata.get("ls_provider") or "unknown"),
             model=str(metadata.get("ls_model_name") or "unknown"),

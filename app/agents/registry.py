@@ -1,7 +1,6 @@
 """Which agents are served, by name: built once, at start; a broken one stops the start."""
 
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
+from langchain_core.prompts import BasePromptTemplate
 from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.prebuilt import ToolNode
@@ -23,7 +23,8 @@ from app.agents.graph import GraphAgent
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent
 
-DEMO = "demo=app.agents.demo:build"
+_DEMO_MODULE = "app.agents.demo"
+DEMO = f"demo={_DEMO_MODULE}:build"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -96,17 +97,20 @@ def adapt(built: Any, source: str, served: AgentInfo) -> Agent:
 
 
 def _attribute(spec: Spec) -> Any:
-    _refuse_shadowed(spec)
+    collision = "" if spec.module == _DEMO_MODULE else _collision(spec.module)
+    if collision:
+        raise AgentLoadError(f"{spec.target} cannot be imported: {collision}")
     try:
         found = importlib.import_module(spec.module)
     except ModuleNotFoundError as missing:
-        if missing.name and spec.module.startswith(missing.name):
+        if missing.name and f"{spec.module}.".startswith(f"{missing.name}."):
             raise AgentLoadError(
                 f"There is no module {missing.name!r} for {spec.target}; it was looked for in "
                 f"{Path.cwd()} and among the installed packages."
             ) from missing
-        raise AgentLoadError(f"Importing {spec.module} failed: {_said(missing)}") from missing
-    except Exception as raised:  # foreign code: a module may raise anything when imported
+        why = _collision(missing.name or "") or _said(missing)
+        raise AgentLoadError(f"Importing {spec.module} failed: {why}") from missing
+    except (Exception, SystemExit) as raised:  # foreign code: importing may raise anything
         raise AgentLoadError(f"Importing {spec.module} failed: {_said(raised)}") from raised
     for part in spec.attribute.split("."):
         try:
@@ -118,19 +122,17 @@ def _attribute(spec: Spec) -> Any:
     return found
 
 
-def _refuse_shadowed(spec: Spec) -> None:
-    """Our package is called `app`, and so is many users' own: say so rather than miss it."""
+def _collision(wanted: str) -> str:
+    """Our package is called `app`, and so is many users' own: a sentence where that matters."""
     ours = Path(__file__).parents[1]
-    theirs = [place for place in (Path.cwd() / "app", Path.cwd() / "app.py") if place.exists()]
-    if spec.module.partition(".")[0] != "app" or not theirs or theirs[0] == ours:
-        return
-    if importlib.util.find_spec(spec.module) is None or theirs[0].suffix == ".py":
-        raise AgentLoadError(
-            f"{spec.target} cannot be imported: the name 'app' is that of Watchkeeper's own "
-            f"package, which hides {theirs[0]}. Rename yours, or serve it from inside: "
-            f"cd app && watchkeeper serve {spec.module.partition('.')[2] or 'MODULE'}:"
-            f"{spec.attribute}."
-        )
+    places = (Path.cwd() / "app", Path.cwd() / "app.py")
+    theirs = [place for place in places if place.exists() and place != ours]
+    if wanted.partition(".")[0] != "app" or not theirs:
+        return ""
+    return (
+        f"the name 'app' is that of Watchkeeper's own package, which hides {theirs[0]}. "
+        "Rename yours, and what imports it."
+    )
 
 
 async def _call_factory(spec: Spec, found: Any) -> Any:
@@ -141,7 +143,7 @@ async def _call_factory(spec: Spec, found: Any) -> Any:
     try:
         built = found()
         return await built if inspect.isawaitable(built) else built
-    except Exception as raised:  # foreign code: a factory may raise anything
+    except (Exception, SystemExit) as raised:  # foreign code: a factory may raise anything
         raise AgentLoadError(f"The factory {spec.target} failed: {_said(raised)}") from raised
 
 
@@ -185,11 +187,14 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
             f"{source} is an AgentExecutor with memory, which all its callers would share; "
             "remove memory= and let callers continue a conversation by its thread_id."
         )
-    wanted = set(executor.input_keys) - {"input", "chat_history"}
-    if wanted:
+    asked = set(executor.input_keys)
+    for prompt in anatomy.find_all(executor, BasePromptTemplate):  # type: ignore[type-abstract]
+        asked |= set(prompt.input_variables)
+    wanted = asked - {"input", "chat_history", "agent_scratchpad", "intermediate_steps"}
+    if wanted or "input" not in asked:
         raise AgentLoadError(
             f"{source} is an AgentExecutor whose prompt wants {sorted(wanted)}; Watchkeeper "
-            "fills in 'input' only."
+            "fills in 'input', which it must want, and nothing else."
         )
     tools: Sequence[BaseTool] = executor.tools
     info = _info(served, "agent_executor", executor, tuple(tool.name for tool in tools))
@@ -205,9 +210,11 @@ def _own_limits(executor: Any, info: AgentInfo) -> AgentInfo:
 
 
 def _limited(info: AgentInfo, limit: int | None, stopping: str | None) -> AgentInfo:
-    if limit:
+    if limit and limit > 0:
         info = replace(info, iteration_limit=limit)
-    return replace(info, early_stopping=EarlyStopping(stopping)) if stopping else info
+    if stopping in set(EarlyStopping):
+        info = replace(info, early_stopping=EarlyStopping(str(stopping)))
+    return info
 
 
 def _info(served: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:

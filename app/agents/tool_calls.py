@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage, ToolMessage
-from pydantic import ValidationError
 
 from app.agents import reading
 from app.agents.inside import OpenTool, inside
@@ -103,7 +102,7 @@ class ToolCalls:
                 **self.about, at=now, call_id=opened.sub_agent, outcome=outcome
             )
             self.emit(agent)
-        if isinstance(error, ValidationError):
+        if opened.invalid_arguments:
             self.reject(opened.name, Rejection.INVALID_ARGS)
         self.emit(
             ToolCallFinished(

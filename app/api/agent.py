@@ -33,7 +33,7 @@ RUN_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _plain_json(request: Request) -> None:
+async def _plain_json(request: Request) -> None:
     if not problems.sends_plain_json(request):
         raise HTTPException(415)
 

@@ -37,7 +37,7 @@ class Service:
         return any(agent.info.demo for agent in self.agents.values())
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

@@ -22,6 +22,9 @@ from app.api import problems
 _CLOSE_S = 5
 
 
+_BACKLOG = 2048
+
+
 class CannotListen(Exception):
     """The address is taken or is not ours; the message says what to turn."""
 
@@ -34,6 +37,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)
     except OSError as refused:
         listener.close()
         why = (refused.strerror or str(refused)).lower()

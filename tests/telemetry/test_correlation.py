@@ -237,6 +237,7 @@ async def test_baggage_stays_out(watch: Watched) -> None:
     assert not any(b"canary-baggage" in body for body in watch.collector.raw)
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_sampled_flag_is_not_trusted() -> None:
     """A caller's sampled flag does not get round the sampling that the operator chose."""
     sampling = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from app.telemetry import logs
+from app.telemetry.stream import LineWriter
 from tests import otlp
 from tests.otlp import Received, Receiver
 from tests.service import Served, served, until
@@ -73,7 +74,7 @@ def recorded(
     before = {name: vars(ours)[name] for name in ("level", "writer", "write")}
     hook, show, usr1 = sys.excepthook, warnings.showwarning, signal.getsignal(signal.SIGUSR1)
     root = logging.getLogger()
-    root_level = root.level
+    root_level, outer = root.level, [h for h in root.handlers if _writes_lines(h)]
     logs.start(
         json=json,
         level=level,
@@ -94,9 +95,15 @@ def recorded(
             setattr(ours, name, value)
         for handler in theirs:
             root.removeHandler(handler)
+        for handler in outer:
+            root.addHandler(handler)
         root.setLevel(root_level)
         sys.excepthook, warnings.showwarning = hook, show
         signal.signal(signal.SIGUSR1, usr1)
+
+
+def _writes_lines(handler: logging.Handler) -> bool:
+    return isinstance(getattr(handler, "stream", None), LineWriter)
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,12 @@ class Watched:
         response = await self.desk.client.get("/metrics", headers={"accept": accept})
         assert response.status_code == 200, response.text
         return parsed(response)
+
+    async def flush(self) -> None:
+        """Deliver every span that has ended."""
+        export = self.desk.pipeline.export
+        assert export is not None
+        await asyncio.get_running_loop().run_in_executor(None, export.provider.force_flush)
 
     async def trace_of(self, run_id: str) -> list[Received]:
         """The whole trace of a run; waits until its server span, the last to end, has come."""
