@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from app.agents.inside import inside
@@ -109,12 +109,14 @@ class RunHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """The agent asks a model that completes text."""
-        self._model_starts(run_id, (), metadata or {})
+        self._model_starts(run_id, [HumanMessage(text) for text in prompts[:1]], metadata or {})
 
     def _model_starts(
         self, run_id: UUID, messages: Sequence[BaseMessage], metadata: dict[str, Any]
     ) -> None:
         tool = inside.get()
+        if tool is None and self.models.turn.unusable:
+            self._count(0)
         if tool is not None and tool.sub_agent is None and (name := in_sub_agent(tool, metadata)):
             self.tool_calls.asks_agent(tool, name)
         turn = self.iterations + 1
@@ -133,6 +135,8 @@ class RunHandler(BaseCallbackHandler):
         asked = [call["name"] for call in calls if call["name"] not in self.output_tools]
         if asked:
             self._count(len(asked))
+        # Structured output that fits ends the run; if the model is asked again, it did not fit.
+        self.models.turn.unusable = bool(calls) and not asked
         for name in asked:
             self._reject_if_unknown(name)
 

@@ -29,7 +29,7 @@ class ExecutorAgent:
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
         self.info = info
-        self.verbose = bool(executor.verbose)
+        self.verbose = bool(executor.verbose or any(tool.verbose for tool in executor.tools))
         self._executor = executor.model_copy(
             update={
                 "tools": [guarded(tool) for tool in executor.tools],

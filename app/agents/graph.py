@@ -40,6 +40,7 @@ class GraphAgent:
         self._tools = frozenset(info.tools)
         for node in anatomy.find_all(graph, ToolNode):
             for name, tool in node.tools_by_name.items():
+                self.verbose = self.verbose or bool(tool.verbose)
                 node.tools_by_name[name] = guarded(tool)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
@@ -49,6 +50,8 @@ class GraphAgent:
             state, stopped = await self._run(call, handler)
             messages: list[BaseMessage] = state.get("messages", [])
             if stopped:
+                if _is_library_sentence(messages):
+                    messages = messages[:-1]
                 turn = _last_turn(messages) if _turn_is_complete(messages) else []
                 answer = await last_answer(call, handler, self._model, turn, self._attempts)
                 await self._conclude(call, messages, answer.text)
@@ -76,7 +79,8 @@ class GraphAgent:
                 limit_reached = handler.iterations >= call.iteration_limit
                 if limit_reached and _turn_is_complete(state.get("messages", [])):
                     return state, True
-        return state, handler.models.ceiling_reached or self._limited_itself(state)
+        limited_itself = _is_library_sentence(state.get("messages", []))
+        return state, handler.models.ceiling_reached or limited_itself
 
     async def _conclude(self, call: AgentCall, messages: list[BaseMessage], text: str) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
@@ -88,10 +92,10 @@ class GraphAgent:
         # What the graph would have done next is not to be done when the conversation goes on.
         await self._graph.aupdate_state(config, None, as_node=END)
 
-    def _limited_itself(self, state: dict[str, Any]) -> bool:
-        """A ModelCallLimitMiddleware in the agent ends it with a sentence of the library."""
-        messages: list[BaseMessage] = state.get("messages", [])
-        return bool(messages) and str(messages[-1].text).startswith(_LIBRARY_SENTENCE)
+
+def _is_library_sentence(messages: Sequence[BaseMessage]) -> bool:
+    """A ModelCallLimitMiddleware in the agent ends it with a sentence of the library."""
+    return bool(messages) and str(messages[-1].text).startswith(_LIBRARY_SENTENCE)
 
 
 def _config(call: AgentCall) -> RunnableConfig:

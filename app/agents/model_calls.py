@@ -36,6 +36,7 @@ class Turn:
     messages: Sequence[BaseMessage] = ()
     attempt: int = 1
     counted: bool = False
+    unusable: bool = False
     failure: CallOutcome | None = None
 
 
@@ -64,10 +65,8 @@ class ModelCalls:
     ) -> None:
         """A model is asked. Raises CeilingReached; the `last` call is kept back for the answer."""
         tool = inside.get()
-        kept_back = 0 if last and tool is None else 1
-        if self.refuses and self.made >= 4 * (self.call.iteration_limit + 1) - kept_back:
-            self.ceiling_reached = True
-            raise CeilingReached
+        if self.refuses:
+            self._refuse_too_many(messages, iteration, own=tool is None, last=last)
         self.made += 1
         opened = OpenModel(
             provider=str(metadata.get("ls_provider") or "unknown"),
@@ -90,6 +89,23 @@ class ModelCalls:
                 messages=messages,
             )
         )
+
+    def _refuse_too_many(
+        self, messages: Sequence[BaseMessage], iteration: int, *, own: bool, last: bool
+    ) -> None:
+        """One call of the ceiling is kept back for the last answer.
+
+        A turn beyond the limit is stopped from outside where that is seen in time; here it is
+        stopped in any case, and what it was asked holds all that the last answer needs.
+        """
+        limit = self.call.iteration_limit
+        beyond_limit = own and not last and iteration > limit
+        kept_back = 0 if last and own else 1
+        if beyond_limit or self.made >= 4 * (limit + 1) - kept_back:
+            self.ceiling_reached = True
+            if beyond_limit:
+                self.turn = Turn(messages)
+            raise CeilingReached
 
     def _begin_turn(
         self, messages: Sequence[BaseMessage], opened: OpenModel, iteration: int

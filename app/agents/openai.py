@@ -38,7 +38,10 @@ class StrictChatOpenAI(ChatOpenAI):
         result = await super()._agenerate(*args, **kwargs)
         for generation in result.generations:
             if isinstance(generation.message, AIMessage):
-                refuse_if_broken(generation.message, "openai", None)
+                # LangChain merges the two only later.
+                told = generation.message.model_copy()
+                told.response_metadata |= generation.generation_info or {}
+                refuse_if_broken(told, "openai", None)
         return result
 
 

@@ -126,7 +126,7 @@ class Progress:
             Step(
                 iteration=started.iteration,
                 tool=started.tool,
-                call_id=started.tool_call_id or started.call_id,
+                call_id=self._unique(started),
                 arguments=_bounded(started.arguments),
                 result=cut(fact.result),
                 outcome=fact.outcome,
@@ -134,6 +134,12 @@ class Progress:
                 duration_s=fact.at - started.at,
             )
         )
+
+    def _unique(self, started: ToolCallStarted) -> str:
+        """The model's own id of the call, unless it gave it to an earlier one too."""
+        said = started.tool_call_id
+        repeated = any(step.call_id == said for step in self.steps)
+        return started.call_id if said is None or repeated else said
 
     def _account(self, now: float) -> None:
         if now > self._since:

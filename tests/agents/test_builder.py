@@ -8,6 +8,7 @@ import pytest
 
 from app.agents.builder import build_agent
 from app.agents.openai import chat_openai
+from app.runs.events import ModelCallStarted
 from tests import fakes, loops
 from tests.service import served
 from tests.upstreams import llmock, set_scenario
@@ -151,6 +152,7 @@ async def test_one_request_for_each_attempt(upstream: str) -> None:
     await set_scenario(upstream, {"type": "fail", "status": 500}, SAYS)
     async with served({"a": build_agent(chat_openai("m", streaming=True), [])}) as service:
         told = (await service.ask()).json()
+        assert len(service.facts_of(ModelCallStarted)) == 2
     assert told["outcome"] == "completed"
     assert [request["status"] for request in await requests(upstream)] == [500, 200]
 

@@ -65,6 +65,11 @@ async def test_setting_of_the_service() -> None:
     assert await reached(EVERY, {}, max_iterations=5) == {5}
 
 
+async def test_the_library_default_below_the_service() -> None:
+    """The library's own default, which nobody set, stops nothing."""
+    assert await reached(EXECUTORS, {}, max_iterations=17) == {17}
+
+
 async def test_setting_of_the_agent() -> None:
     """An agent's own table beats the service's setting."""
     assert await reached(EVERY, {}, max_iterations=5, table=TABLE) == {4}

@@ -1,0 +1,156 @@
+"""What each thing that happens to a run adds to which metric."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests import wire
+from tests.service import until
+from tests.telemetry.busy import OPTIONS, agents
+from tests.telemetry.watched import Watched, watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def watch() -> AsyncIterator[Watched]:
+    async with watched(agents(), tracing=False, **OPTIONS) as service:
+        yield service
+
+
+async def test_waste(watch: Watched) -> None:
+    """A run without an answer is wasted time and tokens, but not the time it waited."""
+    before = await watch.scrape()
+    await watch.desk.ask(agent="nap", timeout=0.3)
+    after = await watch.scrape()
+    labels = {"agent": "nap", "outcome": "timeout"}
+    seconds, tokens = "agent_wasted_seconds_total", "agent_wasted_tokens_total"
+    spent = after.total(seconds, **labels) - before.total(seconds, **labels)
+    assert spent == pytest.approx(0.3, abs=0.15)
+    assert after.total(tokens, **labels) - before.total(tokens, **labels) == 15
+    assert after.total(seconds, agent="look") == 0
+
+
+async def test_tokens_and_cost(watch: Watched) -> None:
+    """Tokens are counted by type, and cost for a model with a price only."""
+    before = await watch.scrape()
+    run = (await watch.desk.ask(agent="priced")).json()
+    assert (await watch.desk.ask(agent="unpriced")).json()["usage"]["cost_usd"] is None
+    after = await watch.scrape()
+    priced = {"agent": "priced", "provider": "acme", "model": "gpt-4o"}
+    unpriced = {"agent": "unpriced", "provider": "acme", "model": "made-up"}
+    expected = {
+        "input": 1000, "output": 100, "cache_read": 400, "cache_creation": 200, "reasoning": 60
+    }  # fmt: skip
+    for kind, count in expected.items():
+        name = "agent_llm_tokens_total"
+        counted = after.total(name, type=kind, **priced) - before.total(name, type=kind, **priced)
+        assert counted == count, kind
+    cost = "agent_llm_cost_usd_total"
+    spent = after.total(cost, **priced) - before.total(cost, **priced)
+    assert spent == pytest.approx(run["usage"]["cost_usd"])
+    assert spent > 0
+    calls = "agent_llm_unpriced_calls_total"
+    assert after.total(calls, **unpriced) - before.total(calls, **unpriced) == 1
+    assert after.total(calls, **priced) == 0
+    assert not after.all(cost, **unpriced)
+
+
+async def test_retries(watch: Watched) -> None:
+    """A model call made again is counted as a retry, with its reason, and is no iteration."""
+    await watch.desk.ask(agent="retries")
+    samples = await watch.scrape()
+    assert samples.nonzero("agent_llm_retries_total", agent="retries") == {
+        ("gpt-4o", "acme", "failed"): 2.0
+    }
+    assert samples.total("agent_run_iterations_sum", agent="retries") == 0
+    name = "agent_llm_call_duration_seconds_count"
+    calls = samples.nonzero(name, agent="retries", provider="acme", model="gpt-4o")
+    assert calls[("failed",)] == 2
+
+
+async def test_first_token(watch: Watched) -> None:
+    """The time to the first token is told of streamed calls only."""
+    await watch.desk.ask(agent="streams")
+    await watch.desk.ask(agent="look")
+    samples = await watch.scrape()
+    name = "agent_llm_time_to_first_token_seconds_count"
+    assert samples.total(name, agent="streams") >= 1
+    assert samples.total(name, agent="look") == 0
+
+
+async def test_rejected_calls(watch: Watched) -> None:
+    """A tool that does not exist, and arguments that do not fit, are counted apart."""
+    before = await watch.scrape()
+    await watch.desk.ask(agent="invents")
+    await watch.desk.ask(agent="mistakes")
+    after = await watch.scrape()
+    name = "agent_tool_rejected_calls_total"
+    for agent, reason in (("invents", "unknown_tool"), ("mistakes", "invalid_args")):
+        labels = {"agent": agent, "reason": reason}
+        assert after.total(name, **labels) - before.total(name, **labels) == 1
+    assert "invented" not in after.text
+
+
+async def test_a_run_that_hangs(watch: Watched) -> None:
+    """While a run hangs, the gauges show it and its age; afterwards they are 0 again."""
+    asking = asyncio.ensure_future(watch.desk.ask(agent="nap", timeout=0.6))
+    await watch.held("nap", "tool:nap")
+    samples = await watch.scrape()
+    assert samples.nonzero("agent_runs_in_flight") == {("nap", "sync", "running"): 1.0}
+    first = samples.total("agent_run_oldest_age_seconds", agent="nap", state="running")
+    await asyncio.sleep(0.2)
+    samples = await watch.scrape()
+    later = samples.total("agent_run_oldest_age_seconds", agent="nap", state="running")
+    assert first + 0.15 < later < 0.6
+    await asking
+    samples = await watch.scrape()
+    assert not samples.nonzero("agent_runs_in_flight")
+    assert not samples.nonzero("agent_run_oldest_age_seconds")
+
+
+async def test_what_outlives_its_run(watch: Watched) -> None:
+    """Threads and tasks that outlive their runs are counted exactly, until they end."""
+    runs = [watch.desk.ask(agent=agent, timeout=0.2) for agent in ("block", "block", "stubborn")]
+    await asyncio.gather(*runs)
+    samples = await watch.scrape()
+    found = {
+        name: samples.total(f"agent_tool_{name}")
+        for name in ("threads_busy", "threads_abandoned", "tasks_abandoned")
+    }
+    assert found == {"threads_busy": 2, "threads_abandoned": 2, "tasks_abandoned": 1}
+    assert (await watch.log.one("tool_thread_abandoned", agent="stubborn"))["tasks"] == 1
+    service = watch.desk.service
+    await until(lambda: not service.threads.busy and not service.runner.stuck_tasks)
+    samples = await watch.scrape()
+    assert not any(samples.total(f"agent_tool_{name}") for name in found)
+
+
+async def test_last_success(watch: Watched) -> None:
+    """The time of the last success moves with a success and with nothing else."""
+    name = "agent_last_success_timestamp_seconds"
+    await watch.desk.ask(agent="nap", timeout=0.1)
+    assert (await watch.scrape()).total(name, agent="nap") == 0
+    await watch.desk.ask(agent="look")
+    at = (await watch.scrape()).total(name, agent="look")
+    assert time.time() - 5 < at <= time.time()
+
+
+async def test_http(watch: Watched) -> None:
+    """Requests are counted by the template of their route, their method and their status."""
+    await watch.desk.ask(agent="look")
+    await watch.desk.client.get("/runs/nothing")
+    await wire.exchange(watch.desk.url, wire.request("GET", "/made-up"))
+    samples = await watch.scrape()
+    name = "http_server_request_duration_seconds_count"
+    for route, method, status in (
+        ("/agents/{name}", "POST", "200"),
+        ("/runs/{run_id}", "GET", "404"),
+        ("_other", "GET", "404"),
+        ("/metrics", "GET", "200"),
+    ):
+        assert samples.total(name, route=route, method=method, status=status) >= 1, route
+    assert "made-up" not in {s.labels["route"] for s in samples.all(name)}
