@@ -3,8 +3,10 @@
 SHELL := bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Debian packages whose real servers the tests start; each is also the name of its program.
+PARTS := prometheus
 
-.PHONY: help run install test check bench docs lock clean
+.PHONY: help run install test test-parts parts check bench docs lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +33,15 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m docs.generate --check
+
+test-parts: parts ## Tests against real parts: Prometheus
+	$(BIN)/pytest tests/parts
+
+parts: install ## Install Debian's packages that test-parts needs
+	@for package in $(PARTS); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
+	test -z "$$missing" && exit 0; \
+	test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run make parts as root."; exit 1; }; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing
 
 bench: install ## Measure, side by side
 	$(BIN)/python -m bench

@@ -137,7 +137,7 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
         if not service.agents:
             await load_agents(parts, agents)
         infos = [agent.info for agent in service.agents.values()]
-        pipeline.open(infos, routes=http.routes(app), gauges=_gauges(parts))
+        pipeline.open(infos, routes=http.routes(app), gauges=_gauges(parts), commit=settings.commit)
         pipeline.watch_loop()
         logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
         try:

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Least level of a log line."
     )
+    commit: str = Field(
+        "unknown", min_length=1, description="Shown by `agent_build_info`: what was built."
+    )
     prices_file: Path | None = Field(
         None, description="JSON with prices of models, over the table that comes with the service."
     )

@@ -76,7 +76,7 @@ class Metrics:
         agents: Sequence[AgentInfo],
         routes: Iterable[str] = (),
         exemplar: Exemplar = lambda fact: None,
-        commit: str = "",
+        commit: str = "unknown",
         *,
         alone: bool = True,
     ) -> None:

@@ -55,7 +55,7 @@ class Pipeline:
         *,
         routes: Iterable[str] = (),
         gauges: Gauges | None = None,
-        commit: str = "",
+        commit: str = "unknown",
         alone: bool = True,
     ) -> None:
         """Start the sinks; from now on facts are told. `alone` is false in a foreign process."""

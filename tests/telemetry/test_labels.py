@@ -48,7 +48,7 @@ def _sub_agent(*numbers: int) -> Any:
         calls = [fakes.asks(f"count_{n}", {}, number=n).tool_calls[0] for n in numbers]
         return AIMessage("", tool_calls=calls)
 
-    inner = create_agent(
+    inner: Any = create_agent(
         fakes.ScriptedModel(script=script), [_counting_tool(n) for n in numbers], name="inner"
     )
 

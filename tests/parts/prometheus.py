@@ -1,0 +1,108 @@
+"""A real Prometheus that scrapes one address, on a free loopback port."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_START_S = 20
+
+
+def binary(name: str) -> str:
+    """Where a program of the package prometheus is."""
+    found = shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name} is missing: run make parts (it installs Debian's prometheus).")
+    return found
+
+
+@contextmanager
+def scraping(target: str, folder: Path) -> Iterator["Prometheus"]:
+    """Start Prometheus with exemplar storage, scraping `target` each second; stop it at the end."""
+    port = _free_port()
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s}\n"
+        "scrape_configs:\n"
+        f"- {{job_name: watchkeeper, static_configs: [{{targets: ['{target}']}}]}}\n"
+    )
+    process = subprocess.Popen(
+        [
+            binary("prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--enable-feature=exemplar-storage",
+            "--log.level=error",
+        ]
+    )
+    try:
+        prometheus = Prometheus(f"http://127.0.0.1:{port}")
+        prometheus.wait_until_ready(process)
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class Prometheus:
+    """Asks it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """An instant query: the series it gives."""
+        found: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        return found
+
+    def exemplars(self, expression: str) -> list[dict[str, Any]]:
+        """The exemplars of the last minute."""
+        now = time.time()
+        found: list[dict[str, Any]] = self._get(
+            "query_exemplars", query=expression, start=str(now - 60), end=str(now + 1)
+        )
+        return found
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What it scrapes, and how that went."""
+        found: list[dict[str, Any]] = self._get("targets")["activeTargets"]
+        return found
+
+    def until(self, expression: str, within_s: float = 20) -> list[dict[str, Any]]:
+        """Wait until a query gives something."""
+        end = time.monotonic() + within_s
+        while not (found := self.query(expression)):
+            assert time.monotonic() < end, f"nothing for {expression}"
+            time.sleep(0.2)
+        return found
+
+    def wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it answers."""
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/-/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise RuntimeError("Prometheus did not start")
+
+    def _get(self, path: str, **query: str) -> Any:
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=query)
+        answer.raise_for_status()
+        return answer.json()["data"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,239 @@
+"""One stream of lines, whoever writes them: ours, libraries', warnings and crashes."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.telemetry import lines, logs
+from tests import fakes, faults
+from tests.telemetry.watched import Log, recorded, watched
+
+ALWAYS = {
+    "timestamp", "level", "event", "logger", "service", "version", "instance", "trace_id",
+    "span_id", "run_id", "agent",
+}  # fmt: skip
+CANONICAL = {
+    "outcome", "mode", "duration_s", "queue_wait_s", "iterations", "iteration_limit",
+    "tool_calls", "tools", "tokens_in", "tokens_out", "cost_usd", "ttft_s", "timeout_phase",
+    "error_type", "attempt",
+}  # fmt: skip
+THEIRS = logging.getLogger("somebody.elses")
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    with recorded("info") as log:
+        yield log
+
+
+def written(log: Log, number: int = 1) -> list[dict[str, Any]]:
+    """The lines, once that many have come; a thread writes them."""
+    give_up_at = time.monotonic() + 5
+    while log.text.count("\n") < number:
+        assert time.monotonic() < give_up_at, log.text
+        time.sleep(0.005)
+    return log.lines
+
+
+async def test_every_line_of_a_run() -> None:
+    """Every line is one JSON object with the fields that the contract always wants."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2))
+    agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
+    async with watched(agents) as watch:
+        run = (await watch.desk.ask(metadata={"ticket": "4711"})).json()
+        line = await watch.log.one("run_finished", run_id=run["run_id"])
+    for each in watch.log.lines:
+        assert set(each) >= ALWAYS, each
+        assert each["level"] in ("debug", "info", "warning", "error", "critical")
+    assert set(line) >= CANONICAL
+    assert (line["tools"], line["tool_calls"], line["iterations"]) == ({"look": 2}, 2, 2)
+    assert (line["tokens_in"], line["tokens_out"], line["attempt"]) == (30, 15, 1)
+    assert line["metadata"] == {"ticket": "4711"}
+    assert 0 < line["duration_s"] < 5
+    events = [each["event"] for each in watch.log.lines]
+    assert "service_started" in events
+    assert events[-1] == "service_stopped"
+    assert events.count("run_finished") == 1
+    assert {"llm_call", "tool_call", "request_finished"} <= set(events)
+    assert "uvicorn.error" in {each["logger"] for each in watch.log.lines}
+
+
+async def test_few_lines_at_info() -> None:
+    """At the usual level a run that goes well is one line."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2))
+    agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
+    async with watched(agents, level="info") as watch:
+        run = (await watch.desk.ask()).json()
+    assert [line["event"] for line in watch.log.of(run_id=run["run_id"])] == ["run_finished"]
+    assert not watch.log.of("request_finished")
+
+
+def test_what_libraries_say(log: Log) -> None:
+    """A library's line has the same fields, its own logger and no local variables."""
+    hidden = "local-variable"
+    try:
+        raise KeyError(hidden)
+    except KeyError:
+        THEIRS.exception("it_failed: %s", 4711)
+    (line,) = written(log)
+    assert set(line) >= ALWAYS
+    assert (line["event"], line["level"]) == ("it_failed: 4711", "error")
+    assert line["logger"] == "somebody.elses"
+    assert line["error_type"] == "KeyError"
+    assert "test_logs.py" in line["error_at"][0]
+    assert hidden not in log.text
+
+
+def test_faults_of_ours(log: Log) -> None:
+    """A fault of ours is told by type and place, without local variables."""
+    hidden = "local-variable"
+    try:
+        raise ValueError(hidden)
+    except ValueError as error:
+        logs.failed(lines.REQUEST_FAILED, error)
+    (line,) = written(log)
+    assert (line["event"], line["level"], line["error_type"]) == (
+        "request_failed",
+        "error",
+        "ValueError",
+    )
+    assert hidden not in log.text
+
+
+def test_warnings(log: Log) -> None:
+    """Python's warnings are lines too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("this will go away", DeprecationWarning, stacklevel=1)
+    (line,) = written(log)
+    assert set(line) >= ALWAYS
+    assert "this will go away" in line["event"]
+    assert (line["level"], line["logger"]) == ("warning", "py.warnings")
+
+
+def test_a_crash(log: Log) -> None:
+    """What nobody caught is one line, by type and place."""
+    try:
+        raise ZeroDivisionError("secret-in-exception")
+    except ZeroDivisionError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    (line,) = written(log)
+    assert (line["level"], line["error_type"]) == ("critical", "ZeroDivisionError")
+    assert "secret-in-exception" not in log.text
+
+
+@pytest.mark.parametrize("least", ["warning", "error"])
+def test_the_least_level_is_everybody_s(least: str) -> None:
+    """No line below the level that was set is written, whoever wrote it."""
+    with recorded(least) as log:
+        logs.say("info", lines.SERVICE_STARTED)
+        THEIRS.info("too_quiet")
+        logging.getLogger("uvicorn.error").info("too_quiet")
+        THEIRS.error("loud_enough")
+        assert [line["event"] for line in written(log)] == ["loud_enough"]
+
+
+@pytest.mark.parametrize("level", ["info", "warning"])
+def test_debug_at_run_time(level: str) -> None:
+    """SIGUSR1 turns debug lines on; the next one gives the former level back."""
+    with recorded(level) as log:
+        for number in range(3):
+            logs.say("debug", lines.RUN_STARTED, number=number)
+            logs.say("info", lines.SERVICE_STARTED, number=number)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        written(log, 2)
+    told = [(x["event"], x["number"]) for x in log.lines if "number" in x]
+    always = [("service_started", 0)] if level == "info" else []
+    after = [("service_started", 2)] if level == "info" else []
+    assert told == [*always, ("run_started", 1), ("service_started", 1), *after]
+
+
+UNKNOWN: dict[str, Any] = {
+    "object": object(),
+    "bytes": b"\xff",
+    "set": {1, 2},
+    "infinite": float("inf"),
+    "nan": float("nan"),
+    "huge": 2**80,
+    "surrogate": "half \ud83d",
+    "nested surrogate": {"of": "half \ud83d"},
+    "exception": ValueError("x"),
+    "key": {("a", 1): 2},
+    "control": "a\nb\x00\x1b[31m",
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_unknown_values(log: Log, kind: str) -> None:
+    """A value that JSON does not know costs no line."""
+    logs.say("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
+    (line,) = written(log)
+    assert line["event"] == "service_started"
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_unknown_values_in_lines_of_libraries(
+    log: Log, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a library says is one line, whatever it says."""
+    THEIRS.warning("said %s", UNKNOWN[kind])
+    (line,) = written(log)
+    assert line["event"].startswith("said ")
+    assert log.text.count("\n") == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_line_that_is_wrong_itself(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    """A library's line whose arguments do not fit prints no traceback, and none of its values."""
+    THEIRS.warning("two %s %s", "secret-in-argument")
+    THEIRS.warning("the next one")
+    written(log)
+    assert log.lines[-1]["event"] == "the next one"
+    assert "secret-in-argument" not in capsys.readouterr().err
+
+
+def test_long_lines(log: Log) -> None:
+    """A line is cut to a length that a collector takes."""
+    THEIRS.warning("x" * 1_000_000)
+    logs.say("info", lines.SERVICE_STARTED, agents=["y" * 1_000_000])
+    assert all(len(json.dumps(line)) < 20_000 for line in written(log, 2))
+
+
+def test_a_form_for_people() -> None:
+    """On a terminal a line is readable, and no JSON."""
+    with recorded("info", json=False) as log:
+        logs.say("warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3)
+        THEIRS.warning("something else")
+        give_up_at = time.monotonic() + 5
+        while log.text.count("\n") < 2:
+            assert time.monotonic() < give_up_at
+            time.sleep(0.005)
+    first, second = log.text.splitlines()
+    for word in ("warning", "iteration_limit_reached", "orders", "4711", "iteration_limit=3"):
+        assert word in first
+    assert "something else" in second
+    assert not first.startswith("{")
+
+
+async def test_a_library_s_line_in_a_tool_names_the_run() -> None:
+    """A line that a library writes inside a run says which run it was."""
+
+    async def node(state: fakes.GraphState) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        THEIRS.warning("said_inside")
+        return {"messages": [fakes.AIMessage("done")]}
+
+    async with watched({"a": faults.graph_of(node)}) as watch:
+        run = (await watch.desk.ask()).json()
+        line = await watch.log.one("said_inside")
+    assert (line["run_id"], line["trace_id"]) == (run["run_id"], run["trace_id"])
+    assert line["agent"] == "a"
