@@ -57,6 +57,7 @@ def create_app(
         agents = [a for a in os.environ.get(configuration.AGENTS_VARIABLE, "").split(",") if a]
     parts = assemble(settings)
     start_logs(parts)
+    parts.pipeline.lead()
     return application(parts, agents)
 
 
@@ -74,6 +75,7 @@ def assemble(settings: Settings) -> Parts:
         pipeline.emit,
         settings.keep_finished_runs,
         price=prices.cost,
+        fault=lambda: pipeline.fault("handler"),
         trace=current_trace,
     )
     service = Service(runner, threads, version("watchkeeper"), pipeline.render)
@@ -100,6 +102,7 @@ async def serve(settings: Settings, agents: Sequence[str]) -> None:
     """Serve until a signal. Raises AgentLoadError or CannotListen before anything is served."""
     parts = assemble(settings)
     start_logs(parts)
+    parts.pipeline.lead()
     try:
         await load_agents(parts, agents)
         listener = listen(settings.host, settings.port)
@@ -136,6 +139,7 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
     async def lifespan(app: http.Application) -> AsyncIterator[None]:
         if not service.agents:
             await load_agents(parts, agents)
+        asyncio.get_running_loop().set_exception_handler(logs.unhandled)
         infos = [agent.info for agent in service.agents.values()]
         pipeline.open(infos, routes=http.routes(app), gauges=_gauges(parts), commit=settings.commit)
         pipeline.watch_loop()
@@ -148,6 +152,7 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
             await pipeline.close()
             service.threads.shutdown(wait=False)
             logs.say("info", lines.SERVICE_STOPPED)
+            logs.written()
 
     app = http.build(
         service,

@@ -42,6 +42,7 @@ def _pipeline() -> Pipeline:
         on_drop=pipeline.log_dropped,
         alone=False,
     )
+    pipeline.lead()
     pipeline.open([], alone=False)
     atexit.register(pipeline.deliver)
     return pipeline

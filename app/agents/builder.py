@@ -32,10 +32,13 @@ def build_agent(
 
     `model` is a chat model, or the name of one of OpenAI or a compatible endpoint. A model call
     that fails in a way that may pass is made again, at most `attempts` times and never past the
-    run's deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1.
+    run's deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1 and for
+    a name of another provider.
     """
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
+    if attempts < 1:
+        raise ValueError(f"attempts must be at least 1, not {attempts}")
     graph = create_agent(
         _chat_model(model) if isinstance(model, str) else model,
         list(tools),
@@ -54,4 +57,7 @@ def build_agent(
 def _chat_model(name: str) -> BaseChatModel:
     from app.agents.openai import chat_openai  # noqa: PLC0415 - slow to load, and often not used
 
-    return chat_openai(name.removeprefix("openai:"))
+    provider, colon, model = name.rpartition(":")
+    if colon and provider != "openai":
+        raise ValueError(f"{name!r} is of another provider: build its chat model and pass that")
+    return chat_openai(model)

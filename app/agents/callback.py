@@ -45,7 +45,7 @@ def _watching(callback: Callable[P, None]) -> Callable[P, None]:
         except Exception:  # noqa: BLE001 - watching must not break what is watched
             handler = args[0]
             assert isinstance(handler, RunHandler)
-            handler.faults += 1
+            handler.call.fault()
 
     return guarded
 
@@ -53,8 +53,8 @@ def _watching(callback: Callable[P, None]) -> Callable[P, None]:
 class RunHandler(BaseCallbackHandler):
     """One for each run.
 
-    `tools` and `output_tools` are the names the agent may call; `faults` counts our own. With
-    `refuses` off it only watches.
+    `tools` and `output_tools` are the names the agent may call. With `refuses` off it only
+    watches.
     """
 
     run_inline = True
@@ -80,7 +80,6 @@ class RunHandler(BaseCallbackHandler):
         self.output_tools = output_tools
         self.clock = clock
         self.iterations = 0
-        self.faults = 0
         self.finishing = False
         self.models = ModelCalls(call, self.about, clock, refuses)
         self.tool_calls = ToolCalls(call.emit, self.about, clock)
@@ -117,7 +116,7 @@ class RunHandler(BaseCallbackHandler):
         tool = inside.get()
         if tool is None and self.models.turn.unusable:
             self._count(0)
-        if tool is not None and tool.sub_agent is None and (name := in_sub_agent(tool, metadata)):
+        if tool is not None and (name := in_sub_agent(tool, metadata)):
             self.tool_calls.asks_agent(tool, name)
         turn = self.iterations + 1
         self.models.start(run_id, messages, metadata, turn, last=self.finishing)
@@ -130,9 +129,14 @@ class RunHandler(BaseCallbackHandler):
     @_watching
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """A model answered; a turn of the agent that asks for tools is an iteration."""
-        message = self.models.end(run_id, response)
+        message, tool = self.models.end(run_id, response)
+        if tool is not None:
+            tool.answered(message)
+            return
         calls = message.tool_calls if message is not None else ()
         asked = [call["name"] for call in calls if call["name"] not in self.output_tools]
+        if calls:
+            self.models.asked = {call["id"] for call in calls}
         if asked:
             self._count(len(asked))
         # Structured output that fits ends the run; if the model is asked again, it did not fit.
@@ -192,6 +196,7 @@ class RunHandler(BaseCallbackHandler):
         if self.models.turn.counted or self.finishing:
             return
         self.models.turn.counted = True
+        self.models.basis = self.models.turn.messages
         self.iterations += 1
         self.call.emit(
             IterationCounted(

@@ -43,7 +43,7 @@ async def last_answer(
     handler.finishing = True
     text = ""
     if model is not None and call.early_stopping is EarlyStopping.GENERATE:
-        asked = [*handler.models.turn.messages, *new_turn]
+        asked = [*handler.models.basis, *new_turn]
         config: RunnableConfig = {"callbacks": [handler]}
         text = _said(await retrying(attempts)(model.ainvoke, asked, config=config))
     return AgentAnswer(text or fixed_sentence(call.iteration_limit), limit_reached=True)

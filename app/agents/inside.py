@@ -7,13 +7,29 @@ turn, on whatever thread they run.
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from langchain_core.messages import AIMessage
+
+from app.agents import reading
+from app.runs.model import NO_USAGE, Usage
+
+
+@dataclass(slots=True)
+class SubAgent:
+    """An agent that a tool asks in turn, with counts of its own."""
+
+    call_id: str
+    name: str
+    iterations: int = 0
+    tool_calls: int = 0
+    usage: Usage = NO_USAGE
+
 
 @dataclass(slots=True)
 class OpenTool:
     """A tool call at work.
 
-    `node` is the graph node that runs it; `sub_agent` the id of the agent that it asks in turn.
-    `error` and `invalid_arguments` are set by the tool's wrapper when a call fails softly.
+    `node` is the graph node that runs it; `sub_agent` the agent that it asks at present. `error`
+    and `invalid_arguments` are set by the tool's wrapper when a call fails softly.
     """
 
     call_id: str
@@ -21,14 +37,20 @@ class OpenTool:
     outer: "OpenTool | None"
     started_at: float
     node: str | None = None
-    sub_agent: str | None = None
+    sub_agent: SubAgent | None = None
     error: BaseException | None = None
     invalid_arguments: bool = False
 
     @property
     def parent_of_calls(self) -> str:
         """What a call made inside this tool belongs to."""
-        return self.sub_agent or self.call_id
+        return self.sub_agent.call_id if self.sub_agent else self.call_id
+
+    def answered(self, message: AIMessage | None) -> None:
+        """A model that was asked inside this tool answered: the sub-agent's turn, if it has one."""
+        if self.sub_agent is not None and message is not None:
+            self.sub_agent.usage += reading.usage(message)
+            self.sub_agent.iterations += bool(message.tool_calls)
 
 
 # The tool call that the present task or thread works in.

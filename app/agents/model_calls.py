@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
 from app.agents import reading
@@ -20,12 +20,12 @@ from app.runs.ports import AgentCall
 
 @dataclass(slots=True)
 class OpenModel:
-    """A model call at work. `own` is false inside a tool: a sub-agent's, or the tool's own."""
+    """A model call at work. Inside a `tool` it is a sub-agent's, or the tool's own."""
 
     provider: str
     model: str
     started_at: float
-    own: bool
+    tool: OpenTool | None
     streamed: Streamed | None = None
 
 
@@ -52,6 +52,9 @@ class ModelCalls:
     ceiling_reached: bool = False
     turn: Turn = field(default_factory=Turn)
     errors: list[BaseException] = field(default_factory=list)
+    # What the last counted turn was asked, and the ids of the calls it asked for.
+    basis: Sequence[BaseMessage] = ()
+    asked: set[str | None] = field(default_factory=set)
     _open: dict[UUID, OpenModel] = field(default_factory=dict)
 
     def start(
@@ -72,7 +75,7 @@ class ModelCalls:
             provider=str(metadata.get("ls_provider") or "unknown"),
             model=str(metadata.get("ls_model_name") or "unknown"),
             started_at=self.clock(),
-            own=tool is None,
+            tool=tool,
         )
         self._open[call_id] = opened
         attempt = self._begin_turn(messages, opened, iteration) if tool is None else 1
@@ -99,13 +102,18 @@ class ModelCalls:
         stopped in any case, and what it was asked holds all that the last answer needs.
         """
         limit = self.call.iteration_limit
-        beyond_limit = own and not last and iteration > limit
+        beyond_limit = own and not last and iteration > limit and self._goes_on(messages)
         kept_back = 0 if last and own else 1
         if beyond_limit or self.made >= 4 * (limit + 1) - kept_back:
             self.ceiling_reached = True
             if beyond_limit:
-                self.turn = Turn(messages)
+                self.basis = messages
             raise CeilingReached
+
+    def _goes_on(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether these messages go on from the counted turn, and are not a middleware's own."""
+        answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+        return bool(self.asked) and self.asked <= answered
 
     def _begin_turn(
         self, messages: Sequence[BaseMessage], opened: OpenModel, iteration: int
@@ -147,11 +155,14 @@ class ModelCalls:
         if isinstance(message, AIMessageChunk):
             opened.streamed.add(message)
 
-    def end(self, call_id: UUID, response: LLMResult) -> AIMessage | None:
-        """A model answered: the message, if it is the agent's own. Raises IncompleteAnswer."""
+    def end(self, call_id: UUID, response: LLMResult) -> tuple[AIMessage | None, OpenTool | None]:
+        """A model answered: its message, and the tool inside which it was asked.
+
+        Raises IncompleteAnswer.
+        """
         opened = self._open.pop(call_id, None)
         if opened is None:
-            return None
+            return None, None
         message = reading.message(response)
         try:
             if message is not None and self.refuses:
@@ -160,7 +171,7 @@ class ModelCalls:
             self._ended(call_id, opened, CallOutcome.INCOMPLETE, broken, message)
             raise
         self._ended(call_id, opened, CallOutcome.COMPLETED, None, message)
-        return message if opened.own else None
+        return message, opened.tool
 
     def fail(self, call_id: UUID, error: BaseException) -> None:
         """A model raised."""
@@ -181,7 +192,7 @@ class ModelCalls:
     ) -> None:
         if error is not None:
             self.errors.append(error)
-        if error is not None and opened.own:
+        if error is not None and opened.tool is None:
             self.turn.failure = outcome
         usage = reading.usage(message)
         self.call.emit(

@@ -36,15 +36,27 @@ class RetryModel(AgentMiddleware[Any, Any, Any]):
         """Make the call; raises what the last attempt raised."""
         return await retrying(self._attempts)(handler, request)
 
+    def wrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
+    ) -> ModelResponse[Any]:
+        """The same where the agent is called synchronously, as in a sync tool."""
+        return tenacity.Retrying(**_policy(self._attempts))(handler, request)
+
 
 def retrying(attempts: int) -> tenacity.AsyncRetrying:
     """Calls what it is given, at most so many times and never past the present run."""
-    return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(may_help),
-        stop=tenacity.stop_after_attempt(attempts) | _PastTheRun(),
-        wait=_wait_s,
-        reraise=True,
-    )
+    return tenacity.AsyncRetrying(**_policy(attempts))
+
+
+def _policy(attempts: int) -> dict[str, Any]:
+    return {
+        "retry": tenacity.retry_if_exception(may_help),
+        "stop": tenacity.stop_after_attempt(attempts) | _PastTheRun(),
+        "wait": _wait_s,
+        "reraise": True,
+    }
 
 
 def may_help(error: BaseException) -> bool:

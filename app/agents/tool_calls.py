@@ -8,7 +8,7 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
-from app.agents.inside import OpenTool, inside
+from app.agents.inside import OpenTool, SubAgent, inside
 from app.runs.events import (
     Emit,
     SubAgentFinished,
@@ -44,6 +44,8 @@ class ToolCalls:
             str(run_id), name, outer, self.clock(), node=metadata.get("langgraph_node")
         )
         self._open[run_id] = opened
+        if outer is not None and outer.sub_agent is not None:
+            outer.sub_agent.tool_calls += 1
         inside.set(opened)
         self.emit(
             ToolCallStarted(
@@ -60,15 +62,34 @@ class ToolCalls:
         )
 
     def asks_agent(self, tool: OpenTool, name: str) -> None:
-        """A tool asks an agent of its own, for the first time."""
-        tool.sub_agent = f"{tool.call_id}/agent"
+        """A tool asks an agent of its own; another one than before ends the one before."""
+        former = tool.sub_agent
+        if former is not None and former.name == name:
+            return
+        now = self.clock()
+        if former is not None:
+            self._agent_ended(former, now, CallOutcome.COMPLETED)
+        tool.sub_agent = SubAgent(f"{tool.call_id}/{name}", name)
         self.emit(
             SubAgentStarted(
                 **self.about,
-                at=self.clock(),
-                call_id=tool.sub_agent,
+                at=now,
+                call_id=tool.sub_agent.call_id,
                 parent_id=tool.call_id,
                 name=name,
+            )
+        )
+
+    def _agent_ended(self, agent: SubAgent, now: float, outcome: CallOutcome) -> None:
+        self.emit(
+            SubAgentFinished(
+                **self.about,
+                at=now,
+                call_id=agent.call_id,
+                outcome=outcome,
+                iterations=agent.iterations,
+                tool_calls=agent.tool_calls,
+                usage=agent.usage,
             )
         )
 
@@ -98,10 +119,7 @@ class ToolCalls:
         inside.set(opened.outer)
         now = self.clock()
         if opened.sub_agent is not None:
-            agent = SubAgentFinished(
-                **self.about, at=now, call_id=opened.sub_agent, outcome=outcome
-            )
-            self.emit(agent)
+            self._agent_ended(opened.sub_agent, now, outcome)
         if opened.invalid_arguments:
             self.reject(opened.name, Rejection.INVALID_ARGS)
         self.emit(

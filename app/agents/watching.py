@@ -72,6 +72,7 @@ class Watched:
                 mode=Mode.SYNC,
                 outcome=outcome,
                 code=error.code if error else None,
+                timeout_s=0.0,
                 duration_s=now - self.began_at,
                 timings=done.timings(now),
                 iterations=done.iterations,

@@ -90,6 +90,7 @@ def _row(run: Run) -> dict[str, Any]:
     phase = ended.phase if ended else run.phase()
     return {
         "run_id": run.id,
+        "trace_id": run.trace_id,
         "agent": run.agent.name,
         "mode": run.mode,
         "state": run.state,

@@ -217,6 +217,7 @@ class RunView(BaseModel):
     """One run, in flight or recently finished."""
 
     run_id: str
+    trace_id: str | None
     agent: str
     mode: Mode
     state: State

@@ -140,10 +140,13 @@ class SubAgentStarted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubAgentFinished(Fact):
-    """The tool call that asked a sub-agent ended."""
+    """A sub-agent ended, with counts of its own: the run's are those of the agent asked."""
 
     call_id: str
     outcome: CallOutcome
+    iterations: int = 0
+    tool_calls: int = 0
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +171,7 @@ class RunFinished(Fact):
     mode: Mode
     outcome: Outcome
     code: str | None
+    timeout_s: float
     duration_s: float
     timings: Timings
     iterations: int

@@ -13,7 +13,7 @@ Price: TypeAlias = Callable[[str, Usage], float | None]
 
 @dataclass(frozen=True, slots=True)
 class AgentCall:
-    """One run, as an agent is asked for it."""
+    """One run, as an agent is asked for it; `fault` is told when watching it goes wrong."""
 
     run_id: str
     question: str
@@ -22,6 +22,7 @@ class AgentCall:
     thread_id: str | None
     emit: Emit
     price: Price
+    fault: Callable[[], None] = lambda: None
 
 
 class Agent(Protocol):

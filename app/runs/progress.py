@@ -16,6 +16,8 @@ from app.runs.events import (
     ModelCallFinished,
     ModelCallStarted,
     RunStarted,
+    SubAgentFinished,
+    SubAgentStarted,
     ToolCallFinished,
     ToolCallStarted,
 )
@@ -40,9 +42,9 @@ def _bounded(arguments: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """A model or tool call that has not ended."""
+    """A call of a model, a tool or a sub-agent that has not ended."""
 
-    started: ModelCallStarted | ToolCallStarted
+    started: ModelCallStarted | ToolCallStarted | SubAgentStarted
 
 
 class Progress:
@@ -94,6 +96,10 @@ class Progress:
                 self._spend(fact)
                 # Until the next fact the run waits to ask again: the model still holds it.
                 self._backing_off = fact.outcome is not CallOutcome.COMPLETED
+            case SubAgentStarted():
+                self.open[fact.call_id] = OpenCall(fact)
+            case SubAgentFinished():
+                self.open.pop(fact.call_id, None)
             case ToolCallStarted():
                 self.open[fact.call_id] = OpenCall(fact)
                 if fact.own:

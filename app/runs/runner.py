@@ -33,6 +33,8 @@ from app.runs.events import (
     RunFinished,
     RunQueued,
     RunStarted,
+    SubAgentFinished,
+    SubAgentStarted,
     ToolCallFinished,
     ToolCallStarted,
     WorkAbandoned,
@@ -79,6 +81,7 @@ class Runner:
         keep_finished: int,
         *,
         price: Price = lambda model, usage: None,
+        fault: Callable[[], None] = lambda: None,
         trace: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.admission = admission
@@ -90,6 +93,7 @@ class Runner:
         self.emit = emit
         self._keep = keep_finished
         self._price = price
+        self._fault = fault
         self._trace = trace
         self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
 
@@ -196,6 +200,7 @@ class Runner:
             thread_id=run.request.thread_id,
             emit=run.record,
             price=self._price,
+            fault=self._fault,
         )
         run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
         run.task.add_done_callback(partial(self._task_done, run))
@@ -270,7 +275,7 @@ class Runner:
         """LangChain says nothing of a call that was cancelled: say it for it."""
         call_outcome = _CALL_OUTCOMES.get(outcome, CallOutcome.CANCELLED)
         now = time.monotonic()
-        for call in list(run.progress.open.values()):
+        for call in reversed(list(run.progress.open.values())):
             run.record(_closed(call.started, call_outcome, now))
 
     def _left(self, run: Run) -> Left:
@@ -305,24 +310,29 @@ async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
 
 
 def _closed(
-    started: ModelCallStarted | ToolCallStarted, outcome: CallOutcome, now: float
-) -> ModelCallFinished | ToolCallFinished:
+    started: ModelCallStarted | ToolCallStarted | SubAgentStarted, outcome: CallOutcome, now: float
+) -> ModelCallFinished | ToolCallFinished | SubAgentFinished:
+    run_id, agent, call_id = started.run_id, started.agent, started.call_id
+    if isinstance(started, SubAgentStarted):
+        return SubAgentFinished(
+            run_id=run_id, agent=agent, at=now, call_id=call_id, outcome=outcome
+        )
     if isinstance(started, ModelCallStarted):
         return ModelCallFinished(
-            run_id=started.run_id,
-            agent=started.agent,
+            run_id=run_id,
+            agent=agent,
             at=now,
-            call_id=started.call_id,
+            call_id=call_id,
             provider=started.provider,
             model=started.model,
             started_at=started.at,
             outcome=outcome,
         )
     return ToolCallFinished(
-        run_id=started.run_id,
-        agent=started.agent,
+        run_id=run_id,
+        agent=agent,
         at=now,
-        call_id=started.call_id,
+        call_id=call_id,
         tool=started.tool,
         started_at=started.at,
         outcome=outcome,
@@ -376,6 +386,7 @@ def _final_fact(run: Run, ended: Ended) -> RunFinished:
         mode=run.mode,
         outcome=ended.outcome,
         code=ended.error.code if ended.error else None,
+        timeout_s=run.request.timeout_s,
         duration_s=ended.duration_s,
         timings=ended.timings,
         iterations=ended.iterations,

@@ -13,6 +13,10 @@ from app.runs.model import CallOutcome, Mode, Outcome, PhaseKind, Rejection, Sta
 
 OTHER = "_other"
 
+# How many time series a service may tell, whatever its callers and models do. Ten agents with
+# forty tools and five models stay below it; a test counts.
+SERIES_BUDGET = 12_000
+
 
 class Kind(StrEnum):
     """What may be asked of a metric: a counter is rated, a gauge read, a histogram cut up."""
@@ -86,7 +90,7 @@ _TOOL_OUTCOMES = (
     CallOutcome.INTERRUPTED, CallOutcome.FAILED,
 )  # fmt: skip
 
-AGENT, TOOL, ROUTE = Label("agent"), Label("tool"), Label("route")
+AGENT, TOOL, ROUTE = Label("agent"), Label("tool", room=64), Label("route")
 PROVIDER, MODEL = Label("provider", room=20), Label("model", room=20)
 MODE = _enum("mode", Mode)
 OUTCOME = _enum("outcome", Outcome)

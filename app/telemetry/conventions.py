@@ -41,6 +41,16 @@ LLM_ATTEMPT = "agent.llm.attempt"
 CALL_OUTCOME = "agent.call.outcome"
 TOOL_OUTCOME = "agent.tool.outcome"
 
+# LangChain's names of providers, where the conventions have another.
+PROVIDERS = {
+    "azure": "azure.ai.openai",
+    "amazon_bedrock": "aws.bedrock",
+    "google_genai": "gcp.gemini",
+    "google_vertexai": "gcp.vertex_ai",
+    "mistralai": "mistral_ai",
+    "xai": "x_ai",
+}
+
 INVOKE_AGENT, CHAT, EXECUTE_TOOL = "invoke_agent", "chat", "execute_tool"
 
 
@@ -88,7 +98,10 @@ SPANS = (
         f"{INVOKE_AGENT} {{sub-agent}}",
         "INTERNAL",
         "the execute_tool that asked it",
-        (OPERATION, AGENT_NAME, ERROR_TYPE),
+        (
+            OPERATION, AGENT_NAME, INPUT_TOKENS, OUTPUT_TOKENS, RUN_ITERATIONS, RUN_TOOL_CALLS,
+            ERROR_TYPE,
+        ),
     ),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 A collector that is down or hangs costs a bounded queue and a thread, never a request.
 """
 
+import functools
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler
@@ -56,13 +57,13 @@ class Export:
     ) -> None:
         # The SDK counts itself, but only if it is asked to before the first provider is made.
         os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
-        resource = Resource.create(
-            {
-                "service.name": os.environ.get("OTEL_SERVICE_NAME", "watchkeeper"),
-                "service.version": version,
-                "service.instance.id": instance_id(),
-            }
-        )
+        ours = {
+            "service.name": "watchkeeper",
+            "service.version": version,
+            "service.instance.id": instance_id(),
+        }
+        # What the operator says by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES comes last.
+        resource = Resource.create(ours).merge(OTELResourceDetector().detect())
         reader = PrometheusMetricReader(disable_target_info=True, registry=registry)
         self._meters = MeterProvider(metric_readers=[reader], resource=resource)
         self.provider = TracerProvider(
@@ -126,6 +127,7 @@ class CountingExporter(SpanExporter):
         self._inner.shutdown()
 
 
+@functools.cache
 def instance_id() -> str:
     """Names this process among its replicas, and anew after each restart."""
     return f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.telemetry import lines, logs
-from app.telemetry.catalogue import HTTP_DURATION, OTHER
+from app.telemetry.catalogue import HTTP_DURATION
 from app.telemetry.export import PROPAGATOR
 from app.telemetry.metrics import Metrics
 
@@ -50,7 +50,7 @@ class WatchHttp:
             self._tell(scope, status, time.perf_counter() - began)
 
     def _tell(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", OTHER)
+        route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"]
         metrics = self._metrics()
         if metrics is not None:
@@ -69,7 +69,7 @@ def instrument(app: Any, provider: Any) -> None:
         app,
         tracer_provider=provider,
         meter_provider=NoOpMeterProvider(),
-        excluded_urls="/health.*,/metrics",
+        excluded_urls=r"^https?://[^/]+/health(/|$),^https?://[^/]+/metrics$",
         exclude_spans=["send", "receive"],
         server_request_hook=_forget_what_was_sent,
     )

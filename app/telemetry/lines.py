@@ -28,6 +28,7 @@ WORK_ABANDONED = Line(
 )
 REQUEST_FINISHED = Line("request_finished", "debug", "An HTTP request was answered.")
 REQUEST_FAILED = Line("request_failed", "error", "A fault of the service itself; answered 500.")
+UNHANDLED = Line("unhandled_error", "error", "A task that nobody waits for any more failed.")
 LOOP_BLOCKED = Line(
     "event_loop_blocked", "warning", "Code at `where` held the event loop, and so every run."
 )

@@ -4,6 +4,8 @@ Nothing that a caller, a model or a tool said stands in a line: ids, counts, nam
 of exceptions do. Lines of libraries, of uvicorn, warnings and crashes go through the same form.
 """
 
+import asyncio
+import json as json_module
 import logging
 import signal
 import sys
@@ -31,12 +33,13 @@ _QUIET = (
     "langchain_core", "langgraph", "opentelemetry",
 )  # fmt: skip
 _LONGEST_VALUE = 1_000
+_SHORT = 12  # shorter than any key
 
 
 class _Log:
     """What is in force; set once, by `start`."""
 
-    level = _LEVELS["info"]
+    level = configured = _LEVELS["info"]
     writer: LineWriter | None = None
     write: Callable[..., Any] = staticmethod(lambda **_: None)
 
@@ -62,7 +65,7 @@ def start(
         if json
         else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
-    _Log.level = _LEVELS[level]
+    _Log.level = _Log.configured = _LEVELS[level]
     _Log.writer = writer
     _Log.write = _ours([*common, render], writer)
     if not alone:
@@ -78,6 +81,11 @@ def stop() -> None:
         _Log.writer.close()
 
 
+def written(within_s: float = 2.0) -> bool:
+    """Wait until what was said is written, at most that long. Blocks."""
+    return _Log.writer is None or _Log.writer.written(within_s)
+
+
 def is_on(level: str) -> bool:
     """Whether lines of this level are written."""
     return _LEVELS[level] >= _Log.level
@@ -85,7 +93,8 @@ def is_on(level: str) -> bool:
 
 def toggle_debug() -> None:
     """Turn debug lines on, or off again, without a restart."""
-    _Log.level = _LEVELS["info"] if _Log.level == _LEVELS["debug"] else _LEVELS["debug"]
+    debug = _Log.level != _LEVELS["debug"]
+    _Log.level = _LEVELS["debug"] if debug else _Log.configured
     say("info", lines.LEVEL_CHANGED, debug=_Log.level == _LEVELS["debug"])
 
 
@@ -98,6 +107,12 @@ def say(level: str, line: Line, **fields: Any) -> None:
 def failed(line: Line, error: BaseException) -> None:
     """An error that nothing else answered: its type and place, never its text."""
     say("error", line, error_type=error_type(error), error_at=frames(error))
+
+
+def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What no task and no callback answered; asyncio would quote it."""
+    error = context.get("exception")
+    failed(lines.UNHANDLED, error if isinstance(error, BaseException) else RuntimeError())
 
 
 def error_type(error: BaseException | None) -> str | None:
@@ -137,19 +152,29 @@ def _theirs(before: list[Processor], render: Processor) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(max(_Log.level, _LEVELS["info"]))
+    # What cannot be formatted would be printed with its arguments.
+    logging.raiseExceptions = False
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     sys.excepthook = _crashed
+    threading.excepthook = lambda told: _crashed(told.exc_type, told.exc_value, told.exc_traceback)
 
 
-def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger("watchkeeper").critical("crashed", exc_info=(kind, error, trace))
+def _crashed(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    told = (kind, error, trace) if error is not None else None
+    logging.getLogger("watchkeeper").critical("crashed", exc_info=told)
 
 
 def _dumps(line: EventDict, **_: Any) -> str:
-    return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # what JSON in UTF-8 has no form for: huge numbers, halves of characters
+        told = {str(key): str(value) for key, value in line.items()}
+        return json_module.dumps(told)
 
 
 def _timestamp(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
@@ -181,9 +206,17 @@ def _ids(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 def _safe(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     """Long texts are cut, and what looks like a key is taken out."""
     for key, value in line.items():
-        if isinstance(value, str) and len(value) > 16:
-            line[key] = redact.scrubbed(value, _LONGEST_VALUE)
+        if key != "exc_info" and not key.startswith("_"):
+            line[key] = _scrubbed(value)
     return line
+
+
+def _scrubbed(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact.scrubbed(value, _LONGEST_VALUE) if len(value) > _SHORT else value
+    if isinstance(value, dict):
+        return {_scrubbed(str(key)): _scrubbed(inner) for key, inner in value.items()}
+    return [_scrubbed(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _where_it_failed(_: WrappedLogger, __: str, line: EventDict) -> EventDict:

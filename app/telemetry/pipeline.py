@@ -5,9 +5,11 @@ its span.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from opentelemetry.trace import set_tracer_provider
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -21,6 +23,8 @@ from app.telemetry.instruments import ReadAtScrape
 from app.telemetry.metrics import Metrics
 from app.telemetry.runtime import LoopWatch
 from app.telemetry.traces import Traces
+
+_QUIET_S = 60.0
 
 # By metric, what to ask at each scrape: values by label values.
 Gauges = Mapping[Metric, Callable[[], Mapping[tuple[str, ...], float]]]
@@ -38,6 +42,7 @@ class Pipeline:
         self.registry = registry or CollectorRegistry()
         self.metrics: Metrics | None = None
         self.export: Export | None = None
+        self._told_of: dict[str, float] = {}
         self._fanout = Fanout(self.fault)
         self._loop_watch = LoopWatch(self._lagged, self._blocked)
         self._renderer = ThreadPoolExecutor(1, "watchkeeper-metrics")
@@ -70,6 +75,11 @@ class Pipeline:
         if traces is not None:
             self._fanout.add("traces", traces)
         self._fanout.add("logs", run_lines.write)
+
+    def lead(self) -> None:
+        """Make ours the provider of the process, for what users instrument themselves."""
+        if self.export is not None:
+            set_tracer_provider(self.export.provider)
 
     def admit(self, agent: str) -> None:
         """Tell runs of an agent that was not known at the start."""
@@ -104,8 +114,9 @@ class Pipeline:
         logs.stop()
 
     def fault(self, sink: str) -> None:
-        """A part of the telemetry failed: counted, and told without breaking anything."""
+        """A part of the telemetry failed: counted, and told now and then, breaking nothing."""
         self._count(catalogue.TELEMETRY_ERRORS, sink)
+        self._degraded(sink)
 
     def _traces(self) -> Traces | None:
         if self.export is None:
@@ -119,6 +130,14 @@ class Pipeline:
 
     def _spans_dropped(self, reason: str, count: int) -> None:
         self._count(catalogue.SPANS_DROPPED, reason, by=count)
+        self._degraded(f"exporter: {reason}")
+
+    def _degraded(self, part: str) -> None:
+        """One line a minute for each part: a fault in every run would fill the log."""
+        now = time.monotonic()
+        if now - self._told_of.get(part, -_QUIET_S) >= _QUIET_S:
+            self._told_of[part] = now
+            logs.say("warning", lines.TELEMETRY_DEGRADED, part=part)
 
     def _lagged(self, seconds: float) -> None:
         if self.metrics is not None:

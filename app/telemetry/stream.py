@@ -6,6 +6,7 @@ dropped, and the drops are counted.
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TextIO
 
@@ -32,6 +33,13 @@ class LineWriter:
     def flush(self) -> None:
         """Nothing to do: the thread flushes when it has nothing left to write."""
 
+    def written(self, within_s: float) -> bool:
+        """Wait until nothing is queued."""
+        end = time.monotonic() + within_s
+        while self._lines.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.005)
+        return not self._lines.unfinished_tasks
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, for at most that long."""
         try:
@@ -48,3 +56,5 @@ class LineWriter:
                     self._stream.flush()
             except (OSError, ValueError):  # a closed or broken stream
                 self.on_drop()
+            finally:
+                self._lines.task_done()

@@ -102,7 +102,7 @@ class Traces:
                 title = f"{name.INVOKE_AGENT} {fact.name}"
                 self._call_starts(fact, title, SpanKind.INTERNAL, attributes)
             case SubAgentFinished():
-                self._call_ends(fact, {})
+                self._call_ends(fact, _sub_agent_attributes(fact))
             case IterationCounted() | IterationLimitReached() | ToolCallRejected():
                 pass
             case ModelCallRetried() | WorkAbandoned():
@@ -141,8 +141,6 @@ class Traces:
     def _run_starts(self, fact: RunStarted) -> None:
         tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.queue_wait_s)
         span = tree.root.span
-        span.set_attribute(name.RUN_DEADLINE, fact.timeout_s)
-        span.set_attribute(name.RUN_ITERATION_LIMIT, fact.iteration_limit)
         if fact.thread_id is not None:
             span.set_attribute(name.CONVERSATION, fact.thread_id)
         otel.attach(set_span_in_context(span))
@@ -161,7 +159,7 @@ class Traces:
     def _model_call_starts(self, fact: ModelCallStarted) -> None:
         attributes: dict[str, AttributeValue] = {
             name.OPERATION: name.CHAT,
-            name.PROVIDER: fact.provider,
+            name.PROVIDER: name.PROVIDERS.get(fact.provider, fact.provider),
             name.REQUEST_MODEL: fact.model,
             name.AGENT_NAME: fact.agent,
             name.ITERATION: fact.iteration,
@@ -262,9 +260,19 @@ def _error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) -
     return type(error).__name__
 
 
+def _sub_agent_attributes(fact: SubAgentFinished) -> dict[str, AttributeValue]:
+    return {
+        name.RUN_ITERATIONS: fact.iterations,
+        name.RUN_TOOL_CALLS: fact.tool_calls,
+        name.INPUT_TOKENS: fact.usage.input_tokens,
+        name.OUTPUT_TOKENS: fact.usage.output_tokens,
+    }
+
+
 def _run_attributes(fact: RunFinished) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         name.RUN_OUTCOME: fact.outcome,
+        name.RUN_DEADLINE: fact.timeout_s,
         name.RUN_ITERATIONS: fact.iterations,
         name.RUN_ITERATION_LIMIT: fact.iteration_limit,
         name.RUN_TOOL_CALLS: fact.tool_calls,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
+    AgentMiddleware,
     ModelCallLimitMiddleware,
     ModelFallbackMiddleware,
     ModelRetryMiddleware,
@@ -208,6 +209,27 @@ async def test_the_library_limit(stopping: str) -> None:
         results = [m for m in model.asked[-1] if isinstance(m, ToolMessage)]
         assert len(results) == 2, "the last call knows every result"
         assert not any("limits exceeded" in message.text for message in model.asked[-1])
+
+
+async def test_model_in_a_middleware() -> None:
+    """What a middleware asks of a model of its own is no turn, and stands in nobody's way."""
+    checks = fakes.ScriptedModel(script=loops.says("harmless"))
+
+    class Checked(AgentMiddleware[Any, Any, Any]):
+        async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+            await checks.ainvoke("Is this harmless?")
+            return None
+
+    desk = fakes.ToolDesk()
+    model = loops.asks_times("create_agent", LIMIT)
+    agent = fakes.build("create_agent", model, desk.tools(), middleware=[Checked()])
+    told, _ = await stopped(agent)
+    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
+    assert (told["iterations"], told["tool_calls"]) == (LIMIT, LIMIT)
+    assert desk.started == ["look"] * LIMIT
+    assert (len(model.asked), len(checks.asked)) == (LIMIT + 1, LIMIT)
+    assert model.asked[-1][0].text == fakes.SYSTEM_PROMPT
+    assert len([m for m in model.asked[-1] if isinstance(m, ToolMessage)]) == LIMIT
 
 
 class Verdict(BaseModel):

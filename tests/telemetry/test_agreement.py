@@ -220,9 +220,8 @@ async def test_timeout(
     agent = f"{holder}-{kind}"
     run_id, response = await asked(watch, agent, timeout=0.3)
     assert response.status_code == 504
-    await agree(
-        watch, agent, run_id, response, Outcome.TIMEOUT, counts, error="timeout", phase=phase
-    )
+    told: dict[str, Any] = {"error": "timeout", "phase": phase}
+    await agree(watch, agent, run_id, response, Outcome.TIMEOUT, counts, **told)
 
 
 @kinds
@@ -282,25 +281,16 @@ async def test_full(narrow: Watched, kind: str) -> None:
     await agree(narrow, f"refused-{kind}", refused_id, refused, Outcome.REJECTED, (0, 0))
     queued_id, response = await queued
     assert response.status_code == 504
-    await agree(
-        narrow,
-        f"queues-{kind}",
-        queued_id,
-        response,
-        Outcome.TIMEOUT,
-        (0, 0),
-        error="timeout",
-        phase="queue",
-    )
+    told: dict[str, Any] = {"error": "timeout", "phase": "queue"}
+    await agree(narrow, f"queues-{kind}", queued_id, response, Outcome.TIMEOUT, (0, 0), **told)
     await holding
 
 
 @kinds
 async def test_an_end_in_the_queue_has_a_deadline(narrow: Watched, kind: str) -> None:
     """The span of a run says its deadline and its limit even if it never began to work."""
-    spans = [
-        s for s in narrow.collector.spans if s.name.endswith((f"queues-{kind}", f"refused-{kind}"))
-    ]
+    names = (f"invoke_agent queues-{kind}", f"invoke_agent refused-{kind}")
+    spans = [span for span in narrow.collector.spans if span.name in names]
     assert len(spans) == 2
     for span in spans:
         assert span.attributes["agent.run.iteration_limit"] == 10

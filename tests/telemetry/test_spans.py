@@ -227,6 +227,8 @@ async def test_a_deadline_inside_a_sub_agent(watch: Watched, kind: str, name: st
     is_a_tree(spans, run_id)
     (sub,) = [span for span in spans if span.name == "invoke_agent stock"]
     assert sub.attributes["error.type"] == "timeout"
+    told = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
+    assert told == {"iterations": 1, "tool_calls": 2}
 
 
 @kinds

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -160,6 +161,14 @@ class Watched:
         response = await self.desk.client.get("/metrics", headers={"accept": accept})
         assert response.status_code == 200, response.text
         return parsed(response)
+
+    async def until(self, claim: Callable[[Scrape], bool], within_s: float = 10.0) -> Scrape:
+        """Scrape until the claim is true of the samples; gives them."""
+        give_up_at = time.monotonic() + within_s
+        while not claim(samples := await self.scrape()):
+            assert time.monotonic() < give_up_at
+            await asyncio.sleep(0.05)
+        return samples
 
     async def flush(self) -> None:
         """Deliver every span that has ended."""

@@ -1,0 +1,195 @@
+"""A pipeline that fails costs telemetry, which is counted, and never a request."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+
+from app.runs.events import Event, RunFinished
+from app.telemetry.fanout import Fanout
+from tests import fakes, otlp
+from tests.service import until
+from tests.telemetry.watched import Watched, watched
+
+RUNS = 60
+# Generous: such a run takes a few milliseconds, and a collector's timeout is a second or more.
+SLOWEST_S = 0.8
+QUEUE = 40
+SMALL = {
+    "OTEL_BSP_MAX_QUEUE_SIZE": str(QUEUE),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "1",
+}
+DROPPED = "agent_telemetry_spans_dropped_total"
+ERRORS = "agent_telemetry_errors_total"
+
+
+def _agents() -> dict[str, Any]:
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
+    return {"a": fakes.build("langgraph", model, fakes.ToolDesk().tools())}
+
+
+async def ask_many(watch: Watched) -> int:
+    """Ask, a few at a time, and see that nobody waits; gives the number of spans that were made."""
+    slowest = 0.0
+
+    async def ask() -> None:
+        nonlocal slowest
+        began = time.monotonic()
+        assert (await watch.desk.ask()).status_code == 200
+        slowest = max(slowest, time.monotonic() - began)
+
+    for _ in range(RUNS // 5):
+        await asyncio.gather(*(ask() for _ in range(5)))
+    assert slowest < SLOWEST_S
+    return RUNS * 5  # the server's, the run's, two chats and a tool call
+
+
+def queued(watch: Watched) -> int:
+    """How many spans wait."""
+    export = watch.desk.pipeline.export
+    assert export is not None
+    return len(export._processor._batch_processor._queue)
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"
+
+
+async def test_a_collector_that_is_down(nowhere: str) -> None:
+    """With a collector that is down no request is slower, and what is lost is counted."""
+    variables = {**SMALL, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere}
+    async with watched(_agents(), variables=variables, level="info") as watch:
+        made = await ask_many(watch)
+        assert queued(watch) <= QUEUE
+        samples = await watch.scrape()
+        assert samples.total(DROPPED, reason="queue_full") > 0
+        await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
+        assert (await watch.scrape()).total(DROPPED) <= made
+        began = time.monotonic()
+    assert time.monotonic() - began < 8
+
+
+async def test_a_collector_that_hangs() -> None:
+    """With a collector that hangs no request is slower, the queue is bounded, drops are counted."""
+    with otlp.receiver() as collector:
+        collector.hangs.set()
+        async with watched(_agents(), collector=collector, variables=SMALL, level="info") as watch:
+            made = await ask_many(watch)
+            assert queued(watch) <= QUEUE
+            lost = (await watch.scrape()).total(DROPPED)
+            assert made - QUEUE - 10 <= lost <= made
+            assert not watch.desk.service.runner.in_flight
+            collector.hangs.clear()
+
+
+async def test_a_collector_that_recovers() -> None:
+    """After a 503 the same spans are sent again: nothing is lost, nothing is counted as lost."""
+    with otlp.receiver(503) as collector:
+        async with watched(_agents(), collector=collector, level="info") as watch:
+            made = await ask_many(watch)
+            await until(lambda: len(collector.spans) == made, 10)
+            assert (await watch.scrape()).total(DROPPED) == 0
+    assert len({span.span_id for span in collector.spans}) == made
+    assert collector.answers == []
+
+
+async def test_a_collector_that_refuses() -> None:
+    """Spans that a collector refuses for good are counted as lost."""
+    with otlp.receiver(*[400] * 1000) as collector:
+        async with watched(_agents(), collector=collector, level="info") as watch:
+            made = await ask_many(watch)
+            await watch.flush()
+            assert (await watch.scrape()).total(DROPPED, reason="export_failed") == made
+
+
+async def test_what_is_left_at_the_end_is_delivered() -> None:
+    """A service that stops delivers every span that has ended, however long its batches wait."""
+    slow = {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    async with watched(_agents(), variables=slow, level="info") as watch:
+        made = await ask_many(watch)
+    assert len(watch.collector.spans) == made
+
+
+async def test_tracing_that_is_off() -> None:
+    """Without an endpoint there are no spans, no trace ids and no noise about it."""
+    async with watched(_agents(), tracing=False) as watch:
+        run = (await watch.desk.ask()).json()
+        assert run["trace_id"] is None
+        line = await watch.log.one("run_finished", run_id=run["run_id"])
+        assert line["trace_id"] is None
+        assert watch.desk.pipeline.export is None
+    assert watch.collector.requests == 0
+    assert not [line for line in watch.log.lines if "opentelemetry" in line["logger"]]
+
+
+@pytest.mark.parametrize("sink", ["metrics", "traces", "logs"])
+async def test_a_sink_that_raises(sink: str) -> None:
+    """A sink that raises is counted; the others and the run go on."""
+    told: list[Event] = []
+
+    def broken(fact: Event) -> None:
+        told.append(fact)
+        raise ValueError("secret-in-exception")
+
+    async with watched(_agents(), level="info") as watch:
+        emit = watch.desk.pipeline.emit
+        assert isinstance(emit, Fanout)
+        emit._sinks = ((sink, broken), *emit._sinks)
+        response = await watch.desk.ask()
+        assert response.json()["outcome"] == "completed"
+        samples = await watch.scrape()
+        assert samples.total(ERRORS, sink=sink) == len(told) == samples.total(ERRORS)
+        assert samples.total("agent_runs_total", outcome="completed") == 1
+        run_id = response.json()["run_id"]
+        await watch.log.one("run_finished", run_id=run_id)
+        assert await watch.trace_of(run_id)
+        assert "secret-in-exception" not in watch.log.text
+    assert isinstance(told[-1], RunFinished)
+
+
+async def test_degradation_is_told(nowhere: str) -> None:
+    """A collector that is down, and a sink that raises, are told of in a line, and not in many."""
+
+    def broken(fact: Event) -> None:
+        raise ValueError("secret-in-exception")
+
+    variables = {**SMALL, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere}
+    async with watched(_agents(), variables=variables, level="info") as watch:
+        await ask_many(watch)
+        await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
+        of_spans = len(watch.log.of("telemetry_degraded", level="warning"))
+        emit = watch.desk.pipeline.emit
+        assert isinstance(emit, Fanout)
+        emit.add("logs", broken)
+        await ask_many(watch)
+        both = len(watch.log.of("telemetry_degraded", level="warning"))
+    assert 1 <= of_spans < both < 20
+
+
+async def test_a_handler_that_stumbles() -> None:
+    """What a model answers that we cannot read is counted, and leaves no call open."""
+
+    def script(messages: Any) -> AIMessage:
+        message = AIMessage("done")
+        wrong: Any = {"input_tokens": "ten", "output_tokens": 1, "total_tokens": 1}
+        message.usage_metadata = wrong
+        return message
+
+    model = fakes.ScriptedModel(script=script)
+    async with watched({"a": fakes.build("langgraph", model, [])}, level="debug") as watch:
+        response = await watch.desk.ask()
+        assert response.json()["answer"] == "done"
+        run_id = response.json()["run_id"]
+        spans = await watch.trace_of(run_id)
+        assert (await watch.scrape()).total(ERRORS, sink="handler") >= 1
+        assert [span.name for span in spans if span.operation == "chat"] == ["chat unknown"]
+        assert len(watch.log.of("llm_call", run_id=run_id)) == 1
