@@ -49,8 +49,8 @@ class OpenTool:
     def answered(self, message: AIMessage | None) -> None:
         """A model that was asked inside this tool answered: the sub-agent's turn, if it has one."""
         if self.sub_agent is not None and message is not None:
-            self.sub_agent.usage += reading.usage(message)
             self.sub_agent.iterations += bool(message.tool_calls)
+            self.sub_agent.usage += reading.usage(message)
 
 
 # The tool call that the present task or thread works in.

@@ -14,7 +14,7 @@ from app.agents.broken import Streamed, refuse_if_broken
 from app.agents.inside import OpenTool, inside
 from app.agents.refusal import CeilingReached, IncompleteAnswer
 from app.runs.events import FirstToken, ModelCallFinished, ModelCallRetried, ModelCallStarted
-from app.runs.model import CallOutcome
+from app.runs.model import NO_USAGE, CallOutcome
 from app.runs.ports import AgentCall
 
 
@@ -194,7 +194,11 @@ class ModelCalls:
             self.errors.append(error)
         if error is not None and opened.tool is None:
             self.turn.failure = outcome
-        usage = reading.usage(message)
+        try:
+            usage = reading.usage(message)
+        except TypeError:  # the call has ended all the same, and must be told
+            self.call.fault()
+            usage = NO_USAGE
         self.call.emit(
             ModelCallFinished(
                 **self.about,

@@ -32,6 +32,7 @@ _QUIET = (
     "httpx", "httpx2", "httpcore", "httpcore2", "openai", "uvicorn.access", "asyncio", "langsmith",
     "langchain_core", "langgraph", "opentelemetry",
 )  # fmt: skip
+_SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _LONGEST_VALUE = 1_000
 _SHORT = 12  # shorter than any key
 
@@ -155,6 +156,9 @@ def _theirs(before: list[Processor], render: Processor) -> None:
     root.setLevel(max(_Log.level, _LEVELS["info"]))
     # What cannot be formatted would be printed with its arguments.
     logging.raiseExceptions = False
+    for name in _SERVER:  # another server than ours has set them up already
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
