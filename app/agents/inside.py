@@ -5,12 +5,12 @@ turn, on whatever thread they run.
 """
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from langchain_core.messages import AIMessage
 
 from app.agents import reading
-from app.runs.model import NO_USAGE, Usage
+from app.runs.model import Tally
 
 
 @dataclass(slots=True)
@@ -19,9 +19,7 @@ class SubAgent:
 
     call_id: str
     name: str
-    iterations: int = 0
-    tool_calls: int = 0
-    usage: Usage = NO_USAGE
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(slots=True)
@@ -49,8 +47,8 @@ class OpenTool:
     def answered(self, message: AIMessage | None) -> None:
         """A model that was asked inside this tool answered: the sub-agent's turn, if it has one."""
         if self.sub_agent is not None and message is not None:
-            self.sub_agent.iterations += bool(message.tool_calls)
-            self.sub_agent.usage += reading.usage(message)
+            self.sub_agent.tally.iterations += bool(message.tool_calls)
+            self.sub_agent.tally.usage += reading.usage(message)
 
 
 # The tool call that the present task or thread works in.

@@ -45,7 +45,7 @@ class ToolCalls:
         )
         self._open[run_id] = opened
         if outer is not None and outer.sub_agent is not None:
-            outer.sub_agent.tool_calls += 1
+            outer.sub_agent.tally.tool_calls += 1
         inside.set(opened)
         self.emit(
             ToolCallStarted(
@@ -77,6 +77,7 @@ class ToolCalls:
                 call_id=tool.sub_agent.call_id,
                 parent_id=tool.call_id,
                 name=name,
+                tally=tool.sub_agent.tally,
             )
         )
 
@@ -87,9 +88,7 @@ class ToolCalls:
                 at=now,
                 call_id=agent.call_id,
                 outcome=outcome,
-                iterations=agent.iterations,
-                tool_calls=agent.tool_calls,
-                usage=agent.usage,
+                tally=agent.tally,
             )
         )
 

@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from app.runs.model import NO_USAGE, CallOutcome, Mode, Outcome, Phase, Rejection, Timings, Usage
+from app.runs.model import (
+    NO_USAGE,
+    CallOutcome,
+    Mode,
+    Outcome,
+    Phase,
+    Rejection,
+    Tally,
+    Timings,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +146,7 @@ class SubAgentStarted(Fact):
     call_id: str
     parent_id: str
     name: str
+    tally: Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +155,7 @@ class SubAgentFinished(Fact):
 
     call_id: str
     outcome: CallOutcome
-    iterations: int = 0
-    tool_calls: int = 0
-    usage: Usage = NO_USAGE
+    tally: Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,6 +135,15 @@ class Usage:
 NO_USAGE = Usage()
 
 
+@dataclass(slots=True)
+class Tally:
+    """What a sub-agent has done so far; it goes on while the sub-agent works."""
+
+    iterations: int = 0
+    tool_calls: int = 0
+    usage: Usage = NO_USAGE
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One finished tool call of a run; `started_s` counts from the run's arrival."""

@@ -315,7 +315,12 @@ def _closed(
     run_id, agent, call_id = started.run_id, started.agent, started.call_id
     if isinstance(started, SubAgentStarted):
         return SubAgentFinished(
-            run_id=run_id, agent=agent, at=now, call_id=call_id, outcome=outcome
+            run_id=run_id,
+            agent=agent,
+            at=now,
+            call_id=call_id,
+            outcome=outcome,
+            tally=started.tally,
         )
     if isinstance(started, ModelCallStarted):
         return ModelCallFinished(

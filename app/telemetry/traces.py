@@ -262,10 +262,10 @@ def _error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) -
 
 def _sub_agent_attributes(fact: SubAgentFinished) -> dict[str, AttributeValue]:
     return {
-        name.RUN_ITERATIONS: fact.iterations,
-        name.RUN_TOOL_CALLS: fact.tool_calls,
-        name.INPUT_TOKENS: fact.usage.input_tokens,
-        name.OUTPUT_TOKENS: fact.usage.output_tokens,
+        name.RUN_ITERATIONS: fact.tally.iterations,
+        name.RUN_TOOL_CALLS: fact.tally.tool_calls,
+        name.INPUT_TOKENS: fact.tally.usage.input_tokens,
+        name.OUTPUT_TOKENS: fact.tally.usage.output_tokens,
     }
 
 
