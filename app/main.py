@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -50,6 +51,7 @@ def create_app(
     Without arguments it reads WATCHKEEPER_CONFIG (a file) and WATCHKEEPER_SERVE (import strings
     separated by commas; the demo agent where it is not set).
     """
+    _refuse_workers(sys.argv)
     if settings is None:
         file = os.environ.get(configuration.CONFIG_VARIABLE)
         settings = configuration.read(Path(file) if file else None)
@@ -167,6 +169,16 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
     if pipeline.export is not None:
         instrument(app, pipeline.export.provider)
     return app
+
+
+def _refuse_workers(arguments: Sequence[str]) -> None:
+    """uvicorn's own `--workers N` reaches its children as their arguments."""
+    given = dict(zip(arguments, [*arguments[1:], ""], strict=True)).get("--workers", "1")
+    if multiprocessing.parent_process() is not None and given not in ("", "1"):
+        raise SettingsError(
+            f"--workers {given} asks for several server processes in one command, which would "
+            "each keep their own metrics and places: run several services."
+        )
 
 
 async def _drain(parts: Parts) -> None:

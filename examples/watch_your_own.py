@@ -26,7 +26,9 @@ def main() -> None:
     config: RunnableConfig = {"callbacks": [watch("orders")]}
     for question in sys.stdin:
         result = agent.invoke({"messages": [("user", question)]}, config)
-        print(result["messages"][-1].text, flush=True)
+        # In one piece, since the log lines go to standard output too.
+        sys.stdout.write(f"{result['messages'][-1].text}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -275,7 +275,10 @@ class Runner:
         """LangChain says nothing of a call that was cancelled: say it for it."""
         call_outcome = _CALL_OUTCOMES.get(outcome, CallOutcome.CANCELLED)
         now = time.monotonic()
-        for call in reversed(list(run.progress.open.values())):
+        calls = list(run.progress.open.values())
+        inner = [call for call in calls if call.started.parent_id is not None]
+        own = [call for call in calls if call.started.parent_id is None]
+        for call in (*reversed(inner), *own):
             run.record(_closed(call.started, call_outcome, now))
 
     def _left(self, run: Run) -> Left:

@@ -1,7 +1,6 @@
 """The whole telemetry of a process: sinks, registry, exporter, watchdog, in the order they need.
 
-Samples are taken before spans end and spans before lines are written, so that a sample can name
-its span.
+Samples are taken and lines written before spans end, so that both can name their span.
 """
 
 import asyncio
@@ -72,9 +71,9 @@ class Pipeline:
             at_scrape.add(metric, read)
         self.registry.register(at_scrape)
         self._fanout.add("metrics", self.metrics)
+        self._fanout.add("logs", run_lines.write)
         if traces is not None:
             self._fanout.add("traces", traces)
-        self._fanout.add("logs", run_lines.write)
 
     def lead(self) -> None:
         """Make ours the provider of the process, for what users instrument themselves."""

@@ -1,10 +1,12 @@
 """Readers copy the examples, so each has to work: with the real client, over a real socket."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from examples import agent_executor, create_agent, langgraph_graph, seed_agent
+from tests.service import served
 from tests.upstreams import aimock
 
 QUESTION = "Where is order 10023?"
@@ -67,6 +69,28 @@ async def test_seed_agent_with_several_orders() -> None:
     result = await seed_agent.agent().ainvoke({"input": "Where are orders 10023 and 10024?"})
     assert [action.tool_input for action, _ in result["intermediate_steps"]] == ["10023", "10024"]
     assert "Order 10024 is being packed" in result["output"]
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [
+        (create_agent.orders, "create_agent"),
+        (langgraph_graph.orders, "langgraph"),
+        (agent_executor.orders, "agent_executor"),
+        (seed_agent.agent, "agent_executor"),
+    ],
+    ids=["create_agent", "langgraph", "agent_executor", "seed"],
+)
+async def test_served(build: Callable[[], Any], kind: str) -> None:
+    """Served over HTTP, every example answers with the order's state and says what it took."""
+    async with served({"orders": build()}) as service:
+        response = await service.ask(QUESTION)
+        [told] = (await service.client.get("/agents")).json()["agents"]
+    run = response.json()
+    assert response.status_code == 200, run
+    assert STATE in run["answer"]
+    assert (run["outcome"], run["iterations"], run["tool_calls"]) == ("completed", 1, 1)
+    assert (told["kind"], told["tools"], told["demo"]) == (kind, ["query_order"], False)
 
 
 async def test_seed_agent_without_an_id() -> None:

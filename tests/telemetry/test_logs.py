@@ -167,7 +167,7 @@ logs.start(json=True, level="info", version="0", instance="here", stream=open("/
 
 def signals():
     while True:
-        time.sleep(0.005)
+        time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGUSR1)
 
 threading.Thread(target=signals, daemon=True).start()

@@ -1,0 +1,368 @@
+"""What is promised in prose is checked: links, commands, names, and what the README prints."""
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app import settings
+from app.__main__ import _parser
+from app.api.problems import STATUSES
+from app.runs.model import Outcome
+from app.runs.prices import Prices
+from app.telemetry.catalogue import METRICS
+from app.telemetry.lines import LINES
+from docs import generate
+from tests.command import ROOT, serving
+from tests.otlp import Received, receiver
+from tests.upstreams import aimock
+
+README = ROOT / "README.md"
+PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+DEMO = "localhost:8000"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of code in a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Its shell commands, taken apart."""
+        return [words for line in self.text.splitlines() if (words := shlex.split(line, True))]
+
+
+@cache
+def blocks(page: Path) -> tuple[Block, ...]:
+    """Every fenced block of a page."""
+    text = page.read_text()
+    return tuple(
+        Block(page, text.count("\n", 0, found.start()) + 2, found[1], found[2])
+        for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+    )
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+
+
+def named(block: Block) -> str:
+    """Where a block stands, as the name of a test."""
+    return f"{block.page.relative_to(ROOT)}:{block.line}"
+
+
+def all_blocks(*languages: str) -> list[Block]:
+    """Every block in one of these languages, on any page."""
+    return [block for page in PAGES for block in blocks(page) if block.language in languages]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings give."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def request_of(words: list[str]) -> httpx.Request:
+    """What a curl command of ours asks."""
+    method, headers, body, url = "", {}, None, ""
+    rest = iter(words[1:])
+    for word in rest:
+        match word:
+            case "-s":
+                pass
+            case "-X":
+                method = next(rest)
+            case "-H":
+                name, _, value = next(rest).partition(":")
+                headers[name] = value.strip()
+            case "-d":
+                body = next(rest)
+            case _:
+                url = f"http://{word.removeprefix('http://')}"
+    return httpx.Request(method or ("POST" if body else "GET"), url, headers=headers, content=body)
+
+
+CURLS = [
+    pytest.param(words, id=f"{named(block)} {number}")
+    for block in all_blocks("sh")
+    for number, words in enumerate(block.commands)
+    if words[0] == "curl"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The demo, asked once as the README asks it: its address, the answer, the three signals."""
+
+    url: str
+    answer: Mapping[str, Any]
+    samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+    spans: tuple[Received, ...]
+    line: Mapping[str, Any]
+
+    def ask(self, words: list[str]) -> httpx.Response:
+        """What the demo answers to a curl command."""
+        request = request_of(words)
+        assert request.url.netloc.decode() == DEMO
+        request.url = request.url.copy_with(netloc=httpx.URL(self.url).netloc)
+        with httpx.Client(timeout=30) as client:
+            return client.send(request)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    """The real command, its spans sent to a real receiver."""
+    first = next(param.values[0] for param in CURLS)
+    assert isinstance(first, list)
+    with tempfile.TemporaryDirectory() as here, receiver() as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        with serving(Path(here), variables=variables) as service:
+            asked = Demo(service.url, {}, {}, (), {})
+            answer = asked.ask(first).json()
+            spans = collector.wait(lambda spans: any(s.kind == "SERVER" for s in spans))
+            samples = {
+                (sample.name, frozenset(sample.labels.items())): sample.value
+                for family in text_string_to_metric_families(
+                    httpx.get(f"{service.url}/metrics").text
+                )
+                for sample in family.samples
+            }
+            lines = [json.loads(line) for line in service.out.read_text().splitlines()]
+            line = next(line for line in lines if line["event"] == "run_finished")
+            yield Demo(service.url, answer, samples, tuple(spans), line)
+
+
+def printed(language: str, containing: str) -> str:
+    """The block of the README that holds this."""
+    found = [b.text for b in blocks(README) if b.language == language and containing in b.text]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page: Path) -> None:
+    """Every relative link of a page leads to a file, and its anchor to a heading there."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("block", all_blocks("python"), ids=named)
+def test_python(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of Python runs as it stands."""
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-secret")
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    if "app.watch" in block.text:  # it watches the process that it is in
+        ended = subprocess.run([sys.executable, "-c", block.text], cwd=ROOT, check=False)
+        assert ended.returncode == 0
+        return
+    module = types.ModuleType("shop")
+    exec(compile(ast.parse(block.text), named(block), "exec"), module.__dict__)
+
+
+@pytest.mark.parametrize("block", all_blocks("toml"), ids=named)
+def test_toml(block: Block, tmp_path: Path) -> None:
+    """Every block of TOML is a settings file that is taken."""
+    assert tomllib.loads(block.text)
+    file = tmp_path / "watchkeeper.toml"
+    file.write_text(block.text)
+    settings.read(file)
+
+
+@pytest.mark.parametrize("block", all_blocks("json"), ids=named)
+def test_json(block: Block, tmp_path: Path) -> None:
+    """Every block of JSON parses, and a table of prices is taken as one."""
+    said = json.loads(block.text)
+    if "models" in said:
+        file = tmp_path / "prices.json"
+        file.write_text(block.text)
+        assert set(said["models"]) <= set(Prices.load(file).models)
+
+
+@pytest.mark.parametrize("words", CURLS)
+def test_curl(words: list[str], demo: Demo) -> None:
+    """Every curl that is shown is answered by the demo."""
+    assert demo.ask(words).status_code == 200
+
+
+@pytest.mark.parametrize("block", all_blocks("sh"), ids=named)
+def test_watchkeeper_commands(block: Block) -> None:
+    """Every command of ours that is shown has the form that the command line wants."""
+    for words in block.commands:
+        while words and "=" in words[0] and not words[0].startswith("-"):
+            words.pop(0)
+        if words and words[0] == "watchkeeper":
+            _parser().parse_args(words[1:])
+
+
+def test_make_targets() -> None:
+    """Every `make` target that a page names is there."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        assert set(re.findall(r"\bmake ([a-z-]+)\b[`\n]", page.read_text())) <= targets, page
+
+
+def test_the_answer(demo: Demo) -> None:
+    """The demo answers what the README prints, but for ids and times."""
+    shown = json.loads(printed("json", '"answer"'))
+    varying = {"run_id": "", "trace_id": "", "duration_s": 0, "timings": dict[str, float]()}
+    assert list(shown) == list(demo.answer)
+    assert shown["timings"].keys() == demo.answer["timings"].keys()
+    assert {**shown, **varying} == {**demo.answer, **varying}
+
+
+def test_the_metrics(demo: Demo) -> None:
+    """Every sample that the README prints is there after one run; counts are the same."""
+    for line in printed("text", "agent_runs_total").splitlines():
+        sample, _, exemplar = line.partition(" # ")
+        [family] = text_string_to_metric_families(sample + "\n")
+        [shown] = family.samples
+        value = demo.samples[shown.name, frozenset(shown.labels.items())]
+        assert value == shown.value or "seconds_sum" in shown.name, line
+        assert not exemplar or demo_trace(exemplar), line
+
+
+def demo_trace(exemplar: str) -> bool:
+    """Whether an exemplar names the trace of the answer that is printed above it."""
+    return json.loads(printed("json", '"answer"'))["trace_id"] in exemplar
+
+
+def test_the_trace(demo: Demo) -> None:
+    """The tree that the README prints is that of the run, with these kinds and attributes."""
+    shown = printed("text", "└─ invoke_agent").splitlines()
+    trace = sorted(
+        (s for s in demo.spans if s.trace_id == demo.answer["trace_id"]), key=lambda s: s.start_s
+    )
+    assert len(shown) == len(trace)
+    for line, span in zip(shown, trace, strict=True):
+        title, kind, told = re.split(r"\s{2,}(SERVER|INTERNAL|CLIENT)\s+[\d.]+ ms\s+", line)
+        assert (title.lstrip(" │├└─"), kind) == (span.name, span.kind)
+        attributes = dict(pair.split("=") for pair in told.split())
+        assert attributes == {name: str(span.attributes[name]) for name in attributes}
+
+
+def test_the_log_line(demo: Demo) -> None:
+    """The line that the README prints has the fields of a real one, and its counts."""
+    shown = json.loads(printed("json", '"run_finished"'))
+    assert list(shown) == list(demo.line)
+    for name, value in shown.items():
+        is_own = name.endswith(("_s", "_id")) or name in ("timestamp", "instance")
+        assert is_own or demo.line[name] == value, name
+
+
+def test_the_signals_are_of_one_run() -> None:
+    """What the README prints as one run names one run and one trace."""
+    answer = json.loads(printed("json", '"answer"'))
+    line = json.loads(printed("json", '"run_finished"'))
+    assert (answer["run_id"], answer["trace_id"]) == (line["run_id"], line["trace_id"])
+
+
+def test_an_agent_of_ones_own(tmp_path: Path) -> None:
+    """The README's few lines are served by the command that stands below them."""
+    [agent] = [block for block in blocks(README) if block.language == "python"]
+    assert len([line for line in agent.text.splitlines() if line]) < 10
+    (tmp_path / "shop.py").write_text(agent.text)
+    commands = [words for b in blocks(README) if b.language == "sh" for words in b.commands]
+    [command] = [words for words in commands if words[:2] == ["watchkeeper", "serve"]]
+    with aimock() as model:
+        variables = {"OPENAI_API_KEY": "not-a-secret", "OPENAI_BASE_URL": model}
+        with serving(tmp_path, *command[2:], variables=variables) as service:
+            question = {"question": "Where is order 10023?"}
+            for path in ("/agent", "/agents/orders"):
+                answer = httpx.post(service.url + path, json=question, timeout=30).json()
+                assert "Order 10023 is on its way." in answer["answer"]
+                assert (answer["outcome"], answer["iterations"]) == ("completed", 1)
+
+
+def test_the_contract(demo: Demo) -> None:
+    """Every call of the service stands in the contract, and every outcome, status and code."""
+    table = prose(README).partition("## The contract")[2].partition("\nThe body")[0]
+    documented = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
+    for path in documented:
+        assert f"{path}`" in table, path
+    for outcome in Outcome:
+        assert f"`{outcome}`" in table, outcome
+    cells = [row.split("|")[3] for row in table.splitlines() if row.count("|") == 6]
+    codes = {code for cell in cells for code in re.findall(r"`(\w+)`", cell)} - {"code"}
+    assert codes == codes_sent() - {"internal_error", "invalid_http", "disconnected"}
+    asked = documented["/agent"]["post"]["responses"]
+    shown = {status for row in table.splitlines() for status in re.findall(r"\b\d{3}\b", row)}
+    assert set(asked) <= shown
+
+
+def codes_sent() -> set[str]:
+    """Every error code, as the reference has them."""
+    return set(re.findall(r"^\| \d{3} \| `(\w+)`", generate.pages()["errors.md"], re.M))
+
+
+def test_codes_and_settings() -> None:
+    """Every variable of ours that a page names is read, and every code it names is sent."""
+    fields = settings.Settings.model_fields
+    variables = {settings.variable(name) for name in fields if name != "agents"}
+    variables |= {settings.CONFIG_VARIABLE, settings.AGENTS_VARIABLE}
+    codes = codes_sent()
+    assert set(STATUSES) <= codes
+    for page in PAGES:
+        text = page.read_text()
+        assert set(re.findall(r"WATCHKEEPER_[A-Z_]*[A-Z]", text)) <= variables, page
+        assert set(re.findall(r"\b(?:code|[45]\d\d) `(\w+)`", text)) <= codes, page
+
+
+def test_names_of_signals() -> None:
+    """Every metric and log event that a page names is in the catalogue."""
+    metrics = {metric.name for metric in METRICS}
+    series = metrics | {f"{m}_{part}" for m in metrics for part in ("sum", "count", "bucket")}
+    events = {line.event for line in LINES}
+    for page in PAGES:
+        text = page.read_text()
+        assert set(re.findall(r"\bagent_[a-z_]+(?=[`{])", text)) - {"agent_executor"} <= (
+            series | {"agent_failed"}
+        ), page
+        assert set(re.findall(r"(?:line|warning|log,) `([a-z_]+)`", text)) <= events, page
+
+
+def test_generated_pages_are_fresh() -> None:
+    """The reference is what the code says now."""
+    command = [sys.executable, "-m", "docs.generate", "--check"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_every_page_is_linked() -> None:
+    """Every page can be reached from the README or from a page that it links."""
+    links = "".join(prose(page) for page in PAGES)
+    for page in PAGES:
+        assert page == README or page.name in links, page
+
+
+def test_words_of_our_own() -> None:
+    """No page names a directory of somebody's machine."""
+    for page in PAGES:
+        assert not re.search(r"/(?:home|root|work|tmp)/", page.read_text()), page
