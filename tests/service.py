@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,3 +107,5 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
         server.should_exit = True
         await asyncio.wait({serving}, timeout=10)
         listener.close()
+        # Those of the service are closed with it; the loop may serve other tests.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())

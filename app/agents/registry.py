@@ -185,7 +185,7 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
     if executor.memory is not None:
         raise AgentLoadError(
             f"{source} is an AgentExecutor with memory, which all its callers would share; "
-            "remove memory=. Conversations need a graph with a checkpointer."
+            "remove memory=. Conversations, by their thread_id, need a graph with a checkpointer."
         )
     asked = set(executor.input_keys)
     for prompt in anatomy.find_all(executor, BasePromptTemplate):  # type: ignore[type-abstract]
