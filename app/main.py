@@ -80,7 +80,9 @@ def assemble(settings: Settings) -> Parts:
         fault=lambda: pipeline.fault("handler"),
         trace=current_trace,
     )
-    service = Service(runner, threads, version("watchkeeper"), pipeline.render)
+    service = Service(
+        runner, threads, version("watchkeeper"), pipeline.render, settings.stream_write_s
+    )
     UPSTREAM.outgoing_headers = outgoing_headers
     return Parts(settings, service, pipeline)
 

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         500, ge=0, description="Finished runs that `GET /runs` still knows."
     )
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body.")
+    stream_write_s: Seconds = Field(
+        10.0, description="How long a reader of a stream may take to read before it is dropped."
+    )
     drain_notice_s: float = Field(
         1.0,
         ge=0,

@@ -2,22 +2,32 @@
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.agents import AgentAction, AgentStep
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.output_parsers import BaseOutputParser
 
 from app.agents import anatomy
 from app.agents.callback import RunHandler
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
+from app.agents.speaking import handler_for
 from app.agents.tools import guarded
 from app.runs.model import AgentAnswer, AgentInfo
 from app.runs.ports import AgentCall
 
 # What the classic `generate` told a model that writes its thoughts as text.
 _CONCLUDE = "Thought: I now need to return a final answer based on the previous steps."
+
+# Parsers of agents whose model calls tools by itself, so that its text is its answer.
+_READS_TOOL_CALLS = (
+    "ToolsAgentOutputParser",
+    "OpenAIToolsAgentOutputParser",
+    "OpenAIFunctionsAgentOutputParser",
+)
 
 
 class ExecutorAgent:
@@ -44,11 +54,16 @@ class ExecutorAgent:
         told = self._executor.to_json()
         object.__setattr__(self._executor, "to_json", lambda: told)
         self._tools = frozenset(info.tools)
+        # The text of an agent that is parsed (ReAct) is not its answer.
+        parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+        self._speaks = any(type(parser).__name__ in _READS_TOOL_CALLS for parser in parsers)
         self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
-        handler = RunHandler(call, self.info.name, self._tools)
+        if not self._speaks:
+            call = replace(call, say=None)
+        handler = handler_for(call, self.info.name, self._tools)
         with blamed(handler):
             output, new_turn = await self._run(call, handler)
             if output is None:

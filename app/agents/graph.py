@@ -16,6 +16,7 @@ from app.agents.builder import ATTEMPTS
 from app.agents.callback import RunHandler
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
+from app.agents.speaking import handler_for
 from app.agents.tools import guarded
 from app.runs.errors import Interrupted
 from app.runs.model import AgentAnswer, AgentInfo
@@ -45,7 +46,7 @@ class GraphAgent:
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
-        handler = RunHandler(call, self.info.name, self._tools, self._output_tools)
+        handler = handler_for(call, self.info.name, self._tools, self._output_tools)
         with blamed(handler):
             state, stopped = await self._run(call, handler)
             messages: list[BaseMessage] = state.get("messages", [])

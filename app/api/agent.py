@@ -33,7 +33,8 @@ RUN_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _plain_json(request: Request) -> None:
+async def plain_json(request: Request) -> None:
+    """Refuses a body that is not declared as JSON, or is encoded."""
     if not problems.sends_plain_json(request):
         raise HTTPException(415)
 
@@ -42,7 +43,7 @@ router = APIRouter(tags=["agents"])
 asking: dict[str, Any] = {
     "response_model": FinishedRun,
     "responses": RUN_RESPONSES,
-    "dependencies": [Depends(_plain_json)],
+    "dependencies": [Depends(plain_json)],
 }
 
 
@@ -87,16 +88,23 @@ async def _end_of(run: Run, runner: Runner, request: Request) -> Ended:
     ended = run.ended
     if ended.done():
         return ended.result()
-    gone = asyncio.ensure_future(_disconnected(request))
-    either: set[asyncio.Future[Any]] = {ended, gone}
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
+        if not await watched(ended, request):
             runner.stop(run, Disconnected())
         return await asyncio.shield(ended)
     finally:
-        gone.cancel()
         runner.stop(run, Disconnected())  # only if this request itself was cancelled
+
+
+async def watched(awaited: asyncio.Future[Any], request: Request) -> bool:
+    """Wait for something; false when the client left before it came."""
+    gone = asyncio.ensure_future(_disconnected(request))
+    either: set[asyncio.Future[Any]] = {awaited, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+    return awaited.done()
 
 
 async def _disconnected(request: Request) -> None:

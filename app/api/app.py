@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from app.api import agent, metrics, openapi, ops, problems, runs
+from app.api import agent, metrics, openapi, ops, problems, runs, stream
 from app.api.body_limit import BodyLimit
 from app.api.deps import Service
 from app.api.request_id import HEADER, RequestId
@@ -44,7 +44,7 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for room in (agent.router, runs.router, ops.router, metrics.router):
+    for room in (agent.router, stream.router, runs.router, ops.router, metrics.router):
         app.include_router(room)
     problems.install(app)
     openapi.install(app)

@@ -20,6 +20,7 @@ class Service:
     threads: DaemonThreads
     version: str
     render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
+    write_s: float = 10.0
     agents: Mapping[str, Agent] = field(default_factory=dict)
 
     def agent(self, name: str | None = None) -> Agent:

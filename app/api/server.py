@@ -50,6 +50,11 @@ def listen(host: str, port: int) -> socket.socket:
 class Protocol(HttpToolsProtocol):
     """uvicorn's, but for its answer to what is not HTTP: a problem like any other."""
 
+    def on_message_begin(self) -> None:
+        """A stream that is not read has no other way to let go of its connection at once."""
+        super().on_message_begin()
+        self.scope["watchkeeper.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+
     def send_400_response(self, msg: str) -> None:
         """Answer and close; no request exists to be answered otherwise."""
         body = problems.body(problems.of_status(400, "invalid_http"))

@@ -195,6 +195,31 @@ class RunFinished(Fact):
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamClosed(Fact):
+    """A reader of a run's events is gone; `reason` is completed, left or stalled."""
+
+    reason: str
+    first_event_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOpened(Fact):
+    """Somebody follows the events of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Text of a model as it comes; `sub_agent` is None for the agent asked.
+
+    It is for the readers of the run, and no fact about it: no sink is told.
+    """
+
+    text: str
+    iteration: int
+    sub_agent: str | None = None
+
+
 Event: TypeAlias = (
     RunQueued
     | RunStarted
@@ -211,6 +236,9 @@ Event: TypeAlias = (
     | IterationLimitReached
     | WorkAbandoned
     | RunFinished
+    | StreamOpened
+    | StreamClosed
 )
 
 Emit: TypeAlias = Callable[[Event], None]
+Say: TypeAlias = Callable[[Token], None]

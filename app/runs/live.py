@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from app.runs.admission import Ticket
 from app.runs.deadline import Current, current
 from app.runs.errors import RunError
-from app.runs.events import Emit, Event, RunFinished
+from app.runs.events import (
+    Emit,
+    Event,
+    IterationCounted,
+    ModelCallRetried,
+    RunFinished,
+    RunStarted,
+    Token,
+    ToolCallFinished,
+    ToolCallStarted,
+)
 from app.runs.model import (
     AgentAnswer,
     AgentInfo,
@@ -26,6 +36,7 @@ from app.runs.model import (
     Usage,
 )
 from app.runs.progress import Progress
+from app.runs.ring import Ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,10 @@ class Run:
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
         self.trace: str | None = None
+        self.ring = Ring(loop)
+        self.admitted: asyncio.Future[None] = loop.create_future()
+        self._said: list[str] = []
+        self._call_ids: dict[str, str] = {}
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.ends_at))
         self.ended: asyncio.Future[Ended] = loop.create_future()
@@ -92,7 +107,67 @@ class Run:
             if isinstance(fact, RunFinished):
                 self.state = State.FINISHED
             self.progress.add(fact)
+            self._show(fact)
             self._emit(fact)
+
+    def say(self, token: Token) -> None:
+        """Pass text on to whoever reads, from any thread."""
+        with self._lock:
+            if self.state is State.FINISHED:
+                return
+            if token.sub_agent is None:
+                self._said.append(token.text)
+            self.ring.add("token", token.text, iteration=token.iteration, agent=token.sub_agent)
+
+    def settle_text(self, answer: str) -> None:
+        """Leave the readers with the answer: what they read since the last turn, or a correction.
+
+        An agent whose text is not its answer says its answer once, at the end.
+        """
+        with self._lock:
+            said = "".join(self._said)
+            if said == answer:
+                return
+            iteration = self.progress.iterations + 1
+            if said:
+                self.ring.add("retract", iteration=iteration)
+            self.ring.add("token", answer, iteration=iteration, agent=None)
+
+    def _show(self, fact: Event) -> None:
+        """What of a fact its readers are told."""
+        match fact:
+            case RunStarted():
+                self.ring.add(
+                    "run",
+                    run_id=self.id,
+                    trace_id=self.trace_id,
+                    agent=self.agent.name,
+                    deadline_s=fact.timeout_s,
+                    iteration_limit=fact.iteration_limit,
+                    demo=self.agent.demo,
+                )
+            case ToolCallStarted() if fact.own:
+                call_id = fact.tool_call_id or fact.call_id
+                self._call_ids[fact.call_id] = call_id
+                self.ring.add(
+                    "tool_start", tool=fact.tool, call_id=call_id, iteration=fact.iteration
+                )
+            case ToolCallFinished() if fact.call_id in self._call_ids:
+                self.ring.add(
+                    "tool_end",
+                    tool=fact.tool,
+                    call_id=self._call_ids.pop(fact.call_id),
+                    outcome=fact.outcome,
+                    duration_s=round(fact.at - fact.started_at, 4),
+                )
+            case IterationCounted():
+                self._said.clear()
+                self.ring.add("iteration", iteration=fact.iteration, tool_calls=fact.tool_calls)
+            case ModelCallRetried():
+                self._said.clear()
+                self.ring.add("retract", iteration=fact.iteration)
+            case _:
+                pass
 
     def phase(self) -> Phase:
         """What holds the run now."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from app.runs.events import Emit
+from app.runs.events import Emit, Say
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
 
 # What a model call cost in US dollars; None for a model whose price is not known.
@@ -13,7 +13,10 @@ Price: TypeAlias = Callable[[str, Usage], float | None]
 
 @dataclass(frozen=True, slots=True)
 class AgentCall:
-    """One run, as an agent is asked for it; `fault` is told when watching it goes wrong."""
+    """One run, as an agent is asked for it; `fault` is told when watching it goes wrong.
+
+    `say` takes the text of models as it comes; it is None where nobody reads it.
+    """
 
     run_id: str
     question: str
@@ -23,6 +26,7 @@ class AgentCall:
     emit: Emit
     price: Price
     fault: Callable[[], None] = lambda: None
+    say: Say | None = None
 
 
 class Agent(Protocol):

@@ -9,7 +9,7 @@ once, because a task cancelled before its first step never runs its `finally`.
 import asyncio
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -42,10 +42,13 @@ from app.runs.events import (
 from app.runs.live import Ended, Run
 from app.runs.model import AgentAnswer, CallOutcome, Mode, Outcome, Phase, RunRequest, State
 from app.runs.ports import Agent, AgentCall, Price
+from app.runs.ring import Ring
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
 GRACE_S = 0.1
+# How many finished runs can still be followed from their beginning.
+_RESUMABLE = 100
 
 _CALL_OUTCOMES = {
     Outcome.TIMEOUT: CallOutcome.TIMEOUT,
@@ -95,6 +98,7 @@ class Runner:
         self._price = price
         self._fault = fault
         self._trace = trace
+        self._resumable: deque[Run] = deque()
         self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
 
     def start(self, agent: Agent, request: RunRequest, mode: Mode) -> Run:
@@ -201,7 +205,9 @@ class Runner:
             emit=run.record,
             price=self._price,
             fault=self._fault,
+            say=run.say if run.mode is Mode.STREAM else None,
         )
+        run.admitted.set_result(None)
         run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
         run.task.add_done_callback(partial(self._task_done, run))
 
@@ -238,9 +244,15 @@ class Runner:
         del self.in_flight[run.id]
         self._remember(run)
         run.ended.set_result(ended)
-        # Whoever waits has the answer; what is remembered of the run does without.
-        run.ended = asyncio.get_running_loop().create_future()
-        run.ended.set_result(replace(ended, answer=None))
+        if not run.admitted.done():
+            run.admitted.set_result(None)
+        if error is not None:
+            run.ring.add("error")
+        run.ring.add("end")
+        run.ring.close()
+        if run.mode is not Mode.STREAM:
+            # Whoever waits has the answer; what is remembered of the run does without.
+            _drop_answer(run)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
         self._let_go(run, error)
@@ -255,6 +267,8 @@ class Runner:
     ) -> Ended:
         self._close_calls(run, outcome)
         self._report_left(run)
+        if answer is not None and run.mode is Mode.STREAM:
+            run.settle_text(answer.text)
         ended = _ended(run, outcome, answer, error, phase)
         run.record(_final_fact(run, ended))
         return ended
@@ -303,6 +317,17 @@ class Runner:
         self.finished[run.id] = run
         while len(self.finished) > self._keep:
             self.finished.popitem(last=False)
+        self._resumable.append(run)
+        while len(self._resumable) > _RESUMABLE:
+            dropped = self._resumable.popleft()
+            dropped.ring = Ring(asyncio.get_running_loop())
+            _drop_answer(dropped)
+
+
+def _drop_answer(run: Run) -> None:
+    ended = run.ended.result()
+    run.ended = asyncio.get_running_loop().create_future()
+    run.ended.set_result(replace(ended, answer=None))
 
 
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:

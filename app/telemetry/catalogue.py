@@ -103,6 +103,7 @@ RETRY_REASON = _enum("reason", _LLM_OUTCOMES[1:])
 TOKEN_TYPE = _enum("type", ("input", "output", "cache_read", "cache_creation", "reasoning"))
 REJECTION = _enum("reason", Rejection)
 REFUSAL = _enum("reason", ("overloaded", "draining", "rate_limited", "unauthorized"))
+LEFT = _enum("reason", ("left", "stalled"))
 DROP = _enum("reason", ("queue_full", "export_failed"))
 SINK = _enum("sink", ("metrics", "traces", "logs", "handler", "exporter"))
 LABEL = _enum("label", ("agent", "provider", "model", "tool", "route", "method", "reason"))
@@ -229,6 +230,18 @@ THREADS_BUSY = _gauge("agent_tool_threads_busy", "Threads at work for tools, mod
 THREADS_LIMIT = _gauge("agent_tool_threads_limit", "Threads there may be.")
 TASKS_ABANDONED = _gauge(
     "agent_tool_tasks_abandoned", "Runs whose code goes on although they have ended."
+)
+STREAMS = _gauge("agent_stream_connections", "Readers of streams now.", AGENT)
+STREAM_DISCONNECTS = _counter(
+    "agent_stream_disconnects_total",
+    "Readers that left before the end, or were dropped because they did not read.",
+    *(AGENT, LEFT),
+)
+STREAM_FIRST_EVENT = _histogram(
+    "agent_stream_time_to_first_event_seconds",
+    "Time from opening a stream to its first event on the way.",
+    AGENT,
+    buckets=_TTFT_S,
 )
 REJECTED = _counter(
     "agent_requests_rejected_total", "Requests refused before any work was done.", REFUSAL

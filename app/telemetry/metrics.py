@@ -24,6 +24,8 @@ from app.runs.events import (
     RunFinished,
     RunQueued,
     RunStarted,
+    StreamClosed,
+    StreamOpened,
     SubAgentFinished,
     SubAgentStarted,
     ToolCallFinished,
@@ -135,6 +137,10 @@ class Metrics:
             case ToolCallStarted():
                 if not self._alone:  # there the tools are not known before they are called
                     self.instruments.labels.admit(catalogue.TOOL, fact.tool)
+            case StreamOpened():
+                self._child(catalogue.STREAMS, fact.agent).inc()
+            case StreamClosed():
+                self._stream_closed(fact)
             case ModelCallStarted() | IterationCounted():
                 pass
             case SubAgentStarted() | SubAgentFinished() | WorkAbandoned():
@@ -176,6 +182,13 @@ class Metrics:
         if fact.outcome in catalogue.WASTED.values:
             self._waste(fact)
 
+    def _stream_closed(self, fact: StreamClosed) -> None:
+        self._child(catalogue.STREAMS, fact.agent).dec()
+        if fact.reason != "completed":
+            self._child(catalogue.STREAM_DISCONNECTS, fact.agent, fact.reason).inc()
+        if fact.first_event_s is not None:
+            self._child(catalogue.STREAM_FIRST_EVENT, fact.agent).observe(fact.first_event_s)
+
     def _waste(self, fact: RunFinished) -> None:
         worked_s = max(0.0, fact.duration_s - fact.timings.queue_s)
         tokens = fact.usage.input_tokens + fact.usage.output_tokens
@@ -198,6 +211,7 @@ class Metrics:
             self._child(catalogue.ITERATION_LIMIT, agent.name).set(agent.iteration_limit)
             self._child(catalogue.DEADLINE, agent.name).set(agent.timeout_s)
             self._child(catalogue.LAST_SUCCESS, agent.name).set(0)
+            self._child(catalogue.STREAMS, agent.name).set(0)
         libraries = (platform.python_version(), version("langchain"), version("langgraph"))
         self._child(catalogue.BUILD_INFO, version("watchkeeper"), commit, *libraries).set(1)
 

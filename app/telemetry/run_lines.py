@@ -13,6 +13,8 @@ from app.runs.events import (
     RunFinished,
     RunQueued,
     RunStarted,
+    StreamClosed,
+    StreamOpened,
     SubAgentFinished,
     SubAgentStarted,
     ToolCallFinished,
@@ -54,6 +56,8 @@ def write(fact: Event) -> None:
             counts = {"threads": fact.threads, "tasks": fact.tasks}
             say("warning", lines.WORK_ABANDONED, **about, **counts)
         case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
+            pass
+        case StreamOpened() | StreamClosed():
             pass
         case ToolCallStarted() | ModelCallRetried() | SubAgentStarted() | SubAgentFinished():
             pass

@@ -28,6 +28,8 @@ from app.runs.events import (
     RunFinished,
     RunQueued,
     RunStarted,
+    StreamClosed,
+    StreamOpened,
     SubAgentFinished,
     SubAgentStarted,
     ToolCallFinished,
@@ -105,7 +107,7 @@ class Traces:
                 self._call_ends(fact, _sub_agent_attributes(fact))
             case IterationCounted() | IterationLimitReached() | ToolCallRejected():
                 pass
-            case ModelCallRetried() | WorkAbandoned():
+            case ModelCallRetried() | WorkAbandoned() | StreamOpened() | StreamClosed():
                 pass
             case _:
                 assert_never(fact)

@@ -1,0 +1,44 @@
+"""The handler of a run that somebody reads while it goes on: it makes models stream."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID
+
+from langchain_core.messages import AIMessageChunk
+
+from app.agents.callback import RunHandler
+from app.agents.inside import inside
+from app.runs.events import Token
+from app.runs.ports import AgentCall
+
+
+class SpeakingHandler(RunHandler):
+    """Passes the text of models on as it comes.
+
+    LangChain lets a model stream when a handler has the two methods below: they mark it, and pass
+    on what they are given.
+    """
+
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, chunk: Any = None, **told: Any) -> None:
+        """A streamed model call gave a token."""
+        super().on_llm_new_token(token, run_id=run_id, chunk=chunk, **told)
+        message = getattr(chunk, "message", None)
+        text = str(message.text) if isinstance(message, AIMessageChunk) else str(token)
+        if text and self.call.say is not None:
+            tool = inside.get()
+            agent = tool.sub_agent if tool is not None else None
+            name = agent.name if agent else tool.name if tool else None
+            self.call.say(Token(text, self.iterations + 1, name))
+
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Part of the mark."""
+        return output
+
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
+        """Part of the mark."""
+        return output
+
+
+def handler_for(call: AgentCall, agent: str, *names: frozenset[str]) -> RunHandler:
+    """A handler that speaks only where somebody reads; streaming costs more."""
+    return (RunHandler if call.say is None else SpeakingHandler)(call, agent, *names)

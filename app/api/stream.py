@@ -1,0 +1,178 @@
+"""The same run as a stream: `POST /agent/stream`, and following any run's events."""
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, Field, RootModel
+
+from app.api import problems
+from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
+from app.api.deps import Service, ServiceDep
+from app.api.headers import about
+from app.api.schemas import FinishedRun, RunBody
+from app.api.sse import EventStream
+from app.runs.errors import Disconnected, NotFound
+from app.runs.live import Run
+from app.runs.model import CallOutcome, Mode
+from app.runs.ports import Agent
+
+
+class RunBegan(BaseModel):
+    """`run`: always first."""
+
+    run_id: str
+    trace_id: str | None
+    agent: str
+    deadline_s: float
+    iteration_limit: int
+    demo: bool
+
+
+class TokenSaid(BaseModel):
+    """`token`: text of a model as it comes; `agent` is null for the one asked."""
+
+    text: str
+    iteration: int
+    agent: str | None
+
+
+class ToolBegan(BaseModel):
+    """`tool_start`."""
+
+    tool: str
+    call_id: str
+    iteration: int
+
+
+class ToolEnded(BaseModel):
+    """`tool_end`."""
+
+    tool: str
+    call_id: str
+    outcome: CallOutcome
+    duration_s: float
+
+
+class IterationEnded(BaseModel):
+    """`iteration`: a turn asked for tools; the text before it is not the answer."""
+
+    iteration: int
+    tool_calls: int
+
+
+class Retract(BaseModel):
+    """`retract`: drop the text since that iteration began, it will be said anew."""
+
+    iteration: int
+
+
+class Gap(BaseModel):
+    """`gap`: what was asked for is no longer kept; the next event has the id `next`."""
+
+    after: int
+    next: int
+
+
+class Events(RootModel[Any]):
+    """Named events, each with an `id` and one JSON object as data; `end` is always last."""
+
+    root: (
+        RunBegan | TokenSaid | ToolBegan | ToolEnded | IterationEnded | Retract | Gap
+        | problems.Problem | FinishedRun
+    ) = Field(
+        description="By event: run, token, tool_start, tool_end, iteration, retract, gap, error "
+        "(the problem), end (the finished run or the problem)."
+    )  # fmt: skip
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of the run when its reader leaves."""
+
+    CANCEL = "cancel"
+    CONTINUE = "continue"
+
+
+_STREAM: dict[str, Any] = {
+    "model": Events,
+    "description": "Server-Sent Events.",
+    "content": {"text/event-stream": {}},
+}
+_streaming: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {**RUN_RESPONSES, 200: _STREAM},
+    "dependencies": [Depends(plain_json)],
+}
+router = APIRouter(tags=["streams"])
+Policy = Annotated[OnDisconnect, Query(description="`continue` lets the run finish.")]
+
+
+@router.post("/agent/stream", summary="Ask the default agent, as a stream", **_streaming)
+async def stream_default(
+    body: RunBody,
+    request: Request,
+    service: ServiceDep,
+    on_disconnect: Policy = OnDisconnect.CANCEL,
+) -> Response:
+    """Run the default agent and send its events as they happen."""
+    return await _stream(service, service.agent(), body, request, on_disconnect)
+
+
+@router.post("/agents/{name}/stream", summary="Ask an agent, as a stream", **_streaming)
+async def stream_named(
+    name: str,
+    body: RunBody,
+    request: Request,
+    service: ServiceDep,
+    on_disconnect: Policy = OnDisconnect.CANCEL,
+) -> Response:
+    """Run one agent and send its events as they happen."""
+    return await _stream(service, service.agent(name), body, request, on_disconnect)
+
+
+@router.get(
+    "/runs/{run_id}/events",
+    summary="Follow a run",
+    response_class=Response,
+    responses={200: _STREAM, 404: {"model": problems.Problem, "description": "`not_found`"}},
+)
+async def follow(
+    run_id: str,
+    service: ServiceDep,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
+) -> Response:
+    """The events of a run, from its first or after `Last-Event-ID`. Leaving changes nothing."""
+    run = service.runner.find(run_id)
+    if run is None or _is_forgotten(run):
+        raise NotFound
+    after = int(last_event_id or 0)
+    return EventStream(run, service.runner.emit, service.write_s, lambda: None, after)
+
+
+def _is_forgotten(run: Run) -> bool:
+    """Of a run that ended long ago, or whose caller has its answer, the answer is not kept."""
+    ended = run.ended.result() if run.ended.done() else None
+    return ended is not None and ended.error is None and ended.answer is None
+
+
+async def _stream(
+    service: Service, agent: Agent, body: RunBody, request: Request, policy: OnDisconnect
+) -> Response:
+    check_limits(body, agent.info)
+    runner = service.runner
+    run = runner.start(agent, body.request(agent.info), Mode.STREAM)
+
+    def on_gone() -> None:
+        if policy is OnDisconnect.CANCEL:
+            runner.stop(run, Disconnected())
+
+    if not await watched(run.admitted, request):
+        on_gone()
+        await asyncio.shield(run.admitted)
+    if run.task is None and run.ended.done() and run.ended.result().error is not None:
+        ended = run.ended.result()
+        assert ended.error is not None
+        headers = {**about(run), **problems.retry_headers(ended.error)}
+        return problems.respond(problems.of_run(run, ended), headers)
+    return EventStream(run, runner.emit, service.write_s, on_gone)
