@@ -7,11 +7,19 @@ from typing import Any
 
 from langchain_core.agents import AgentAction, AgentStep
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+    get_buffer_string,
+)
 from langchain_core.output_parsers import BaseOutputParser
+from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
 from app.agents import anatomy
 from app.agents.callback import RunHandler
+from app.agents.conversations import Conversations
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
 from app.agents.speaking import handler_for
@@ -54,6 +62,8 @@ class ExecutorAgent:
         told = self._executor.to_json()
         object.__setattr__(self._executor, "to_json", lambda: told)
         self._tools = frozenset(info.tools)
+        self._conversations = Conversations()
+        self._history_is_text = _wants_text(executor)
         # The text of an agent that is parsed (ReAct) is not its answer.
         parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
         self._speaks = any(type(parser).__name__ in _READS_TOOL_CALLS for parser in parsers)
@@ -64,22 +74,30 @@ class ExecutorAgent:
         if not self._speaks:
             call = replace(call, say=None)
         handler = handler_for(call, self.info.name, self._tools)
+        before = self._conversations.so_far(call.thread_id)
         with blamed(handler):
-            output, new_turn = await self._run(call, handler)
+            output, new_turn = await self._run(call, handler, before)
             if output is None:
-                return await last_answer(call, handler, self._model, new_turn)
-            # A model that answers in blocks leaves them as they are.
-            text = AIMessage(output).text if isinstance(output, list) else output
-            return whole_answer(handler, str(text))
+                answer = await last_answer(call, handler, self._model, new_turn)
+            else:
+                # A model that answers in blocks leaves them as they are.
+                text = AIMessage(output).text if isinstance(output, list) else output
+                answer = whole_answer(handler, str(text))
+        now = [HumanMessage(call.question), AIMessage(answer.text)]
+        self._conversations.keep(call.thread_id, [*before, *now])
+        return answer
 
-    async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[Any, list[BaseMessage]]:
+    async def _run(
+        self, call: AgentCall, handler: RunHandler, before: list[BaseMessage]
+    ) -> tuple[Any, list[BaseMessage]]:
         """The output, or None with the turn at which the limit stopped it.
 
         The executor yields each action of a turn before it runs the tools, and each result
         before it asks the model again.
         """
         turn, open_calls = list[AgentStep](), 0
-        asked = {"input": call.question, "chat_history": []}
+        history = get_buffer_string(before) if self._history_is_text else before
+        asked = {"input": call.question, "chat_history": history}
         stream = self._executor.astream(asked, {"callbacks": [handler]})
         async with stops_at_ceiling(handler), aclosing(stream):
             async for chunk in stream:
@@ -92,6 +110,18 @@ class ExecutorAgent:
                 if handler.iterations >= call.iteration_limit and turn and not open_calls:
                     return None, _as_messages(turn)
         return (None if handler.models.ceiling_reached else ""), []
+
+
+def takes_history(executor: Any) -> bool:
+    """Whether its prompt has a place for what was said before."""
+    prompts = anatomy.find_all(executor, BasePromptTemplate)  # type: ignore[type-abstract]
+    return any("chat_history" in (*p.input_variables, *p.optional_variables) for p in prompts)
+
+
+def _wants_text(executor: Any) -> bool:
+    """A prompt that is one text has what was said as text, too."""
+    prompts = anatomy.find_all(executor, StringPromptTemplate)  # type: ignore[type-abstract]
+    return any("chat_history" in prompt.input_variables for prompt in prompts)
 
 
 def _as_messages(steps: Sequence[AgentStep]) -> list[BaseMessage]:

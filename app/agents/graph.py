@@ -7,6 +7,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
@@ -14,6 +15,7 @@ from langgraph.pregel import Pregel
 from app.agents import anatomy
 from app.agents.builder import ATTEMPTS
 from app.agents.callback import RunHandler
+from app.agents.conversations import Conversations
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
 from app.agents.speaking import handler_for
@@ -34,6 +36,8 @@ class GraphAgent:
         self.info = info
         self.verbose = graph.debug
         self._graph = graph
+        self._keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
+        self._conversations = Conversations()
         self._attempts = ((graph.config or {}).get("metadata") or {}).get(ATTEMPTS, 1)
         self._model = anatomy.find(graph, BaseChatModel)  # type: ignore[type-abstract]
         self._output_tools = anatomy.output_tools(graph)
@@ -58,7 +62,10 @@ class GraphAgent:
                 await self._conclude(call, messages, answer.text)
                 return answer
             text = str(messages[-1].text) if messages else ""
-            return whole_answer(handler, text, state.get("structured_response"))
+            whole = whole_answer(handler, text, state.get("structured_response"))
+            if not self._keeps_threads:
+                self._conversations.keep(call.thread_id, messages)
+            return whole
 
     async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[dict[str, Any], bool]:
         """The last state of the graph, and whether a limit stopped it.
@@ -67,8 +74,9 @@ class GraphAgent:
         no later call is made.
         """
         state: dict[str, Any] = {}
+        before = [] if self._keeps_threads else self._conversations.so_far(call.thread_id)
         stream = self._graph.astream(
-            {"messages": [HumanMessage(call.question)]},
+            {"messages": [*before, HumanMessage(call.question)]},
             {**_config(call), "callbacks": [handler], "recursion_limit": _RECURSION_LIMIT},
             stream_mode="values",
             output_keys=self._keys,
@@ -85,10 +93,11 @@ class GraphAgent:
 
     async def _conclude(self, call: AgentCall, messages: list[BaseMessage], text: str) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
-        if not self.info.conversations:
+        said = [*_unanswered(messages), AIMessage(text)]
+        if not self._keeps_threads:
+            self._conversations.keep(call.thread_id, [*messages, *said])
             return
         config = _config(call)
-        said = [*_unanswered(messages), AIMessage(text)]
         await self._graph.aupdate_state(config, {"messages": said})
         # What the graph would have done next is not to be done when the conversation goes on.
         await self._graph.aupdate_state(config, None, as_node=END)

@@ -12,13 +12,12 @@ from typing import Any
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.tools import BaseTool
-from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
 from app.agents import anatomy
 from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
-from app.agents.executor import ExecutorAgent
+from app.agents.executor import ExecutorAgent, takes_history
 from app.agents.graph import GraphAgent
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent
@@ -172,9 +171,7 @@ def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) ->
     kind = "create_agent" if made_by == "langchain_create_agent" else "langgraph"
     info = _info(served, kind, graph, tuple(dict.fromkeys(tools)))
     info = _limited(info, metadata.get(MAX_ITERATIONS), metadata.get(EARLY_STOPPING))
-    # `checkpointer=True` or False only says what a parent graph should do.
-    keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
-    return GraphAgent(graph, replace(info, conversations=keeps_threads))
+    return GraphAgent(graph, replace(info, conversations=True))
 
 
 def _metadata(graph: Pregel[Any, Any, Any, Any]) -> Mapping[str, Any]:
@@ -185,7 +182,8 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
     if executor.memory is not None:
         raise AgentLoadError(
             f"{source} is an AgentExecutor with memory, which all its callers would share; "
-            "remove memory=. Conversations, by their thread_id, need a graph with a checkpointer."
+            "remove memory=, put chat_history into its prompt, and callers continue a conversation "
+            "by its thread_id."
         )
     asked = set(executor.input_keys)
     for prompt in anatomy.find_all(executor, BasePromptTemplate):  # type: ignore[type-abstract]
@@ -198,6 +196,7 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
         )
     tools: Sequence[BaseTool] = executor.tools
     info = _info(served, "agent_executor", executor, tuple(tool.name for tool in tools))
+    info = replace(info, conversations=takes_history(executor))
     return ExecutorAgent(executor, _own_limits(executor, info))
 
 

@@ -175,11 +175,11 @@ def test_the_executor_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
-def test_conversations_need_a_checkpointer(kind: str) -> None:
-    """An agent continues conversations only if its graph brings what stores them."""
+def test_every_graph_continues_conversations(kind: str) -> None:
+    """A graph continues conversations whether or not it brings what stores them."""
     without = adapt(fakes.build(kind, model(), tools()), "s:o", SERVED)
     kept = adapt(fakes.build(kind, model(), tools(), checkpointer=InMemorySaver()), "s:o", SERVED)
-    assert (without.info.conversations, kept.info.conversations) == (False, True)
+    assert (without.info.conversations, kept.info.conversations) == (True, True)
 
 
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])

@@ -1,0 +1,102 @@
+"""A thread_id continues a conversation, in memory where the agent keeps none itself."""
+
+from typing import Any
+
+import pytest
+from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+
+from app.agents.conversations import Conversations
+from tests import fakes
+from tests.service import served
+
+KINDS = ("create_agent", "langgraph", "with_history")
+
+
+def build(kind: str, model: fakes.ScriptedModel) -> Any:
+    tools = fakes.ToolDesk().tools()
+    if kind != "with_history":
+        return fakes.build(kind, model, tools)
+    prompt = ChatPromptTemplate.from_messages(
+        [
+            ("system", fakes.SYSTEM_PROMPT),
+            MessagesPlaceholder("chat_history", optional=True),
+            ("human", "{input}"),
+            MessagesPlaceholder("agent_scratchpad"),
+        ]
+    )
+    return AgentExecutor(agent=create_tool_calling_agent(model, tools, prompt), tools=tools)
+
+
+def spoken(model: fakes.ScriptedModel) -> list[str]:
+    """What was said by people and by the model, as the last call of the model knows it."""
+    return [m.text for m in model.asked[-1] if isinstance(m, HumanMessage | AIMessage) and m.text]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_thread_goes_on(kind: str) -> None:
+    """The second question of a thread is asked with the first one and its answer."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", {"order": "7"}))
+    async with served({"a": build(kind, model)}) as service:
+        for question in ("one", "two"):
+            response = await service.ask(question, thread_id="t")
+            assert response.json()["answer"] == f"done: {question}: order 7 shipped"
+            assert response.json()["iterations"] == 1
+    assert spoken(model) == ["one", "done: one: order 7 shipped", "two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_threads_are_apart(kind: str) -> None:
+    """Neither another thread nor a run without one knows what was said."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
+    async with served({"a": build(kind, model), "b": build(kind, model)}) as service:
+        await service.ask("one", thread_id="t")
+        for agent, told in (("a", {"thread_id": "u"}), ("a", {}), ("b", {"thread_id": "t"})):
+            await service.ask("two", agent=agent, **told)
+            assert spoken(model) == ["two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_limit_in_a_thread(kind: str) -> None:
+    """The answer at the limit belongs to the thread, and no tool call is left open in it."""
+    model = fakes.ScriptedModel(script=fakes.never_stops("look"))
+    async with served({"a": build(kind, model)}, early_stopping="force") as service:
+        for question in ("one", "two"):
+            response = await service.ask(question, thread_id="t", max_iterations=1)
+            assert response.json()["outcome"] == "iteration_limit"
+    assert spoken(model) == ["one", "No answer was found within the limit of 1 iteration.", "two"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_run_that_failed_leaves_the_thread_as_it_was(kind: str) -> None:
+    """What a run said that gave no answer is not part of the conversation."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
+    async with served({"a": build(kind, model)}) as service:
+        await service.ask("one", thread_id="t")
+        model.error = ConnectionError()
+        assert (await service.ask("lost", thread_id="t")).status_code == 500
+        model.error = None
+        await service.ask("two", thread_id="t")
+    assert spoken(model) == ["one", "done: one: ", "two"]
+
+
+async def test_an_executor_without_a_place_for_it() -> None:
+    """An executor whose prompt takes no chat_history cannot continue a conversation."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
+    agent = fakes.build("agent_executor", model, fakes.ToolDesk().tools())
+    async with served({"a": agent}) as service:
+        problem = await service.ask("one", thread_id="t")
+    assert (problem.status_code, problem.json()["code"]) == (422, "invalid_request")
+    assert problem.json()["errors"][0]["field"] == "thread_id"
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """Of many threads the oldest go, of many messages the oldest questions with their answers."""
+    kept = Conversations()
+    for number in range(1_100):
+        kept.keep(f"t{number}", [HumanMessage("q"), AIMessage("a")])
+    assert (kept.so_far("t99"), len(kept.so_far("t100"))) == ([], 2)
+    long = [m for n in range(80) for m in (HumanMessage(f"q{n}"), AIMessage(f"a{n}"))]
+    kept.keep("long", long)
+    assert [m.text for m in kept.so_far("long")[:2]] == ["q30", "a30"]
