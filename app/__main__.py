@@ -3,9 +3,10 @@
 import argparse
 import asyncio
 import gc
+import math
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,9 +14,37 @@ from typing import Any, NoReturn
 _LEFTOVER_S = 1.0
 
 
+_ASK_EXIT_CODES = """\
+exit codes:
+  0  completed
+  1  cannot connect
+  2  wrong usage, or a question that the service does not take (4xx)
+  3  iteration_limit: stopped at its limit, and answered
+  4  timeout
+  5  failed or interrupted
+  6  cancelled or disconnected
+  7  rejected: the service is full or shutting down (503)
+130  left with Ctrl-C, which cancels the run
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 1 (could not listen) or 2 (wrong usage or settings)."""
+    """Run a command and give its exit code."""
     options = _parser().parse_args(arguments)
+    code = options.command(options)
+    assert isinstance(code, int)
+    return code
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from app.ask import Question, ask  # and nothing else, so that it is quick
+
+    question = Question(options.question, options.url, options.agent, options.timeout)
+    return ask(question, options.json)
+
+
+def _with_service(options: argparse.Namespace) -> int:
+    """The exit code is 0, 1 (could not listen) or 2 (wrong settings or agents)."""
     gc.disable()  # importing makes much that lives long and little garbage
     from app import main as _  # noqa: F401 - all of it, while nothing is collected
     from app import settings as configuration
@@ -26,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = configuration.read(
             options.config, host=options.host, port=options.port, log_format=options.log_format
         )
-        _run(options.command(settings, options))
+        _run(options.work(settings, options))
     except (configuration.SettingsError, AgentLoadError) as wrong:
         print(f"watchkeeper: {wrong}", file=sys.stderr)
         return 2
@@ -41,10 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve agents over HTTP")
-    serve.set_defaults(command=_serve)
+    serve.set_defaults(command=_with_service, work=_serve)
     serve.add_argument("--check", action="store_true", help="print the settings and stop")
     listing = commands.add_parser("agents", help="list what would be served")
-    listing.set_defaults(command=_list)
+    listing.set_defaults(command=_with_service, work=_list)
     for command in (serve, listing):
         command.add_argument(
             "agents",
@@ -57,7 +86,32 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--host", help="address to listen on (127.0.0.1)")
         command.add_argument("--port", help="port to listen on (8000)")
         command.add_argument("--log-format", choices=("auto", "json", "console"))
+    _add_ask(commands.add_parser)
     return parser
+
+
+def _add_ask(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    asking = add_parser(
+        "ask",
+        help="ask a running service, and watch the run",
+        description="Ask a running service a question. The answer is on standard output, "
+        "what happens meanwhile on standard error.",
+        epilog=_ASK_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    asking.set_defaults(command=_ask)
+    asking.add_argument("question", metavar="QUESTION")
+    asking.add_argument("--url", default="http://127.0.0.1:8000", help="the service (%(default)s)")
+    asking.add_argument("--agent", metavar="NAME", help="an agent; else the default one")
+    asking.add_argument("--timeout", metavar="S", type=_seconds, help="seconds the run may take")
+    asking.add_argument("--json", action="store_true", help="print the finished run or the problem")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
 
 
 async def _serve(settings: Any, options: argparse.Namespace) -> int:

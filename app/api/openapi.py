@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from app.api import problems
 
 _FOREIGN = ("HTTPValidationError", "ValidationError")
+_STREAM = "text/event-stream"
 _REQUEST_ID = {"X-Request-Id": "The caller's own id if it was usable, else a new one."}
 _RUN = {
     "X-Run-Id": "The id of the run, for `/runs/{run_id}`.",
@@ -39,6 +40,7 @@ def _correct(document: dict[str, Any]) -> None:
             _drop_foreign(responses)
         for status, response in responses.items():
             _name_problem(response)
+            _name_stream(response)
             told = _headers(path, call, int(status))
             response["headers"] = {
                 name: {"description": text, "schema": {"type": "string"}}
@@ -64,6 +66,12 @@ def _name_problem(response: dict[str, Any]) -> None:
     schema = content.get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").endswith("/Problem"):
         response["content"] = {problems.MEDIA_TYPE: content["application/json"]}
+
+
+def _name_stream(response: dict[str, Any]) -> None:
+    content = response.get("content", {})
+    if _STREAM in content:
+        response["content"] = {_STREAM: content.get("application/json", content[_STREAM])}
 
 
 def _headers(path: str, method: str, status: int) -> dict[str, str]:

@@ -36,12 +36,15 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
 async def list_runs(
     service: ServiceDep,
     state: Annotated[State | None, Query(description="Only runs in this state.")] = None,
+    agent: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> RunList:
     """Newest first."""
     runner = service.runner
     known = [*runner.in_flight.values(), *runner.finished.values()]
-    chosen = [run for run in known if state is None or run.state is state]
+    chosen = [
+        run for run in known if state in (None, run.state) and agent in (None, run.agent.name)
+    ]
     chosen.sort(key=lambda run: run.arrived_at, reverse=True)
     return RunList(runs=[RunView(**_row(run)) for run in chosen[:limit]])
 

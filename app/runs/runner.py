@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
+from app.runs import ending
 from app.runs.admission import Admission
 from app.runs.errors import (
     AgentFailed,
@@ -28,19 +29,12 @@ from app.runs.errors import (
 )
 from app.runs.events import (
     Emit,
-    ModelCallFinished,
-    ModelCallStarted,
-    RunFinished,
     RunQueued,
     RunStarted,
-    SubAgentFinished,
-    SubAgentStarted,
-    ToolCallFinished,
-    ToolCallStarted,
     WorkAbandoned,
 )
 from app.runs.live import Ended, Run
-from app.runs.model import AgentAnswer, CallOutcome, Mode, Outcome, Phase, RunRequest, State
+from app.runs.model import AgentAnswer, Mode, Outcome, Phase, RunRequest, State
 from app.runs.ports import Agent, AgentCall, Price
 from app.runs.ring import Ring
 from app.runs.threads import DaemonThreads
@@ -49,12 +43,6 @@ from app.runs.threads import DaemonThreads
 GRACE_S = 0.1
 # How many finished runs can still be followed from their beginning.
 _RESUMABLE = 100
-
-_CALL_OUTCOMES = {
-    Outcome.TIMEOUT: CallOutcome.TIMEOUT,
-    Outcome.FAILED: CallOutcome.FAILED,
-    Outcome.INTERRUPTED: CallOutcome.INTERRUPTED,
-}
 
 
 class Stopped(StrEnum):
@@ -222,7 +210,7 @@ class Runner:
         elif error is None and not task.cancelled():
             self._settle(run, answer=task.result())
         else:
-            self._settle(run, error=_as_run_error(error))
+            self._settle(run, error=ending.as_run_error(error))
 
     def _give_up(self, run: Run) -> None:
         """The grace is over: end the run and leave its task behind."""
@@ -237,7 +225,7 @@ class Runner:
         """End a run once: close what is open, tell it, give back its place, wake its readers."""
         for timer in run.timers:
             timer.cancel()
-        outcome = _outcome(answer, error)
+        outcome = ending.outcome(answer, error)
         phase = (run.died_in or run.phase()) if error is not None else None
         # In the run's own context, whoever ended it: its facts belong to its trace.
         ended = run.context.run(self._tell_end, run, outcome, answer, error, phase)
@@ -252,7 +240,7 @@ class Runner:
         run.ring.close()
         if run.mode is not Mode.STREAM:
             # Whoever waits has the answer; what is remembered of the run does without.
-            _drop_answer(run)
+            ending.drop_answer(run)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
         self._let_go(run, error)
@@ -269,8 +257,8 @@ class Runner:
         self._report_left(run)
         if answer is not None and run.mode is Mode.STREAM:
             run.settle_text(answer.text)
-        ended = _ended(run, outcome, answer, error, phase)
-        run.record(_final_fact(run, ended))
+        ended = ending.ended(run, outcome, answer, error, phase)
+        run.record(ending.final_fact(run, ended))
         return ended
 
     def _let_go(self, run: Run, error: RunError | None) -> None:
@@ -287,13 +275,12 @@ class Runner:
 
     def _close_calls(self, run: Run, outcome: Outcome) -> None:
         """LangChain says nothing of a call that was cancelled: say it for it."""
-        call_outcome = _CALL_OUTCOMES.get(outcome, CallOutcome.CANCELLED)
         now = time.monotonic()
         calls = list(run.progress.open.values())
         inner = [call for call in calls if call.started.parent_id is not None]
         own = [call for call in calls if call.started.parent_id is None]
         for call in (*reversed(inner), *own):
-            run.record(_closed(call.started, call_outcome, now))
+            run.record(ending.closed(call.started, outcome, now))
 
     def _left(self, run: Run) -> Left:
         stuck = run.task is not None and run.task in self._abandoned
@@ -321,13 +308,7 @@ class Runner:
         while len(self._resumable) > _RESUMABLE:
             dropped = self._resumable.popleft()
             dropped.ring = Ring(asyncio.get_running_loop())
-            _drop_answer(dropped)
-
-
-def _drop_answer(run: Run) -> None:
-    ended = run.ended.result()
-    run.ended = asyncio.get_running_loop().create_future()
-    run.ended.set_result(replace(ended, answer=None))
+            ending.drop_answer(dropped)
 
 
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
@@ -335,101 +316,3 @@ async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
         return await agent.answer(call)
     except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
         raise AgentFailed from raised
-
-
-def _closed(
-    started: ModelCallStarted | ToolCallStarted | SubAgentStarted, outcome: CallOutcome, now: float
-) -> ModelCallFinished | ToolCallFinished | SubAgentFinished:
-    run_id, agent, call_id = started.run_id, started.agent, started.call_id
-    if isinstance(started, SubAgentStarted):
-        return SubAgentFinished(
-            run_id=run_id,
-            agent=agent,
-            at=now,
-            call_id=call_id,
-            outcome=outcome,
-            tally=started.tally,
-        )
-    if isinstance(started, ModelCallStarted):
-        return ModelCallFinished(
-            run_id=run_id,
-            agent=agent,
-            at=now,
-            call_id=call_id,
-            provider=started.provider,
-            model=started.model,
-            started_at=started.at,
-            outcome=outcome,
-        )
-    return ToolCallFinished(
-        run_id=run_id,
-        agent=agent,
-        at=now,
-        call_id=call_id,
-        tool=started.tool,
-        started_at=started.at,
-        outcome=outcome,
-    )
-
-
-def _as_run_error(raised: BaseException | None) -> RunError:
-    if isinstance(raised, RunError):
-        return raised
-    failure = AgentFailed()
-    failure.__cause__ = raised
-    return failure
-
-
-def _outcome(answer: AgentAnswer | None, error: RunError | None) -> Outcome:
-    if error is not None:
-        return error.outcome
-    limit_reached = answer is not None and answer.limit_reached
-    return Outcome.ITERATION_LIMIT if limit_reached else Outcome.COMPLETED
-
-
-def _ended(
-    run: Run,
-    outcome: Outcome,
-    answer: AgentAnswer | None,
-    error: RunError | None,
-    phase: Phase | None,
-) -> Ended:
-    now = time.monotonic()
-    progress = run.progress
-    return Ended(
-        outcome=outcome,
-        answer=answer,
-        error=error,
-        iterations=progress.iterations,
-        tool_calls=progress.tool_calls,
-        usage=progress.usage,
-        cost_usd=progress.cost_usd,
-        duration_s=now - run.arrived_at,
-        timings=progress.timings(now),
-        phase=phase,
-        steps=tuple(progress.steps),
-    )
-
-
-def _final_fact(run: Run, ended: Ended) -> RunFinished:
-    return RunFinished(
-        run_id=run.id,
-        agent=run.agent.name,
-        at=time.monotonic(),
-        mode=run.mode,
-        outcome=ended.outcome,
-        code=ended.error.code if ended.error else None,
-        timeout_s=run.request.timeout_s,
-        duration_s=ended.duration_s,
-        timings=ended.timings,
-        iterations=ended.iterations,
-        iteration_limit=run.iteration_limit,
-        tool_calls=ended.tool_calls,
-        tools=dict(run.progress.tools),
-        usage=ended.usage,
-        cost_usd=ended.cost_usd,
-        ttft_s=run.progress.ttft_s,
-        phase=ended.phase,
-        error=ended.error.__cause__ if ended.error else None,
-        metadata=run.request.metadata,
-    )
