@@ -117,7 +117,7 @@ class Run:
                 return
             if token.sub_agent is None:
                 self._said.append(token.text)
-            self.ring.add("token", token.text, iteration=token.iteration, agent=token.sub_agent)
+            self.ring.add("token", text=token.text, iteration=token.iteration, agent=token.sub_agent)
 
     def settle_text(self, answer: str) -> None:
         """Leave the readers with the answer: what they read since the last turn, or a correction.
@@ -131,7 +131,7 @@ class Run:
             iteration = self.progress.iterations + 1
             if said:
                 self.ring.add("retract", iteration=iteration)
-            self.ring.add("token", answer, iteration=iteration, agent=None)
+            self.ring.add("token", text=answer, iteration=iteration, agent=None)
 
     def _show(self, fact: Event) -> None:
         """What of a fact its readers are told."""

@@ -38,16 +38,15 @@ class Ring:
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
 
-    def add(self, name: str, text: str = "", **data: Any) -> None:
-        """Append an event; `text` is what may be long in it, and is one of its fields."""
-        if text:
-            data["text"] = text
-        size = _ENTRY_BYTES + len(text)
+    def add(self, name: str, **data: Any) -> None:
+        """Append an event; the oldest ones give way, the newest is kept however long it is."""
+        texts = [value for value in data.values() if isinstance(value, str)]
+        size = _ENTRY_BYTES + sum(len(text.encode("utf-8", "replace")) for text in texts)
         with self._lock:
             self._last_id += 1
             self._entries.append((Entry(self._last_id, name, data), size))
             self._bytes += size
-            while self._bytes > _MOST_BYTES or len(self._entries) > _MOST_ENTRIES:
+            while len(self._entries) > 1 and self._is_full():
                 self._bytes -= self._entries.popleft()[1]
         self._wake()
 
@@ -75,6 +74,9 @@ class Ring:
                 await asyncio.wait({waiter}, timeout=within_s)
         finally:
             self._waiting.discard(waiter)
+
+    def _is_full(self) -> bool:
+        return self._bytes > _MOST_BYTES or len(self._entries) > _MOST_ENTRIES
 
     def _wake(self) -> None:
         if not self._waiting:

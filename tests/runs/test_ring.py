@@ -1,0 +1,169 @@
+"""The ring of a run's events: bounded, numbered, and held by nobody."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from app.runs.ring import Ring
+
+MOST_ENTRIES, MOST_BYTES = 4_000, 512_000
+
+
+def ring() -> Ring:
+    return Ring(asyncio.get_running_loop())
+
+
+async def test_ids() -> None:
+    """Ids count from 1, and `since` gives what came after one, oldest first."""
+    it = ring()
+    assert it.since(0) == []
+    for number in range(5):
+        it.add("token", text=f"t{number}", iteration=1)
+    assert [(entry.id, entry.data["text"]) for entry in it.since(2)] == [
+        (3, "t2"),
+        (4, "t3"),
+        (5, "t4"),
+    ]
+    assert it.since(5) == it.since(99) == []
+    assert [entry.id for entry in it.since(0)] == [1, 2, 3, 4, 5]
+
+
+async def test_bounded_in_number() -> None:
+    """Of many small events the last are kept, with the ids that they had."""
+    it = ring()
+    for _ in range(3 * MOST_ENTRIES):
+        it.add("token", text="x")
+    kept = it.since(0)
+    assert len(kept) == MOST_ENTRIES
+    assert kept[-1].id == 3 * MOST_ENTRIES
+    assert [entry.id for entry in it.since(kept[0].id)] == [entry.id for entry in kept[1:]]
+
+
+async def test_bounded_in_bytes() -> None:
+    """Of long events so many are kept as fit."""
+    it = ring()
+    for _ in range(100):
+        it.add("token", text="x" * 50_000)
+    assert 0 < sum(len(entry.data["text"]) for entry in it.since(0)) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("letter", ["é", "語", "😀"])
+async def test_bytes_are_bytes(letter: str) -> None:
+    """What is kept is bounded in bytes in any script."""
+    it = ring()
+    for _ in range(200):
+        it.add("token", text=letter * 50_000)
+    kept = sum(len(entry.data["text"].encode()) for entry in it.since(0))
+    assert 0 < kept <= MOST_BYTES
+
+
+@pytest.mark.parametrize("field", ["tool", "call_id"])
+async def test_every_field_counts(field: str) -> None:
+    """A tool's name and a call's id are a model's words, and count as text does."""
+    it = ring()
+    for _ in range(100):
+        it.add("tool_start", **{field: "x" * 50_000})
+    assert sum(len(entry.data[field]) for entry in it.since(0)) <= MOST_BYTES
+
+
+async def test_the_newest_is_kept() -> None:
+    """The newest event is kept however long it is: it may be the answer."""
+    it = ring()
+    it.add("token", text="x" * (MOST_BYTES + 1))
+    assert [entry.id for entry in it.since(0)] == [1]
+
+
+async def test_no_text_is_text() -> None:
+    """A token without text still has the field."""
+    it = ring()
+    it.add("token", text="", iteration=1, agent=None)
+    assert it.since(0)[0].data == {"text": "", "iteration": 1, "agent": None}
+
+
+async def test_changed() -> None:
+    """`changed` waits for what comes after an id, and not for longer than it was told."""
+    it = ring()
+    began = time.monotonic()
+    await it.changed(0, 0.05)
+    assert 0.04 < time.monotonic() - began < 0.5
+    waiting = asyncio.create_task(it.changed(0, 5.0))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    it.add("run")
+    await asyncio.wait_for(waiting, 0.5)
+    await asyncio.wait_for(it.changed(0, 5.0), 0.5)
+
+
+async def test_closed() -> None:
+    """A ring that is closed makes nobody wait, and wakes who waits."""
+    it = ring()
+    it.add("run")
+    waiting = [asyncio.create_task(it.changed(1, 5.0)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    it.close()
+    await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
+    await asyncio.wait_for(it.changed(1, 5.0), 0.5)
+    assert [entry.name for entry in it.since(0)] == ["run"]
+
+
+async def test_from_threads() -> None:
+    """Events added from many threads at once each get an id, and a reader misses none."""
+    it = ring()
+    threads = [
+        threading.Thread(target=lambda: [it.add("token", text="x") for _ in range(400)])
+        for _ in range(8)
+    ]
+    read = list[int]()
+
+    async def reader() -> None:
+        while len(read) < 3_200:
+            await it.changed(read[-1] if read else 0, 5.0)
+            read.extend(entry.id for entry in it.since(read[-1] if read else 0))
+
+    reading = asyncio.create_task(reader())
+    await asyncio.sleep(0)
+    for thread in threads:
+        thread.start()
+    await asyncio.wait_for(reading, 5.0)
+    for thread in threads:
+        thread.join()
+    assert read == list(range(1, 3_201))
+
+
+async def test_a_thread_wakes_a_reader() -> None:
+    """A reader that waits is woken at once by what a thread adds."""
+    it = ring()
+    began = time.monotonic()
+    timer = threading.Timer(0.05, it.add, args=("token", "x"))
+    timer.start()
+    await it.changed(0, 5.0)
+    assert time.monotonic() - began < 0.5
+    timer.join()
+
+
+async def test_readers_hold_nothing() -> None:
+    """A thousand readers that wait or are far behind do not make an addition slow."""
+    it = ring()
+    for _ in range(MOST_ENTRIES):
+        it.add("token", text="x" * 20)
+    behind = [it.since(0) for _ in range(20)]
+    waiting = [asyncio.create_task(it.changed(MOST_ENTRIES, 5.0)) for _ in range(1_000)]
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    it.add("token", text="last")
+    assert time.monotonic() - began < 0.05
+    await asyncio.wait_for(asyncio.gather(*waiting), 1.0)
+    assert all(len(entries) == MOST_ENTRIES for entries in behind)
+    assert it._waiting == set()
+
+
+async def test_a_reader_that_was_cancelled() -> None:
+    """A reader that is cancelled while it waits leaves nothing behind."""
+    it = ring()
+    waiting = asyncio.create_task(it.changed(0, 5.0))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert it._waiting == set()

@@ -1,0 +1,99 @@
+"""Reads streams as a browser does, byte by byte, and says what their events add up to."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests import wire
+from tests.service import Served
+
+Happening = dict[str, Any]
+# What the WHATWG takes for the end of a line.
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event as it came."""
+
+    id: int
+    name: str
+    data: Happening
+
+
+def parse(body: bytes) -> list[Told]:
+    """The whole events in what was read; one that was cut is not an event."""
+    told, fields = list[Told](), dict[str, list[str]]()
+    *lines, _ = _LINE_END.split(body)
+    for line in lines:
+        if not line:
+            if "data" in fields:
+                (number,), (name,) = fields["id"], fields["event"]
+                told.append(Told(int(number), name, json.loads("\n".join(fields["data"]))))
+            fields = {}
+        elif not line.startswith(b":"):
+            field, _, value = line.decode().partition(":")
+            fields.setdefault(field, []).append(value.removeprefix(" "))
+    return told
+
+
+async def stream(
+    desk: Served, agent: str = "", question: str = "hello", query: str = "", **body: Any
+) -> list[Told]:
+    """Ask for a stream and read it to its end; checks what is true of every stream."""
+    response = await desk.client.post(path(agent, query), json={"question": question, **body})
+    assert response.status_code == 200, response.text
+    events = parse(response.content)
+    in_order(events)
+    return events
+
+
+async def follow(desk: Served, run_id: str, after: int | None = None) -> list[Told]:
+    """The events of a run, after an id."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    response = await desk.client.get(f"/runs/{run_id}/events", headers=headers)
+    assert response.status_code == 200, response.text
+    return parse(response.content)
+
+
+def path(agent: str = "", query: str = "") -> str:
+    """Where an agent's stream is."""
+    place = f"/agents/{agent}/stream" if agent else "/agent/stream"
+    return f"{place}?{query}" if query else place
+
+
+def post(agent: str = "", query: str = "", **body: Any) -> bytes:
+    """The request for a stream, by hand."""
+    return wire.ask(path(agent, query), **{"question": "hello", **body})
+
+
+def in_order(events: Sequence[Told]) -> None:
+    """`run` is first and alone, `end` last and alone, ids count from 1 without holes."""
+    names = names_of(events)
+    assert [event.id for event in events] == list(range(1, len(events) + 1)), names
+    assert (names[0], names[-1]) == ("run", "end"), names
+    assert (names.count("run"), names.count("end")) == (1, 1), names
+    assert names.count("error") == (names[-2] == "error"), names
+
+
+def names_of(events: Sequence[Told]) -> list[str]:
+    """The names of events, in order."""
+    return [event.name for event in events]
+
+
+def of(events: Sequence[Told], name: str) -> list[Happening]:
+    """The data of the events of one name."""
+    return [event.data for event in events if event.name == name]
+
+
+def text_of(events: Sequence[Told]) -> str:
+    """The joined top-level tokens after the last `iteration` or `retract`."""
+    said = ""
+    for event in events:
+        if event.name in ("iteration", "retract"):
+            said = ""
+        elif event.name == "token" and event.data["agent"] is None:
+            said += event.data["text"]
+    return said
