@@ -83,9 +83,8 @@ class Screen:
             case "tool_end":
                 self.note(f"  ← {data['tool']}: {data['outcome']}, {_time(data['duration_s'])}")
             case "iteration":
-                self.note(
-                    f"iteration {data['iteration']}: {_count(data['tool_calls'], 'tool call')}"
-                )
+                calls = _count(data["tool_calls"], "tool call")
+                self.note(f"iteration {data['iteration']}: {calls}")
             case "retract":
                 self.note("the text so far was taken back; anew:")
             case _:
@@ -97,12 +96,12 @@ class Screen:
             print(json.dumps(end), file=self._out, flush=True)
         elif not self._is_live and end.get("answer"):
             print(end["answer"], file=self._out, flush=True)
+        if "answer" not in end:
+            self.fail(_why(end))
         if "outcome" not in end or "timings" not in end:
-            self.fail(_why(end))
             return
-        if "detail" in end:
-            self.fail(_why(end))
-        self.note(_summary(end))
+        for line in _summary(end):
+            self.note(line)
 
     def note(self, line: str) -> None:
         """One line beside the answer."""
@@ -211,22 +210,24 @@ def _code(end: Mapping[str, Any], status: int) -> int:
 def _why(problem: Mapping[str, Any]) -> str:
     wrong = "; ".join(f"{e['field']} {e['message']}" for e in problem.get("errors") or ())
     detail = problem.get("detail") or "The service gave no reason."
-    return f"{detail} ({wrong})" if wrong else str(detail)
+    return f"{detail.removesuffix('.')}: {wrong}." if wrong else str(detail)
 
 
-def _summary(end: Mapping[str, Any]) -> str:
-    """How it ended, where its time went, what it took, and under which id to look for it."""
+def _summary(end: Mapping[str, Any]) -> tuple[str, str]:
+    """How it ended and where its time went; what it took and under which id to look for it."""
     timings = {name.removesuffix("_s"): seconds for name, seconds in end["timings"].items()}
     held = f" in {end['phase']}" if end.get("phase") else ""
-    parts = [
-        f"{end['outcome']}{held} after {_time(sum(timings.values()))}",
-        ", ".join(f"{name} {_time(seconds)}" for name, seconds in timings.items()),
+    shares = ", ".join(f"{name} {_time(seconds)}" for name, seconds in timings.items())
+    counts = [
         _count(end.get("iterations") or 0, "iteration"),
         _count(end.get("tool_calls") or 0, "tool call"),
     ]
     if usage := end.get("usage"):
-        parts.append(f"{(usage['input_tokens'] or 0) + (usage['output_tokens'] or 0)} tokens")
-    return " · ".join([*parts, f"run {end.get('run_id')}"])
+        counts.append(f"{(usage['input_tokens'] or 0) + (usage['output_tokens'] or 0)} tokens")
+    return (
+        f"{end['outcome']}{held} after {_time(sum(timings.values()))}: {shares}",
+        ", ".join([*counts, f"run {end.get('run_id')}"]),
+    )
 
 
 def _time(seconds: float) -> str:

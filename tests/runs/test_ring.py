@@ -136,7 +136,7 @@ async def test_a_thread_wakes_a_reader() -> None:
     """A reader that waits is woken at once by what a thread adds."""
     it = ring()
     began = time.monotonic()
-    timer = threading.Timer(0.05, it.add, args=("token", "x"))
+    timer = threading.Timer(0.05, it.add, args=("token",), kwargs={"text": "x"})
     timer.start()
     await it.changed(0, 5.0)
     assert time.monotonic() - began < 0.5

@@ -1,0 +1,318 @@
+"""`watchkeeper ask`, as somebody at a terminal or in a script meets it."""
+
+import json
+import os
+import pty
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from app.ask import EXIT_CODES
+from app.runs.model import Outcome
+from tests.command import WATCHKEEPER, Ended, environment, run, serving
+
+SHOP = """
+from langchain_core.tools import tool
+from langgraph.types import interrupt
+
+from tests import fakes
+
+@tool
+def ask_human() -> str:
+    "Ask a human."
+    return interrupt("may I?")
+
+def agent(script, tools, **options):
+    return fakes.build("create_agent", fakes.ScriptedModel(script=script, **options), tools)
+
+tools = fakes.ToolDesk(seconds=30).tools()
+orders = agent(fakes.calls_then_answers("look"), tools)
+endless = agent(fakes.never_stops("look"), tools)
+slow = agent(fakes.calls_then_answers("nap"), tools)
+broken = agent(fakes.calls_then_answers("look"), tools, error=RuntimeError("no"))
+human = agent(fakes.calls_then_answers("ask_human"), [ask_human])
+"""
+AGENTS = [f"wk_shop:{name}" for name in ("orders", "endless", "slow", "broken", "human")]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service of the real command, with agents that end in each way."""
+    here = tmp_path_factory.mktemp("shop")
+    (here / "wk_shop.py").write_text(SHOP)
+    variables = {"WATCHKEEPER_MAX_ITERATIONS": "3", "WATCHKEEPER_MAX_RUNNING_RUNS": "1"}
+    variables["WATCHKEEPER_MAX_QUEUED_RUNS"] = "0"
+    with serving(here, *AGENTS, variables=variables) as service:
+        yield service.url
+
+
+def ask(url: str, *arguments: str) -> Ended:
+    """Ask, in a process of its own."""
+    return run("ask", "where is it?", "--url", url, *arguments)
+
+
+@contextmanager
+def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A question to the slow agent, which is at its tool by now."""
+    command = [str(WATCHKEEPER), "ask", "q", "--url", url, "--agent", "slow", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stderr=pipe, text=True, env=environment()) as process:
+        try:
+            assert process.stderr is not None
+            assert "iteration 1" in process.stderr.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def terminal(*arguments: str) -> tuple[int, str]:
+    """The exit code, and all that a terminal was sent."""
+    ours, theirs = pty.openpty()
+    kept = {name: value for name, value in environment().items() if name != "NO_COLOR"}
+    with subprocess.Popen(
+        [str(WATCHKEEPER), "ask", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=kept
+    ) as process:
+        os.close(theirs)
+        said = b""
+        while part := _read(ours):
+            said += part
+        os.close(ours)
+        return process.wait(30), said.decode().replace("\r\n", "\n")
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # how Linux says that the other end is closed
+        return b""
+
+
+@contextmanager
+def scripted(*parts: bytes, kind: str = "text/event-stream", status: int = 200) -> Iterator[str]:
+    """A service that answers with these bytes, whatever it is asked, and closes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.end_headers()
+            for part in parts:
+                self.wfile.write(part)
+                self.wfile.flush()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def events(*told: tuple[str, dict[str, Any]]) -> bytes:
+    """Events as the service sends them."""
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in told).encode()
+
+
+def tokens(*texts: str, agent: str | None = None) -> Sequence[tuple[str, dict[str, Any]]]:
+    """Text of a model."""
+    return [("token", {"text": text, "iteration": 1, "agent": agent}) for text in texts]
+
+
+RUN = ("run", {"run_id": "r", "deadline_s": 30.0})
+END = ("end", {"answer": "all right", "outcome": "completed", "timings": {"llm_s": 1.5}})
+
+
+def test_the_answer(url: str) -> None:
+    """A pipe gets the answer and nothing else; the steps and the times are on stderr."""
+    told = ask(url)
+    assert (told.code, told.out) == (0, "done: where is it?: order 1 shipped\n")
+    assert "\x1b" not in told.err
+    iteration, begun, ended, last, counts = told.err.splitlines()
+    assert (iteration, begun) == ("iteration 1: 1 tool call", "  → look")
+    assert re.fullmatch(r"  ← look: completed, \d+ ms", ended)
+    assert re.match(r"completed after \d+ ms: queue \d+ ms, llm ", last)
+    assert re.match(r"1 iteration, 1 tool call, \d+ tokens, run [\w-]{36}$", counts)
+
+
+@pytest.mark.parametrize(
+    ("agent", "code", "outcome"),
+    [("orders", 0, "completed"), ("endless", 3, "iteration_limit"), ("slow", 4, "timeout"),
+     ("broken", 5, "failed"), ("human", 5, "interrupted")],
+)  # fmt: skip
+def test_outcomes(url: str, agent: str, code: int, outcome: str) -> None:
+    """The exit code says how the run ended, and `--json` prints its end and nothing else."""
+    told = ask(url, "--agent", agent, "--timeout", "2", "--json")
+    end = json.loads(told.out)
+    assert (told.code, end["outcome"]) == (code, outcome)
+    assert outcome in told.err
+    assert ("answer" in end) != ("watchkeeper: " in told.err)
+
+
+def test_what_held_it(url: str) -> None:
+    """At a deadline the last lines say why there is no answer, and what held the run."""
+    told = ask(url, "--agent", "slow", "--timeout", "0.5")
+    assert (told.code, told.out) == (4, "")
+    assert "watchkeeper: The run did not end within its timeout.\n" in told.err
+    assert "timeout in tool:nap after " in told.err
+
+
+def test_cancelled(url: str) -> None:
+    """A run that somebody cancels ends the command with 6."""
+    with asking(url) as process:
+        [row] = httpx.get(f"{url}/runs", params={"state": "running"}).json()["runs"]
+        httpx.delete(f"{url}/runs/{row['run_id']}").raise_for_status()
+        assert process.wait(10) == 6
+
+
+def test_rejected(url: str) -> None:
+    """A full service ends the command with 7, and --json prints the problem."""
+    with asking(url):
+        told = ask(url, "--json")
+    assert told.code == 7
+    assert json.loads(told.out)["code"] == "overloaded"
+
+
+def test_interrupted_by_hand(url: str) -> None:
+    """Ctrl-C ends the command with 130, and the run with it."""
+    with asking(url) as process:
+        process.send_signal(2)
+        assert process.wait(10) == 130
+    for _ in range(200):
+        if not httpx.get(f"{url}/runs", params={"state": "running"}).json()["runs"]:
+            break
+    assert "disconnected" in {r["outcome"] for r in httpx.get(f"{url}/runs").json()["runs"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--agent", "nope"), "There is nothing of that name here."),
+        (("--agent", "../x?"), "There is nothing"),
+        (("--timeout", "9999"), "written: timeout must be at most 300 seconds."),
+        (("--url", "localhost:8000"), "localhost:8000 is no address"),
+        (("--url", "http://:x"), "http://:x is no address"),
+    ],
+)
+def test_refused(url: str, arguments: Sequence[str], sentence: str) -> None:
+    """What is wrong with a question is one sentence, with exit code 2."""
+    told = ask(url, *arguments)
+    assert (told.code, told.out) == (2, "")
+    assert sentence in told.sentence()
+
+
+@pytest.mark.parametrize("arguments", [(), ("q", "--timeout", "0"), ("q", "--timeout", "nan")])
+def test_wrong_usage(arguments: Sequence[str]) -> None:
+    """A wrong command shows how to use it, with exit code 2."""
+    told = run("ask", *arguments)
+    assert (told.code, told.err.split()[0]) == (2, "usage:")
+
+
+def test_unreachable() -> None:
+    """Where nobody listens, the command says so at once, with exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    told = ask(url)
+    assert told.code == 1
+    assert told.sentence().startswith(f"Cannot connect to {url}: ")
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "status", "code", "sentence"),
+    [
+        (events(RUN), "text/event-stream", 200, 6, "The connection was lost before the run ended"),
+        (b"<html>", "text/html", 200, 1, "is no Watchkeeper"),
+        (b"<html>", "text/html", 502, 5, "The answer was HTTP 502, and no reason."),
+        (b"<html>", "text/html", 503, 7, "HTTP 503"),
+        (b"[]", "application/json", 401, 2, "HTTP 401"),
+    ],
+)
+def test_no_end(parts: bytes, kind: str, status: int, code: int, sentence: str) -> None:
+    """What is no whole run is never taken for one."""
+    with scripted(parts, kind=kind, status=status) as url:
+        told = ask(url)
+    assert (told.code, told.out) == (code, "")
+    assert sentence in told.sentence()
+
+
+def test_a_service_that_hangs() -> None:
+    """A service that takes the question and says nothing is waited for no longer than it may."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        told = ask(url, "--timeout", "0.1")
+    assert told.code == 4
+    assert told.sentence() == "The service did not end the run in time."
+
+
+def test_a_terminal(url: str) -> None:
+    """On a terminal the steps are dim, and the answer stands on lines of its own."""
+    code, said = terminal("q", "--url", url)
+    assert code == 0
+    assert "\x1b[2m  → look\x1b[0m\n" in said
+    assert "\ndone: q: order 1 shipped\n\x1b[2mcompleted after " in said
+
+
+def test_retracted() -> None:
+    """On a terminal a text that is taken back is followed by the new one, on a line of its own."""
+    told = [RUN, *tokens("all wr"), ("retract", {"iteration": 1}), *tokens("all ", "right"), END]
+    with scripted(events(*told)) as url:
+        _, said = terminal("q", "--url", url)
+        piped = ask(url)
+    anew = "all wr\n\x1b[2mthe text so far was taken back; anew:\x1b[0m\nall right\n\x1b[2m"
+    assert said.startswith(anew)
+    assert piped.out == "all right\n"
+
+
+def test_text_that_commands_a_terminal() -> None:
+    """What a model says cannot move the cursor, and a sub-agent's text is not shown."""
+    told = [RUN, *tokens("all\x1b[2J ", "r\x9big\rht"), *tokens("psst", agent="helper"), END]
+    with scripted(events(*told)) as url:
+        _, said = terminal("q", "--url", url)
+    assert said.startswith("all[2J right\n")
+
+
+def test_events_in_pieces() -> None:
+    """Events are whole however the network cuts them, and comments are none."""
+    whole = b": ping\r\n\r\n" + events(RUN, END).replace(b"all right", "größer".encode())
+    with scripted(*(bytes([byte]) for byte in whole)) as url:
+        told = ask(url)
+    assert (told.code, told.out) == (0, "größer\n")
+
+
+def test_help() -> None:
+    """The help names every exit code with its outcome."""
+    told = run("ask", "--help").out
+    assert set(EXIT_CODES) == set(Outcome)
+    for outcome, code in EXIT_CODES.items():
+        assert re.search(rf"^ +{code}  .*{outcome}", told, re.M), outcome
+
+
+@pytest.mark.parametrize("arguments", [["ask", "q", "--url", "http://127.0.0.1:1"], ["--help"]])
+def test_quick(arguments: list[str]) -> None:
+    """Nothing of the service is imported in order to ask it, or to show the help."""
+    code = (
+        "import sys\nfrom app.__main__ import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "print(*(m for m in sys.modules if '.' not in m or m.startswith('app.')))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    loaded = set(ended.stdout.splitlines()[-1].split())
+    assert not loaded & {"langchain", "langchain_core", "fastapi", "pydantic", "structlog"}
+    ours = {name for name in loaded if name.startswith("app.")}
+    assert not any(name.startswith(("app.api", "app.agents", "app.main")) for name in ours)
