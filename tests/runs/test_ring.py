@@ -153,7 +153,7 @@ async def test_readers_hold_nothing() -> None:
     await asyncio.sleep(0)
     began = time.monotonic()
     it.add("token", text="last")
-    assert time.monotonic() - began < 0.05
+    assert time.monotonic() - began < 0.5
     await asyncio.wait_for(asyncio.gather(*waiting), 1.0)
     assert all(len(entries) == MOST_ENTRIES for entries in behind)
     assert it._waiting == set()
