@@ -1,9 +1,15 @@
 """What people write today: the shortest FastAPI app around an agent, with nothing watching it."""
 
+import json
+from collections.abc import AsyncIterator
+
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from langchain_core.messages import AIMessageChunk
 from pydantic import BaseModel
 
 from bench import agents
+from examples.create_agent import orders
 
 
 class Question(BaseModel):
@@ -32,5 +38,42 @@ def executor_app() -> FastAPI:
     async def ask(body: Question) -> dict[str, str]:
         result = await agent.ainvoke({"input": body.question})
         return {"answer": result["output"]}
+
+    return app
+
+
+def stream_app() -> FastAPI:
+    """What people write to stream: every token of `astream_events`, sent on."""
+    agent = orders()
+    app = FastAPI()
+
+    @app.post("/agent/stream")
+    async def ask(body: Question) -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            asked = {"messages": [("user", body.question)]}
+            async for event in agent.astream_events(asked, version="v2"):
+                if event["event"] == "on_chat_model_stream":
+                    text = event["data"]["chunk"].text
+                    yield f"data: {json.dumps({'text': text})}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    return app
+
+
+def bare_stream_app() -> FastAPI:
+    """The least there can be: `astream`, and nothing but its text on the wire."""
+    agent = orders()
+    app = FastAPI()
+
+    @app.post("/agent/stream")
+    async def ask(body: Question) -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            asked = {"messages": [("user", body.question)]}
+            async for chunk, _ in agent.astream(asked, stream_mode="messages"):
+                if isinstance(chunk, AIMessageChunk):
+                    yield f"data: {json.dumps({'text': chunk.text})}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
 
     return app
