@@ -80,6 +80,7 @@ async def agree(
     *,
     error: str | None = None,
     phase: str | None = None,
+    mode: str = "sync",
 ) -> None:
     """Every signal tells this of the one run of the agent; nothing of it is open anywhere."""
     iterations, tool_calls = counts
@@ -89,9 +90,9 @@ async def agree(
         assert {name: body[name] for name in told} == told
         assert response.headers["x-run-id"] == body["run_id"] == run_id
     await _record_agrees(watch, run_id, told)
-    await _line_agrees(watch, agent, run_id, told, phase)
-    await _spans_agree(watch, agent, run_id, told, error, phase)
-    await _samples_agree(watch, agent, told, phase)
+    await _line_agrees(watch, agent, run_id, told, phase, mode)
+    await _spans_agree(watch, agent, run_id, told, error, phase, mode)
+    await _samples_agree(watch, agent, told, phase, mode)
 
 
 async def _record_agrees(watch: Watched, run_id: str, told: dict[str, Any]) -> None:
@@ -102,11 +103,11 @@ async def _record_agrees(watch: Watched, run_id: str, told: dict[str, Any]) -> N
 
 
 async def _line_agrees(
-    watch: Watched, agent: str, run_id: str, told: dict[str, Any], phase: str | None
+    watch: Watched, agent: str, run_id: str, told: dict[str, Any], phase: str | None, mode: str
 ) -> None:
     line = await watch.log.one("run_finished", run_id=run_id)
     assert {name: line[name] for name in told} == told
-    assert (line["agent"], line["mode"], line["timeout_phase"]) == (agent, "sync", phase)
+    assert (line["agent"], line["mode"], line["timeout_phase"]) == (agent, mode, phase)
     assert line["level"] == LEVELS.get(told["outcome"], "info")
     assert sum(line["tools"].values()) == told["tool_calls"]
     timed_out = watch.log.of("run_timed_out", run_id=run_id)
@@ -120,12 +121,13 @@ async def _spans_agree(
     told: dict[str, Any],
     error: str | None,
     phase: str | None,
+    mode: str,
 ) -> None:
     spans = await watch.trace_of(run_id)
     root = root_of(spans, run_id)
     assert root.name == f"invoke_agent {agent}"
     assert {name: root.attributes[f"agent.run.{name}"] for name in told} == told
-    assert root.attributes["agent.run.mode"] == "sync"
+    assert root.attributes["agent.run.mode"] == mode
     assert root.attributes.get("agent.run.timeout.phase") == phase
     assert root.attributes.get("error.type") == error
     assert root.is_error is (told["outcome"] in ERRORS)
@@ -145,14 +147,14 @@ async def _spans_agree(
 
 
 async def _samples_agree(
-    watch: Watched, agent: str, told: dict[str, Any], phase: str | None
+    watch: Watched, agent: str, told: dict[str, Any], phase: str | None, mode: str
 ) -> None:
     samples = await watch.scrape()
     outcome = told["outcome"]
-    assert samples.nonzero("agent_runs_total", agent=agent) == {("sync", outcome): 1.0}
+    assert samples.nonzero("agent_runs_total", agent=agent) == {(mode, outcome): 1.0}
     assert samples.nonzero("agent_run_duration_seconds_count", agent=agent) == {(outcome,): 1.0}
     assert samples.nonzero("agent_timeouts_total", agent=agent) == (
-        {("sync", phase): 1.0} if phase else {}
+        {(mode, phase): 1.0} if phase else {}
     )
     hits = samples.total("agent_iteration_limit_hits_total", agent=agent)
     assert hits == (outcome == "iteration_limit")

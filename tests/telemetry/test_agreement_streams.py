@@ -1,0 +1,93 @@
+"""A stream is told alike by its last event, the metrics, the spans and the log line."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from app.runs.model import Outcome
+from tests import fakes, wire
+from tests.service import until
+from tests.streams.reading import Told, parse
+from tests.telemetry.test_agreement import _agents, agree
+from tests.telemetry.watched import Watched, watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIMIT = {"max_iterations": 3}
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def watch() -> AsyncIterator[Watched]:
+    async with watched(_agents(), tool_threads=64) as service:
+        yield service
+        service.desk.books_balance()
+
+
+async def streamed(watch: Watched, agent: str, **body: Any) -> tuple[str, list[Told]]:
+    """Ask for a stream and read it to its end; gives the run and its events."""
+    path = f"/agents/{agent}/stream"
+    response = await watch.desk.client.post(path, json={"question": "q", **body})
+    assert response.status_code == 200, response.text
+    return response.headers["x-run-id"], parse(response.content)
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("name", "body", "outcome", "counts", "error", "phase"),
+    [
+        ("look", {}, Outcome.COMPLETED, (1, 2), None, None),
+        ("endless", LIMIT, Outcome.ITERATION_LIMIT, (3, 6), "iteration_limit", None),
+        ("slow", {"timeout": 0.3}, Outcome.TIMEOUT, (0, 0), "timeout", "llm"),
+        ("stubborn", {"timeout": 0.3}, Outcome.TIMEOUT, (1, 2), "timeout", "tool"),
+        ("model_failed", {}, Outcome.FAILED, (0, 0), "model_failed", None),
+    ],
+)  # fmt: skip
+async def test_a_stream(
+    watch: Watched,
+    kind: str,
+    name: str,
+    body: dict[str, Any],
+    outcome: Outcome,
+    counts: tuple[int, int],
+    error: str | None,
+    phase: str | None,
+) -> None:
+    """However a streamed run ends, its last event and every signal say the same."""
+    agent = f"{name}-{kind}"
+    run_id, events = await streamed(watch, agent, **body)
+    end = events[-1]
+    assert (end.name, end.data["run_id"]) == ("end", run_id)
+    assert (end.data["outcome"], end.data["iterations"]) == (outcome, counts[0])
+    assert end.data["tool_calls"] == counts[1]
+    told: dict[str, Any] = {"error": error, "phase": phase, "mode": "stream"}
+    await agree(watch, agent, run_id, None, outcome, counts, **told)
+
+
+@kinds
+async def test_a_cancelled_stream(watch: Watched, kind: str) -> None:
+    """A stream that another call cancels is told alike by every signal."""
+    agent = f"nap_cancelled-{kind}"
+    asking = asyncio.ensure_future(streamed(watch, agent))
+    run_id = await watch.held(agent, "tool:nap")
+    await watch.desk.client.delete(f"/runs/{run_id}")
+    _, events = await asking
+    assert [event.data["code"] for event in events[-2:]] == ["cancelled", "cancelled"]
+    await agree(watch, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="stream")
+
+
+@kinds
+async def test_a_stream_whose_reader_left(watch: Watched, kind: str) -> None:
+    """A stream whose reader left is told alike by every signal."""
+    agent = f"nap_left-{kind}"
+    async with wire.connection(watch.desk.url) as (_, writer):
+        writer.write(wire.ask(f"/agents/{agent}/stream", question="q"))
+        run_id = await watch.held(agent, "tool:nap")
+    await until(lambda: run_id not in watch.desk.service.runner.in_flight)
+    await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2), mode="stream")
+    await until(lambda: not watch.desk.service.runner.in_flight)
+    samples = await watch.scrape()
+    assert samples.total("agent_stream_connections") == 0
+    assert samples.total("agent_stream_disconnects_total", agent=agent, reason="left") == 1
