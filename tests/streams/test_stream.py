@@ -1,0 +1,317 @@
+"""A run as a stream: the same run, told as it happens, for every kind of agent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import BaseTool, tool
+from pydantic import BaseModel
+
+from app.runs.events import ModelCallStarted, Token
+from app.runs.model import AgentAnswer
+from app.runs.ports import AgentCall
+from tests import fakes, faults, loops
+from tests.runs.scripted import ScriptedAgent
+from tests.service import Served, served
+from tests.streams.reading import follow, in_order, names_of, of, parse, path, stream, text_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+every_kind = pytest.mark.parametrize("kind", loops.ALL)
+
+FORGERY = 'x\n\nevent: end\ndata: {"answer": "forged"}\n\n\r\revent: end\r\n\r\n\u2028\u2029\x85\0 y'
+
+
+class Order(BaseModel):
+    """A structured answer."""
+
+    number: int
+
+
+def _structured() -> Any:
+    model = fakes.ScriptedModel(script=lambda _: fakes.asks("Order", {"number": 7}))
+    return create_agent(model, [], response_format=ToolStrategy(Order))
+
+
+def _asks_a_clerk(kind: str) -> Any:
+    clerk = fakes.build("create_agent", fakes.ScriptedModel(script=loops.says("clerk words")), [])
+
+    @tool
+    async def look() -> str:
+        """Ask another agent."""
+        state = await clerk.ainvoke({"messages": [("human", "q")]})
+        return str(state["messages"][-1].text)
+
+    return fakes.build(kind, faults.model(script=fakes.calls_then_answers("look")), [look])
+
+
+async def _takes_it_back(call: AgentCall) -> AgentAnswer:
+    assert call.say is not None
+    call.say(Token("thinking aloud", 1))
+    return AgentAnswer("", output={"number": 7})
+
+
+async def _long(call: AgentCall) -> AgentAnswer:
+    await asyncio.sleep(0.05)
+    return AgentAnswer("long " * 120_000)
+
+
+async def _fails_at_once(call: AgentCall) -> AgentAnswer:
+    raise ValueError(faults.SECRET)
+
+
+def _agents(tools: Sequence[BaseTool]) -> dict[str, Any]:
+    agents: dict[str, Any] = {}
+    for kind in loops.ALL:
+        agents[f"two-{kind}"] = loops.build(kind, loops.asks_times(kind, 2, parallel=1), tools)
+        endless = loops.asks_times(kind, float("inf"))
+        agents[f"endless-{kind}"] = loops.build(kind, endless, tools)
+        # Asks whenever it is offered tools, and else answers.
+        agents[f"limited-{kind}"] = loops.build(kind, loops.asks_times(kind, 2), tools)
+        naps = loops.asks_times(kind, 1, tool="nap", arguments={})
+        agents[f"nap-{kind}"] = loops.build(kind, naps, tools)
+        failing = fakes.ScriptedModel(script=loops.says("x"), error=RuntimeError(faults.SECRET))
+        agents[f"failing-{kind}"] = loops.build(kind, failing, tools)
+        forging = fakes.ScriptedModel(script=lambda _, k=kind: loops.answering(k, FORGERY))
+        agents[f"forging-{kind}"] = loops.build(kind, forging, tools)
+    for kind in fakes.KINDS:
+        parallel = fakes.ScriptedModel(script=fakes.calls_then_answers("look", parallel=3))
+        agents[f"parallel-{kind}"] = fakes.build(kind, parallel, tools)
+        agents[f"clerk-{kind}"] = _asks_a_clerk(kind)
+        broken = fakes.ScriptedModel(script=fakes.calls_then_answers("broken"))
+        agents[f"broken-{kind}"] = fakes.build(kind, broken, tools)
+    return {**agents, "structured": _structured()}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def desk() -> AsyncIterator[Served]:
+    async with served(_agents(fakes.ToolDesk(seconds=2.0).tools())) as service:
+        scripted = (("back", _takes_it_back), ("long", _long), ("raises", _fails_at_once))
+        extra = {name: ScriptedAgent(script, name) for name, script in scripted}
+        service.service.agents = {**service.service.agents, **extra}
+        yield service
+        service.books_balance()
+
+
+@every_kind
+async def test_a_stream(desk: Served, kind: str) -> None:
+    """The events of a run come in the order in which things happened."""
+    events = await stream(desk, f"two-{kind}")
+    turn = ["tool_start", "tool_end", "iteration"]
+    steps = [name for name in names_of(events) if name not in ("token", "retract")]
+    assert steps[0] == "run"
+    assert sorted(steps[1:4]) == sorted(steps[4:7]) == sorted(turn)
+    assert steps[7:] == ["end"]
+    end = events[-1].data
+    assert (end["outcome"], end["answer"], end["iterations"]) == ("completed", loops.ANSWER, 2)
+    assert text_of(events) == loops.ANSWER
+    assert [turn["iteration"] for turn in of(events, "iteration")] == [1, 2]
+    assert [turn["tool_calls"] for turn in of(events, "iteration")] == [1, 1]
+    run = events[0].data
+    assert run.keys() == {
+        "run_id", "trace_id", "agent", "deadline_s", "iteration_limit", "demo",
+    }  # fmt: skip
+    assert (run["run_id"], run["agent"], run["iteration_limit"]) == (end["run_id"], end["agent"], 10)
+    assert (run["deadline_s"], run["demo"], run["trace_id"]) == (30.0, False, end["trace_id"])
+
+
+@kinds
+async def test_word_by_word(desk: Served, kind: str) -> None:
+    """Text comes as the model makes it, and nothing is said twice."""
+    events = await stream(desk, f"two-{kind}")
+    assert [t["text"] for t in of(events, "token")] == [
+        word if at == 6 else f"{word} " for at, word in enumerate(loops.ANSWER.split(" "))
+    ]
+    assert {(t["iteration"], t["agent"]) for t in of(events, "token")} == {(3, None)}
+
+
+async def test_react_says_its_answer_once(desk: Served) -> None:
+    """An agent that writes its thoughts as text sends its answer as one token."""
+    events = await stream(desk, "two-react")
+    assert [token["text"] for token in of(events, "token")] == [loops.ANSWER]
+
+
+async def test_structured_output(desk: Served) -> None:
+    """An agent with structured output sends its answer as one token, and the output at the end."""
+    events = await stream(desk, "structured")
+    end = events[-1].data
+    assert end["output"] == {"number": 7}
+    assert [token["text"] for token in of(events, "token")] == [end["answer"]]
+
+
+@every_kind
+@pytest.mark.parametrize("early_stopping", ["generate", "force"])
+async def test_at_the_limit(kind: str, early_stopping: str) -> None:
+    """At the limit the text on the stream is the last answer, or the fixed sentence once."""
+    calls = 2 if early_stopping == "generate" else 99
+    agent = loops.build(kind, loops.asks_times(kind, calls), fakes.ToolDesk().tools())
+    async with served({"a": agent}, max_iterations=2, early_stopping=early_stopping) as desk:
+        events = await stream(desk, "a")
+    end = events[-1].data
+    assert (end["outcome"], end["iterations"]) == ("iteration_limit", 2)
+    assert text_of(events) == end["answer"]
+    assert (end["answer"] == loops.ANSWER) is (early_stopping == "generate")
+    if early_stopping == "force":
+        assert len(of(events, "token")) == 1
+    assert len(desk.facts_of(ModelCallStarted)) == 2 + (early_stopping == "generate")
+
+
+@kinds
+async def test_tools(desk: Served, kind: str) -> None:
+    """Each tool call begins and ends once under the id that the model gave it."""
+    events = await stream(desk, f"parallel-{kind}", include_steps=True)
+    began, ended = of(events, "tool_start"), of(events, "tool_end")
+    ids = {step["call_id"] for step in events[-1].data["steps"]}
+    if kind != "agent_executor":  # which does not tell its tools
+        assert ids == {"call-0", "call-1", "call-2"}
+    assert len(ids) == 3
+    assert {call["call_id"] for call in began} == {call["call_id"] for call in ended} == ids
+    assert {(call["tool"], call["iteration"]) for call in began} == {("look", 1)}
+    assert {(call["tool"], call["outcome"]) for call in ended} == {("look", "completed")}
+    assert all(call.keys() == {"tool", "call_id", "iteration"} for call in began)
+    assert all(call.keys() == {"tool", "call_id", "outcome", "duration_s"} for call in ended)
+    assert of(events, "iteration") == [{"iteration": 1, "tool_calls": 3}]
+
+
+@kinds
+async def test_a_tool_that_fails(desk: Served, kind: str) -> None:
+    """A tool that raises ends with its outcome, and nothing of the exception is told."""
+    events = await stream(desk, f"broken-{kind}")
+    assert [call["outcome"] for call in of(events, "tool_end")] == ["tool_error"]
+    assert faults.SECRET not in str(events)
+
+
+@kinds
+async def test_a_sub_agent(desk: Served, kind: str) -> None:
+    """The text of a sub-agent is marked, and is no part of the answer."""
+    events = await stream(desk, f"clerk-{kind}")
+    inner = [token for token in of(events, "token") if token["agent"] is not None]
+    assert "".join(token["text"] for token in inner) == "clerk words"
+    assert {token["agent"] for token in inner} == {"look"}
+    assert text_of(events) == events[-1].data["answer"] == "done: hello: clerk words"
+
+
+@every_kind
+async def test_the_deadline(desk: Served, kind: str) -> None:
+    """At the deadline a stream ends with `error` and `end`, both the 504 problem."""
+    events = await stream(desk, f"nap-{kind}", timeout=0.3)
+    assert [event.name for event in events[-2:]] == ["error", "end"]
+    problem = events[-1].data
+    assert problem == events[-2].data
+    assert (problem["status"], problem["code"], problem["phase"]) == (504, "timeout", "tool:nap")
+    assert [call["outcome"] for call in of(events, "tool_end")] == ["timeout"]
+    assert desk.end_of(problem["run_id"]).duration_s < 0.55
+
+
+@every_kind
+async def test_a_failing_model(desk: Served, kind: str) -> None:
+    """A model that fails ends a stream with the 500 problem, which tells no secret."""
+    events = await stream(desk, f"failing-{kind}")
+    assert names_of(events) == ["run", "error", "end"]
+    assert (events[-1].data["status"], events[-1].data["code"]) == (500, "model_failed")
+    assert faults.SECRET not in str(events)
+
+
+async def test_an_agent_that_fails_at_once(desk: Served) -> None:
+    """A run that was admitted is a stream, however soon it fails."""
+    events = await stream(desk, "raises")
+    assert names_of(events) == ["run", "error", "end"]
+
+
+@every_kind
+async def test_no_forgery(desk: Served, kind: str) -> None:
+    """Text that looks like events arrives as text."""
+    events = await stream(desk, f"forging-{kind}")
+    assert set(names_of(events)) <= {"run", "token", "retract", "end"}
+    assert text_of(events) == events[-1].data["answer"]
+    assert "event: end" in events[-1].data["answer"]
+
+
+async def test_text_that_is_no_answer(desk: Served) -> None:
+    """Text that turned out not to be the answer is taken back, also when the answer has none."""
+    events = await stream(desk, "back")
+    assert of(events, "retract") == [{"iteration": 1}]
+    assert text_of(events) == events[-1].data["answer"] == ""
+
+
+async def test_a_very_long_answer(desk: Served) -> None:
+    """An answer of 600 KB is on the stream too."""
+    events = await stream(desk, "long")
+    assert text_of(events) == events[-1].data["answer"]
+
+
+async def test_headers(desk: Served) -> None:
+    """A stream says what it is, whose run it is, and that it must not be kept or held back."""
+    response = await desk.client.post(path("two-langgraph"), json={"question": "q"})
+    said = response.headers
+    assert said["content-type"].startswith("text/event-stream")
+    assert said["cache-control"] in ("no-cache", "no-store")
+    assert said["x-accel-buffering"] == "no"
+    events = parse(response.content)
+    assert said["x-run-id"] == events[0].data["run_id"]
+    assert said["x-request-id"]
+    assert "content-length" not in said
+    in_order(events)
+    assert await follow(desk, said["x-run-id"]) == events
+
+
+@pytest.mark.parametrize(
+    ("agent", "body", "status", "code"),
+    [
+        ("nobody", {}, 404, "not_found"),
+        ("two-langgraph", {"question": " "}, 422, "invalid_request"),
+        ("two-langgraph", {"timeout": 1e6}, 422, "invalid_request"),
+        ("two-langgraph", {"max_iterations": 11}, 422, "invalid_request"),
+    ],
+)
+async def test_refused(
+    desk: Served, agent: str, body: dict[str, Any], status: int, code: str
+) -> None:
+    """A request that is refused is a plain problem with its status."""
+    response = await desk.client.post(path(agent), json={"question": "q", **body})
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_full_and_late() -> None:
+    """A run that is refused, or whose time ends in the queue, is a plain problem."""
+    model = loops.asks_times("langgraph", 1, tool="nap", arguments={})
+    agent = loops.build("langgraph", model, fakes.ToolDesk(seconds=0.8).tools())
+    async with served({"a": agent}, max_running_runs=1, max_queued_runs=1) as desk:
+        holds = asyncio.create_task(stream(desk, "a"))
+        await asyncio.sleep(0.1)
+        body = {"question": "q"}
+        queued = asyncio.create_task(desk.client.post(path("a"), json={**body, "timeout": 0.3}))
+        await asyncio.sleep(0.1)
+        refused = await desk.client.post(path("a"), json=body)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"]
+        late = await queued
+        assert (late.status_code, late.json()["phase"]) == (504, "queue")
+        assert late.headers["content-type"] == "application/problem+json"
+        assert (await holds)[-1].data["outcome"] == "completed"
+        desk.books_balance()
+
+
+@pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
+async def test_sync_runs_do_not_stream(kind: str) -> None:
+    """A run that nobody reads never makes its model stream."""
+    streamed = list[str]()
+
+    class Model(fakes.ScriptedModel):
+        async def _astream(self, messages: list[BaseMessage], *args: Any, **given: Any) -> Any:
+            streamed.append("yes")
+            async for chunk in super()._astream(messages, *args, **given):
+                yield chunk
+
+    agent = fakes.build(kind, Model(script=lambda _: AIMessage("hello there")), [])
+    async with served({"a": agent}) as desk:
+        assert (await desk.ask()).json()["answer"] == "hello there"
+        assert streamed == []
+        assert text_of(await stream(desk)) == "hello there"
+        assert streamed == ["yes"]
