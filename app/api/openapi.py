@@ -80,7 +80,7 @@ def _headers(path: str, method: str, status: int) -> dict[str, str]:
     told = dict(_REQUEST_ID)
     if about_run and (status < 400 or status >= 500):
         told |= _RUN
-    if asks and (status < 400 or status >= 500):
+    if asks and not path.endswith("/stream") and (status < 400 or status >= 500):
         told |= _ASKED
     if asks and status == 503:
         told |= _RETRY

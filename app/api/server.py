@@ -7,6 +7,7 @@ signal starts the drain while connections are still accepted, and only its end c
 import asyncio
 import os
 import socket
+import struct
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
@@ -53,7 +54,14 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A stream that is not read has no other way to let go of its connection at once."""
         super().on_message_begin()
-        self.scope["watchkeeper.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        self.scope["watchkeeper.abort"] = self._abort  # type: ignore[typeddict-unknown-key]
+
+    def _abort(self) -> None:
+        """Reset the connection: what the kernel still holds for it is let go of, too."""
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer and close; no request exists to be answered otherwise."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -18,6 +19,7 @@ from app.runs.live import Ended, Run
 from app.runs.ring import Entry
 
 _PING_S = 15.0
+_ABORT_S = 1.0
 _HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # proxies would hold events back to send them together
@@ -44,7 +46,7 @@ class EventStream(Response):
         self._emit = emit
         self._write_s = write_s
         self._on_gone = on_gone
-        self._after = after
+        self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
         self._opened_at = time.monotonic()
         self._first_event_s: float | None = None
         self.init_headers({**_HEADERS, **about(run)})
@@ -72,6 +74,8 @@ class EventStream(Response):
             )
         if reason == "stalled" and (abort := scope.get("watchkeeper.abort")) is not None:
             abort()
+            with suppress(TimeoutError):  # the server is to know before this returns
+                await asyncio.wait_for(_left(receive), _ABORT_S)
 
     async def _send_all(self, send: Send) -> str:
         """Why it ended: completed, or stalled."""
@@ -80,9 +84,10 @@ class EventStream(Response):
             start = {"type": "http.response.start", "status": 200, "headers": headers}
             await asyncio.wait_for(send(start), self._write_s)
             while True:
+                closed = self._ring.closed  # asked first: what is added before is seen below
                 entries = self._ring.since(self._after)
                 body = b"".join(self._encoded(entries)) or KEEPALIVE_COMMENT
-                done = bool(entries) and entries[-1].name == "end"
+                done = closed or (bool(entries) and entries[-1].name == "end")
                 part = {"type": "http.response.body", "body": body, "more_body": not done}
                 await asyncio.wait_for(send(part), self._write_s)
                 if entries and self._first_event_s is None:

@@ -135,7 +135,12 @@ async def stream_named(
     "/runs/{run_id}/events",
     summary="Follow a run",
     response_class=Response,
-    responses={200: _STREAM, 404: {"model": problems.Problem, "description": "`not_found`"}},
+    responses={
+        200: _STREAM,
+        204: {"description": "The run has ended, and that event was its last."},
+        404: {"model": problems.Problem, "description": "`not_found`"},
+        422: {"model": problems.Problem, "description": "`invalid_request`"},
+    },
 )
 async def follow(
     run_id: str,
@@ -144,9 +149,11 @@ async def follow(
 ) -> Response:
     """The events of a run, from its first or after `Last-Event-ID`. Leaving changes nothing."""
     run = service.runner.find(run_id)
-    if run is None or _is_forgotten(run):
+    if run is None or (run.ring.closed and (_is_forgotten(run) or not run.ring.last_id)):
         raise NotFound
     after = int(last_event_id or 0)
+    if run.ring.closed and not run.ring.since(after):
+        return Response(status_code=204, headers=about(run))  # tells browsers not to come again
     return EventStream(run, service.runner.emit, service.write_s, lambda: None, after)
 
 
@@ -170,9 +177,8 @@ async def _stream(
     if not await watched(run.admitted, request):
         on_gone()
         await asyncio.shield(run.admitted)
-    if run.task is None and run.ended.done() and run.ended.result().error is not None:
-        ended = run.ended.result()
-        assert ended.error is not None
+    ended = run.ended.result() if run.ended.done() else None
+    if not run.admitted.result() and ended is not None and ended.error is not None:
         headers = {**about(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
     return EventStream(run, runner.emit, service.write_s, on_gone)

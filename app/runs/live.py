@@ -80,8 +80,10 @@ class Run:
         self.progress = Progress(self.arrived_at)
         self.trace: str | None = None
         self.ring = Ring(loop)
-        self.admitted: asyncio.Future[None] = loop.create_future()
+        # True once it has a place, false if it ended before.
+        self.admitted: asyncio.Future[bool] = loop.create_future()
         self._said: list[str] = []
+        self._turn_began_at = 0
         self._call_ids: dict[str, str] = {}
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.ends_at))
@@ -117,7 +119,10 @@ class Run:
                 return
             if token.sub_agent is None:
                 self._said.append(token.text)
-            self.ring.add("token", text=token.text, iteration=token.iteration, agent=token.sub_agent)
+                self._turn_began_at = self._turn_began_at or self.ring.last_id + 1
+            self.ring.add(
+                "token", text=token.text, iteration=token.iteration, agent=token.sub_agent
+            )
 
     def settle_text(self, answer: str) -> None:
         """Leave the readers with the answer: what they read since the last turn, or a correction.
@@ -126,7 +131,7 @@ class Run:
         """
         with self._lock:
             said = "".join(self._said)
-            if said == answer:
+            if said == answer and self.ring.keeps(self._turn_began_at):
                 return
             iteration = self.progress.iterations + 1
             if said:
@@ -162,9 +167,11 @@ class Run:
                 )
             case IterationCounted():
                 self._said.clear()
+                self._turn_began_at = 0
                 self.ring.add("iteration", iteration=fact.iteration, tool_calls=fact.tool_calls)
             case ModelCallRetried():
                 self._said.clear()
+                self._turn_began_at = 0
                 self.ring.add("retract", iteration=fact.iteration)
             case _:
                 pass

@@ -40,20 +40,35 @@ class Ring:
 
     def add(self, name: str, **data: Any) -> None:
         """Append an event; the oldest ones give way, the newest is kept however long it is."""
+        self._add(name, data, trims=True)
+
+    def finish(self, *names: str) -> None:
+        """Append the last events, which take the place of no other, and close."""
+        for name in names:
+            self._add(name, {}, trims=False)
+        self.closed = True
+        self._wake()
+
+    def _add(self, name: str, data: Mapping[str, Any], *, trims: bool) -> None:
         texts = [value for value in data.values() if isinstance(value, str)]
         size = _ENTRY_BYTES + sum(len(text.encode("utf-8", "replace")) for text in texts)
         with self._lock:
             self._last_id += 1
             self._entries.append((Entry(self._last_id, name, data), size))
             self._bytes += size
-            while len(self._entries) > 1 and self._is_full():
+            while trims and len(self._entries) > 1 and self._is_full():
                 self._bytes -= self._entries.popleft()[1]
         self._wake()
 
-    def close(self) -> None:
-        """Nothing more will come."""
-        self.closed = True
-        self._wake()
+    @property
+    def last_id(self) -> int:
+        """The id of the newest entry."""
+        return self._last_id
+
+    def keeps(self, number: int) -> bool:
+        """Whether the entry of that id, and so every later one, is still kept."""
+        with self._lock:
+            return bool(self._entries) and self._entries[0][0].id <= number
 
     def since(self, after: int) -> list[Entry]:
         """The entries after that id which are still kept, oldest first."""

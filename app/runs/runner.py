@@ -195,7 +195,7 @@ class Runner:
             fault=self._fault,
             say=run.say if run.mode is Mode.STREAM else None,
         )
-        run.admitted.set_result(None)
+        run.admitted.set_result(True)
         run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
         run.task.add_done_callback(partial(self._task_done, run))
 
@@ -233,11 +233,8 @@ class Runner:
         self._remember(run)
         run.ended.set_result(ended)
         if not run.admitted.done():
-            run.admitted.set_result(None)
-        if error is not None:
-            run.ring.add("error")
-        run.ring.add("end")
-        run.ring.close()
+            run.admitted.set_result(False)
+        run.ring.finish(*(["error"] if error is not None else []), "end")
         if run.mode is not Mode.STREAM:
             # Whoever waits has the answer; what is remembered of the run does without.
             ending.drop_answer(run)
@@ -308,6 +305,7 @@ class Runner:
         while len(self._resumable) > _RESUMABLE:
             dropped = self._resumable.popleft()
             dropped.ring = Ring(asyncio.get_running_loop())
+            dropped.ring.finish()
             ending.drop_answer(dropped)
 
 

@@ -22,7 +22,7 @@ STATUSES: dict[tuple[str, str], set[str]] = {
     ("get", "/agents"): {"200"},
     ("get", "/runs"): {"200", "422"},
     ("get", "/runs/{run_id}"): {"200", "404"},
-    ("get", "/runs/{run_id}/events"): {"200", "404", "422"},
+    ("get", "/runs/{run_id}/events"): {"200", "204", "404", "422"},
     ("delete", "/runs/{run_id}"): {"200", "202", "404"},
     ("get", "/metrics"): {"200"},
     ("get", "/health"): {"200"},

@@ -8,11 +8,10 @@ import pytest
 import pytest_asyncio
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
-from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool, tool
 from pydantic import BaseModel
 
-from app.runs.events import ModelCallStarted, Token
+from app.runs.events import Token
 from app.runs.model import AgentAnswer
 from app.runs.ports import AgentCall
 from tests import fakes, faults, loops
@@ -24,7 +23,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 every_kind = pytest.mark.parametrize("kind", loops.ALL)
 
-FORGERY = 'x\n\nevent: end\ndata: {"answer": "forged"}\n\n\r\revent: end\r\n\r\n\u2028\u2029\x85\0 y'
+FORGERY = (
+    'x\n\nevent: end\ndata: {"answer": "forged"}\n\n\r\revent: end\r\n\r\n\u2028\u2029\x85\0 y'
+)
 
 
 class Order(BaseModel):
@@ -69,10 +70,7 @@ def _agents(tools: Sequence[BaseTool]) -> dict[str, Any]:
     agents: dict[str, Any] = {}
     for kind in loops.ALL:
         agents[f"two-{kind}"] = loops.build(kind, loops.asks_times(kind, 2, parallel=1), tools)
-        endless = loops.asks_times(kind, float("inf"))
-        agents[f"endless-{kind}"] = loops.build(kind, endless, tools)
-        # Asks whenever it is offered tools, and else answers.
-        agents[f"limited-{kind}"] = loops.build(kind, loops.asks_times(kind, 2), tools)
+        agents[f"words-{kind}"] = loops.build(kind, loops.asks_times(kind, 2), tools)
         naps = loops.asks_times(kind, 1, tool="nap", arguments={})
         agents[f"nap-{kind}"] = loops.build(kind, naps, tools)
         failing = fakes.ScriptedModel(script=loops.says("x"), error=RuntimeError(faults.SECRET))
@@ -116,14 +114,18 @@ async def test_a_stream(desk: Served, kind: str) -> None:
     assert run.keys() == {
         "run_id", "trace_id", "agent", "deadline_s", "iteration_limit", "demo",
     }  # fmt: skip
-    assert (run["run_id"], run["agent"], run["iteration_limit"]) == (end["run_id"], end["agent"], 10)
+    assert (run["run_id"], run["agent"], run["iteration_limit"]) == (
+        end["run_id"],
+        end["agent"],
+        10,
+    )
     assert (run["deadline_s"], run["demo"], run["trace_id"]) == (30.0, False, end["trace_id"])
 
 
 @kinds
 async def test_word_by_word(desk: Served, kind: str) -> None:
     """Text comes as the model makes it, and nothing is said twice."""
-    events = await stream(desk, f"two-{kind}")
+    events = await stream(desk, f"words-{kind}")
     assert [t["text"] for t in of(events, "token")] == [
         word if at == 6 else f"{word} " for at, word in enumerate(loops.ANSWER.split(" "))
     ]
@@ -142,23 +144,6 @@ async def test_structured_output(desk: Served) -> None:
     end = events[-1].data
     assert end["output"] == {"number": 7}
     assert [token["text"] for token in of(events, "token")] == [end["answer"]]
-
-
-@every_kind
-@pytest.mark.parametrize("early_stopping", ["generate", "force"])
-async def test_at_the_limit(kind: str, early_stopping: str) -> None:
-    """At the limit the text on the stream is the last answer, or the fixed sentence once."""
-    calls = 2 if early_stopping == "generate" else 99
-    agent = loops.build(kind, loops.asks_times(kind, calls), fakes.ToolDesk().tools())
-    async with served({"a": agent}, max_iterations=2, early_stopping=early_stopping) as desk:
-        events = await stream(desk, "a")
-    end = events[-1].data
-    assert (end["outcome"], end["iterations"]) == ("iteration_limit", 2)
-    assert text_of(events) == end["answer"]
-    assert (end["answer"] == loops.ANSWER) is (early_stopping == "generate")
-    if early_stopping == "force":
-        assert len(of(events, "token")) == 1
-    assert len(desk.facts_of(ModelCallStarted)) == 2 + (early_stopping == "generate")
 
 
 @kinds
@@ -276,42 +261,3 @@ async def test_refused(
     response = await desk.client.post(path(agent), json={"question": "q", **body})
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.headers["content-type"] == "application/problem+json"
-
-
-async def test_full_and_late() -> None:
-    """A run that is refused, or whose time ends in the queue, is a plain problem."""
-    model = loops.asks_times("langgraph", 1, tool="nap", arguments={})
-    agent = loops.build("langgraph", model, fakes.ToolDesk(seconds=0.8).tools())
-    async with served({"a": agent}, max_running_runs=1, max_queued_runs=1) as desk:
-        holds = asyncio.create_task(stream(desk, "a"))
-        await asyncio.sleep(0.1)
-        body = {"question": "q"}
-        queued = asyncio.create_task(desk.client.post(path("a"), json={**body, "timeout": 0.3}))
-        await asyncio.sleep(0.1)
-        refused = await desk.client.post(path("a"), json=body)
-        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-        assert refused.headers["retry-after"]
-        late = await queued
-        assert (late.status_code, late.json()["phase"]) == (504, "queue")
-        assert late.headers["content-type"] == "application/problem+json"
-        assert (await holds)[-1].data["outcome"] == "completed"
-        desk.books_balance()
-
-
-@pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
-async def test_sync_runs_do_not_stream(kind: str) -> None:
-    """A run that nobody reads never makes its model stream."""
-    streamed = list[str]()
-
-    class Model(fakes.ScriptedModel):
-        async def _astream(self, messages: list[BaseMessage], *args: Any, **given: Any) -> Any:
-            streamed.append("yes")
-            async for chunk in super()._astream(messages, *args, **given):
-                yield chunk
-
-    agent = fakes.build(kind, Model(script=lambda _: AIMessage("hello there")), [])
-    async with served({"a": agent}) as desk:
-        assert (await desk.ask()).json()["answer"] == "hello there"
-        assert streamed == []
-        assert text_of(await stream(desk)) == "hello there"
-        assert streamed == ["yes"]

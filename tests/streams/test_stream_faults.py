@@ -1,0 +1,79 @@
+"""Faults of a real model server while it streams: retracted or typed, never half an answer."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from langchain_openai import ChatOpenAI
+
+from app.agents.builder import build_agent
+from app.runs.events import ModelCallStarted
+from tests import fakes
+from tests.service import served
+from tests.streams.reading import names_of, of, stream, text_of
+from tests.upstreams import llmock, set_scenario
+
+READ_S = 0.25
+ANSWER = "it is on its way to you and will be there within the week"
+SAYS = {"type": "reply", "text": ANSWER}
+FAULTS = ("stall", "truncate", "disconnect", "malformed")
+
+
+def breaks(kind: str) -> dict[str, Any]:
+    """A stream that breaks after some words."""
+    stall = {"stall_seconds": 4 * READ_S} if kind == "stall" else {}
+    return {"type": "stream_fault", "kind": kind, "after_chunks": 3, **stall}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[str]:
+    with llmock() as url:
+        yield url
+
+
+@asynccontextmanager
+async def model(url: str) -> AsyncIterator[ChatOpenAI]:
+    """A model with a connection pool of its own; it does not stream by itself."""
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        yield ChatOpenAI(
+            model="gpt-4.1-mini",
+            base_url=url,
+            api_key="not-a-secret",
+            http_async_client=client,
+            timeout=(1, READ_S, 1, 1),
+            max_retries=0,
+        )
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_retried_call(fault: str, upstream: str) -> None:
+    """Text of a model call that broke is taken back, and the next call's is the answer."""
+    await set_scenario(upstream, {**SAYS, "times": 2}, breaks(fault))
+    async with model(upstream) as chat, served({"a": build_agent(chat, [])}) as desk:
+        events = await stream(desk)
+        assert len(desk.facts_of(ModelCallStarted)) == 2
+        desk.books_balance()
+    await set_scenario(upstream)
+    names = names_of(events)
+    assert names.count("retract") == 1
+    assert "token" in names[1 : names.index("retract")]
+    assert of(events, "retract") == [{"iteration": 1}]
+    end = events[-1].data
+    assert (end["outcome"], end["answer"], text_of(events)) == ("completed", ANSWER, ANSWER)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", fakes.KINDS)
+async def test_no_half_answer(kind: str, fault: str, upstream: str) -> None:
+    """Without retries a stream that broke ends as model_failed."""
+    await set_scenario(upstream, SAYS, breaks(fault))
+    async with model(upstream) as chat, served({"a": fakes.build(kind, chat, [])}) as desk:
+        events = await stream(desk)
+        desk.books_balance()
+    await set_scenario(upstream)
+    assert names_of(events)[-2:] == ["error", "end"]
+    problem = events[-1].data
+    assert (problem["status"], problem["code"]) == (500, "model_failed")
+    assert (problem["retryable"], problem["outcome"]) == (True, "failed")

@@ -1,0 +1,68 @@
+"""Streams at the limits of a run and of the service, and runs that are not streamed."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+
+from app.runs.events import ModelCallStarted
+from tests import fakes, loops
+from tests.service import served
+from tests.streams.reading import of, path, stream, text_of
+
+
+@pytest.mark.parametrize("kind", loops.ALL)
+@pytest.mark.parametrize("early_stopping", ["generate", "force"])
+async def test_at_the_limit(kind: str, early_stopping: str) -> None:
+    """At the limit the text on the stream is the last answer, or the fixed sentence once."""
+    calls = 2 if early_stopping == "generate" else 99
+    agent = loops.build(kind, loops.asks_times(kind, calls), fakes.ToolDesk().tools())
+    async with served({"a": agent}, max_iterations=2, early_stopping=early_stopping) as desk:
+        events = await stream(desk, "a")
+    end = events[-1].data
+    assert (end["outcome"], end["iterations"]) == ("iteration_limit", 2)
+    assert text_of(events) == end["answer"]
+    assert (end["answer"] == loops.ANSWER) is (early_stopping == "generate")
+    if early_stopping == "force":
+        assert len(of(events, "token")) == 1
+    assert len(desk.facts_of(ModelCallStarted)) == 2 + (early_stopping == "generate")
+
+
+async def test_full_and_late() -> None:
+    """A run that is refused, or whose time ends in the queue, is a plain problem."""
+    model = loops.asks_times("langgraph", 1, tool="nap", arguments={})
+    agent = loops.build("langgraph", model, fakes.ToolDesk(seconds=0.8).tools())
+    async with served({"a": agent}, max_running_runs=1, max_queued_runs=1) as desk:
+        holds = asyncio.create_task(stream(desk, "a"))
+        await asyncio.sleep(0.1)
+        body = {"question": "q"}
+        queued = asyncio.create_task(desk.client.post(path("a"), json={**body, "timeout": 0.3}))
+        await asyncio.sleep(0.1)
+        refused = await desk.client.post(path("a"), json=body)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"]
+        late = await queued
+        assert (late.status_code, late.json()["phase"]) == (504, "queue")
+        assert late.headers["content-type"] == "application/problem+json"
+        assert (await holds)[-1].data["outcome"] == "completed"
+        desk.books_balance()
+
+
+@pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
+async def test_sync_runs_do_not_stream(kind: str) -> None:
+    """A run that nobody reads never makes its model stream."""
+    streamed = list[str]()
+
+    class Model(fakes.ScriptedModel):
+        async def _astream(self, messages: list[BaseMessage], *args: Any, **given: Any) -> Any:
+            streamed.append("yes")
+            async for chunk in super()._astream(messages, *args, **given):
+                yield chunk
+
+    agent = fakes.build(kind, Model(script=lambda _: AIMessage("hello there")), [])
+    async with served({"a": agent}) as desk:
+        assert (await desk.ask()).json()["answer"] == "hello there"
+        assert streamed == []
+        assert text_of(await stream(desk)) == "hello there"
+        assert streamed == ["yes"]
