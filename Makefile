@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 # Debian packages whose real servers the tests start; each is also the name of its program.
 PARTS := prometheus
 
-.PHONY: help run install test test-parts parts check bench docs lock clean
+.PHONY: help run install test test-parts soak parts check bench docs lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ check: install ## Style, types, architecture, generated pages
 
 test-parts: parts ## Tests against real parts: Prometheus
 	$(BIN)/pytest tests/parts
+
+soak: install ## The long forms of the stream tests: more aborts, resumes and deaf readers
+	SOAK=10 $(BIN)/pytest tests/streams --timeout 900
 
 parts: install ## Install Debian's packages that test-parts needs
 	@for package in $(PARTS); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \

@@ -19,6 +19,7 @@ from app.runs.live import Ended, Run
 from app.runs.ring import Entry
 
 _PING_S = 15.0
+_MOST_AT_ONCE = 200
 _ABORT_S = 1.0
 _HEADERS = {
     "Cache-Control": "no-cache",
@@ -85,9 +86,12 @@ class EventStream(Response):
             await asyncio.wait_for(send(start), self._write_s)
             while True:
                 closed = self._ring.closed  # asked first: what is added before is seen below
-                entries = self._ring.since(self._after)
+                waiting = self._ring.since(self._after)
+                # So much at once that a slow reader can take it in time.
+                entries = waiting[:_MOST_AT_ONCE]
                 body = b"".join(self._encoded(entries)) or KEEPALIVE_COMMENT
-                done = closed or (bool(entries) and entries[-1].name == "end")
+                at_end = bool(entries) and entries[-1].name == "end"
+                done = at_end or (closed and len(entries) == len(waiting))
                 part = {"type": "http.response.body", "body": body, "more_body": not done}
                 await asyncio.wait_for(send(part), self._write_s)
                 if entries and self._first_event_s is None:

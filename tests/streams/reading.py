@@ -1,6 +1,7 @@
 """Reads streams as a browser does, byte by byte, and says what their events add up to."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 from tests import wire
 from tests.service import Served
 
+# How many times the short form the long one is: `make soak` sets it.
+SOAK = int(os.environ.get("SOAK", "1"))
 Happening = dict[str, Any]
 # What the WHATWG takes for the end of a line.
 _LINE_END = re.compile(rb"\r\n|\n|\r")

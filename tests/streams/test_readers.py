@@ -24,7 +24,7 @@ from app.runs.ports import AgentCall
 from tests import fakes, wire
 from tests.runs.scripted import ScriptedAgent
 from tests.service import Served, served, until
-from tests.streams.reading import post, stream
+from tests.streams.reading import SOAK, post, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
@@ -153,7 +153,7 @@ async def test_aborts_at_random(desk: Served) -> None:
             writer.write(asks)
             await asyncio.sleep(chance.random() * 0.7)
 
-    await asyncio.gather(*(come_and_go(number) for number in range(30)))
+    await asyncio.gather(*(come_and_go(number) for number in range(30 * SOAK)))
     await until(lambda: not desk.service.runner.in_flight, 1.0)
     asked = len(desk.facts_of(ModelCallStarted))
     new = desk.facts[before:]
@@ -188,7 +188,7 @@ async def test_who_never_reads(
 async def test_others_are_unharmed(desk: Served) -> None:
     """While readers never read, other runs answer as ever and what is kept is bounded."""
     before = len(desk.facts_of(StreamClosed))
-    sockets = [deaf(desk, post("pours", CONTINUE)) for _ in range(5)]
+    sockets = [deaf(desk, post("pours", CONTINUE)) for _ in range(5 * SOAK)]
     for each in sockets:
         each.__enter__()
     try:

@@ -16,6 +16,7 @@ from tests import fakes, loops, wire
 from tests.runs.scripted import ScriptedAgent
 from tests.service import Served, served, until
 from tests.streams.reading import (
+    SOAK,
     Told,
     follow,
     in_order,
@@ -29,7 +30,7 @@ from tests.streams.reading import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-STREAMS = 60
+STREAMS = 100 * SOAK
 CONTINUE = "on_disconnect=continue"
 
 
