@@ -140,12 +140,12 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
     settings, service, pipeline = parts.settings, parts.service, parts.pipeline
 
     @asynccontextmanager
-    async def lifespan(app: http.Application) -> AsyncIterator[None]:
+    async def lifespan(_: http.Application) -> AsyncIterator[None]:
         if not service.agents:
             await load_agents(parts, agents)
         asyncio.get_running_loop().set_exception_handler(logs.unhandled)
         infos = [agent.info for agent in service.agents.values()]
-        pipeline.open(infos, routes=http.routes(app), gauges=_gauges(parts), commit=settings.commit)
+        pipeline.open(infos, routes=http.routes(), gauges=_gauges(parts), commit=settings.commit)
         pipeline.watch_loop()
         logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
         try:

@@ -16,6 +16,8 @@ from app.api.request_id import HEADER, RequestId
 Application: TypeAlias = FastAPI
 Lifespan: TypeAlias = Callable[[Application], AbstractAsyncContextManager[None]]
 
+_ROUTERS = (agent.router, stream.router, runs.router, ops.router, metrics.router)
+
 _DESCRIPTION = """Ask LangChain agents over HTTP, with hard deadlines and honest errors.
 
 Errors are `application/problem+json`; decide by `code`. Every response carries `X-Request-Id`,
@@ -44,8 +46,8 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for room in (agent.router, stream.router, runs.router, ops.router, metrics.router):
-        app.include_router(room)
+    for router in _ROUTERS:
+        app.include_router(router)
     problems.install(app)
     openapi.install(app)
     if cors_origins:
@@ -61,6 +63,7 @@ def build(
     return app
 
 
-def routes(app: Application) -> list[str]:
+def routes() -> list[str]:
     """The templates of every path that is served."""
-    return sorted({*app.openapi()["paths"], "/openapi.json", "/docs"})
+    served = (getattr(route, "path", "") for router in _ROUTERS for route in router.routes)
+    return sorted({*served, "/openapi.json", "/docs"} - {""})

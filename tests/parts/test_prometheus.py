@@ -19,7 +19,6 @@ from tests.parts.prometheus import Prometheus, binary, scraping
 
 # What has no sample until something that this test does not cause has happened.
 _NOT_CAUSED = {
-    catalogue.LLM_FIRST_TOKEN.name,  # streamed runs only
     catalogue.LLM_RETRIES.name,
     catalogue.LLM_UNPRICED.name,
     catalogue.LABEL_OVERFLOW.name,
@@ -73,13 +72,14 @@ def wait_until_up(url: str) -> None:
 
 
 def traffic(url: str) -> None:
-    """A run that is completed, one with two tools, one that times out."""
+    """A run that is completed, one with two tools, one that times out, one that is streamed."""
     for body in (
         {"question": "Where is order 10023?"},
         {"question": "Where are orders 10023 and 10024?"},
         {"question": "Track the parcel of order 10024", "timeout": 0.001},
     ):
         httpx.post(f"{url}/agent", json=body)
+    httpx.post(f"{url}/agent/stream", json={"question": "Where is order 10023?"})
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
