@@ -6,9 +6,13 @@ difference to an agent that runs with an empty handler.
 
 import asyncio
 import gc
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +21,16 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from app.agents import registry
 from app.runs.admission import Admission
-from app.runs.events import Event
+from app.runs.events import Emit, Event
 from app.runs.model import AgentAnswer, AgentInfo, Mode, RunRequest
 from app.runs.ports import Agent, AgentCall
 from app.runs.runner import Runner
 from app.runs.threads import RunThreads
+from app.telemetry import logs
+from app.telemetry.pipeline import Pipeline
 from bench import agents, table
 from bench.load import WrongAnswer, expected
+from bench.process import ROOT
 
 ROUNDS = 30
 RUNS = 15
@@ -42,6 +49,12 @@ class Empty(BaseCallbackHandler):
 
 def run() -> bool:
     """Measure and print; false when an answer was wrong."""
+    with open(os.devnull, "w") as nowhere, RECEIVER.running():
+        logs.start(json=True, level="info", version="0", instance="bench", stream=nowhere)
+        return _measured()
+
+
+def _measured() -> bool:
     try:
         uvloop.run(_both())
     except WrongAnswer as wrong:
@@ -120,13 +133,63 @@ async def _ours(agent: Agent) -> Mapping[str, Answer]:
     async def adapted() -> str:
         return (await agent.answer(call)).text
 
+    return {
+        "our adapter": adapted,
+        "our adapter and runner": _driven(agent, _nobody),
+        "with metrics and logs": _driven(agent, _pipeline(agent, None).emit),
+        "with spans to a receiver, too": _driven(agent, _pipeline(agent, RECEIVER.url).emit),
+    }
+
+
+def _driven(agent: Agent, emit: Emit) -> Answer:
+    runner = Runner(Admission(64, 64), RunThreads(16), emit, keep_finished=500)
+    request = RunRequest(_QUESTION, timeout_s=30.0)
+
     async def driven() -> str:
         ended = await runner.start(agent, request, Mode.SYNC).ended
         if ended.answer is None:
             raise WrongAnswer(f"the run ended as {ended.outcome}")
         return ended.answer.text
 
-    return {"our adapter": adapted, "our adapter and runner": driven}
+    return driven
+
+
+def _pipeline(agent: Agent, endpoint: str | None) -> Pipeline:
+    """All of the telemetry, its spans sent to an endpoint if there is one."""
+    if endpoint is not None:
+        os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = endpoint
+    pipeline = Pipeline("bench")
+    os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
+    pipeline.open([agent.info])
+    return pipeline
+
+
+class Receiver:
+    """A real OTLP receiver in a process of its own, so that its CPU is not ours."""
+
+    def __init__(self) -> None:
+        self.url = ""
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start it; it ends with the block."""
+        script = (
+            "import time\nfrom tests import otlp\n"
+            "with otlp.receiver() as it:\n    print(it.url, flush=True)\n    time.sleep(600)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        try:
+            assert process.stdout is not None
+            self.url = process.stdout.readline().strip()
+            yield
+        finally:
+            process.kill()
+            process.communicate()
+
+
+RECEIVER = Receiver()
 
 
 def _nobody(fact: Event) -> None:
