@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
@@ -69,7 +70,9 @@ class Export:
         self.provider = TracerProvider(
             resource=resource,
             span_limits=SpanLimits(max_attribute_length=_LONGEST_ATTRIBUTE),
-            meter_provider=self._meters,
+            # Its own counts of live and started spans cost as much as the spans themselves; those
+            # of the queue and the exporter, which say what is lost, are kept below.
+            meter_provider=NoOpMeterProvider(),
             shutdown_on_exit=False,
         )
         self.provider.sampler = _distrustful(self.provider.sampler)
