@@ -6,6 +6,12 @@ INSTALLED := .venv/.installed
 # Debian packages whose real servers the tests start; each is also the name of its program.
 PARTS := prometheus
 
+# Install the Debian packages that are missing, or name them in one sentence and fail.
+needs = missing=; for package in $(1); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
+	test -z "$$missing" || { \
+		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
+
 .PHONY: help run install test test-parts soak parts check bench docs lock clean
 
 help: ## Show what there is
@@ -25,6 +31,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.js
 	touch $@
 
 test: check ## Every check, unit and service test
+	@$(call needs,curl)
 	$(BIN)/pytest
 
 check: install ## Style, types, architecture, generated pages
@@ -41,10 +48,7 @@ soak: install ## The long forms of the stream tests: more aborts, resumes and de
 	SOAK=10 $(BIN)/pytest tests/streams --timeout 900
 
 parts: install ## Install Debian's packages that test-parts needs
-	@for package in $(PARTS); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
-	test -z "$$missing" && exit 0; \
-	test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run make parts as root."; exit 1; }; \
-	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing
+	@$(call needs,$(PARTS))
 
 bench: install ## Measure, side by side
 	$(BIN)/python -m bench
