@@ -1,54 +1,16 @@
 """Threads for work that cannot be cancelled, and the promise that it hurts nobody else."""
 
 import asyncio
-import contextvars
 import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from app.runs.deadline import Current, current
 from app.runs.threads import DaemonThreads, RunThreads
-
-LIMIT = 4
-
-
-@contextmanager
-def hung(threads: DaemonThreads, jobs: int, run_id: str = "hung") -> Iterator[list[Future[Any]]]:
-    """So many jobs of one run that end only when the block does; those that can have begun."""
-    door = threading.Event()
-    futures = [for_run(threads, run_id, door.wait) for _ in range(jobs)]
-    try:
-        eventually(lambda: threads.busy_for(run_id) == min(jobs, threads.limit))
-        yield futures
-    finally:
-        door.set()
-
-
-def for_run(threads: DaemonThreads, run_id: str, fn: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Submit on behalf of a run."""
-    context = contextvars.copy_context()
-    context.run(current.set, Current(run_id, time.monotonic() + 60))
-    return context.run(threads.submit, fn, *args)
-
-
-def eventually(claim: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until the claim is true, for a bounded time."""
-    end = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.002)
-
-
-def named(prefix: str) -> int:
-    """How many threads there are whose names begin so."""
-    return sum(thread.name.startswith(prefix) for thread in threading.enumerate())
+from tests.runs.pools import LIMIT, eventually, for_run, hung, named
 
 
 def test_results_and_exceptions_come_back() -> None:
