@@ -95,7 +95,7 @@ async def test_a_tool_holds_the_run(desk: Served, kind: str, holder: str) -> Non
     problem = response.json()
     assert problem["phase"] == f"tool:{holder}"
     assert (problem["iterations"], problem["tool_calls"]) == (2, 2)
-    assert problem["timings"]["tools_s"] == pytest.approx(TIMEOUT_S, abs=LATE_S)
+    assert TIMEOUT_S / 3 < problem["timings"]["tools_s"] < TIMEOUT_S + LATE_S
     first = problem["steps"][0]
     assert (first["tool"], first["arguments"]) == ("look", {"order": "7"})
     assert (first["result"], first["outcome"]) == ("order 7 shipped", "completed")
@@ -118,7 +118,7 @@ async def test_a_model_holds_the_run(desk: Served, kind: str, model: str) -> Non
     problem = (await timed_out(desk, f"{model}-{kind}")).json()
     assert problem["phase"] == "llm"
     assert (problem["iterations"], problem["tool_calls"]) == (0, 0)
-    assert problem["timings"]["llm_s"] == pytest.approx(TIMEOUT_S, abs=LATE_S)
+    assert TIMEOUT_S / 3 < problem["timings"]["llm_s"] < TIMEOUT_S + LATE_S
 
 
 async def test_a_node_holds_the_run(desk: Served) -> None:
