@@ -102,6 +102,7 @@ TOOL_OUTCOME = _enum("outcome", _TOOL_OUTCOMES)
 RETRY_REASON = _enum("reason", _LLM_OUTCOMES[1:])
 TOKEN_TYPE = _enum("type", ("input", "output", "cache_read", "cache_creation", "reasoning"))
 REJECTION = _enum("reason", Rejection)
+ATTEMPT_OUTCOME = _enum("outcome", (*Outcome, "handed_over"))
 REFUSAL = _enum("reason", ("overloaded", "draining", "rate_limited", "unauthorized"))
 LEFT = _enum("reason", ("left", "stalled"))
 DROP = _enum("reason", ("queue_full", "export_failed"))
@@ -218,7 +219,31 @@ TOOL_DURATION = _histogram(
     buckets=_TOOL_S,
     exemplar=True,
 )
-TOOL_REJECTED = _counter(
+TOOL_TASKS_QUEUED = _gauge("agent_tasks_queued", "Background runs that wait in the store.", AGENT)
+TASKS_RUNNING = _gauge("agent_tasks_running", "Background runs at work, on any process.", AGENT)
+TASK_OLDEST_AGE = _gauge(
+    "agent_task_oldest_age_seconds",
+    "Age of the oldest background run, waiting or at work; 0 for none.",
+    *(AGENT, STATE),
+)
+TASKS_UNSERVABLE = _gauge(
+    "agent_tasks_unservable", "Background runs that wait for an agent that is not served."
+)
+TASK_ATTEMPTS = _counter(
+    "agent_task_attempts_total",
+    "Attempts at background runs that ended, here; handed_over: another process has it now.",
+    *(AGENT, ATTEMPT_OUTCOME),
+)
+TASK_RECOVERED = _counter(
+    "agent_task_recovered_total", "Background runs taken over from a process that died.", AGENT
+)
+STORE_FREE = _gauge(
+    "agent_store_free_bytes", "Room left on the disk of the store, where it is a file."
+)
+STORE_RESERVE = _gauge(
+    "agent_store_reserve_bytes", "With less room than this, new background runs are refused."
+)
+REJECTED = _counter(
     "agent_tool_rejected_calls_total",
     "Tool calls that the model asked for and that could not be run.",
     *(AGENT, REJECTION),
@@ -242,6 +267,30 @@ STREAM_FIRST_EVENT = _histogram(
     "Time from opening a stream to its first event on the way.",
     AGENT,
     buckets=_TTFT_S,
+)
+TASKS_QUEUED = _gauge("agent_tasks_queued", "Background runs that wait in the store.", AGENT)
+TASKS_RUNNING = _gauge("agent_tasks_running", "Background runs at work, on any process.", AGENT)
+TASK_OLDEST_AGE = _gauge(
+    "agent_task_oldest_age_seconds",
+    "Age of the oldest background run, waiting or at work; 0 for none.",
+    *(AGENT, STATE),
+)
+TASKS_UNSERVABLE = _gauge(
+    "agent_tasks_unservable", "Background runs that wait for an agent that is not served."
+)
+TASK_ATTEMPTS = _counter(
+    "agent_task_attempts_total",
+    "Attempts at background runs that ended, here; handed_over: another process has it now.",
+    *(AGENT, ATTEMPT_OUTCOME),
+)
+TASK_RECOVERED = _counter(
+    "agent_task_recovered_total", "Background runs taken over from a process that died.", AGENT
+)
+STORE_FREE = _gauge(
+    "agent_store_free_bytes", "Room left on the disk of the store, where it is a file."
+)
+STORE_RESERVE = _gauge(
+    "agent_store_reserve_bytes", "With less room than this, new background runs are refused."
 )
 REJECTED = _counter(
     "agent_requests_rejected_total", "Requests refused before any work was done.", REFUSAL

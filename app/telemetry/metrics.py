@@ -56,6 +56,12 @@ _READ_AT_SCRAPE = (
     catalogue.TASKS_ABANDONED,
     catalogue.CONCURRENCY_LIMIT,
     catalogue.READY,
+    catalogue.TASKS_QUEUED,
+    catalogue.TASKS_RUNNING,
+    catalogue.TASK_OLDEST_AGE,
+    catalogue.TASKS_UNSERVABLE,
+    catalogue.STORE_FREE,
+    catalogue.STORE_RESERVE,
 )
 
 
