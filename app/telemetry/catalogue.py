@@ -183,6 +183,9 @@ OLDEST_AGE = _gauge(
 )
 ITERATION_LIMIT = _gauge("agent_iteration_limit", "The configured iteration limit.", AGENT)
 DEADLINE = _gauge("agent_deadline_seconds", "The configured default deadline.", AGENT)
+LONGEST_DEADLINE = _gauge(
+    "agent_longest_deadline_seconds", "The longest deadline that a run may have.", AGENT
+)
 CONCURRENCY_LIMIT = _gauge("agent_concurrency_limit", "Runs that may work at the same time.")
 LAST_SUCCESS = _gauge(
     "agent_last_success_timestamp_seconds", "When a run last completed; 0 for never.", AGENT
@@ -219,31 +222,7 @@ TOOL_DURATION = _histogram(
     buckets=_TOOL_S,
     exemplar=True,
 )
-TOOL_TASKS_QUEUED = _gauge("agent_tasks_queued", "Background runs that wait in the store.", AGENT)
-TASKS_RUNNING = _gauge("agent_tasks_running", "Background runs at work, on any process.", AGENT)
-TASK_OLDEST_AGE = _gauge(
-    "agent_task_oldest_age_seconds",
-    "Age of the oldest background run, waiting or at work; 0 for none.",
-    *(AGENT, STATE),
-)
-TASKS_UNSERVABLE = _gauge(
-    "agent_tasks_unservable", "Background runs that wait for an agent that is not served."
-)
-TASK_ATTEMPTS = _counter(
-    "agent_task_attempts_total",
-    "Attempts at background runs that ended, here; handed_over: another process has it now.",
-    *(AGENT, ATTEMPT_OUTCOME),
-)
-TASK_RECOVERED = _counter(
-    "agent_task_recovered_total", "Background runs taken over from a process that died.", AGENT
-)
-STORE_FREE = _gauge(
-    "agent_store_free_bytes", "Room left on the disk of the store, where it is a file."
-)
-STORE_RESERVE = _gauge(
-    "agent_store_reserve_bytes", "With less room than this, new background runs are refused."
-)
-REJECTED = _counter(
+TOOL_REJECTED = _counter(
     "agent_tool_rejected_calls_total",
     "Tool calls that the model asked for and that could not be run.",
     *(AGENT, REJECTION),

@@ -216,6 +216,7 @@ class Metrics:
         for agent in self._agents:
             self._child(catalogue.ITERATION_LIMIT, agent.name).set(agent.iteration_limit)
             self._child(catalogue.DEADLINE, agent.name).set(agent.timeout_s)
+            self._child(catalogue.LONGEST_DEADLINE, agent.name).set(agent.max_timeout_s)
             self._child(catalogue.LAST_SUCCESS, agent.name).set(0)
             self._child(catalogue.STREAMS, agent.name).set(0)
         libraries = (platform.python_version(), version("langchain"), version("langgraph"))
