@@ -71,10 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve agents over HTTP")
     serve.set_defaults(command=_with_service, work=_serve)
-    serve.add_argument("--check", action="store_true", help="print the settings and stop")
+    worker = commands.add_parser("worker", help="work background runs, and answer no callers")
+    worker.set_defaults(command=_with_service, work=_work)
+    for command in (serve, worker):
+        command.add_argument("--check", action="store_true", help="print the settings and stop")
+    serve.add_argument(
+        "--no-background",
+        action="store_true",
+        help="take background runs from callers and leave them to workers",
+    )
     listing = commands.add_parser("agents", help="list what would be served")
     listing.set_defaults(command=_with_service, work=_list)
-    for command in (serve, listing):
+    for command in (serve, worker, listing):
         command.add_argument(
             "agents",
             nargs="*",
@@ -116,11 +124,25 @@ def _seconds(text: str) -> float:
 
 async def _serve(settings: Any, options: argparse.Namespace) -> int:
     from app import main as service
+    from app.api.deps import Role
 
     if options.check:
         print(settings.model_dump_json(indent=2))
         return await _list(settings, options)
-    await service.serve(settings, options.agents)
+    await service.serve(settings, options.agents, Role.API if options.no_background else Role.BOTH)
+    return 0
+
+
+async def _work(settings: Any, options: argparse.Namespace) -> int:
+    from app import main as service
+    from app.api.deps import Role
+    from app.settings import SettingsError
+
+    if options.check:
+        return await _serve(settings, options)
+    if settings.store is None:
+        raise SettingsError("A worker needs a store: set WATCHKEEPER_STORE_URL.")
+    await service.serve(settings, options.agents, Role.WORKER)
     return 0
 
 

@@ -6,18 +6,20 @@ import multiprocessing
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from app import settings as configuration
 from app.agents import leaks, registry
+from app.agents.conversations import InMemory
 from app.agents.upstream import UPSTREAM
 from app.api import app as http
-from app.api.deps import Service
+from app.api.deps import Role, Service
 from app.api.ops import readiness
 from app.api.server import Server, listen
+from app.durable import Durable
 from app.runs.admission import Admission
 from app.runs.prices import Prices
 from app.runs.runner import Runner
@@ -41,6 +43,7 @@ class Parts:
     settings: Settings
     service: Service
     pipeline: Pipeline
+    durable: Durable | None
 
 
 def create_app(
@@ -80,11 +83,21 @@ def assemble(settings: Settings) -> Parts:
         fault=lambda: pipeline.fault("handler"),
         trace=current_trace,
     )
+    durable = Durable.of(settings, runner) if settings.store is not None else None
     service = Service(
-        runner, threads, version("watchkeeper"), pipeline.render, settings.stream_write_s
+        runner,
+        threads,
+        version("watchkeeper"),
+        pipeline.render,
+        durable.threads if durable else InMemory(),
+        engine=durable.engine if durable else None,
+        keys=durable.keys if durable else None,
+        write_s=settings.stream_write_s,
+        trace=current_trace,
+        ready_requires_store="store" in settings.ready_requires,
     )
     UPSTREAM.outgoing_headers = outgoing_headers
-    return Parts(settings, service, pipeline)
+    return Parts(settings, service, pipeline, durable)
 
 
 async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
@@ -102,9 +115,10 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
         logs.say("warning", lines.DEMO_IN_USE, agents=list(service.agents))
 
 
-async def serve(settings: Settings, agents: Sequence[str]) -> None:
+async def serve(settings: Settings, agents: Sequence[str], role: Role = Role.BOTH) -> None:
     """Serve until a signal. Raises AgentLoadError or CannotListen before anything is served."""
     parts = assemble(settings)
+    parts.service.role = role
     start_logs(parts)
     parts.pipeline.lead()
     try:
@@ -147,11 +161,15 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
         infos = [agent.info for agent in service.agents.values()]
         pipeline.open(infos, routes=http.routes(), gauges=_gauges(parts), commit=settings.commit)
         pipeline.watch_loop()
-        logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
         try:
-            yield
+            async with AsyncExitStack() as open_parts:
+                if parts.durable is not None:
+                    await open_parts.enter_async_context(parts.durable.opened(service))
+                logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
+                yield
+                await service.runner.drain(0.0, 0.0)
+                await service.claims.close()
         finally:
-            await service.runner.drain(0.0, 0.0)
             await UPSTREAM.aclose()
             await pipeline.close()
             service.threads.shutdown(wait=False)
@@ -166,6 +184,7 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),
         cors_origins=settings.cors_origins,
+        asks=service.role is not Role.WORKER,
     )
     app.add_middleware(WatchHttp, metrics=lambda: pipeline.metrics)
     if pipeline.export is not None:
@@ -186,6 +205,8 @@ def _refuse_workers(arguments: Sequence[str]) -> None:
 async def _drain(parts: Parts) -> None:
     settings = parts.settings
     logs.say("info", lines.SERVICE_DRAINING, in_flight=len(parts.service.runner.in_flight))
+    if parts.durable is not None:
+        parts.durable.engine.leave()
     await parts.service.runner.drain(settings.drain_notice_s, settings.drain_s)
 
 
@@ -193,7 +214,9 @@ def _gauges(parts: Parts) -> Gauges:
     """What is asked of the parts at each scrape."""
     service = parts.service
     runner, threads = service.runner, service.threads
+    stored = parts.durable.gauges(service) if parts.durable else {}
     return {
+        **stored,
         catalogue.THREADS_BUSY: lambda: {(): threads.busy},
         catalogue.THREADS_ABANDONED: lambda: {(): threads.abandoned},
         catalogue.THREADS_LIMIT: lambda: {(): threads.limit},
@@ -214,6 +237,7 @@ def _announce(parts: Parts, port: int) -> None:
     question = "Where is order 10023?" if service.demo else "…"
     told = [
         f"Watchkeeper {service.version} serves {names} on {url}",
+        *([f"Background runs are kept in {parts.durable.where}"] if parts.durable else []),
         *(["The demo model answers: no language model is configured."] if service.demo else []),
         "Try:",
         f"  curl -s {url}/agent -H 'content-type: application/json' \\",

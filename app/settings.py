@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     timeout_s: Seconds = Field(30.0, description="Deadline of a run whose caller names none.")
     max_timeout_s: Seconds = Field(300.0, description="Longest deadline a caller may ask for.")
+    background_timeout_s: Seconds = Field(
+        3600.0,
+        description="Deadline of a background run, and the longest a caller may ask for; it counts "
+        "from the run's first start.",
+    )
     max_iterations: int = Field(10, ge=1, description="Iteration limit of an agent without one.")
     early_stopping: EarlyStopping = Field(
         EarlyStopping.GENERATE,
@@ -73,9 +78,34 @@ class Settings(BaseSettings):
     )
     max_running_runs: int = Field(64, ge=1, description="Runs that work at the same time.")
     max_queued_runs: int = Field(64, ge=0, description="Runs that may wait for a place.")
+    max_background_runs: int = Field(
+        16, ge=1, description="Background runs of one agent that this process works at once."
+    )
+    max_background_runs_everywhere: int | None = Field(
+        None, ge=1, description="The same for all processes on the store together; unset: no limit."
+    )
     tool_threads: int = Field(16, ge=1, description="Threads for sync tools, models and nodes.")
     keep_finished_runs: int = Field(
         500, ge=0, description="Finished runs that `GET /runs` still knows."
+    )
+    data_dir: Path = Field(
+        Path(".watchkeeper"), description="Where the store is, unless `store_url` names another."
+    )
+    store_url: str = Field(
+        "",
+        description="The store of background runs and conversations: `sqlite:///PATH`, "
+        "`postgresql://…`, or `none` for a service without. Unset: a file in `data_dir`.",
+    )
+    store_reserve_bytes: int = Field(
+        64_000_000,
+        ge=0,
+        description="With less room on the disk of the store, new background runs are refused.",
+    )
+    ready_requires: Annotated[tuple[Literal["store"], ...], NoDecode] = Field(
+        (), description="What `/health/ready` is red without: `store`, or nothing."
+    )
+    keep_tasks_s: Seconds = Field(
+        7 * 24 * 3600.0, description="How long ended background runs and idle threads are kept."
     )
     max_body_bytes: int = Field(2_000_000, ge=1_000, description="Largest request body.")
     stream_write_s: Seconds = Field(
@@ -111,12 +141,12 @@ class Settings(BaseSettings):
         default_factory=dict, description="Limits of each agent: tables `[agents.NAME]`, file only."
     )
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "ready_requires", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     @classmethod
     def settings_customise_sources(
@@ -148,7 +178,15 @@ class Settings(BaseSettings):
             early_stopping=own.early_stopping or self.early_stopping,
             timeout_s=min(own.timeout_s or self.timeout_s, max_timeout_s),
             max_timeout_s=max_timeout_s,
+            background_timeout_s=self.background_timeout_s,
         )
+
+    @property
+    def store(self) -> str | None:
+        """The URL of the store, or None for a service without."""
+        if self.store_url == "none":
+            return None
+        return self.store_url or f"sqlite:///{self.data_dir.absolute() / 'store.sqlite'}"
 
 
 class SettingsError(Exception):

@@ -81,6 +81,7 @@ async def until(claim: Callable[[], object], within_s: float = 5.0) -> float:
 @asynccontextmanager
 async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Served]:
     """Serve ready-made agents with the given settings; ends with the block."""
+    options.setdefault("store_url", "none")  # a store costs half a second: ask for it
     settings = Settings(drain_notice_s=0.0, drain_s=0.0, **options)
     parts = main.assemble(settings)
     service = parts.service

@@ -24,6 +24,7 @@ CORE = "The core knows no library but anyio"
 LANGCHAIN = "Only agents knows LangChain"
 FASTAPI = "Only api knows FastAPI"
 WATCHING = "Only telemetry knows structlog, Prometheus and OpenTelemetry"
+STORE = "Only tasks knows the task engine and SQL"
 FACTS = "Telemetry knows of runs only what happened"
 NOUNS = "Settings know only the nouns of the core"
 CIRCLES = "Inside a room, modules do not import each other in circles"
@@ -54,6 +55,12 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (WATCHING, "app.api.agent", "structlog"),
     (WATCHING, "app.agents.failure", "opentelemetry"),
     (WATCHING, "app.main", "prometheus_client"),
+    (LAYERS, "app.tasks.rows", "app.agents.anatomy"),
+    (LAYERS, "app.api.tasks", "app.tasks.engine"),
+    (LAYERS, "app.agents.conversations", "app.tasks.kept"),
+    (STORE, "app.api.threads", "sqlalchemy"),
+    (STORE, "app.main", "dbos"),
+    (CORE, "app.runs.background", "dbos"),
     (FACTS, "app.telemetry.fanout", "app.runs.runner"),
     (FACTS, "app.telemetry.logs", "app.runs.live"),
     (NOUNS, "app.settings", "app.runs.runner"),

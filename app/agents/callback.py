@@ -79,10 +79,10 @@ class RunHandler(BaseCallbackHandler):
         self.tools = tools
         self.output_tools = output_tools
         self.clock = clock
-        self.iterations = 0
+        self.iterations = call.iterations
         self.finishing = False
         self.models = ModelCalls(call, self.about, clock, refuses)
-        self.tool_calls = ToolCalls(call.emit, self.about, clock)
+        self.tool_calls = ToolCalls(call.emit, self.about, clock, call.fence)
 
     @_watching
     def on_chat_model_start(

@@ -1,38 +1,79 @@
-"""Conversations of agents that keep none themselves: in memory, bounded, gone with the process."""
+"""Conversations of agents that keep none themselves: bounded, on the store or in memory."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import (
+    BaseMessage,
+    HumanMessage,
+    messages_from_dict,
+    messages_to_dict,
+)
+
+from app.runs.errors import InFlight
+from app.runs.ports import ThreadStore
 
 _MOST_THREADS = 1_000
 _MOST_MESSAGES = 100
 
 
 class Conversations:
-    """What was said, by thread id. The threads that were not used for longest are forgotten."""
+    """What was said with one agent, by thread id."""
 
-    def __init__(self) -> None:
-        self._threads: OrderedDict[str, list[BaseMessage]] = OrderedDict()
+    def __init__(self, agent: str, store: ThreadStore) -> None:
+        self._agent = agent
+        self._store = store
 
-    def so_far(self, thread_id: str | None) -> list[BaseMessage]:
+    async def so_far(self, thread_id: str | None) -> list[BaseMessage]:
         """What was said in a thread; nothing in a new one, or without one."""
-        if thread_id is None or thread_id not in self._threads:
-            return []
-        self._threads.move_to_end(thread_id)
-        return list(self._threads[thread_id])
+        said = await self._store.read(self._agent, thread_id) if thread_id is not None else None
+        return [] if said is None else messages_from_dict(json.loads(said))
 
-    def keep(self, thread_id: str | None, messages: Sequence[BaseMessage]) -> None:
+    async def keep(self, thread_id: str | None, messages: Sequence[BaseMessage]) -> None:
         """What has been said now, all of it; the oldest questions go when there are too many."""
         if thread_id is None:
             return
         kept = list(messages)
         while len(kept) > _MOST_MESSAGES and (start := _second_question(kept)):
             kept = kept[start:]
-        self._threads[thread_id] = kept
-        self._threads.move_to_end(thread_id)
-        while len(self._threads) > _MOST_THREADS:
-            self._threads.popitem(last=False)
+        text = json.dumps(messages_to_dict(kept), default=str)
+        await self._store.write(self._agent, thread_id, text)
+
+
+class InMemory:
+    """Threads that are gone with the process; those not used for longest are forgotten."""
+
+    def __init__(self) -> None:
+        self._said: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._held: dict[tuple[str, str], str] = {}
+
+    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+        """Take a thread for a run. Raises InFlight when another run has it."""
+        if self._held.setdefault((agent, thread_id), run_id) != run_id:
+            raise InFlight
+
+    async def release(self, agent: str, thread_id: str, run_id: str) -> None:
+        """Give a thread back."""
+        if self._held.get((agent, thread_id)) == run_id:
+            del self._held[agent, thread_id]
+
+    async def read(self, agent: str, thread_id: str) -> str | None:
+        """What was kept, or None for a thread that is not known."""
+        if (agent, thread_id) in self._said:
+            self._said.move_to_end((agent, thread_id))
+        return self._said.get((agent, thread_id))
+
+    async def write(self, agent: str, thread_id: str, text: str) -> None:
+        """Keep this, in the place of what was kept."""
+        self._said[agent, thread_id] = text
+        self._said.move_to_end((agent, thread_id))
+        while len(self._said) > _MOST_THREADS:
+            self._said.popitem(last=False)
+
+    async def forget(self, agent: str, thread_id: str) -> bool:
+        """Drop a thread; false if it was not known."""
+        return self._said.pop((agent, thread_id), None) is not None
 
 
 def _second_question(messages: Sequence[BaseMessage]) -> int | None:

@@ -19,13 +19,13 @@ from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
 from app.agents import anatomy
 from app.agents.callback import RunHandler
-from app.agents.conversations import Conversations
+from app.agents.conversations import Conversations, InMemory
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
 from app.agents.speaking import handler_for
 from app.agents.tools import guarded
 from app.runs.model import AgentAnswer, AgentInfo
-from app.runs.ports import AgentCall
+from app.runs.ports import AgentCall, ThreadStore
 
 # What the classic `generate` told a model that writes its thoughts as text.
 _CONCLUDE = "Thought: I now need to return a final answer based on the previous steps."
@@ -62,19 +62,23 @@ class ExecutorAgent:
         told = self._executor.to_json()
         object.__setattr__(self._executor, "to_json", lambda: told)
         self._tools = frozenset(info.tools)
-        self._conversations = Conversations()
+        self._conversations = Conversations(info.name, InMemory())
         self._history_is_text = _wants_text(executor)
         # The text of an agent that is parsed (ReAct) is not its answer.
         parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
         self._speaks = any(type(parser).__name__ in _READS_TOOL_CALLS for parser in parsers)
         self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
+    def keep_in(self, threads: ThreadStore, steps: object = None) -> None:
+        """Keep conversations there; an executor has no steps that could be kept."""
+        self._conversations = Conversations(self.info.name, threads)
+
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
         if not self._speaks:
             call = replace(call, say=None)
         handler = handler_for(call, self.info.name, self._tools)
-        before = self._conversations.so_far(call.thread_id)
+        before = await self._conversations.so_far(call.thread_id)
         with blamed(handler):
             output, new_turn = await self._run(call, handler, before)
             if output is None:
@@ -84,7 +88,7 @@ class ExecutorAgent:
                 text = AIMessage(output).text if isinstance(output, list) else output
                 answer = whole_answer(handler, str(text))
         now = [HumanMessage(call.question), AIMessage(answer.text)]
-        self._conversations.keep(call.thread_id, [*before, *now])
+        await self._conversations.keep(call.thread_id, [*before, *now])
         return answer
 
     async def _run(

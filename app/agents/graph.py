@@ -15,17 +15,19 @@ from langgraph.pregel import Pregel
 from app.agents import anatomy
 from app.agents.builder import ATTEMPTS
 from app.agents.callback import RunHandler
-from app.agents.conversations import Conversations
+from app.agents.conversations import Conversations, InMemory
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
 from app.agents.speaking import handler_for
 from app.agents.tools import guarded
 from app.runs.errors import Interrupted
 from app.runs.model import AgentAnswer, AgentInfo
-from app.runs.ports import AgentCall
+from app.runs.ports import AgentCall, ThreadStore
 
 # The runs are bounded by iterations, model calls and the deadline, each of which has an outcome.
 _RECURSION_LIMIT = 100_000
+# Marks, in a checkpoint, the run that wrote it.
+_RUN = "watchkeeper_run_id"
 _LIBRARY_SENTENCE = "Model call limits exceeded"
 
 
@@ -37,7 +39,8 @@ class GraphAgent:
         self.verbose = graph.debug
         self._graph = graph
         self._keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
-        self._conversations = Conversations()
+        self._conversations = Conversations(info.name, InMemory())
+        self._durable = graph
         self._attempts = ((graph.config or {}).get("metadata") or {}).get(ATTEMPTS, 1)
         self._model = anatomy.find(graph, BaseChatModel)  # type: ignore[type-abstract]
         self._output_tools = anatomy.output_tools(graph)
@@ -47,6 +50,12 @@ class GraphAgent:
             for name, tool in node.tools_by_name.items():
                 self.verbose = self.verbose or bool(tool.verbose)
                 node.tools_by_name[name] = guarded(tool)
+
+    def keep_in(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
+        """Keep conversations and, of background runs, steps there; not if it has a place itself."""
+        self._conversations = Conversations(self.info.name, threads)
+        if not self._keeps_threads and steps is not None:
+            self._durable = self._graph.copy({"checkpointer": steps})
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
@@ -64,7 +73,7 @@ class GraphAgent:
             text = str(messages[-1].text) if messages else ""
             whole = whole_answer(handler, text, state.get("structured_response"))
             if not self._keeps_threads:
-                self._conversations.keep(call.thread_id, messages)
+                await self._conversations.keep(call.thread_id, messages)
             return whole
 
     async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[dict[str, Any], bool]:
@@ -73,13 +82,15 @@ class GraphAgent:
         Each state arrives before the next step starts, so closing the stream there means that
         no later call is made.
         """
-        state: dict[str, Any] = {}
-        before = [] if self._keeps_threads else self._conversations.so_far(call.thread_id)
-        stream = self._graph.astream(
-            {"messages": [*before, HumanMessage(call.question)]},
-            {**_config(call), "callbacks": [handler], "recursion_limit": _RECURSION_LIMIT},
+        graph = self._durable if call.durable else self._graph
+        config = _config(call, in_thread=self._keeps_threads)
+        state, asked = await self._begin(call, handler, graph, config)
+        stream = graph.astream(
+            asked,
+            {**config, "callbacks": [handler], "recursion_limit": _RECURSION_LIMIT},
             stream_mode="values",
             output_keys=self._keys,
+            durability="sync" if call.durable else None,
         )
         async with stops_at_ceiling(handler), aclosing(stream):  # type: ignore[type-var]
             async for state in stream:
@@ -91,13 +102,34 @@ class GraphAgent:
         limited_itself = _is_library_sentence(state.get("messages", []))
         return state, handler.models.ceiling_reached or limited_itself
 
+    async def _begin(
+        self, call: AgentCall, handler: RunHandler, graph: Any, config: RunnableConfig
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The state to start from and what to ask: nothing, where an earlier attempt had begun.
+
+        Whether there is anything left to do is the graph's to say: what it would do next can be
+        empty in the middle of a run.
+        """
+        asked: list[BaseMessage] = [HumanMessage(call.question)]
+        keeps = call.durable or (self._keeps_threads and call.thread_id is not None)
+        if keeps and graph.checkpointer:
+            kept = await graph.aget_state(config)
+            if (kept.metadata or {}).get(_RUN) == call.run_id:
+                _go_on(handler, kept.values.get("messages", []), self._output_tools)
+                return dict(kept.values), None
+            # A run that was cut in the middle may have left calls that nobody answered.
+            asked = [*_unanswered(kept.values.get("messages", [])), *asked]
+        if not self._keeps_threads:
+            asked = [*await self._conversations.so_far(call.thread_id), *asked]
+        return {}, {"messages": asked}
+
     async def _conclude(self, call: AgentCall, messages: list[BaseMessage], text: str) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
         said = [*_unanswered(messages), AIMessage(text)]
         if not self._keeps_threads:
-            self._conversations.keep(call.thread_id, [*messages, *said])
+            await self._conversations.keep(call.thread_id, [*messages, *said])
             return
-        config = _config(call)
+        config = _config(call, in_thread=True)
         await self._graph.aupdate_state(config, {"messages": said})
         # What the graph would have done next is not to be done when the conversation goes on.
         await self._graph.aupdate_state(config, None, as_node=END)
@@ -108,8 +140,28 @@ def _is_library_sentence(messages: Sequence[BaseMessage]) -> bool:
     return bool(messages) and str(messages[-1].text).startswith(_LIBRARY_SENTENCE)
 
 
-def _config(call: AgentCall) -> RunnableConfig:
-    return {"configurable": {"thread_id": call.thread_id or call.run_id}}
+def _config(call: AgentCall, *, in_thread: bool) -> RunnableConfig:
+    """Where a graph without threads of its own keeps its steps, no two runs meet."""
+    thread_id = call.thread_id if in_thread else None
+    return {
+        "configurable": {"thread_id": thread_id or call.run_id},
+        "metadata": {_RUN: call.run_id},
+    }
+
+
+def _go_on(
+    handler: RunHandler, messages: Sequence[BaseMessage], output_tools: frozenset[str]
+) -> None:
+    """Count the turns of an earlier attempt; what its last model was asked was said before it."""
+    asked_at = max((n for n, m in enumerate(messages) if isinstance(m, HumanMessage)), default=0)
+    turns = [
+        message
+        for message in messages[asked_at:]
+        if isinstance(message, AIMessage)
+        and any(call["name"] not in output_tools for call in message.tool_calls)
+    ]
+    handler.iterations = max(handler.iterations, len(turns))
+    handler.models.basis = messages[: len(messages) - len(_last_turn(messages))]
 
 
 def _unanswered(messages: Sequence[BaseMessage]) -> list[ToolMessage]:

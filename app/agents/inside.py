@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from langchain_core.messages import AIMessage
 
 from app.agents import reading
+from app.runs.deadline import tool_call
 from app.runs.model import Tally
+from app.runs.tasks import Fence
 
 
 @dataclass(slots=True)
@@ -26,14 +28,17 @@ class SubAgent:
 class OpenTool:
     """A tool call at work.
 
-    `node` is the graph node that runs it; `sub_agent` the agent that it asks at present. `error`
-    and `invalid_arguments` are set by the tool's wrapper when a call fails softly.
+    `key` names it to other systems, and its `fence` is passed before it does anything. `node` is
+    the graph node that runs it; `sub_agent` the agent that it asks at present. `error` and
+    `invalid_arguments` are set by the tool's wrapper when a call fails softly.
     """
 
     call_id: str
     name: str
     outer: "OpenTool | None"
     started_at: float
+    key: str = ""
+    fence: Fence | None = None
     node: str | None = None
     sub_agent: SubAgent | None = None
     error: BaseException | None = None
@@ -53,3 +58,9 @@ class OpenTool:
 
 # The tool call that the present task or thread works in.
 inside: ContextVar[OpenTool | None] = ContextVar("watchkeeper_tool", default=None)
+
+
+def enter(tool: OpenTool | None) -> None:
+    """Say which tool call the present task or thread works in from now on."""
+    inside.set(tool)
+    tool_call.set(tool.key if tool else None)

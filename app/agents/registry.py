@@ -171,7 +171,7 @@ def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) ->
     kind = "create_agent" if made_by == "langchain_create_agent" else "langgraph"
     info = _info(served, kind, graph, tuple(dict.fromkeys(tools)))
     info = _limited(info, metadata.get(MAX_ITERATIONS), metadata.get(EARLY_STOPPING))
-    return GraphAgent(graph, replace(info, conversations=True))
+    return GraphAgent(graph, replace(info, conversations=True, resumes=True))
 
 
 def _metadata(graph: Pregel[Any, Any, Any, Any]) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """The tool calls of one run: each told when it starts and once when it ends."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
-from app.agents.inside import OpenTool, SubAgent, inside
+from app.agents.inside import OpenTool, SubAgent, enter, inside
 from app.runs.events import (
     Emit,
     SubAgentFinished,
@@ -18,6 +19,7 @@ from app.runs.events import (
     ToolCallStarted,
 )
 from app.runs.model import CallOutcome, Rejection
+from app.runs.tasks import Fence
 
 
 @dataclass(slots=True)
@@ -27,6 +29,8 @@ class ToolCalls:
     emit: Emit
     about: Mapping[str, str]
     clock: Callable[[], float]
+    fence: Fence | None = None
+    _position: int = 0
     _open: dict[UUID, OpenTool] = field(default_factory=dict)
 
     def start(
@@ -41,12 +45,18 @@ class ToolCalls:
         """A tool begins to work, perhaps on another thread."""
         outer = inside.get()
         opened = OpenTool(
-            str(run_id), name, outer, self.clock(), node=metadata.get("langgraph_node")
+            str(run_id),
+            name,
+            outer,
+            self.clock(),
+            key=self._key(name, arguments, tool_call_id),
+            fence=self.fence,
+            node=metadata.get("langgraph_node"),
         )
         self._open[run_id] = opened
         if outer is not None and outer.sub_agent is not None:
             outer.sub_agent.tally.tool_calls += 1
-        inside.set(opened)
+        enter(opened)
         self.emit(
             ToolCallStarted(
                 **self.about,
@@ -60,6 +70,12 @@ class ToolCalls:
                 tool_call_id=tool_call_id,
             )
         )
+
+    def _key(self, name: str, arguments: Any, tool_call_id: str | None) -> str:
+        """The model's own id of a call is kept with its message, so it outlives a process."""
+        self._position += 1
+        said = hashlib.sha256(f"{name}\0{arguments}".encode("utf-8", "replace")).hexdigest()
+        return f"{self.about['run_id']}:{tool_call_id or self._position}:{said[:8]}"
 
     def asks_agent(self, tool: OpenTool, name: str) -> None:
         """A tool asks an agent of its own; another one than before ends the one before."""
@@ -115,7 +131,7 @@ class ToolCalls:
         opened = self._open.pop(run_id, None)
         if opened is None:
             return
-        inside.set(opened.outer)
+        enter(opened.outer)
         now = self.clock()
         if opened.sub_agent is not None:
             self._agent_ended(opened.sub_agent, now, outcome)

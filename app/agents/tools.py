@@ -74,6 +74,9 @@ def _passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
 def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
+        opened = inside.get()
+        if opened is not None and opened.fence is not None:
+            opened.fence.passed_in_thread()
         with _caught(tool):
             return _checked(tool, run(*args, **kwargs))
 
@@ -83,6 +86,9 @@ def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]
 def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     async def call(*args: Any, **kwargs: Any) -> Any:
+        opened = inside.get()
+        if opened is not None and opened.fence is not None:
+            await opened.fence.passed()
         with _caught(tool):
             return _checked(tool, await run(*args, **kwargs))
 

@@ -46,7 +46,8 @@ class Watched:
         self.handler = RunHandler(call, agent, refuses=False)
         self.tell(
             RunStarted(
-                **self.about,
+                run_id=self.about["run_id"],
+                agent=self.about["agent"],
                 at=self.began_at,
                 mode=Mode.SYNC,
                 iteration_limit=0,
@@ -67,7 +68,8 @@ class Watched:
         done = self._progress
         self.tell(
             RunFinished(
-                **self.about,
+                run_id=self.about["run_id"],
+                agent=self.about["agent"],
                 at=now,
                 mode=Mode.SYNC,
                 outcome=outcome,

@@ -1,13 +1,16 @@
 """Asking an agent and waiting for its answer: `POST /agent` and `POST /agents/{name}`."""
 
 import asyncio
+import json
+import uuid
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from app.api import problems
-from app.api.deps import ServiceDep
+from app.api.claims import Key
+from app.api.deps import Service, ServiceDep
 from app.api.headers import about
 from app.api.schemas import AgentList, AgentView, FinishedRun, RunBody
 from app.runs.errors import Disconnected, InvalidRequest
@@ -15,6 +18,9 @@ from app.runs.live import Ended, Run
 from app.runs.model import AgentInfo, Mode, Timings
 from app.runs.ports import Agent
 from app.runs.runner import Runner
+from app.runs.tasks import Body
+
+_SETTLE_S = 5.0
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -24,11 +30,14 @@ def _problem(description: str) -> dict[str, Any]:
 RUN_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: _problem("`invalid_json`"),
     404: _problem("`not_found`: no agent of that name"),
+    409: _problem("`in_flight`: a run with this key, or on this thread, has not ended"),
     413: _problem("`too_large`"),
     415: _problem("`unsupported_media_type`"),
-    422: _problem("`invalid_request`: `errors` says what was wrong"),
+    422: _problem("`invalid_request`: `errors` says what was wrong; or `key_reused`"),
     500: _problem("`model_failed`, `agent_failed` or `interrupted`"),
-    503: _problem("`overloaded` or `draining` (with `Retry-After`), or `cancelled`"),
+    503: _problem(
+        "`overloaded`, `draining` or `store_unavailable` (with `Retry-After`), or `cancelled`"
+    ),
     504: _problem("`timeout`: `phase` says what held the run"),
 }
 
@@ -48,15 +57,19 @@ asking: dict[str, Any] = {
 
 
 @router.post("/agent", summary="Ask the default agent", **asking)
-async def ask_default(body: RunBody, request: Request, service: ServiceDep) -> Response:
+async def ask_default(
+    body: RunBody, request: Request, service: ServiceDep, idempotency_key: Key = None
+) -> Response:
     """Run the default agent and wait for its answer."""
-    return await _ask(service.runner, service.agent(), body, request)
+    return await _ask(service, service.agent(), body, request, idempotency_key)
 
 
 @router.post("/agents/{name}", summary="Ask an agent by name", **asking)
-async def ask_named(name: str, body: RunBody, request: Request, service: ServiceDep) -> Response:
+async def ask_named(
+    name: str, body: RunBody, request: Request, service: ServiceDep, idempotency_key: Key = None
+) -> Response:
     """Run one agent and wait for its answer."""
-    return await _ask(service.runner, service.agent(name), body, request)
+    return await _ask(service, service.agent(name), body, request, idempotency_key)
 
 
 @router.get("/agents", summary="The agents served")
@@ -66,11 +79,28 @@ async def list_agents(service: ServiceDep) -> AgentList:
     return AgentList(agents=[_view(info, default=info is infos[0]) for info in infos])
 
 
-async def _ask(runner: Runner, agent: Agent, body: RunBody, request: Request) -> Response:
+async def _ask(
+    service: Service, agent: Agent, body: RunBody, request: Request, key: str | None
+) -> Response:
     check_limits(body, agent.info)
-    run = runner.start(agent, body.request(agent.info), Mode.SYNC)
-    ended = await _end_of(run, runner, request)
+    run_id = str(uuid.uuid4())
+    known = await service.claims.take(agent.info, body, key, run_id)
+    if known is not None:
+        return _replay(known)
+    run = service.runner.start(agent, body.request(agent.info), Mode.SYNC, run_id)
+    service.claims.hold(run, key)
+    ended = await _end_of(run, service.runner, request)
+    if (settling := service.claims.settled(run)) is not None:  # before the caller can ask again
+        await asyncio.wait({settling}, timeout=_SETTLE_S)
     return _response(run, ended)
+
+
+def _replay(known: Body) -> Response:
+    """What a run with the same key was answered."""
+    headers = {"X-Run-Id": str(known["run_id"]), "Idempotent-Replay": "true"}
+    if "code" in known:
+        return problems.respond(problems.Problem.model_validate(known), headers)
+    return Response(json.dumps(dict(known)), headers=headers, media_type="application/json")
 
 
 def check_limits(body: RunBody, agent: AgentInfo) -> None:

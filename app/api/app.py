@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 
-from app.api import agent, metrics, openapi, ops, problems, runs, stream
+from app.api import agent, metrics, openapi, ops, problems, runs, stream, tasks, threads
 from app.api.body_limit import BodyLimit
 from app.api.deps import Service
 from app.api.request_id import HEADER, RequestId
@@ -16,7 +16,8 @@ from app.api.request_id import HEADER, RequestId
 Application: TypeAlias = FastAPI
 Lifespan: TypeAlias = Callable[[Application], AbstractAsyncContextManager[None]]
 
-_ROUTERS = (agent.router, stream.router, runs.router, ops.router, metrics.router)
+_ASKING = (agent.router, stream.router, tasks.router, threads.router)
+_LOOKING = (runs.router, ops.router, metrics.router)
 
 _DESCRIPTION = """Ask LangChain agents over HTTP, with hard deadlines and honest errors.
 
@@ -32,8 +33,12 @@ def build(
     max_body_bytes: int,
     docs: bool,
     cors_origins: Sequence[str] = (),
+    asks: bool = True,
 ) -> Application:
-    """The application. `lifespan` builds the agents and drains at the end."""
+    """The application. `lifespan` builds the agents and drains at the end.
+
+    A process that only works has no agents to ask: it is there to be looked at.
+    """
     app = FastAPIOffline(
         docs_url="/docs" if docs else None,
         redoc_url=None,
@@ -46,7 +51,7 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for router in _ROUTERS:
+    for router in (*(_ASKING if asks else ()), *_LOOKING):
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
@@ -56,7 +61,15 @@ def build(
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=[HEADER, "X-Run-Id", "Server-Timing", "Retry-After"],
+            expose_headers=[
+                HEADER,
+                "X-Run-Id",
+                "Server-Timing",
+                "Retry-After",
+                "Location",
+                "Link",
+                "Idempotent-Replay",
+            ],
         )
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(RequestId, on_error=on_error)
@@ -65,5 +78,7 @@ def build(
 
 def routes() -> list[str]:
     """The templates of every path that is served."""
-    served = (getattr(route, "path", "") for router in _ROUTERS for route in router.routes)
+    served = (
+        getattr(route, "path", "") for router in (*_ASKING, *_LOOKING) for route in router.routes
+    )
     return sorted({*served, "/openapi.json", "/docs"} - {""})

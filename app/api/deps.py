@@ -2,14 +2,24 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.runs.errors import NotFound
-from app.runs.ports import Agent
+from app.api.claims import Claims
+from app.runs.errors import NotFound, StoreUnavailable
+from app.runs.ports import Agent, KeyStore, TaskEngine, ThreadStore
 from app.runs.runner import Runner
 from app.runs.threads import DaemonThreads
+
+
+class Role(StrEnum):
+    """What a process does: answer callers, work background runs, or both."""
+
+    BOTH = "both"
+    API = "api"
+    WORKER = "worker"
 
 
 @dataclass(slots=True)
@@ -20,8 +30,20 @@ class Service:
     threads: DaemonThreads
     version: str
     render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
+    threads_kept: ThreadStore
+    engine: TaskEngine | None = None
+    keys: KeyStore | None = None
     write_s: float = 10.0
+    role: Role = Role.BOTH
+    # Whether readiness is red without the store: a worker can do nothing then.
+    ready_requires_store: bool = False
     agents: Mapping[str, Agent] = field(default_factory=dict)
+    # The span of the present request, in the form of W3C's traceparent.
+    trace: Callable[[], str | None] = lambda: None
+    claims: Claims = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.claims = Claims(self.keys, self.threads_kept)
 
     def agent(self, name: str | None = None) -> Agent:
         """An agent by its name, or the default one. Raises NotFound."""
@@ -31,6 +53,18 @@ class Service:
         if agent is None:
             raise NotFound
         return agent
+
+    @property
+    def tasks(self) -> TaskEngine:
+        """Background runs. Raises StoreUnavailable for a service without a store."""
+        if self.engine is None:
+            raise StoreUnavailable
+        return self.engine
+
+    @property
+    def requires_store(self) -> bool:
+        """Whether this process should get no work while the store is gone."""
+        return self.ready_requires_store or self.role is Role.WORKER
 
     @property
     def demo(self) -> bool:

@@ -59,7 +59,15 @@ def _answer(service: Service, checks: dict[str, Check], response: Response) -> R
 
 def readiness(service: Service) -> dict[str, Check]:
     """What readiness looks at, for the answer and for `agent_ready`."""
-    return {
+    stats = service.engine.stats if service.engine else None
+    store = {} if stats is None else {
+        "store": _check(
+            stats.reachable and stats.has_room,
+            "failed" if service.requires_store else "degraded",
+            "the store has no room" if stats.reachable else "the store cannot be reached",
+        )
+    }  # fmt: skip
+    return store | {
         "agents": _check(bool(service.agents), "failed", "the agents are being built"),
         "draining": _check(not service.runner.leaving, "failed", "the service is shutting down"),
         "capacity": _check(not _is_full(service), "degraded", "every place is taken"),

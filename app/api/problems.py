@@ -15,7 +15,14 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.api.schemas import RunBody, StepView, TimingsView, asked_steps
-from app.runs.errors import Draining, InvalidRequest, Overloaded, WatchkeeperError
+from app.runs.errors import (
+    Draining,
+    InFlight,
+    InvalidRequest,
+    Overloaded,
+    StoreUnavailable,
+    WatchkeeperError,
+)
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome
 
@@ -27,6 +34,9 @@ MEDIA_TYPE = "application/problem+json"
 STATUSES = {
     "invalid_request": 422,
     "not_found": 404,
+    "in_flight": 409,
+    "key_reused": 422,
+    "store_unavailable": 503,
     "overloaded": 503,
     "draining": 503,
     "timeout": 504,
@@ -35,6 +45,7 @@ STATUSES = {
     "model_failed": 500,
     "agent_failed": 500,
     "interrupted": 500,
+    "worker_lost": 500,
     "internal_error": 500,
 }
 
@@ -125,7 +136,7 @@ def of_error(error: WatchkeeperError) -> Problem:
 
 def retry_headers(error: WatchkeeperError) -> dict[str, str]:
     """`Retry-After`, where the error knows it."""
-    if isinstance(error, Overloaded | Draining):
+    if isinstance(error, Overloaded | Draining | InFlight | StoreUnavailable):
         return {"Retry-After": str(error.retry_after_s)}
     return {}
 

@@ -1,5 +1,6 @@
 """What is in flight, what recently ended, and how to stop it: `/runs`."""
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,10 +18,12 @@ from app.api.schemas import (
     TimingsView,
     UsageView,
 )
-from app.runs.errors import NotFound
+from app.api.task_events import find as find_task
+from app.api.tasks import cancel as cancel_task
 from app.runs.live import Run
-from app.runs.model import State
+from app.runs.model import NO_USAGE, Mode, State, Timings
 from app.runs.runner import Stopped
+from app.runs.tasks import Task, TaskStatus
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -52,7 +55,9 @@ async def list_runs(
 @router.get("/{run_id}", summary="One run", responses=_UNKNOWN)
 async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDetail:
     """A run in flight, or one of the recently finished."""
-    run = _find(service, run_id)
+    run = service.runner.find(run_id)
+    if run is None:
+        return _stored(await find_task(service, run_id))
     response.headers.update(about(run))
     content = run.request.include_steps
     usage, cost_usd = run.progress.usage, run.progress.cost_usd
@@ -73,19 +78,47 @@ async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDe
 )
 async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> StopResult:
     """Says what really happened: work that cannot be stopped is `still_stopping`."""
-    run = _find(service, run_id)
-    stopped = await service.runner.cancel(run)
+    run = service.runner.find(run_id)
+    if run is not None and run.attempt is None:
+        stopped = await service.runner.cancel(run)
+    else:
+        stopped = await cancel_task(service, await find_task(service, run_id))
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers.update(about(run))
+    response.headers.update(about(run) if run else {"X-Run-Id": run_id})
     return StopResult(run_id=run_id, result=stopped.value)
 
 
-def _find(service: ServiceDep, run_id: str) -> Run:
-    run = service.runner.find(run_id)
-    if run is None:
-        raise NotFound
-    return run
+def _stored(task: Task) -> RunDetail:
+    """A background run that no run of this process stands for, as far as the store tells."""
+    body = task.body or {}
+    state = State.FINISHED if task.status.ended else _STATES[task.status]
+    timings = body.get("timings") or TimingsView.of(Timings()).model_dump()
+    usage = body.get("usage") or UsageView.of(NO_USAGE, None).model_dump()
+    ended_at = task.finished_at or time.time()
+    return RunDetail(
+        run_id=task.id,
+        trace_id=body.get("trace_id"),
+        agent=task.agent,
+        mode=Mode.BACKGROUND,
+        state=state,
+        outcome=body.get("outcome"),
+        code=body.get("code"),
+        phase=body.get("phase") or ("queue" if state is State.QUEUED else None),
+        age_s=round(max(0.0, ended_at - task.created_at), 3),
+        created_at=datetime.fromtimestamp(task.created_at, UTC).isoformat(),
+        iterations=body.get("iterations") or 0,
+        iteration_limit=body.get("iteration_limit") or 0,
+        tool_calls=body.get("tool_calls") or 0,
+        timeout_s=0.0,
+        timings=timings,
+        usage=usage,
+        steps=body.get("steps") or [],
+        metadata={},
+    )
+
+
+_STATES = {TaskStatus.PENDING: State.QUEUED, TaskStatus.RUNNING: State.RUNNING}
 
 
 def _row(run: Run) -> dict[str, Any]:

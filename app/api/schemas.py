@@ -26,6 +26,7 @@ from app.runs.model import (
     Timings,
     Usage,
 )
+from app.runs.tasks import fingerprint
 
 _MOST_METADATA = 16
 
@@ -96,6 +97,10 @@ class RunBody(BaseModel):
         if not question.strip():
             raise ValueError("must not be blank")
         return question
+
+    def fingerprint(self) -> str:
+        """Tells another body from this one, without keeping what it says."""
+        return fingerprint(self.model_dump_json())
 
     def request(self, agent: AgentInfo) -> RunRequest:
         """The same as a value of the core, with the agent's defaults filled in."""

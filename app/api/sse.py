@@ -3,9 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, TypeAlias
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.responses import Response
@@ -17,18 +17,24 @@ from app.api.schemas import FinishedRun
 from app.runs.events import Emit, StreamClosed, StreamOpened
 from app.runs.live import Ended, Run
 from app.runs.ring import Entry
+from app.runs.tasks import Body
 
 _PING_S = 15.0
 _MOST_AT_ONCE = 200
 _ABORT_S = 1.0
+_SETTLE_S = 5.0
 _HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # proxies would hold events back to send them together
 }
 
 
+# What is sent at once, and whether it is the last.
+Piece: TypeAlias = tuple[bytes, bool]
+
+
 class EventStream(Response):
-    """Sends a run's events after an id, until its `end`.
+    """Sends events until their end or the reader's own; what they are, `pieces` says.
 
     A reader that leaves, or does not take what is sent within `write_s`, is gone: `on_gone` is
     called, which may stop the run.
@@ -37,27 +43,33 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, run: Run, emit: Emit, write_s: float, on_gone: Callable[[], None], after: int = 0
+        self,
+        about: Mapping[str, str],
+        headers: Mapping[str, str],
+        emit: Emit,
+        write_s: float,
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._run = run
-        self._ended = run.ended
-        self._ring = run.ring
+        self._about = dict(about)
         self._emit = emit
         self._write_s = write_s
         self._on_gone = on_gone
-        self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
         self._opened_at = time.monotonic()
         self._first_event_s: float | None = None
-        self.init_headers({**_HEADERS, **about(run)})
+        self.init_headers({**_HEADERS, **headers})
+
+    def pieces(self) -> AsyncIterator[Piece]:
+        """What to send, as it comes; an empty piece keeps the connection open."""
+        raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the reader until the end of the run or its own."""
-        who = {"run_id": self._run.id, "agent": self._run.agent.name}
-        self._emit(StreamOpened(**who, at=self._opened_at))
-        reading = asyncio.create_task(self._send_all(send), name=f"stream {self._run.id}")
-        leaving = asyncio.create_task(_left(receive), name=f"reader {self._run.id}")
+        run_id, agent = self._about["run_id"], self._about["agent"]
+        self._emit(StreamOpened(run_id=run_id, agent=agent, at=self._opened_at))
+        reading = asyncio.create_task(self._send_all(send), name=f"stream {run_id}")
+        leaving = asyncio.create_task(_left(receive), name=f"reader {run_id}")
         reason = "left"
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -70,7 +82,11 @@ class EventStream(Response):
                 self._on_gone()
             self._emit(
                 StreamClosed(
-                    **who, at=time.monotonic(), reason=reason, first_event_s=self._first_event_s
+                    run_id=run_id,
+                    agent=agent,
+                    at=time.monotonic(),
+                    reason=reason,
+                    first_event_s=self._first_event_s,
                 )
             )
         if reason == "stalled" and (abort := scope.get("watchkeeper.abort")) is not None:
@@ -84,36 +100,96 @@ class EventStream(Response):
             headers = self.raw_headers
             start = {"type": "http.response.start", "status": 200, "headers": headers}
             await asyncio.wait_for(send(start), self._write_s)
-            while True:
-                closed = self._ring.closed  # asked first: what is added before is seen below
-                waiting = self._ring.since(self._after)
-                # So much at once that a slow reader can take it in time.
-                entries = waiting[:_MOST_AT_ONCE]
-                body = b"".join(self._encoded(entries)) or KEEPALIVE_COMMENT
-                at_end = bool(entries) and entries[-1].name == "end"
-                done = at_end or (closed and len(entries) == len(waiting))
-                part = {"type": "http.response.body", "body": body, "more_body": not done}
-                await asyncio.wait_for(send(part), self._write_s)
-                if entries and self._first_event_s is None:
-                    self._first_event_s = time.monotonic() - self._opened_at
-                if done:
-                    return "completed"
-                await self._ring.changed(self._after, _PING_S)
+            pinged_at = time.monotonic()
+            async with aclosing(self.pieces()) as pieces:  # type: ignore[type-var]
+                async for body, done in pieces:
+                    now = time.monotonic()
+                    if not body and not done and now - pinged_at < 0.9 * _PING_S:
+                        continue
+                    pinged_at = now
+                    part = {
+                        "type": "http.response.body",
+                        "body": body or KEEPALIVE_COMMENT,
+                        "more_body": not done,
+                    }
+                    await asyncio.wait_for(send(part), self._write_s)
+                    if body and self._first_event_s is None:
+                        self._first_event_s = time.monotonic() - self._opened_at
+            return "completed"
         except (TimeoutError, OSError):
             return "stalled"
+
+
+class RunStream(EventStream):
+    """Sends the events of a run of this process after an id, until its `end`."""
+
+    def __init__(
+        self,
+        run: Run,
+        emit: Emit,
+        write_s: float,
+        on_gone: Callable[[], None] = lambda: None,
+        after: int = 0,
+        settled: asyncio.Future[None] | None = None,
+    ) -> None:
+        who = {"run_id": run.id, "agent": run.agent.name}
+        super().__init__(who, about(run), emit, write_s, on_gone)
+        self._run = run
+        self._ended = run.ended
+        self._ring = run.ring
+        self._settled = settled
+        self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The events of the ring, in pieces that a slow reader can take in time."""
+        while True:
+            closed = self._ring.closed  # asked first: what is added before is seen below
+            waiting = self._ring.since(self._after)
+            entries = waiting[:_MOST_AT_ONCE]
+            body = b"".join(self._encoded(entries))
+            at_end = bool(entries) and entries[-1].name == "end"
+            done = at_end or (closed and len(entries) == len(waiting))
+            if done and self._settled is not None:  # whoever reads the end may ask again at once
+                await asyncio.wait({self._settled}, timeout=_SETTLE_S)
+            yield body, done
+            if done:
+                return
+            await self._ring.changed(self._after, _PING_S)
 
     def _encoded(self, entries: list[Entry]) -> Iterator[bytes]:
         if entries and entries[0].id > self._after + 1:
             gap = {"after": self._after, "next": entries[0].id}
-            yield _event("gap", gap, entries[0].id - 1)
+            yield event("gap", gap, entries[0].id - 1)
         for entry in entries:
             self._after = entry.id
-            yield _event(entry.name, self._data(entry), entry.id)
+            yield event(entry.name, self._data(entry), entry.id)
 
     def _data(self, entry: Entry) -> Mapping[str, Any]:
         if entry.name not in ("error", "end"):
             return entry.data
         return final(self._run, self._ended.result())
+
+
+class Replay(EventStream):
+    """Sends what a run with the same Idempotency-Key was answered, as if it were made again."""
+
+    def __init__(self, known: Body, emit: Emit, write_s: float) -> None:
+        who = {"run_id": str(known["run_id"]), "agent": str(known.get("agent", ""))}
+        headers = {"X-Run-Id": who["run_id"], "Idempotent-Replay": "true"}
+        super().__init__(who, headers, emit, write_s)
+        self._known = known
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """`run`, the whole answer as one `token`, `end`; or the problem in the place of both."""
+        known = dict(self._known)
+        began = {name: known.get(name) for name in ("run_id", "trace_id", "agent", "demo")}
+        limits = {"deadline_s": None, "iteration_limit": known.get("iteration_limit")}
+        said: dict[str, Any] = {"text": known.get("answer"), "agent": None}
+        said["iteration"] = (known.get("iterations") or 0) + 1
+        told = [("run", {**began, **limits})]
+        told.append(("error", known) if "code" in known else ("token", said))
+        told.append(("end", known))
+        yield b"".join(event(name, data, n) for n, (name, data) in enumerate(told, start=1)), True
 
 
 def final(run: Run, ended: Ended) -> dict[str, Any]:
@@ -124,7 +200,7 @@ def final(run: Run, ended: Ended) -> dict[str, Any]:
     return FinishedRun.of(run, ended).model_dump(mode="json")
 
 
-def _event(name: str, data: Mapping[str, Any], number: int) -> bytes:
+def event(name: str, data: Mapping[str, Any], number: int) -> bytes:
     """JSON holds no line break and here no character but ASCII, so no text can forge an event."""
     return format_sse_event(data_str=json.dumps(data), event=name, id=str(number))
 

@@ -1,6 +1,8 @@
 """The same run as a stream: `POST /agent/stream`, and following any run's events."""
 
 import asyncio
+import uuid
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -9,10 +11,12 @@ from pydantic import BaseModel, Field, RootModel
 
 from app.api import problems
 from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
+from app.api.claims import Key
 from app.api.deps import Service, ServiceDep
 from app.api.headers import about
 from app.api.schemas import FinishedRun, RunBody
-from app.api.sse import EventStream
+from app.api.sse import Replay, RunStream
+from app.api.task_events import follow as follow_task
 from app.runs.errors import Disconnected, NotFound
 from app.runs.live import Run
 from app.runs.model import CallOutcome, Mode
@@ -114,9 +118,11 @@ async def stream_default(
     request: Request,
     service: ServiceDep,
     on_disconnect: Policy = OnDisconnect.CANCEL,
+    idempotency_key: Key = None,
 ) -> Response:
     """Run the default agent and send its events as they happen."""
-    return await _stream(service, service.agent(), body, request, on_disconnect)
+    who = Caller(request, on_disconnect, idempotency_key)
+    return await _stream(service, service.agent(), body, who)
 
 
 @router.post("/agents/{name}/stream", summary="Ask an agent, as a stream", **_streaming)
@@ -126,9 +132,11 @@ async def stream_named(
     request: Request,
     service: ServiceDep,
     on_disconnect: Policy = OnDisconnect.CANCEL,
+    idempotency_key: Key = None,
 ) -> Response:
     """Run one agent and send its events as they happen."""
-    return await _stream(service, service.agent(name), body, request, on_disconnect)
+    who = Caller(request, on_disconnect, idempotency_key)
+    return await _stream(service, service.agent(name), body, who)
 
 
 @router.get(
@@ -149,12 +157,14 @@ async def follow(
 ) -> Response:
     """The events of a run, from its first or after `Last-Event-ID`. Leaving changes nothing."""
     run = service.runner.find(run_id)
+    if service.engine is not None and (run is None or run.attempt is not None):
+        return await follow_task(service, run_id, last_event_id)
     if run is None or (run.ring.closed and (_is_forgotten(run) or not run.ring.last_id)):
         raise NotFound
     after = int(last_event_id or 0)
     if run.ring.closed and not run.ring.since(after):
         return Response(status_code=204, headers=about(run))  # tells browsers not to come again
-    return EventStream(run, service.runner.emit, service.write_s, lambda: None, after)
+    return RunStream(run, service.runner.emit, service.write_s, lambda: None, after)
 
 
 def _is_forgotten(run: Run) -> bool:
@@ -163,22 +173,34 @@ def _is_forgotten(run: Run) -> bool:
     return ended is not None and ended.error is None and ended.answer is None
 
 
-async def _stream(
-    service: Service, agent: Agent, body: RunBody, request: Request, policy: OnDisconnect
-) -> Response:
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asked for a stream, and on which terms."""
+
+    request: Request
+    on_disconnect: OnDisconnect
+    key: str | None
+
+
+async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller) -> Response:
     check_limits(body, agent.info)
-    runner = service.runner
-    run = runner.start(agent, body.request(agent.info), Mode.STREAM)
+    runner, claims = service.runner, service.claims
+    run_id = str(uuid.uuid4())
+    known = await claims.take(agent.info, body, caller.key, run_id)
+    if known is not None:
+        return Replay(known, runner.emit, service.write_s)
+    run = runner.start(agent, body.request(agent.info), Mode.STREAM, run_id)
+    claims.hold(run, caller.key)
 
     def on_gone() -> None:
-        if policy is OnDisconnect.CANCEL:
+        if caller.on_disconnect is OnDisconnect.CANCEL:
             runner.stop(run, Disconnected())
 
-    if not await watched(run.admitted, request):
+    if not await watched(run.admitted, caller.request):
         on_gone()
         await asyncio.shield(run.admitted)
     ended = run.ended.result() if run.ended.done() else None
     if not run.admitted.result() and ended is not None and ended.error is not None:
         headers = {**about(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
-    return EventStream(run, runner.emit, service.write_s, on_gone)
+    return RunStream(run, runner.emit, service.write_s, on_gone, settled=claims.settled(run))

@@ -1,4 +1,4 @@
-"""What code inside a run may know of it without being handed it: its id and its time left."""
+"""What code inside a run may know without being handed it: the run, its time left, its call."""
 
 import math
 import time
@@ -24,3 +24,16 @@ def remaining() -> float:
     """
     run = current.get()
     return math.inf if run is None else max(0.0, run.ends_at - time.monotonic())
+
+
+# Set for the time of a tool call, on whatever thread it works.
+tool_call: ContextVar[str | None] = ContextVar("watchkeeper_tool_call", default=None)
+
+
+def idempotency_key() -> str | None:
+    """Names the present tool call for other systems; None outside a tool.
+
+    A background run may call a tool twice, when its process dies between the tool's return and
+    the record of it: both calls have this key, as long as the model repeats itself.
+    """
+    return tool_call.get()

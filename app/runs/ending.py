@@ -3,12 +3,14 @@
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 from app.runs.errors import AgentFailed, RunError
 from app.runs.events import (
     ModelCallFinished,
     ModelCallStarted,
     RunFinished,
+    RunHandedOver,
     SubAgentFinished,
     SubAgentStarted,
     ToolCallFinished,
@@ -59,6 +61,17 @@ def closed(
         started_at=started.at,
         outcome=outcome,
     )
+
+
+def of_open_calls(
+    run: Run, outcome: Outcome
+) -> list[ModelCallFinished | ToolCallFinished | SubAgentFinished]:
+    """The ends of all calls that are open, the innermost first."""
+    now = time.monotonic()
+    started = [call.started for call in run.progress.open.values()]
+    inner = [call for call in started if call.parent_id is not None]
+    own = [call for call in started if call.parent_id is None]
+    return [closed(call, outcome, now) for call in (*reversed(inner), *own)]
 
 
 def as_run_error(raised: BaseException | None) -> RunError:
@@ -125,7 +138,39 @@ def final_fact(run: Run, ended: Ended) -> RunFinished:
         phase=ended.phase,
         error=ended.error.__cause__ if ended.error else None,
         metadata=run.request.metadata,
+        attempt=run.attempt.number if run.attempt else 1,
+        stored_s=stored_s(run),
     )
+
+
+def handed_over(run: Run) -> RunHandedOver:
+    """The end of an attempt whose run goes on elsewhere."""
+    assert run.attempt is not None
+    return RunHandedOver(
+        run_id=run.id,
+        agent=run.agent.name,
+        at=time.monotonic(),
+        mode=run.mode,
+        attempt=run.attempt.number,
+    )
+
+
+def attempt_of(run: Run) -> dict[str, Any]:
+    """What the start of a background run says beside that of another one."""
+    if run.attempt is None:
+        return {}
+    before = [row["trace"] for row in run.attempt.log if row.get("trace")][-1:]
+    submitted = [run.attempt.traceparent] if run.attempt.traceparent else []
+    return {
+        "attempt": run.attempt.number,
+        "stored_s": stored_s(run),
+        "links": (*submitted, *before),
+    }
+
+
+def stored_s(run: Run) -> float:
+    """How long a background run lay in the store before its first start."""
+    return max(0.0, run.attempt.started_at - run.attempt.created_at) if run.attempt else 0.0
 
 
 def drop_answer(run: Run) -> None:

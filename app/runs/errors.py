@@ -38,6 +38,28 @@ class NotFound(WatchkeeperError):
     code = "not_found"
 
 
+class InFlight(WatchkeeperError):
+    """A run with this Idempotency-Key, or on this thread, is still in flight. Try again."""
+
+    code = "in_flight"
+    retryable = True
+    retry_after_s = 1
+
+
+class KeyReused(WatchkeeperError):
+    """This Idempotency-Key was used with another body."""
+
+    code = "key_reused"
+
+
+class StoreUnavailable(WatchkeeperError):
+    """The store cannot be reached or has no room. Nothing was accepted; try again."""
+
+    code = "store_unavailable"
+    retryable = True
+    retry_after_s = 5
+
+
 class RunError(WatchkeeperError):
     """A run ended without an answer."""
 
@@ -111,3 +133,15 @@ class Interrupted(RunError):
 
     code = "interrupted"
     outcome = Outcome.INTERRUPTED
+
+
+class WorkerLost(RunError):
+    """Every process that worked on the run died before it ended."""
+
+    code = "worker_lost"
+
+
+class HandedOver(RunError):
+    """Another process has this run now; it has not ended."""
+
+    code = "handed_over"

@@ -47,6 +47,11 @@ class RunStarted(Fact):
     timeout_s: float
     queue_wait_s: float
     thread_id: str | None = None
+    # Of a background run: which attempt this is, how long it was stored before the first one,
+    # the span that submitted it, and that of the attempt before.
+    attempt: int = 1
+    stored_s: float = 0.0
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +198,26 @@ class RunFinished(Fact):
     phase: Phase | None
     error: BaseException | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 1
+    stored_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHandedOver(Fact):
+    """This attempt at a background run is over and the run is not: another process has it."""
+
+    mode: Mode
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecovered(Fact):
+    """A background run of a process that died was put back into its queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLost(Fact):
+    """A background run killed every process that worked it, and is not tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +261,9 @@ Event: TypeAlias = (
     | IterationLimitReached
     | WorkAbandoned
     | RunFinished
+    | RunHandedOver
+    | RunRecovered
+    | RunLost
     | StreamOpened
     | StreamClosed
 )

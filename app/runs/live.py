@@ -6,9 +6,12 @@ Whoever reads a run waits on `ended`; nobody who reads can hold it.
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
+from typing import Any
 
+from app.runs import snapshot
 from app.runs.admission import Ticket
 from app.runs.deadline import Current, current
 from app.runs.errors import RunError
@@ -18,6 +21,7 @@ from app.runs.events import (
     IterationCounted,
     ModelCallRetried,
     RunFinished,
+    RunHandedOver,
     RunStarted,
     Token,
     ToolCallFinished,
@@ -37,6 +41,7 @@ from app.runs.model import (
 )
 from app.runs.progress import Progress
 from app.runs.ring import Ring
+from app.runs.tasks import Attempt, Fence
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class Run:
         request: RunRequest,
         emit: Emit,
         loop: asyncio.AbstractEventLoop,
+        arrived_at: float | None = None,
     ) -> None:
         self.id = run_id
         self.agent = agent
@@ -74,7 +80,7 @@ class Run:
         self.request = request
         self.iteration_limit = request.max_iterations or agent.iteration_limit
         self.created_at = time.time()
-        self.arrived_at = time.monotonic()
+        self.arrived_at = time.monotonic() if arrived_at is None else arrived_at
         self.ends_at = self.arrived_at + request.timeout_s
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
@@ -93,6 +99,10 @@ class Run:
         self.timers: list[asyncio.TimerHandle] = []
         self.stopping: RunError | None = None
         self.died_in: Phase | None = None
+        # What stands behind a background run; None for a run that somebody waits for.
+        self.attempt: Attempt | None = None
+        self.fence: Fence | None = None
+        self.find_trace: Callable[[], str | None] = lambda: None
         self._emit = emit
         self._lock = threading.RLock()
 
@@ -106,11 +116,13 @@ class Run:
         with self._lock:
             if self.state is State.FINISHED:
                 return
-            if isinstance(fact, RunFinished):
+            if isinstance(fact, RunFinished | RunHandedOver):
                 self.state = State.FINISHED
             self.progress.add(fact)
-            self._show(fact)
             self._emit(fact)
+            if isinstance(fact, RunStarted) and self.trace is None:
+                self.trace = self.find_trace()  # a background run has no request: it is its own
+            self._show(fact)
 
     def say(self, token: Token) -> None:
         """Pass text on to whoever reads, from any thread."""
@@ -191,6 +203,11 @@ class Run:
             return self.ended.result().timings
         with self._lock:
             return self.progress.timings()
+
+    def so_far(self, steps_told: int) -> dict[str, Any]:
+        """What another attempt needs to go on counting, with the steps that were not told."""
+        with self._lock:
+            return snapshot.taken(self.progress, steps_told)
 
     def steps(self) -> tuple[Step, ...]:
         """The tool calls that have finished."""

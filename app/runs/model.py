@@ -97,7 +97,10 @@ class AgentInfo:
     early_stopping: EarlyStopping = EarlyStopping.GENERATE
     timeout_s: float = 30.0
     max_timeout_s: float = 300.0
+    background_timeout_s: float = 3600.0
     conversations: bool = False
+    # Whether a background run of it goes on from its last step after a crash, or begins anew.
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

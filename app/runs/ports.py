@@ -1,11 +1,12 @@
 """What the core needs from outside."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from app.runs.events import Emit, Say
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
+from app.runs.tasks import Body, EngineStats, Execute, Fence, Task, TaskQuery, TaskSpec
 
 # What a model call cost in US dollars; None for a model whose price is not known.
 Price: TypeAlias = Callable[[str, Usage], float | None]
@@ -15,7 +16,9 @@ Price: TypeAlias = Callable[[str, Usage], float | None]
 class AgentCall:
     """One run, as an agent is asked for it; `fault` is told when watching it goes wrong.
 
-    `say` takes the text of models as it comes; it is None where nobody reads it.
+    `say` takes the text of models as it comes; it is None where nobody reads it. A `durable` run
+    keeps its steps, so that another attempt goes on from there; `iterations` are those of
+    attempts before.
     """
 
     run_id: str
@@ -27,6 +30,9 @@ class AgentCall:
     price: Price
     fault: Callable[[], None] = lambda: None
     say: Say | None = None
+    durable: bool = False
+    iterations: int = 0
+    fence: Fence | None = None
 
 
 class Agent(Protocol):
@@ -42,4 +48,98 @@ class Agent(Protocol):
 
         Raises `ModelFailed`, `AgentFailed` (the cause chained) or `Interrupted`.
         """
+        ...
+
+
+class TaskEngine(Protocol):
+    """Keeps background runs and has them worked, at least once each, by some process.
+
+    All of it raises StoreUnavailable, within seconds, while the store cannot be reached.
+    """
+
+    async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
+        """Open the store and, if this process `works`, take runs of these agents from it."""
+        ...
+
+    async def stop(self) -> None:
+        """Take no more runs, give back those that are still worked here, and close."""
+        ...
+
+    async def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
+        """Store a run; true if it is new, false if its key was used before.
+
+        Raises KeyReused when that was with another body.
+        """
+        ...
+
+    async def get(self, task_id: str) -> Task | None:
+        """One run, with its body if it has ended."""
+        ...
+
+    async def spec_of(self, task_id: str) -> TaskSpec | None:
+        """What was submitted as that run."""
+        ...
+
+    async def list(self, query: TaskQuery) -> tuple[Sequence[Task], str | None]:
+        """A page of runs, and the cursor of the next one. Raises ValueError for a bad cursor."""
+        ...
+
+    async def cancel(self, task_id: str) -> bool:
+        """Order a run to stop; false if it had ended before. Whoever works it obeys soon."""
+        ...
+
+    async def tell_stopped(self, task_id: str, body: Body) -> None:
+        """Say what became of a cancelled run that this process worked."""
+        ...
+
+    def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """The rows of a run's log, after so many, as they come; ends when it has ended."""
+        ...
+
+    @property
+    def stats(self) -> EngineStats:
+        """What was last read of the store; it is read again every few seconds."""
+        ...
+
+
+class ThreadStore(Protocol):
+    """Keeps conversations, as text, by agent and thread; one run at a time has a thread."""
+
+    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+        """Take a thread for a run. Raises InFlight when another run has it."""
+        ...
+
+    async def release(self, agent: str, thread_id: str, run_id: str) -> None:
+        """Give a thread back."""
+        ...
+
+    async def read(self, agent: str, thread_id: str) -> str | None:
+        """What was kept, or None for a thread that is not known."""
+        ...
+
+    async def write(self, agent: str, thread_id: str, text: str) -> None:
+        """Keep this, in the place of what was kept."""
+        ...
+
+    async def forget(self, agent: str, thread_id: str) -> bool:
+        """Drop a thread; false if it was not known."""
+        ...
+
+
+class KeyStore(Protocol):
+    """Remembers, by Idempotency-Key, what runs with a waiting caller answered."""
+
+    async def claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+        """Take a key for a run; the body to replay if one with that key has ended.
+
+        Raises InFlight, or KeyReused when the fingerprint is another one.
+        """
+        ...
+
+    async def keep(self, key: str, run_id: str, body: Body) -> None:
+        """Remember what the run answered."""
+        ...
+
+    async def free(self, key: str, run_id: str) -> None:
+        """The run gave nothing to remember: the next one with this key starts anew."""
         ...

@@ -6,6 +6,7 @@ they cannot disagree.
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Progress:
         self.usage = Usage()
         self.cost_usd: float | None = None
         self.ttft_s: float | None = None
-        self._unpriced = False
+        self.unpriced = False
         self.steps: list[Step] = []
         self.open: dict[str, OpenCall] = {}
         self._spent = dict.fromkeys(PhaseKind, 0.0)
@@ -81,6 +82,12 @@ class Progress:
             tools_s=spent[PhaseKind.TOOL],
             other_s=spent[PhaseKind.OTHER],
         )
+
+    def account_for(self, spent: Mapping[PhaseKind, float], now: float) -> None:
+        """Begin at `now` with what was spent before; the rest since arrival was `other`."""
+        self._spent.update(spent)
+        self._spent[PhaseKind.OTHER] += max(0.0, now - self.arrived_at - sum(spent.values()))
+        self._since = max(now, self.arrived_at)
 
     def add(self, fact: Event) -> None:
         """Take one fact in."""
@@ -117,10 +124,10 @@ class Progress:
         """One call without a price leaves the whole without one: a part of it would mislead."""
         self.usage += fact.usage
         if fact.cost_usd is None:
-            self._unpriced = self._unpriced or fact.usage != NO_USAGE
+            self.unpriced = self.unpriced or fact.usage != NO_USAGE
         else:
             self.cost_usd = (self.cost_usd or 0.0) + fact.cost_usd
-        if self._unpriced:
+        if self.unpriced:
             self.cost_usd = None
 
     def _finish_tool(self, fact: ToolCallFinished) -> None:

@@ -9,21 +9,22 @@ once, because a task cancelled before its first step never runs its `finally`.
 import asyncio
 import time
 import uuid
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
-from app.runs import ending
+from app.runs import ending, snapshot
 from app.runs.admission import Admission
+from app.runs.archive import Archive
 from app.runs.errors import (
     AgentFailed,
     Cancelled,
     CutByShutdown,
     DeadlineExceeded,
     Draining,
+    HandedOver,
     Overloaded,
     RunError,
 )
@@ -36,13 +37,11 @@ from app.runs.events import (
 from app.runs.live import Ended, Run
 from app.runs.model import AgentAnswer, Mode, Outcome, Phase, RunRequest, State
 from app.runs.ports import Agent, AgentCall, Price
-from app.runs.ring import Ring
+from app.runs.tasks import Attempt, Fence
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
 GRACE_S = 0.1
-# How many finished runs can still be followed from their beginning.
-_RESUMABLE = 100
 
 
 class Stopped(StrEnum):
@@ -79,23 +78,23 @@ class Runner:
         self.leaving = False
         self.draining = False
         self.in_flight: dict[str, Run] = {}
-        self.finished: OrderedDict[str, Run] = OrderedDict()
         self._threads = threads
         self.emit = emit
-        self._keep = keep_finished
+        self._archive = Archive(keep_finished)
         self._price = price
         self._fault = fault
         self._trace = trace
-        self._resumable: deque[Run] = deque()
         self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
 
-    def start(self, agent: Agent, request: RunRequest, mode: Mode) -> Run:
+    def start(
+        self, agent: Agent, request: RunRequest, mode: Mode, run_id: str | None = None
+    ) -> Run:
         """Begin a run, or queue it; its end is `run.ended`.
 
         A run that is refused ends at once, as `rejected`, with Overloaded or Draining.
         """
         loop = asyncio.get_running_loop()
-        run = Run(str(uuid.uuid4()), agent.info, mode, request, self.emit, loop)
+        run = Run(run_id or str(uuid.uuid4()), agent.info, mode, request, self.emit, loop)
         run.trace = self._trace()
         self.in_flight[run.id] = run
         if self.draining:
@@ -112,6 +111,31 @@ class Runner:
         run.timers.append(loop.call_later(request.timeout_s, self.stop, run, DeadlineExceeded()))
         return run
 
+    def work(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:
+        """Begin an attempt at a background run; it has a place already.
+
+        Its deadline counts from the first start of all attempts, whichever process made them.
+        """
+        loop = asyncio.get_running_loop()
+        arrived_at = time.monotonic() - max(0.0, time.time() - attempt.started_at)
+        about = (attempt.task_id, agent.info, Mode.BACKGROUND, attempt.request, self.emit, loop)
+        run = Run(*about, arrived_at)
+        run.created_at = attempt.created_at
+        run.attempt = attempt
+        run.fence = fence
+        run.find_trace = self._trace
+        snapshot.restore(run.progress, attempt.log, whole=not agent.info.resumes)
+        self.in_flight[run.id] = run
+        run.context.run(self._begin, run, agent, loop)
+        left_s = max(0.0, run.ends_at - time.monotonic())
+        run.timers.append(loop.call_later(left_s, self.stop, run, DeadlineExceeded()))
+        return run
+
+    @property
+    def finished(self) -> Mapping[str, Run]:
+        """The runs that ended recently, by id."""
+        return self._archive.runs
+
     @property
     def stuck_tasks(self) -> int:
         """How many tasks of ended runs would not stop."""
@@ -120,6 +144,11 @@ class Runner:
     def find(self, run_id: str) -> Run | None:
         """A run in flight, or one of the recently finished."""
         return self.in_flight.get(run_id) or self.finished.get(run_id)
+
+    def refuse_if_draining(self) -> None:
+        """Raises Draining where nothing new is taken any more."""
+        if self.draining:
+            raise Draining
 
     def stop(self, run: Run, reason: RunError) -> None:
         """Stop a run for a reason; it ends within the grace. The first reason counts."""
@@ -161,7 +190,7 @@ class Runner:
                 self.stop(run, Draining())
         await self._wait_for_runs(seconds)
         for run in list(self.in_flight.values()):
-            self.stop(run, CutByShutdown())
+            self.stop(run, HandedOver() if run.attempt else CutByShutdown())
         await self._wait_for_runs(4 * GRACE_S)
 
     async def _wait_for_runs(self, seconds: float) -> None:
@@ -182,6 +211,7 @@ class Runner:
                 timeout_s=run.request.timeout_s,
                 queue_wait_s=now - run.arrived_at,
                 thread_id=run.request.thread_id,
+                **ending.attempt_of(run),
             )
         )
         call = AgentCall(
@@ -194,6 +224,9 @@ class Runner:
             price=self._price,
             fault=self._fault,
             say=run.say if run.mode is Mode.STREAM else None,
+            durable=run.attempt is not None,
+            iterations=run.progress.iterations,
+            fence=run.fence,
         )
         run.admitted.set_result(True)
         run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
@@ -230,12 +263,13 @@ class Runner:
         # In the run's own context, whoever ended it: its facts belong to its trace.
         ended = run.context.run(self._tell_end, run, outcome, answer, error, phase)
         del self.in_flight[run.id]
-        self._remember(run)
+        if not isinstance(error, HandedOver):
+            self._archive.add(run)
         run.ended.set_result(ended)
         if not run.admitted.done():
             run.admitted.set_result(False)
         run.ring.finish(*(["error"] if error is not None else []), "end")
-        if run.mode is not Mode.STREAM:
+        if run.mode is Mode.SYNC:
             # Whoever waits has the answer; what is remembered of the run does without.
             ending.drop_answer(run)
         if run.ticket is not None:
@@ -250,12 +284,14 @@ class Runner:
         error: RunError | None,
         phase: Phase | None,
     ) -> Ended:
-        self._close_calls(run, outcome)
+        for fact in ending.of_open_calls(run, outcome):
+            run.record(fact)
         self._report_left(run)
-        if answer is not None and run.mode is Mode.STREAM:
+        if answer is not None and run.mode is not Mode.SYNC:
             run.settle_text(answer.text)
         ended = ending.ended(run, outcome, answer, error, phase)
-        run.record(ending.final_fact(run, ended))
+        handed_over = isinstance(error, HandedOver)
+        run.record(ending.handed_over(run) if handed_over else ending.final_fact(run, ended))
         return ended
 
     def _let_go(self, run: Run, error: RunError | None) -> None:
@@ -269,15 +305,6 @@ class Runner:
         if error is not None:
             error.__cause__ = error.__context__ = None
             error.__traceback__ = None
-
-    def _close_calls(self, run: Run, outcome: Outcome) -> None:
-        """LangChain says nothing of a call that was cancelled: say it for it."""
-        now = time.monotonic()
-        calls = list(run.progress.open.values())
-        inner = [call for call in calls if call.started.parent_id is not None]
-        own = [call for call in calls if call.started.parent_id is None]
-        for call in (*reversed(inner), *own):
-            run.record(ending.closed(call.started, outcome, now))
 
     def _left(self, run: Run) -> Left:
         stuck = run.task is not None and run.task in self._abandoned
@@ -296,17 +323,6 @@ class Runner:
                     tasks=left.tasks,
                 )
             )
-
-    def _remember(self, run: Run) -> None:
-        self.finished[run.id] = run
-        while len(self.finished) > self._keep:
-            self.finished.popitem(last=False)
-        self._resumable.append(run)
-        while len(self._resumable) > _RESUMABLE:
-            dropped = self._resumable.popleft()
-            dropped.ring = Ring(asyncio.get_running_loop())
-            dropped.ring.finish()
-            ending.drop_answer(dropped)
 
 
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:

@@ -36,6 +36,8 @@ RUN_TOOL_CALLS = "agent.run.tool_calls"
 RUN_DEADLINE = "agent.run.deadline_s"
 RUN_TIMEOUT_PHASE = "agent.run.timeout.phase"
 RUN_COST = "agent.run.cost_usd"
+TASK_ATTEMPT = "agent.task.attempt"
+TASK_QUEUE_WAIT = "agent.queue.wait_s"
 ITERATION = "agent.iteration"
 LLM_ATTEMPT = "agent.llm.attempt"
 CALL_OUTCOME = "agent.call.outcome"
@@ -52,6 +54,7 @@ PROVIDERS = {
 }
 
 INVOKE_AGENT, CHAT, EXECUTE_TOOL = "invoke_agent", "chat", "execute_tool"
+RUN_TASK = "run_task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,15 @@ class SpanKindOf:
 
 SPANS = (
     SpanKindOf(
+        f"{RUN_TASK} {{agent}}",
+        "CONSUMER",
+        "none; linked to the span that submitted it and to the attempt before",
+        (RUN_ID, TASK_ATTEMPT, TASK_QUEUE_WAIT),
+    ),
+    SpanKindOf(
         f"{INVOKE_AGENT} {{agent}}",
         "INTERNAL",
-        "the server span",
+        "the server span, or run_task",
         (
             OPERATION, AGENT_NAME, CONVERSATION, INPUT_TOKENS, OUTPUT_TOKENS, RUN_ID, RUN_MODE,
             RUN_OUTCOME, RUN_ITERATIONS, RUN_ITERATION_LIMIT, RUN_TOOL_CALLS, RUN_DEADLINE,

@@ -18,6 +18,15 @@ RUN_FINISHED = Line(
     "The canonical line, one for each run: outcome, counts, timings, tokens.",
 )
 RUN_STARTED = Line("run_started", "debug", "A run has its place and begins to work.")
+RUN_HANDED_OVER = Line(
+    "run_handed_over", "info", "A background run goes on in another process, or after a restart."
+)
+TASK_RECOVERED = Line(
+    "task_recovered", "warning", "A background run was taken over from a process that died."
+)
+TASK_LOST = Line(
+    "task_lost", "error", "A background run lost every process that worked it, and is given up."
+)
 RUN_TIMED_OUT = Line("run_timed_out", "warning", "A run missed its deadline; `phase` held it.")
 LIMIT_REACHED = Line("iteration_limit_reached", "warning", "A run was stopped at its limit.")
 LLM_CALL = Line("llm_call", "debug; warning on failure", "A model call ended.")

@@ -22,7 +22,10 @@ from app.runs.events import (
     ModelCallRetried,
     ModelCallStarted,
     RunFinished,
+    RunHandedOver,
+    RunLost,
     RunQueued,
+    RunRecovered,
     RunStarted,
     StreamClosed,
     StreamOpened,
@@ -123,6 +126,13 @@ class Metrics:
                 self._enters(fact, State.RUNNING, fact.at - fact.queue_wait_s)
             case RunFinished():
                 self._run_ended(fact)
+            case RunHandedOver():
+                self._in_flight.pop(fact.run_id, None)
+                self._child(catalogue.TASK_ATTEMPTS, fact.agent, "handed_over").inc()
+            case RunRecovered():
+                self._child(catalogue.TASK_RECOVERED, fact.agent).inc()
+            case RunLost():
+                self._child(catalogue.RUNS, fact.agent, Mode.BACKGROUND, Outcome.FAILED).inc()
             case FirstToken():
                 child = self._child(
                     catalogue.LLM_FIRST_TOKEN, fact.agent, fact.provider, fact.model
@@ -171,10 +181,12 @@ class Metrics:
         self._child(catalogue.RUNS, fact.agent, fact.mode, fact.outcome).inc(1, exemplar)
         duration = self._child(catalogue.RUN_DURATION, fact.agent, fact.outcome)
         duration.observe(fact.duration_s, exemplar)
+        if fact.mode is Mode.BACKGROUND:
+            self._child(catalogue.TASK_ATTEMPTS, fact.agent, fact.outcome).inc()
         if fact.outcome is Outcome.REJECTED:
             self._child(catalogue.REJECTED, fact.code or catalogue.OTHER).inc()
             return
-        self._child(catalogue.QUEUE_WAIT, fact.agent).observe(fact.timings.queue_s)
+        self._child(catalogue.QUEUE_WAIT, fact.agent).observe(fact.stored_s + fact.timings.queue_s)
         self._child(catalogue.ITERATIONS, fact.agent).observe(fact.iterations)
         self._child(catalogue.RUN_TOOL_CALLS, fact.agent).observe(fact.tool_calls)
         if fact.iteration_limit:

@@ -7,7 +7,8 @@ from typing import Any
 
 _LONGEST = 8_192
 _SECRETS = re.compile(
-    r"(?:sk|pk|wk|ghp|xox[abp])[-_][A-Za-z0-9_-]{8,}|(?i:bearer)\s+[\w.~+/=-]{8,}"
+    # Not in the middle of a word: task_recovered is no key.
+    r"(?<![A-Za-z0-9])(?:sk|pk|wk|ghp|xox[abp])[-_][A-Za-z0-9_-]{8,}|(?i:bearer)\s+[\w.~+/=-]{8,}"
 )
 
 

@@ -11,7 +11,10 @@ from app.runs.events import (
     ModelCallRetried,
     ModelCallStarted,
     RunFinished,
+    RunHandedOver,
+    RunLost,
     RunQueued,
+    RunRecovered,
     RunStarted,
     StreamClosed,
     StreamOpened,
@@ -39,6 +42,12 @@ def write(fact: Event) -> None:
                 say(level, lines.RUN_FINISHED, **about, **_canonical(fact))
             if fact.outcome is Outcome.TIMEOUT:
                 say("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
+        case RunHandedOver():
+            say("info", lines.RUN_HANDED_OVER, **about, attempt=fact.attempt)
+        case RunRecovered():
+            say("warning", lines.TASK_RECOVERED, **about)
+        case RunLost():
+            say("error", lines.TASK_LOST, **about)
         case RunStarted():
             say("debug", lines.RUN_STARTED, **about, mode=fact.mode, timeout_s=fact.timeout_s)
         case ModelCallFinished():
@@ -83,7 +92,7 @@ def _canonical(fact: RunFinished) -> dict[str, Any]:
         "code": fact.code,
         "mode": fact.mode,
         "duration_s": round(fact.duration_s, 4),
-        "queue_wait_s": round(fact.timings.queue_s, 4),
+        "queue_wait_s": round(fact.stored_s + fact.timings.queue_s, 4),
         "llm_s": round(fact.timings.llm_s, 4),
         "tools_s": round(fact.timings.tools_s, 4),
         "iterations": fact.iterations,
@@ -97,6 +106,6 @@ def _canonical(fact: RunFinished) -> dict[str, Any]:
         "timeout_phase": phase,
         "error_type": error_type(fact.error),
         "error_at": frames(fact.error),
-        "attempt": 1,
+        "attempt": fact.attempt,
         "metadata": dict(fact.metadata),
     }

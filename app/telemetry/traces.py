@@ -7,6 +7,7 @@ from typing import assert_never
 
 from opentelemetry import context as otel
 from opentelemetry.trace import (
+    Link,
     Span,
     SpanKind,
     Status,
@@ -26,7 +27,10 @@ from app.runs.events import (
     ModelCallRetried,
     ModelCallStarted,
     RunFinished,
+    RunHandedOver,
+    RunLost,
     RunQueued,
+    RunRecovered,
     RunStarted,
     StreamClosed,
     StreamOpened,
@@ -37,18 +41,10 @@ from app.runs.events import (
     ToolCallStarted,
     WorkAbandoned,
 )
-from app.runs.model import CallOutcome, Outcome
+from app.runs.model import Mode
+from app.telemetry import attributes as ends
 from app.telemetry import conventions as name
 from app.telemetry import redact
-
-_ERRORS = (Outcome.TIMEOUT, Outcome.ITERATION_LIMIT, Outcome.FAILED)
-_CALL_ERRORS = (
-    CallOutcome.FAILED,
-    CallOutcome.TOOL_ERROR,
-    CallOutcome.TIMEOUT,
-    CallOutcome.RATE_LIMITED,
-    CallOutcome.INCOMPLETE,
-)
 
 
 @dataclass(slots=True)
@@ -61,9 +57,13 @@ class OpenSpan:
 
 @dataclass(slots=True)
 class Tree:
-    """The spans of one run that are open: its own, and its calls by their ids."""
+    """The spans of one run that are open: its own, and its calls by their ids.
+
+    A background run has a `task` span above its own: it has no request to stand under.
+    """
 
     root: OpenSpan
+    task: Span | None = None
     calls: dict[str, OpenSpan] = field(default_factory=dict)
 
 
@@ -89,6 +89,8 @@ class Traces:
                 self._run_starts(fact)
             case RunFinished():
                 self._run_ends(fact)
+            case RunHandedOver():
+                self._tree_ends(fact)
             case ModelCallStarted():
                 self._model_call_starts(fact)
             case FirstToken():
@@ -104,10 +106,12 @@ class Traces:
                 title = f"{name.INVOKE_AGENT} {fact.name}"
                 self._call_starts(fact, title, SpanKind.INTERNAL, attributes)
             case SubAgentFinished():
-                self._call_ends(fact, _sub_agent_attributes(fact))
+                self._call_ends(fact, ends.sub_agent_attributes(fact))
             case IterationCounted() | IterationLimitReached() | ToolCallRejected():
                 pass
             case ModelCallRetried() | WorkAbandoned() | StreamOpened() | StreamClosed():
+                pass
+            case RunRecovered() | RunLost():
                 pass
             case _:
                 assert_never(fact)
@@ -124,8 +128,10 @@ class Traces:
         return {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
 
     def _run_begins(self, fact: RunQueued | RunStarted | RunFinished, at: float) -> Tree:
+        task = self._task_begins(fact) if isinstance(fact, RunStarted) else None
         span = self._tracer.start_span(
             f"{name.INVOKE_AGENT} {fact.agent}",
+            context=set_span_in_context(task) if task else None,
             kind=SpanKind.INTERNAL,
             start_time=self._wall_ns(at),
             attributes={
@@ -136,9 +142,26 @@ class Traces:
             },
         )
         get_current_span().set_attribute(name.RUN_ID, fact.run_id)
-        tree = Tree(OpenSpan(span, otel.get_current()))
+        tree = Tree(OpenSpan(span, otel.get_current()), task)
         self._trees[fact.run_id] = tree
         return tree
+
+    def _task_begins(self, fact: RunStarted) -> Span | None:
+        """A new trace: the one that submitted the run may have ended long ago, so it is linked."""
+        if fact.mode is not Mode.BACKGROUND:
+            return None
+        return self._tracer.start_span(
+            f"{name.RUN_TASK} {fact.agent}",
+            context=otel.Context(),
+            kind=SpanKind.CONSUMER,
+            start_time=self._wall_ns(fact.at),
+            links=[Link(ends.context_of(traceparent)) for traceparent in fact.links],
+            attributes={
+                name.RUN_ID: fact.run_id,
+                name.TASK_ATTEMPT: fact.attempt,
+                name.TASK_QUEUE_WAIT: fact.stored_s,
+            },
+        )
 
     def _run_starts(self, fact: RunStarted) -> None:
         tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.queue_wait_s)
@@ -150,12 +173,19 @@ class Traces:
     def _run_ends(self, fact: RunFinished) -> None:
         tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.duration_s)
         span = tree.root.span
-        span.set_attributes(_run_attributes(fact))
-        if fact.outcome in _ERRORS:
+        span.set_attributes(ends.run_attributes(fact))
+        if fact.outcome in ends.ERRORS:
             span.set_status(Status(StatusCode.ERROR))
-        span.end(self._wall_ns(fact.at))
-        del self._trees[fact.run_id]
-        if get_current_span() is span:
+        self._tree_ends(fact)
+
+    def _tree_ends(self, fact: RunFinished | RunHandedOver) -> None:
+        tree = self._trees.pop(fact.run_id, None)
+        if tree is None:
+            return
+        for span in (tree.root.span, tree.task):
+            if span is not None:
+                span.end(self._wall_ns(fact.at))
+        if get_current_span() is tree.root.span:
             otel.attach(tree.root.before)
 
     def _model_call_starts(self, fact: ModelCallStarted) -> None:
@@ -238,8 +268,8 @@ class Traces:
             return
         span = opened.span
         span.set_attributes(attributes)
-        if fact.outcome in _CALL_ERRORS:
-            span.set_attribute(name.ERROR_TYPE, _error_type(fact))
+        if fact.outcome in ends.CALL_ERRORS:
+            span.set_attribute(name.ERROR_TYPE, ends.error_type(fact))
             span.set_status(Status(StatusCode.ERROR))
         span.end(self._wall_ns(fact.at))
         if get_current_span() is span:
@@ -252,39 +282,3 @@ class Traces:
 
     def _wall_ns(self, at: float) -> int:
         return int((at + self._offset_s()) * 1e9)
-
-
-def _error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) -> str:
-    """The type of what was raised, where it says more than the outcome."""
-    error = getattr(fact, "error", None)
-    if error is None or fact.outcome is CallOutcome.TOOL_ERROR:
-        return fact.outcome.value
-    return type(error).__name__
-
-
-def _sub_agent_attributes(fact: SubAgentFinished) -> dict[str, AttributeValue]:
-    return {
-        name.RUN_ITERATIONS: fact.tally.iterations,
-        name.RUN_TOOL_CALLS: fact.tally.tool_calls,
-        name.INPUT_TOKENS: fact.tally.usage.input_tokens,
-        name.OUTPUT_TOKENS: fact.tally.usage.output_tokens,
-    }
-
-
-def _run_attributes(fact: RunFinished) -> dict[str, AttributeValue]:
-    attributes: dict[str, AttributeValue] = {
-        name.RUN_OUTCOME: fact.outcome,
-        name.RUN_DEADLINE: fact.timeout_s,
-        name.RUN_ITERATIONS: fact.iterations,
-        name.RUN_ITERATION_LIMIT: fact.iteration_limit,
-        name.RUN_TOOL_CALLS: fact.tool_calls,
-        name.INPUT_TOKENS: fact.usage.input_tokens,
-        name.OUTPUT_TOKENS: fact.usage.output_tokens,
-    }
-    if fact.cost_usd is not None:
-        attributes[name.RUN_COST] = fact.cost_usd
-    if fact.outcome is Outcome.TIMEOUT and fact.phase is not None:
-        attributes[name.RUN_TIMEOUT_PHASE] = fact.phase.kind
-    if fact.outcome in _ERRORS:
-        attributes[name.ERROR_TYPE] = fact.code or fact.outcome.value
-    return attributes

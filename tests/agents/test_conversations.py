@@ -7,7 +7,7 @@ from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 
-from app.agents.conversations import Conversations
+from app.agents.conversations import Conversations, InMemory
 from tests import fakes
 from tests.service import served
 
@@ -91,12 +91,12 @@ async def test_an_executor_without_a_place_for_it() -> None:
     assert problem.json()["errors"][0]["field"] == "thread_id"
 
 
-def test_what_is_kept_is_bounded() -> None:
+async def test_what_is_kept_is_bounded() -> None:
     """Of many threads the oldest go, of many messages the oldest questions with their answers."""
-    kept = Conversations()
+    kept = Conversations("a", InMemory())
     for number in range(1_100):
-        kept.keep(f"t{number}", [HumanMessage("q"), AIMessage("a")])
-    assert (kept.so_far("t99"), len(kept.so_far("t100"))) == ([], 2)
+        await kept.keep(f"t{number}", [HumanMessage("q"), AIMessage("a")])
+    assert (await kept.so_far("t99"), len(await kept.so_far("t100"))) == ([], 2)
     long = [m for n in range(80) for m in (HumanMessage(f"q{n}"), AIMessage(f"a{n}"))]
-    kept.keep("long", long)
-    assert [m.text for m in kept.so_far("long")[:2]] == ["q30", "a30"]
+    await kept.keep("long", long)
+    assert [m.text for m in (await kept.so_far("long"))[:2]] == ["q30", "a30"]

@@ -1,0 +1,62 @@
+"""Follows a background run over HTTP: its log is on the store, so any process can tell it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.responses import Response
+
+from app.api.deps import Service
+from app.api.sse import EventStream, Piece, event
+from app.api.task_schemas import body_of
+from app.runs.errors import NotFound
+from app.runs.tasks import Task
+
+
+class TaskStream(EventStream):
+    """Sends the events of a background run after an id, until its `end`.
+
+    Ids count its events from 1 over all attempts. `error` and `end` follow the last one that was
+    written; they are told from the result, which is stored once.
+    """
+
+    def __init__(self, service: Service, task: Task, after: int) -> None:
+        super().__init__(
+            {"run_id": task.id, "agent": task.agent},
+            {"X-Run-Id": task.id},
+            service.runner.emit,
+            service.write_s,
+        )
+        self._tasks = service.tasks
+        self._task = task
+        self._after = after
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The events as they come, then the end."""
+        number = 0
+        async for rows in self._tasks.follow(self._task.id, 0):
+            told = []
+            for name, data in (entry for row in rows for entry in row["events"]):
+                number += 1
+                if number > self._after:
+                    told.append(event(name, data, number))
+            yield b"".join(told), False
+        task = await self._tasks.get(self._task.id) or self._task
+        body = dict(body_of(task))
+        names = ["error", "end"] if "code" in body else ["end"]
+        last: list[tuple[str, Any]] = [(name, body) for name in names]
+        parts = [event(name, told, number + n) for n, (name, told) in enumerate(last, start=1)]
+        yield b"".join(parts[max(0, self._after - number) :]), True
+
+
+async def find(service: Service, task_id: str) -> Task:
+    """A stored run. Raises NotFound."""
+    task = await service.engine.get(task_id) if service.engine else None
+    if task is None:
+        raise NotFound
+    return task
+
+
+async def follow(service: Service, task_id: str, last_event_id: str | None) -> Response:
+    """The events of a background run."""
+    task = await find(service, task_id)
+    return TaskStream(service, task, int(last_event_id or 0))

@@ -1,0 +1,225 @@
+"""Background runs over HTTP: accepted when stored, then listed, followed, stopped, retried."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from app.api import problems
+from app.api.agent import RUN_RESPONSES, check_limits, plain_json
+from app.api.claims import Key
+from app.api.deps import Service, ServiceDep
+from app.api.schemas import RunBody, StopResult
+from app.api.task_events import find, follow
+from app.api.task_schemas import TaskList, TaskView
+from app.runs.errors import InvalidRequest, NotFound
+from app.runs.ports import Agent
+from app.runs.runner import Stopped
+from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
+from app.runs.tasks import task_id as new_id
+
+_LOOK_S = 0.1
+_LONGEST_WAIT_S = 60.0
+# How long a DELETE waits for another process to say that the work has stopped.
+_STOP_S = 3.0
+_RETRY_AFTER_S = 1
+_HELD_S = 30 * 24 * 3600.0
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"model": problems.Problem, "description": description}
+
+
+_STORE: dict[int | str, dict[str, Any]] = {
+    503: _problem("`store_unavailable` (with `Retry-After`)")
+}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: _problem("`not_found`"), **_STORE}
+_submitting: dict[str, Any] = {
+    "status_code": 202,
+    "response_model": TaskView,
+    "responses": {
+        **{status: told for status, told in RUN_RESPONSES.items() if status not in (500, 504)},
+        409: _problem("`in_flight`: another run has this thread"),
+        **_STORE,
+    },
+    "dependencies": [Depends(plain_json)],
+}
+
+router = APIRouter(tags=["background runs"])
+
+
+@router.post("/agent/async", summary="Ask the default agent in the background", **_submitting)
+async def submit_default(
+    body: RunBody, response: Response, service: ServiceDep, idempotency_key: Key = None
+) -> TaskView:
+    """Accepted means stored: from here on the run is not lost."""
+    return await _submit(service, service.agent(), body, idempotency_key, response)
+
+
+@router.post("/agents/{name}/async", summary="Ask an agent in the background", **_submitting)
+async def submit_named(
+    name: str, body: RunBody, response: Response, service: ServiceDep, idempotency_key: Key = None
+) -> TaskView:
+    """Accepted means stored: from here on the run is not lost."""
+    return await _submit(service, service.agent(name), body, idempotency_key, response)
+
+
+@router.get(
+    "/agent/async",
+    summary="Background runs",
+    responses={422: _problem("`invalid_request`"), **_STORE},
+)
+async def list_tasks(
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    status: Annotated[TaskStatus | None, Query(description="Only runs of this status.")] = None,
+    agent: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> TaskList:
+    """Newest first, without results."""
+    try:
+        tasks, following = await service.tasks.list(TaskQuery(status, agent, limit, cursor))
+    except ValueError as wrong:
+        raise InvalidRequest("query", "cursor is not one that a list gave") from wrong
+    if following is not None:
+        address = request.url.include_query_params(cursor=following)
+        response.headers["Link"] = f'<{address.path}?{address.query}>; rel="next"'
+    return TaskList(tasks=[TaskView.of(task, whole=False) for task in tasks], next=following)
+
+
+@router.get("/agent/async/{task_id}", summary="One background run", responses=_UNKNOWN)
+async def get_task(
+    task_id: str,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    wait: Annotated[
+        float,
+        Query(ge=0, le=_LONGEST_WAIT_S, description="Hold the answer until it ends, so long."),
+    ] = 0.0,
+) -> TaskView:
+    """Its status and, once it has ended, its result or the problem that stands for it."""
+    until = time.monotonic() + wait
+    task = await find(service, task_id)
+    while not task.status.ended and time.monotonic() < until:
+        if await request.is_disconnected():
+            break
+        await asyncio.sleep(_LOOK_S)
+        task = await find(service, task_id)
+    response.headers["X-Run-Id"] = task.id
+    if not task.status.ended:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    return TaskView.of(task)
+
+
+@router.get(
+    "/agent/async/{task_id}/events",
+    summary="Follow a background run",
+    response_class=Response,
+    responses={
+        200: {"description": "Server-Sent Events.", "content": {"text/event-stream": {}}},
+        422: _problem("`invalid_request`"),
+        **_UNKNOWN,
+    },
+)
+async def follow_task(
+    task_id: str,
+    service: ServiceDep,
+    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
+) -> Response:
+    """Its events from the first or after `Last-Event-ID`, whichever process works it."""
+    return await follow(service, task_id, last_event_id)
+
+
+@router.delete(
+    "/agent/async/{task_id}",
+    summary="Cancel a background run",
+    responses={202: {"model": StopResult, "description": "`still_stopping`"}, **_UNKNOWN},
+)
+async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> StopResult:
+    """Says what really happened, also where another process works the run."""
+    task = await find(service, task_id)
+    stopped = await cancel(service, task)
+    if stopped is Stopped.STILL_STOPPING:
+        response.status_code = 202
+    response.headers["X-Run-Id"] = task_id
+    return StopResult(run_id=task_id, result=stopped.value)
+
+
+async def cancel(service: Service, task: Task) -> Stopped:
+    """Order a run to stop, and wait a moment for whoever works it to say that it has."""
+    if not await service.tasks.cancel(task.id):
+        return Stopped.ALREADY_FINISHED
+    if task.thread_id is not None:
+        await service.threads_kept.release(task.agent, task.thread_id, task.id)
+    here = service.runner.in_flight.get(task.id)
+    if here is not None:
+        return await service.runner.cancel(here)
+    if task.status is TaskStatus.PENDING:
+        return Stopped.CANCELLED
+    until = time.monotonic() + _STOP_S
+    while time.monotonic() < until:
+        if (await find(service, task.id)).body is not None:
+            return Stopped.CANCELLED
+        await asyncio.sleep(_LOOK_S)
+    return Stopped.STILL_STOPPING
+
+
+@router.post("/agent/async/{task_id}/retry", summary="Run it again", **_submitting)
+async def retry_task(
+    task_id: str, response: Response, service: ServiceDep, idempotency_key: Key = None
+) -> TaskView:
+    """A new run of the same request, which points to the old one."""
+    spec = await service.tasks.spec_of(task_id)
+    if spec is None:
+        raise NotFound
+    service.agent(spec.agent)
+    again = replace(
+        spec,
+        id=new_id(spec.agent, idempotency_key),
+        fingerprint=fingerprint("retry", task_id),
+        traceparent=service.trace(),
+        retry_of=task_id,
+    )
+    return await _stored(service, again, idempotency_key, response)
+
+
+async def _submit(
+    service: Service, agent: Agent, body: RunBody, key: str | None, response: Response
+) -> TaskView:
+    info = replace(
+        agent.info,
+        timeout_s=agent.info.background_timeout_s,
+        max_timeout_s=agent.info.background_timeout_s,
+    )
+    check_limits(body, info)
+    spec = TaskSpec(
+        id=new_id(info.name, key),
+        agent=info.name,
+        request=body.request(info),
+        fingerprint=body.fingerprint(),
+        traceparent=service.trace(),
+    )
+    return await _stored(service, spec, key, response)
+
+
+async def _stored(
+    service: Service, spec: TaskSpec, key: str | None, response: Response
+) -> TaskView:
+    service.runner.refuse_if_draining()
+    repeated = key is not None and await service.tasks.get(spec.id) is not None
+    thread_id = spec.request.thread_id
+    if thread_id is not None and not repeated:
+        # Held until the run has ended, wherever it is worked.
+        await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
+    task, created = await service.tasks.submit(spec)
+    response.headers["Location"] = f"/agent/async/{task.id}"
+    response.headers["X-Run-Id"] = task.id
+    response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    if not created:
+        response.headers["Idempotent-Replay"] = "true"
+    return TaskView.of(task)

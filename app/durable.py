@@ -1,0 +1,140 @@
+"""Joins what survives the process: the store, its engine, the steps of graphs. Part of `main`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from app import settings as configuration
+from app.agents import checkpoints
+from app.agents.checkpoints import Checkpoints
+from app.api.deps import Role, Service
+from app.api.sse import final
+from app.runs.background import Background
+from app.runs.events import RunLost, RunRecovered
+from app.runs.runner import Runner
+from app.settings import Settings, SettingsError
+from app.tasks import kept
+from app.tasks.engine import Engine
+from app.tasks.kept import Keys, Threads
+from app.tasks.store import Store
+from app.telemetry import catalogue
+from app.telemetry.pipeline import Gauges
+
+
+@dataclass(slots=True)
+class Durable:
+    """What stands on the store. `engine` may be given to others before it is opened."""
+
+    store: Store
+    url: str
+    engine: Engine
+    threads: Threads
+    keys: Keys
+    runner: Runner
+
+    @classmethod
+    def of(cls, settings: Settings, runner: Runner) -> "Durable":
+        """The parts, not opened. Raises SettingsError for a URL that names no store."""
+        url = settings.store or ""
+        try:
+            store = Store(url, settings.store_reserve_bytes)
+        except ValueError as wrong:
+            variable = configuration.variable("store_url")
+            raise SettingsError(f"{variable} names no store: {wrong}.") from wrong
+        engine = Engine(
+            store,
+            concurrency=settings.max_background_runs,
+            global_concurrency=settings.max_background_runs_everywhere,
+            keep_s=settings.keep_tasks_s,
+        )
+        return cls(store, url, engine, Threads(store), Keys(store), runner)
+
+    @property
+    def where(self) -> str:
+        """The place of the store, for people: a path, or a URL without its password."""
+        return str(self.store.path or self.store.url.render_as_string(hide_password=True))
+
+    @asynccontextmanager
+    async def opened(self, service: Service) -> AsyncIterator[None]:
+        """Open the store, give agents their place on it, and take runs if this process works."""
+        loop = asyncio.get_running_loop()
+        await asyncio.wrap_future(self.store.in_thread(self._prepare))
+        async with checkpoints.opened(self.url) as steps:
+            for agent in service.agents.values():
+                keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
+                if keep_in is not None:
+                    keep_in(self.threads, steps.saver)
+            background = Background(
+                self.runner, lambda: service.agents, final, self.engine.tell_stopped
+            )
+            self.engine.hear(
+                stop=background.stop,
+                recovered=self._recovered,
+                lost=self._lost,
+                forget=_on_loop(loop, steps),
+                purge=lambda before: kept.purge(self.store, before),
+            )
+            works = service.role is not Role.API
+            await self.engine.start(background.execute, list(service.agents), works=works)
+            try:
+                yield
+            finally:
+                await self.engine.stop()
+
+    def _prepare(self) -> None:
+        self.store.prepare()
+        kept.create(self.store)
+
+    def _recovered(self, task_id: str, agent: str) -> None:
+        self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
+
+    def _lost(self, task_id: str, agent: str) -> None:
+        self.runner.emit(RunLost(run_id=task_id, agent=agent, at=time.monotonic()))
+
+    def gauges(self, service: Service) -> Gauges:
+        """What is told of the store at each scrape, as it was last read."""
+
+        def by_agent(value: Callable[[Any], float]) -> Callable[[], dict[tuple[str, ...], float]]:
+            return lambda: {(name,): value(self.engine.stats.of(name)) for name in service.agents}
+
+        def ages() -> dict[tuple[str, ...], float]:
+            loads = {name: self.engine.stats.of(name) for name in service.agents}
+            return {
+                (name, state): age
+                for name, load in loads.items()
+                for state, age in (
+                    ("queued", load.oldest_queued_s),
+                    ("running", load.oldest_running_s),
+                )
+            }
+
+        def unservable() -> dict[tuple[str, ...], float]:
+            loads = self.engine.stats.agents.items()
+            return {(): float(sum(v.queued for name, v in loads if name not in service.agents))}
+
+        def free() -> dict[tuple[str, ...], float]:
+            room = self.engine.stats.free_bytes
+            return {} if room is None else {(): float(room)}
+
+        return {
+            catalogue.TASKS_QUEUED: by_agent(lambda load: load.queued),
+            catalogue.TASKS_RUNNING: by_agent(lambda load: load.running),
+            catalogue.TASK_OLDEST_AGE: ages,
+            catalogue.TASKS_UNSERVABLE: unservable,
+            catalogue.STORE_FREE: free,
+            catalogue.STORE_RESERVE: lambda: {(): float(self.engine.stats.reserve_bytes)},
+        }
+
+
+def _on_loop(
+    loop: asyncio.AbstractEventLoop, steps: Checkpoints
+) -> Callable[[Iterable[str]], None]:
+    """Forget steps, from another thread."""
+
+    def forget(ids: Iterable[str]) -> None:
+        asyncio.run_coroutine_threadsafe(steps.forget(list(ids)), loop)
+
+    return forget

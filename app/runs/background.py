@@ -1,0 +1,151 @@
+"""Works stored runs: each attempt is a run like any other, whose reader writes its log.
+
+What the run says goes to the log in rows, a few times a second and before each tool call. A row
+is written only while the run is still this process's, so writing is the fence as well: a process
+that lost a run learns of it before it does anything that others would see.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from app.runs.deadline import remaining
+from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
+from app.runs.live import Ended, Run
+from app.runs.model import Outcome
+from app.runs.ports import Agent
+from app.runs.runner import Runner
+from app.runs.tasks import Attempt, Body, Result
+
+_FLUSH_S = 0.1
+_AGAIN_S = 0.5
+_LAST = ("error", "end")  # told from the result, by whoever reads
+
+# A run that ended, as its callers read it.
+Render: TypeAlias = Callable[[Run, Ended], Body]
+
+
+class Background:
+    """The side of the engine that works; `execute` is what the engine calls."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        agents: Callable[[], Mapping[str, Agent]],
+        render: Render,
+        tell_stopped: Callable[[str, Body], Awaitable[None]],
+    ) -> None:
+        self._runner = runner
+        self._agents = agents
+        self._render = render
+        self._tell_stopped = tell_stopped
+
+    async def execute(self, attempt: Attempt) -> Result:
+        """Work one attempt to its end. Raises HandedOver where it is not this process's to end."""
+        former = self._runner.in_flight.get(attempt.task_id)
+        if former is not None:  # lost and found again, before it had stopped
+            await asyncio.shield(former.ended)
+        log = Log(attempt, lambda: self._runner.stop(run, HandedOver()))
+        run = self._runner.work(self._agents()[attempt.agent], attempt, log)
+        log.open(run)
+        writing = asyncio.create_task(log.keep_up(), name=f"log of {run.id}")
+        try:
+            ended = await asyncio.shield(run.ended)
+        finally:
+            writing.cancel()
+        if isinstance(ended.error, HandedOver):
+            raise ended.error
+        if isinstance(ended.error, Cancelled):
+            body = self._render(run, ended)
+            await self._tell_stopped(run.id, body)
+            return Result(Outcome.CANCELLED, body)
+        await log.finish()
+        return Result(ended.outcome, self._render(run, ended))
+
+    def stop(self, task_id: str, cancelled: bool) -> None:
+        """The store says that a run worked here was cancelled, or that another has it."""
+        run = self._runner.in_flight.get(task_id)
+        if run is not None and run.attempt is not None:
+            self._runner.stop(run, Cancelled() if cancelled else HandedOver())
+
+
+class Log:
+    """Writes what one attempt says, in order."""
+
+    def __init__(self, attempt: Attempt, lose: Callable[[], None]) -> None:
+        self._attempt = attempt
+        self._lose = lose
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._written = 0
+        self._steps = 0
+        self._run: Run | None = None
+
+    def open(self, run: Run) -> None:
+        """Write of this run; the steps of earlier attempts are written already."""
+        self._run = run
+        self._steps = len(run.progress.steps)
+
+    async def keep_up(self) -> None:
+        """Write what there is, a few times a second, until the run is lost or this cancelled."""
+        assert self._run is not None
+        with suppress(HandedOver):
+            while True:
+                await self._run.ring.changed(self._written, 15.0)
+                await self._write_patiently()
+                await asyncio.sleep(_FLUSH_S)
+
+    async def passed(self) -> None:
+        """Return once all that was said is written, and the run is known to be ours.
+
+        Raises HandedOver when it is not, and stops it.
+        """
+        await self._write_patiently()
+
+    def passed_in_thread(self) -> None:
+        """The same, for a tool that works on a thread; on the loop itself nothing can wait."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            left_s = remaining()
+            asked = asyncio.run_coroutine_threadsafe(self.passed(), self._loop)
+            asked.result(None if math.isinf(left_s) else left_s)
+
+    async def finish(self) -> None:
+        """Write the rest. Raises HandedOver when the run was lost before it could be written."""
+        while True:
+            try:
+                await self._write()
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _write_patiently(self) -> None:
+        while True:
+            try:
+                await self._write()
+                return
+            except HandedOver:
+                self._lose()
+                raise
+            except StoreUnavailable:
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _write(self) -> None:
+        async with self._lock:
+            run = self._run
+            assert run is not None
+            entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
+            if not entries:
+                return
+            row: dict[str, Any] = {
+                "events": [[entry.name, dict(entry.data)] for entry in entries],
+                "progress": run.so_far(self._steps),
+            }
+            if self._written == 0:
+                row["trace"] = run.trace
+            await self._attempt.write(row)
+            self._written = entries[-1].id
+            self._steps += len(row["progress"]["steps"])

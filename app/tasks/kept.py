@@ -1,0 +1,180 @@
+"""Conversations and idempotency keys, in tables of our own beside the engine's."""
+
+import json
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.runs.errors import InFlight, KeyReused
+from app.runs.tasks import Body
+from app.tasks.rows import Tables
+from app.tasks.store import Store
+
+_KEEP_KEYS_S = 24 * 3600.0
+_NOBODY = 0.0
+_METADATA = sa.MetaData()
+# `held_by` is the run that has the row, until `held_until`; both on the wall clock of callers.
+_THREADS = sa.Table(
+    "watchkeeper_threads",
+    _METADATA,
+    sa.Column("agent", sa.Text, primary_key=True),
+    sa.Column("thread_id", sa.Text, primary_key=True),
+    sa.Column("said", sa.Text),
+    sa.Column("held_by", sa.Text),
+    sa.Column("held_until", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+)
+_KEYS = sa.Table(
+    "watchkeeper_keys",
+    _METADATA,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("held_by", sa.Text, nullable=False),
+    sa.Column("held_until", sa.Float, nullable=False),
+    sa.Column("body", sa.Text),
+)
+
+
+def create(store: Store) -> None:
+    """Make the tables where they are missing. Blocks."""
+    with store.calls.begin() as connection:
+        if not store.is_file:  # two processes that create the same table collide
+            connection.execute(sa.text("select pg_advisory_xact_lock(7261951)"))
+        _METADATA.create_all(connection)
+
+
+def purge(store: Store, before: float) -> None:
+    """Drop conversations that nobody went on with since then, and keys past their day. Blocks."""
+    with store.calls.begin() as connection:
+        connection.execute(sa.delete(_THREADS).where(_THREADS.c.updated_at < before))
+        connection.execute(sa.delete(_KEYS).where(_KEYS.c.held_until < time.time()))
+
+
+class Threads:
+    """Conversations; a thread that a background run has is free once that run has ended."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._runs = Tables(is_file=store.is_file).runs
+
+    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+        """Take a thread for a run. Raises InFlight when another run has it."""
+        now = time.time()
+        held = _THREADS.c.held_by
+        over = sa.select(self._runs.c.workflow_uuid).where(
+            self._runs.c.workflow_uuid == held,
+            self._runs.c.status.in_(("SUCCESS", "ERROR", "CANCELLED")),
+        )
+        free = sa.or_(held.is_(None), held == run_id, _THREADS.c.held_until < now, sa.exists(over))
+        row = {"agent": agent, "thread_id": thread_id, "updated_at": now}
+        taken = {"held_by": run_id, "held_until": now + for_s}
+        if not await self._store.call(self._upsert, {**row, **taken}, taken, free):
+            raise InFlight
+
+    async def release(self, agent: str, thread_id: str, run_id: str) -> None:
+        """Give a thread back."""
+        mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == run_id)
+        given_back = sa.update(_THREADS).where(mine).values(held_by=None, held_until=_NOBODY)
+        await self._store.call(self._execute, given_back)
+
+    async def read(self, agent: str, thread_id: str) -> str | None:
+        """What was kept, or None for a thread that is not known."""
+
+        def read() -> str | None:
+            chosen = sa.select(_THREADS.c.said).where(_is(agent, thread_id))
+            with self._store.calls.connect() as connection:
+                return connection.execute(chosen).scalar_one_or_none()
+
+        return await self._store.call(read)
+
+    async def write(self, agent: str, thread_id: str, text: str) -> None:
+        """Keep this, in the place of what was kept."""
+        now = time.time()
+        row = {"agent": agent, "thread_id": thread_id, "held_until": _NOBODY}
+        said = {"said": text, "updated_at": now}
+        await self._store.call(self._upsert, {**row, **said}, said, sa.true())
+
+    async def forget(self, agent: str, thread_id: str) -> bool:
+        """Drop a thread; false if it was not known."""
+        dropped = sa.delete(_THREADS).where(_is(agent, thread_id), _THREADS.c.said.is_not(None))
+        return bool(await self._store.call(self._execute, dropped))
+
+    def _upsert(
+        self, row: dict[str, Any], changed: dict[str, Any], where: sa.ColumnElement[bool]
+    ) -> bool:
+        return _upsert(self._store, _THREADS, row, changed, where)
+
+    def _execute(self, statement: Any) -> int:
+        with self._store.calls.begin() as connection:
+            return connection.execute(statement).rowcount
+
+
+class Keys:
+    """Idempotency keys of runs with a waiting caller; in flight until their run must be over."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+        """Take a key for a run; the body to replay if one with that key has ended.
+
+        Raises InFlight, or KeyReused when the fingerprint is another one.
+        """
+        return await self._store.call(self._claim, key, fingerprint, run_id, for_s)
+
+    def _claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+        now = time.time()
+        taken = {
+            "fingerprint": fingerprint,
+            "held_by": run_id,
+            "held_until": now + for_s,
+            "body": None,
+        }
+        if _upsert(self._store, _KEYS, {"key": key, **taken}, taken, _KEYS.c.held_until < now):
+            return None
+        with self._store.calls.connect() as connection:
+            known = connection.execute(sa.select(_KEYS).where(_KEYS.c.key == key)).one_or_none()
+        if known is None:  # freed this moment: the caller is to ask again
+            raise InFlight
+        if known.fingerprint != fingerprint:
+            raise KeyReused
+        if known.body is None:
+            raise InFlight
+        body: Body = json.loads(known.body)
+        return body
+
+    async def keep(self, key: str, run_id: str, body: Body) -> None:
+        """Remember what the run answered."""
+        mine = sa.and_(_KEYS.c.key == key, _KEYS.c.held_by == run_id)
+        kept = {"body": json.dumps(dict(body)), "held_until": time.time() + _KEEP_KEYS_S}
+        await self._store.call(self._execute, sa.update(_KEYS).where(mine).values(kept))
+
+    async def free(self, key: str, run_id: str) -> None:
+        """The run gave nothing to remember: the next one with this key starts anew."""
+        mine = sa.and_(_KEYS.c.key == key, _KEYS.c.held_by == run_id)
+        await self._store.call(self._execute, sa.delete(_KEYS).where(mine))
+
+    def _execute(self, statement: Any) -> None:
+        with self._store.calls.begin() as connection:
+            connection.execute(statement)
+
+
+def _is(agent: str, thread_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_THREADS.c.agent == agent, _THREADS.c.thread_id == thread_id)
+
+
+def _upsert(
+    store: Store,
+    table: sa.Table,
+    row: dict[str, Any],
+    changed: dict[str, Any],
+    where: sa.ColumnElement[bool],
+) -> bool:
+    """Insert a row, or change the one there is where it may be; false if it may not."""
+    insert = (sqlite if store.is_file else postgresql).insert(table).values(row)
+    keys = [column.name for column in table.primary_key]
+    statement = insert.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
+    with store.calls.begin() as connection:
+        return connection.execute(statement).rowcount == 1

@@ -1,0 +1,202 @@
+"""Background runs as rows: what is read of the engine's documented tables, and how it is told.
+
+The engine's own listing cannot filter by how a run ended, nor page by position, and costs a
+table scan where a sum is wanted.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.runs.model import Outcome
+from app.runs.tasks import AgentLoad, Task, TaskQuery, TaskStatus, status_of
+
+# The name of the log of a run among the engine's streams.
+LOG = "log"
+# What we note on a run's row beside what the engine does.
+STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", "takeovers"
+CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
+STOPPED, GIVEN_BACK = "stopped", "given_back"
+
+_LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
+         "PENDING": TaskStatus.RUNNING}  # fmt: skip
+_ENGINE_STATUS = {
+    TaskStatus.PENDING: ("ENQUEUED", "DELAYED"),
+    TaskStatus.RUNNING: ("PENDING",),
+    TaskStatus.CANCELLED: ("CANCELLED",),
+}
+
+
+class Tables:
+    """The columns that are read, in the schema where the engine keeps them."""
+
+    def __init__(self, *, is_file: bool) -> None:
+        schema = None if is_file else "dbos"
+        self.runs = sa.table(
+            "workflow_status",
+            *map(sa.column, ("workflow_uuid", "status", "name", "executor_id", "queue_name")),
+            sa.column("created_at", sa.BigInteger),
+            sa.column("completed_at", sa.BigInteger),
+            sa.column("attributes", sa.JSON),
+            schema=schema,
+        )
+        # What the engine knows of a moment is a second on some libraries of SQLite.
+        self._place = sa.column("rowid") if is_file else self.runs.c.workflow_uuid
+        self.streams = sa.table(
+            "streams",
+            *map(sa.column, ("workflow_uuid", "key", "value")),
+            sa.column("offset", sa.Integer),
+            schema=schema,
+        )
+
+    def log(self, engine: sa.Engine, task_id: str, after: int) -> list[Mapping[str, Any]]:
+        """The rows of a run's log after so many."""
+        at = self.streams.c
+        chosen = (
+            sa.select(at.value)
+            .where(at.workflow_uuid == task_id, at.key == LOG, at.offset >= after)
+            .order_by(at.offset)
+        )
+        with engine.connect() as connection:
+            return [json.loads(value) for (value,) in connection.execute(chosen)]
+
+    def page(self, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
+        """A page of runs, newest first, by position: what comes meanwhile moves nothing."""
+        run = self.runs.c
+        place = self._place.label("place")
+        chosen = sa.select(*self.runs.c, place).select_from(self.runs)
+        chosen = chosen.order_by(run.created_at.desc(), place.desc())
+        if query.agent is not None:
+            chosen = chosen.where(run.name == query.agent)
+        if query.status is not None:
+            chosen = chosen.where(self._has(query.status))
+        if query.cursor is not None:
+            created, before = _position(query.cursor)
+            earlier = sa.tuple_(run.created_at, self._place) < sa.tuple_(
+                sa.literal(created), sa.literal(before)
+            )
+            chosen = chosen.where(earlier)
+        with engine.connect() as connection:
+            rows = connection.execute(chosen.limit(query.limit + 1)).mappings().all()
+        tasks = [task(dict(row)) for row in rows[: query.limit]]
+        if len(rows) <= query.limit:
+            return tasks, None
+        last = rows[query.limit - 1]
+        return tasks, _cursor(last["created_at"], last["place"])
+
+    def _has(self, status: TaskStatus) -> sa.ColumnElement[bool]:
+        run = self.runs.c
+        lost = self._outcome() == TaskStatus.FAILED.value
+        if status is TaskStatus.CANCELLED:
+            return sa.and_(run.status == "CANCELLED", sa.or_(self._outcome().is_(None), ~lost))
+        if status in _ENGINE_STATUS:
+            return run.status.in_(_ENGINE_STATUS[status])
+        ended = sa.and_(run.status.in_(("SUCCESS", "CANCELLED")), self._outcome() == status.value)
+        return sa.or_(ended, run.status == "ERROR") if status is TaskStatus.FAILED else ended
+
+    def _outcome(self) -> sa.ColumnElement[Any]:
+        outcome: sa.ColumnElement[Any] = self.runs.c.attributes[OUTCOME].as_string()
+        return outcome
+
+    def loads(self, engine: sa.Engine) -> dict[str, AgentLoad]:
+        """The runs of each agent that have not ended."""
+        run = self.runs.c
+        waiting = (
+            sa.select(run.name, run.status, sa.func.count(), sa.func.min(run.created_at))
+            .where(run.status.in_(("ENQUEUED", "DELAYED", "PENDING")))
+            .group_by(run.name, run.status)
+        )
+        loads: dict[str, AgentLoad] = {}
+        now = time.time()
+        with engine.connect() as connection:
+            for name, status, count, oldest in connection.execute(waiting):
+                age = max(0.0, now - oldest / 1000)
+                load = loads.get(name, AgentLoad())
+                loads[name] = (
+                    AgentLoad(load.queued, count, load.oldest_queued_s, age)
+                    if status == "PENDING"
+                    else AgentLoad(load.queued + count, load.running,
+                                   max(load.oldest_queued_s, age), load.oldest_running_s)
+                )  # fmt: skip
+        return loads
+
+    def owners(self, engine: sa.Engine, executor: str | None = None) -> list[Mapping[str, Any]]:
+        """The runs at work and whose they are; those of one process only, if it is given."""
+        run = self.runs.c
+        chosen = sa.select(*self.runs.c).where(run.status == "PENDING")
+        if executor is not None:
+            chosen = chosen.where(run.executor_id == executor)
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(chosen).mappings()]
+
+    def states(self, engine: sa.Engine, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+        """The engine's status and the process of some runs."""
+        run = self.runs.c
+        chosen = sa.select(run.workflow_uuid, run.status, run.executor_id)
+        with engine.connect() as connection:
+            found = connection.execute(chosen.where(run.workflow_uuid.in_(ids)))
+            return {task_id: (status, executor) for task_id, status, executor in found}
+
+    def row(self, engine: sa.Engine, task_id: str) -> Mapping[str, Any] | None:
+        """One run."""
+        with engine.connect() as connection:
+            chosen = sa.select(*self.runs.c).where(self.runs.c.workflow_uuid == task_id)
+            found = connection.execute(chosen).mappings().one_or_none()
+            return None if found is None else dict(found)
+
+    def expired(self, engine: sa.Engine, before: float, limit: int) -> list[str]:
+        """Runs that ended before that moment."""
+        run = self.runs.c
+        chosen = sa.select(run.workflow_uuid).where(
+            run.status.in_(("SUCCESS", "ERROR", "CANCELLED")), run.completed_at < before * 1000
+        )
+        with engine.connect() as connection:
+            return list(connection.execute(chosen.limit(limit)).scalars())
+
+
+def task(row: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> Task:
+    """A row as the core knows it."""
+    noted = row["attributes"] or {}
+    status = _LIVE.get(row["status"]) or _ended_as(row["status"], noted)
+    finished = noted.get(FINISHED)
+    if finished is None and row["completed_at"] is not None:
+        finished = row["completed_at"] / 1000
+    started = noted.get(STARTED)
+    return Task(
+        id=row["workflow_uuid"],
+        agent=row["name"],
+        status=status,
+        attempts=noted.get(TAKEOVERS, 0) + noted.get(GIVEN_BACK, 0) + (started is not None),
+        created_at=noted.get(CREATED, row["created_at"] / 1000),
+        started_at=started,
+        finished_at=finished if status.ended else None,
+        body=body if body is not None else noted.get(STOPPED),
+        fingerprint=noted.get(FINGERPRINT, ""),
+        retry_of=noted.get(RETRY_OF),
+        thread_id=noted.get(THREAD),
+    )
+
+
+def _ended_as(engine_status: str, noted: Mapping[str, Any]) -> TaskStatus:
+    outcome = noted.get(OUTCOME)
+    if engine_status == "CANCELLED":
+        return TaskStatus.FAILED if outcome == Outcome.FAILED else TaskStatus.CANCELLED
+    if engine_status == "SUCCESS" and outcome is not None:
+        return status_of(Outcome(outcome))
+    return TaskStatus.FAILED
+
+
+def _cursor(created: int, place: int | str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([created, place]).encode()).decode()
+
+
+def _position(cursor: str) -> tuple[int, int | str]:
+    """Raises ValueError for what is no cursor of ours."""
+    position = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    if not isinstance(position, list) or len(position) != 2:
+        raise ValueError(cursor)
+    return int(position[0]), position[1]

@@ -1,0 +1,139 @@
+"""The database behind everything that must survive: a SQLite file, or PostgreSQL by its URL."""
+
+import asyncio
+import fcntl
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from app.runs.errors import StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# How long a caller may be held by the store before it is told that the store is not there.
+ANSWER_S = 2.0
+_THREADS = 8
+# SQLite waits for other writers this long; DBOS's own connections wait longer.
+_CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
+_POSTGRES = {
+    "connect_timeout": 2,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+class Store:
+    """One database. Its calls block, so `call` runs them on threads of its own."""
+
+    def __init__(self, url: str, reserve_bytes: int = 0) -> None:
+        """The URL is `sqlite:///PATH` or `postgresql://…`. Raises ValueError for another one.
+
+        With less room than `reserve_bytes` on its disk there is none for new runs.
+        """
+        self.reserve_bytes = reserve_bytes
+        try:
+            self.url = sa.make_url(url)
+        except sa.exc.ArgumentError as wrong:
+            raise ValueError("it is no URL") from wrong
+        if self.url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ValueError("it is neither sqlite:///PATH nor postgresql://…")
+        self.path = Path(self.url.database or "") if self.is_file else None
+        # The process's own work waits where a caller would be refused.
+        self.calls = self._engine(_CALLER_BUSY_MS)
+        self.worker = self._engine(_WORKER_BUSY_MS)
+        self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
+        self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a SQLite file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def prepare(self) -> None:
+        """Make the file ready, once for all processes: two that switch to WAL at once collide.
+
+        Blocks. Raises StoreUnavailable when it cannot be reached.
+        """
+        try:
+            if self.path is None:
+                with self.calls.connect():
+                    return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(self.path.with_suffix(".lock")), sqlite3.connect(self.path) as file:
+                file.execute("PRAGMA journal_mode=WAL")
+        except (OSError, sqlite3.Error, sa.exc.SQLAlchemyError) as refused:
+            raise StoreUnavailable from refused
+
+    def in_thread(self, work: Callable[..., T], /, *args: Any) -> "Future[T]":
+        """Do the process's own work with the store, for as long as it takes."""
+        return self._patient.submit(work, *args)
+
+    async def call(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work with the store. Raises StoreUnavailable, within seconds."""
+        loop = asyncio.get_running_loop()
+        try:
+            done = loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+            return await asyncio.wait_for(done, ANSWER_S)
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as refused:
+            raise StoreUnavailable from refused
+        except (TimeoutError, RuntimeError) as refused:  # RuntimeError: it is closed
+            raise StoreUnavailable from refused
+
+    def free_bytes(self) -> int | None:
+        """Room on the disk of the file; None where the store is elsewhere."""
+        return shutil.disk_usage(self.path.parent).free if self.path else None
+
+    def has_room(self) -> bool:
+        """Whether new runs may be accepted."""
+        free = self.free_bytes()
+        return free is None or free >= self.reserve_bytes
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        for pool in (self._pool, self._patient):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.calls.dispose()
+        self.worker.dispose()
+
+    def _engine(self, busy_ms: int) -> sa.Engine:
+        if not self.is_file:
+            url = self.url.set(drivername="postgresql+psycopg")
+            return sa.create_engine(
+                url,
+                pool_size=_THREADS,
+                max_overflow=0,
+                pool_timeout=ANSWER_S,
+                pool_pre_ping=True,
+                connect_args=_POSTGRES,
+            )
+        engine = sa.create_engine(self.url, pool_size=_THREADS, max_overflow=4)
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: Any, _: Any) -> None:
+            connection.isolation_level = "IMMEDIATE"  # writers queue up instead of colliding
+            connection.execute(f"PRAGMA busy_timeout={busy_ms}")
+            connection.execute("PRAGMA foreign_keys=ON")
+            if sqlite3.sqlite_version_info < (3, 42):
+                # DBOS asks for milliseconds, which older libraries (Debian 12) do not have.
+                connection.create_function("unixepoch", -1, lambda *_: time.time())
+
+        return engine
+
+
+@contextmanager
+def _alone(lock: Path) -> Any:
+    """Hold a lock file; other processes wait."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

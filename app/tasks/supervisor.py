@@ -1,0 +1,204 @@
+"""Looks after the store from one thread: who died, what was cancelled, how much waits.
+
+The engine recovers only what a process of the same name left behind. Here every process looks
+for runs whose process is gone and puts them back into their queue, where any other takes them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from dbos import DBOSClient
+
+from app.runs.errors import StoreUnavailable
+from app.runs.model import Outcome
+from app.runs.tasks import EngineStats
+from app.tasks import rows
+from app.tasks.liveness import locks_of
+from app.tasks.rows import Tables
+from app.tasks.store import Store
+
+_EVERY_S = 0.5
+_STATS_EVERY_S = 2.0
+_PURGE_EVERY_S = 60.0
+_PURGE_AT_ONCE = 500
+# A run that is this process's, and that it does not work, for so long: it has fallen down.
+_ORPHAN_S = 10.0
+_OVER = ("SUCCESS", "ERROR", "CANCELLED")
+# A run that kills its process must not tour the fleet: so often it is taken over, no more.
+MOST_TAKEOVERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Whom the supervisor tells; each is called on its thread."""
+
+    # A run worked here was cancelled, or is another process's by now (false).
+    stop: Callable[[str, bool], None] = lambda task_id, cancelled: None
+    # A dead process's run, of an agent, was put back; or was given up.
+    recovered: Callable[[str, str], None] = lambda task_id, agent: None
+    lost: Callable[[str, str], None] = lambda task_id, agent: None
+    # Runs whose steps are of no use any more; and everything else that is older than that.
+    forget: Callable[[Iterable[str]], None] = lambda ids: None
+    purge: Callable[[float], None] = lambda before: None
+
+
+class Supervisor:
+    """One for each process that has the store open.
+
+    `working` are the runs it works at present, `left` those it worked and has not looked at since.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        client: DBOSClient,
+        tables: Tables,
+        me: str,
+        heard: Heard,
+        working: set[str],
+        left: set[str],
+        *,
+        keep_s: float,
+        works: bool,
+    ) -> None:
+        self.stats = EngineStats(reserve_bytes=store.reserve_bytes)
+        self._store = store
+        self._client = client
+        self._tables = tables
+        self._me = me
+        self._heard = heard
+        self._working = working
+        self._left = left
+        self._orphans: dict[str, float] = {}
+        self._keep_s = keep_s
+        self._works = works
+        self._own = locks_of(store)
+        self._probe = locks_of(store)
+        self._suspects: dict[str, float] = {}
+        self._next_stats = self._next_purge = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchkeeper-tasks", daemon=True)
+
+    def start(self) -> None:
+        """Take this process's lock, and begin. Blocks for the lock."""
+        self._own.take(self._me)
+        self._read_stats()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and let others see that this process is gone. Blocks for a moment."""
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+        self._own.close()
+        self._probe.close()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_EVERY_S):
+            try:
+                self._look()
+            except (sa.exc.SQLAlchemyError, psycopg.Error, OSError, StoreUnavailable):
+                # It is gone for now. Whoever looked dead meanwhile gets his time anew.
+                self._suspects.clear()
+                self.stats = EngineStats(reachable=False, reserve_bytes=self._store.reserve_bytes)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        self._own.take(self._me)
+        self._obey()
+        self._tidy()
+        if self._works:
+            self._take_over()
+        if now >= self._next_stats:
+            self._next_stats = now + _STATS_EVERY_S
+            self._read_stats()
+        if now >= self._next_purge:
+            self._next_purge = now + _PURGE_EVERY_S
+            self._purge()
+
+    def _read_stats(self) -> None:
+        self.stats = EngineStats(
+            agents=self._tables.loads(self._store.calls),
+            free_bytes=self._store.free_bytes(),
+            reserve_bytes=self._store.reserve_bytes,
+        )
+
+    def _obey(self) -> None:
+        """Stop what was cancelled elsewhere, or taken away from this process."""
+        mine = list(self._working)
+        if not mine:
+            return
+        states = self._tables.states(self._store.calls, mine)
+        for task_id in mine:
+            status, executor = states.get(task_id, ("CANCELLED", None))
+            if status == "CANCELLED":
+                self._heard.stop(task_id, True)
+            elif status != "PENDING" or executor != self._me:
+                self._heard.stop(task_id, False)
+
+    def _tidy(self) -> None:
+        """Forget the steps of runs whose results are stored; take up again what fell down here.
+
+        A result that could not be written, on a full disk, leaves a run that nobody works.
+        """
+        left = list(self._left - self._working)
+        if left:
+            states = self._tables.states(self._store.calls, left)
+            over = [i for i in left if states.get(i, ("SUCCESS", None))[0] in _OVER]
+            elsewhere = [i for i in left if i in states and states[i][1] != self._me]
+            self._left.difference_update(over, elsewhere)
+            if over:
+                self._heard.forget(over)
+        now = time.monotonic()
+        mine = {
+            row["workflow_uuid"]: row for row in self._tables.owners(self._store.calls, self._me)
+        }
+        for task_id in mine.keys() - self._working:
+            if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
+                self._client.resume_workflow(task_id, queue_name=mine[task_id]["name"])
+        kept = mine.keys() - self._working
+        self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
+
+    def _take_over(self) -> None:
+        now = time.monotonic()
+        owners = {row["executor_id"] for row in self._tables.owners(self._store.calls)}
+        owners -= {self._me, None}
+        self._suspects = {name: since for name, since in self._suspects.items() if name in owners}
+        for owner in owners:
+            if not self._probe.take(owner):
+                self._suspects.pop(owner, None)
+                continue
+            try:
+                since = self._suspects.setdefault(owner, now)
+                if now - since >= self._probe.grace_s:
+                    for row in self._tables.owners(self._store.calls, owner):
+                        self._recover(row)
+            finally:
+                self._probe.give_back(owner)
+
+    def _recover(self, row: Mapping[str, Any]) -> None:
+        """Put a dead process's run back; the last time, end it."""
+        task_id, agent = row["workflow_uuid"], row["name"]
+        takeovers = (row["attributes"] or {}).get(rows.TAKEOVERS, 0) + 1
+        noted: dict[str, Any] = {rows.TAKEOVERS: takeovers}
+        if takeovers > MOST_TAKEOVERS:
+            noted |= {rows.OUTCOME: Outcome.FAILED.value, rows.FINISHED: time.time()}
+            self._client.update_workflow_attributes(task_id, noted, merge=True)
+            self._client.cancel_workflow(task_id)
+            self._heard.lost(task_id, agent)
+            return
+        self._client.update_workflow_attributes(task_id, noted, merge=True)
+        self._client.resume_workflow(task_id, queue_name=agent)
+        self._heard.recovered(task_id, agent)
+
+    def _purge(self) -> None:
+        before = time.time() - self._keep_s
+        ids = self._tables.expired(self._store.calls, before, _PURGE_AT_ONCE)
+        if ids:
+            self._client.delete_workflows(ids)
+            self._heard.forget(ids)
+        self._heard.purge(before)
