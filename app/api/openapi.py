@@ -15,6 +15,13 @@ _RUN = {
     "traceresponse": "Where the run was traced (W3C), if it was.",
 }
 _ASKED = {"Server-Timing": "The time in queue, model and tools, in milliseconds."}
+_REPLAYED = {"Idempotent-Replay": "`true` where a run with the same key was answered before."}
+_ACCEPTED = {
+    "Location": "Where to look for it.",
+    "Retry-After": "Seconds after which to look.",
+    **_REPLAYED,
+}
+_PAGE = {"Link": "The next page, with `rel=next`, if there is one."}
 _RETRY = {"Retry-After": "Seconds after which to try again."}
 
 
@@ -75,13 +82,23 @@ def _name_stream(response: dict[str, Any]) -> None:
 
 
 def _headers(path: str, method: str, status: int) -> dict[str, str]:
-    asks = method == "post"
-    about_run = asks or "{run_id}" in path
+    asks, answered = method == "post", status < 400 or status >= 500
+    background = "/async" in path
     told = dict(_REQUEST_ID)
-    if about_run and (status < 400 or status >= 500):
+    if answered and (asks or "{run_id}" in path) and not background:
         told |= _RUN
-    if asks and not path.endswith("/stream") and (status < 400 or status >= 500):
+    if answered and asks and not background and not path.endswith("/stream"):
         told |= _ASKED
-    if asks and status == 503:
+    if background and status in (200, 202) and (asks or "{task_id}" in path):
+        told |= {"X-Run-Id": _RUN["X-Run-Id"]}
+    if background and asks and status == 202:
+        told |= _ACCEPTED
+    if asks and status == 200:
+        told |= _REPLAYED
+    if path == "/agent/async" and not asks and status == 200:
+        told |= _PAGE
+    may_try_again = (asks and status == 409) or (status == 503 and not path.startswith("/health"))
+    pending = background and not asks and "{task_id}" in path and status == 200
+    if may_try_again or pending:
         told |= _RETRY
     return told

@@ -31,7 +31,8 @@ _BAD_QUERY: dict[int | str, dict[str, Any]] = {
     422: {"model": problems.Problem, "description": "`invalid_request`"}
 }
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
-    404: {"model": problems.Problem, "description": "`not_found`"}
+    404: {"model": problems.Problem, "description": "`not_found`"},
+    503: {"model": problems.Problem, "description": "`store_unavailable` (with `Retry-After`)"},
 }
 
 

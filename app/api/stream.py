@@ -148,6 +148,7 @@ async def stream_named(
         204: {"description": "The run has ended, and that event was its last."},
         404: {"model": problems.Problem, "description": "`not_found`"},
         422: {"model": problems.Problem, "description": "`invalid_request`"},
+        503: {"model": problems.Problem, "description": "`store_unavailable` (with `Retry-After`)"},
     },
 )
 async def follow(

@@ -91,7 +91,11 @@ async def list_tasks(
     return TaskList(tasks=[TaskView.of(task, whole=False) for task in tasks], next=following)
 
 
-@router.get("/agent/async/{task_id}", summary="One background run", responses=_UNKNOWN)
+@router.get(
+    "/agent/async/{task_id}",
+    summary="One background run",
+    responses={422: _problem("`invalid_request`"), **_UNKNOWN},
+)
 async def get_task(
     task_id: str,
     request: Request,
@@ -169,7 +173,16 @@ async def cancel(service: Service, task: Task) -> Stopped:
     return Stopped.STILL_STOPPING
 
 
-@router.post("/agent/async/{task_id}/retry", summary="Run it again", **_submitting)
+@router.post(
+    "/agent/async/{task_id}/retry",
+    summary="Run it again",
+    status_code=202,
+    responses={
+        409: _problem("`in_flight`: another run has its thread"),
+        422: _problem("`invalid_request`, or `key_reused`"),
+        **_UNKNOWN,
+    },
+)
 async def retry_task(
     task_id: str, response: Response, service: ServiceDep, idempotency_key: Key = None
 ) -> TaskView:

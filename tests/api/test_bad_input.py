@@ -207,8 +207,8 @@ async def test_wrong_method(desk: Served, method: str, path: str, allowed: str) 
 
 @pytest.mark.parametrize(
     "path",
-    [f"/{CANARY}", "/", "/agent/", "/agents/orders/", "/runs/", "/agent/async",
-     "/agents/orders/async", "/%00", "/%ff%fe", "/redoc"],
+    [f"/{CANARY}", "/", "/agent/", "/agents/orders/", "/runs/", "/agent/async/",
+     "/agents/orders/async/", "/%00", "/%ff%fe", "/redoc"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_unknown_path(desk: Served, method: str, path: str) -> None:
