@@ -21,8 +21,7 @@ from app.api.schemas import (
 from app.api.task_events import find as find_task
 from app.api.tasks import cancel as cancel_task
 from app.runs.live import Run
-from app.runs.model import NO_USAGE, Mode, State, Timings
-from app.runs.runner import Stopped
+from app.runs.model import NO_USAGE, Mode, State, Stopped, Timings
 from app.runs.tasks import Task, TaskStatus
 
 router = APIRouter(prefix="/runs", tags=["runs"])

@@ -15,8 +15,8 @@ from app.api.schemas import RunBody, StopResult
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
 from app.runs.errors import InvalidRequest, NotFound
+from app.runs.model import Stopped
 from app.runs.ports import Agent
-from app.runs.runner import Stopped
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
 from app.runs.tasks import task_id as new_id
 
@@ -167,8 +167,9 @@ async def cancel(service: Service, task: Task) -> Stopped:
         return Stopped.CANCELLED
     until = time.monotonic() + _STOP_S
     while time.monotonic() < until:
-        if (await find(service, task.id)).body is not None:
-            return Stopped.CANCELLED
+        told = await find(service, task.id)
+        if told.body is not None:
+            return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
         await asyncio.sleep(_LOOK_S)
     return Stopped.STILL_STOPPING
 

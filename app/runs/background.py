@@ -7,9 +7,9 @@ that lost a run learns of it before it does anything that others would see.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from app.runs.deadline import remaining
 from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
@@ -27,6 +27,14 @@ _LAST = ("error", "end")  # told from the result, by whoever reads
 Render: TypeAlias = Callable[[Run, Ended], Body]
 
 
+class TellStopped(Protocol):
+    """Takes what became of a cancelled run; `stuck` when some of its work would not stop."""
+
+    async def __call__(self, task_id: str, body: Body, *, stuck: bool) -> None:
+        """Store it."""
+        ...
+
+
 class Background:
     """The side of the engine that works; `execute` is what the engine calls."""
 
@@ -35,7 +43,7 @@ class Background:
         runner: Runner,
         agents: Callable[[], Mapping[str, Agent]],
         render: Render,
-        tell_stopped: Callable[[str, Body], Awaitable[None]],
+        tell_stopped: TellStopped,
     ) -> None:
         self._runner = runner
         self._agents = agents
@@ -59,7 +67,7 @@ class Background:
             raise ended.error
         if isinstance(ended.error, Cancelled):
             body = self._render(run, ended)
-            await self._tell_stopped(run.id, body)
+            await self._tell_stopped(run.id, body, stuck=self._runner.is_stuck(run))
             return Result(Outcome.CANCELLED, body)
         await log.finish()
         return Result(ended.outcome, self._render(run, ended))

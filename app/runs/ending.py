@@ -3,8 +3,8 @@
 import asyncio
 import time
 from dataclasses import replace
-from typing import Any
 
+from app.runs import beginning
 from app.runs.errors import AgentFailed, RunError
 from app.runs.events import (
     ModelCallFinished,
@@ -139,7 +139,7 @@ def final_fact(run: Run, ended: Ended) -> RunFinished:
         error=ended.error.__cause__ if ended.error else None,
         metadata=run.request.metadata,
         attempt=run.attempt.number if run.attempt else 1,
-        stored_s=stored_s(run),
+        stored_s=beginning.stored_s(run),
     )
 
 
@@ -153,24 +153,6 @@ def handed_over(run: Run) -> RunHandedOver:
         mode=run.mode,
         attempt=run.attempt.number,
     )
-
-
-def attempt_of(run: Run) -> dict[str, Any]:
-    """What the start of a background run says beside that of another one."""
-    if run.attempt is None:
-        return {}
-    before = [row["trace"] for row in run.attempt.log if row.get("trace")][-1:]
-    submitted = [run.attempt.traceparent] if run.attempt.traceparent else []
-    return {
-        "attempt": run.attempt.number,
-        "stored_s": stored_s(run),
-        "links": (*submitted, *before),
-    }
-
-
-def stored_s(run: Run) -> float:
-    """How long a background run lay in the store before its first start."""
-    return max(0.0, run.attempt.started_at - run.attempt.created_at) if run.attempt else 0.0
 
 
 def drop_answer(run: Run) -> None:

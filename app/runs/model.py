@@ -56,6 +56,14 @@ class State(StrEnum):
     FINISHED = "finished"
 
 
+class Stopped(StrEnum):
+    """What came of an order to stop a run."""
+
+    CANCELLED = "cancelled"
+    STILL_STOPPING = "still_stopping"
+    ALREADY_FINISHED = "already_finished"
+
+
 class EarlyStopping(StrEnum):
     """What writes the answer at the iteration limit: the model, or a fixed sentence."""
 
@@ -178,3 +186,11 @@ class AgentAnswer:
     text: str
     output: Any = None
     limit_reached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Work that outlived its run and is still going on."""
+
+    threads: int
+    tasks: int

@@ -88,8 +88,8 @@ class TaskEngine(Protocol):
         """Order a run to stop; false if it had ended before. Whoever works it obeys soon."""
         ...
 
-    async def tell_stopped(self, task_id: str, body: Body) -> None:
-        """Say what became of a cancelled run that this process worked."""
+    async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
+        """Say what became of a cancelled run that this process worked; `stuck`: it goes on."""
         ...
 
     def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:

@@ -11,11 +11,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 
-from app.runs import ending, snapshot
+from app.runs import beginning, ending, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
 from app.runs.errors import (
@@ -31,33 +30,25 @@ from app.runs.errors import (
 from app.runs.events import (
     Emit,
     RunQueued,
-    RunStarted,
     WorkAbandoned,
 )
 from app.runs.live import Ended, Run
-from app.runs.model import AgentAnswer, Mode, Outcome, Phase, RunRequest, State
+from app.runs.model import (
+    AgentAnswer,
+    Left,
+    Mode,
+    Outcome,
+    Phase,
+    RunRequest,
+    State,
+    Stopped,
+)
 from app.runs.ports import Agent, AgentCall, Price
 from app.runs.tasks import Attempt, Fence
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
 GRACE_S = 0.1
-
-
-class Stopped(StrEnum):
-    """What came of an order to stop a run."""
-
-    CANCELLED = "cancelled"
-    STILL_STOPPING = "still_stopping"
-    ALREADY_FINISHED = "already_finished"
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Work that outlived its run and is still going on."""
-
-    threads: int
-    tasks: int
 
 
 class Runner:
@@ -168,12 +159,16 @@ class Runner:
         finished_before = run.ended.done()
         self.stop(run, Cancelled())
         ended = await asyncio.shield(run.ended)
-        left = self._left(run)
-        if left.threads or left.tasks:
+        if self.is_stuck(run):
             return Stopped.STILL_STOPPING
         if finished_before or ended.outcome is not Outcome.CANCELLED:
             return Stopped.ALREADY_FINISHED
         return Stopped.CANCELLED
+
+    def is_stuck(self, run: Run) -> bool:
+        """Whether some of an ended run's work would not stop."""
+        left = self._left(run)
+        return bool(left.threads or left.tasks)
 
     async def drain(self, notice_s: float, seconds: float) -> None:
         """Stop in an orderly way.
@@ -201,33 +196,8 @@ class Runner:
     def _begin(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic()
         run.state = State.RUNNING
-        run.record(
-            RunStarted(
-                run_id=run.id,
-                agent=run.agent.name,
-                at=now,
-                mode=run.mode,
-                iteration_limit=run.iteration_limit,
-                timeout_s=run.request.timeout_s,
-                queue_wait_s=now - run.arrived_at,
-                thread_id=run.request.thread_id,
-                **ending.attempt_of(run),
-            )
-        )
-        call = AgentCall(
-            run_id=run.id,
-            question=run.request.question,
-            iteration_limit=run.iteration_limit,
-            early_stopping=run.agent.early_stopping,
-            thread_id=run.request.thread_id,
-            emit=run.record,
-            price=self._price,
-            fault=self._fault,
-            say=run.say if run.mode is Mode.STREAM else None,
-            durable=run.attempt is not None,
-            iterations=run.progress.iterations,
-            fence=run.fence,
-        )
+        run.record(beginning.started(run, now))
+        call = beginning.call_for(run, self._price, self._fault)
         run.admitted.set_result(True)
         run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
         run.task.add_done_callback(partial(self._task_done, run))

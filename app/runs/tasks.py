@@ -70,7 +70,8 @@ class TaskSpec:
 class Task:
     """A stored background run; times are seconds since the epoch.
 
-    `body` is the finished run or the problem, in a single look-up of a run that has ended.
+    `body` is the finished run or the problem, in a single look-up of a run that has ended. It is
+    `stuck` when it was cancelled and some of its work would not stop.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Task:
     fingerprint: str = ""
     retry_of: str | None = None
     thread_id: str | None = None
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,24 @@
 """The engine behind the port: DBOS keeps the queue, the owner, the log and the result of a run.
 
 A run is one workflow with one step, whose body is the whole agent; what of it is not done again
-after a crash is decided by the agent's own checkpoints. Workflows are synchronous and wait on
-threads of the engine's own for the run, which works on the service's loop: the engine's
-asynchronous calls would put its threads in the place of the service's.
+after a crash is decided by the agent's own checkpoints. None of the engine's asynchronous calls
+are used: they would put its threads in the place of the service's.
 """
 
 import asyncio
-import contextvars
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 
-from app.runs.errors import HandedOver, KeyReused, StoreUnavailable
+from app.runs.errors import KeyReused, StoreUnavailable
 from app.runs.tasks import (
-    Attempt,
     Body,
     EngineStats,
     Execute,
-    Result,
     Task,
     TaskQuery,
     TaskSpec,
@@ -32,11 +27,13 @@ from app.tasks import payload, rows
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import Heard, Supervisor
+from app.tasks.worker import Worker
 
 # Constant, or what is queued would wait for a process of the version that queued it.
 _VERSION = "1"
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
+_GIVE_BACK_S = 3.0
 
 
 class Engine:
@@ -57,12 +54,9 @@ class Engine:
         self._keep_s = keep_s
         self._heard = Heard()
         self._me = uuid.uuid4().hex
-        self._working: set[str] = set()
-        self._left: set[str] = set()
-        self._leaving = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._execute: Execute | None = None
         self._dbos: DBOS | None = None
+        self._worker: Worker | None = None
         self._client: DBOSClient | None = None
         self._supervisor: Supervisor | None = None
 
@@ -86,11 +80,29 @@ class Engine:
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
         """Open the store and, if this process `works`, take runs of these agents from it."""
         self._loop = asyncio.get_running_loop()
-        self._execute = execute
-        await asyncio.wrap_future(self._store.in_thread(self._open, tuple(agents), works))
+        self._worker = Worker(self._store, self._tables, self._me, execute, self._loop)
+        opened = self._store.in_thread(self._open, self._worker, tuple(agents), works)
+        await asyncio.wrap_future(opened)
 
-    def _open(self, agents: Sequence[str], works: bool) -> None:
-        self._store.prepare()
+    def _open(self, worker: Worker, agents: Sequence[str], works: bool) -> None:
+        self._client = DBOSClient(
+            system_database_engine=self._store.calls,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=_NAME,
+            retry_connection_errors=False,
+        )
+        self._supervisor = Supervisor(
+            self._store,
+            self._client,
+            self._tables,
+            self._me,
+            self._heard,
+            worker,
+            keep_s=self._keep_s,
+            works=works,
+        )
+        # Before it can be given a run: a run whose process has no lock looks abandoned.
+        self._supervisor.show_alive()
         self._dbos = DBOS(
             config={
                 "name": _NAME,
@@ -104,15 +116,9 @@ class Engine:
             }
         )
         for agent in agents:
-            DBOS.workflow(name=agent, max_recovery_attempts=None)(self._workflow())
+            DBOS.workflow(name=agent, max_recovery_attempts=None)(worker.workflow())
         DBOS.listen_queues(agents if works else [])
         DBOS.launch()
-        self._client = DBOSClient(
-            system_database_engine=self._store.calls,
-            serializer=DBOSPortableJSONSerializer(),
-            application_name=_NAME,
-            retry_connection_errors=False,
-        )
         for agent in agents:
             DBOS.register_queue(
                 agent,
@@ -121,29 +127,22 @@ class Engine:
                 polling_interval_sec=_LOOK_S * len(agents),
                 on_conflict="always_update",
             )
-        self._supervisor = Supervisor(
-            self._store,
-            self._client,
-            self._tables,
-            self._me,
-            self._heard,
-            self._working,
-            self._left,
-            keep_s=self._keep_s,
-            works=works,
-        )
         self._supervisor.start()
 
     def leave(self) -> None:
         """Take no more runs; those at work here may still end."""
-        self._leaving = True
+        if self._worker is not None:
+            self._worker.leaving = True
         if self._dbos is not None:
             for event in self._dbos.background_thread_stop_events:
                 event.set()
 
     async def stop(self) -> None:
-        """Close; runs that are still worked here were given back by then."""
+        """Give back what is still worked here, and close."""
         self.leave()
+        until = time.monotonic() + _GIVE_BACK_S
+        while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
+            await asyncio.sleep(_LOOK_S / 2)
         if self._dbos is not None:
             await asyncio.wrap_future(self._store.in_thread(self._close))
         self._store.close()
@@ -158,7 +157,7 @@ class Engine:
         return await self._store.call(self._submit, spec)
 
     def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
-        if not self._store.has_room():
+        if not self._store.has_room() and self._tables.row(self._store.calls, spec.id) is None:
             raise StoreUnavailable
         noted = {
             rows.CREATED: time.time(),
@@ -228,9 +227,9 @@ class Engine:
 
         return await self._store.call(order)
 
-    async def tell_stopped(self, task_id: str, body: Body) -> None:
+    async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Say what became of a cancelled run that this process worked."""
-        noted = {rows.STOPPED: dict(body), rows.FINISHED: time.time()}
+        noted = {rows.STOPPED: dict(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
         client = self._known_client()
         await self._store.call(client.update_workflow_attributes, task_id, noted, merge=True)
 
@@ -259,82 +258,6 @@ class Engine:
         if self._client is None:
             raise StoreUnavailable
         return self._client
-
-    def _workflow(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """What the engine calls, on a thread of its own, for each attempt."""
-
-        def work(stored: dict[str, Any]) -> dict[str, Any]:
-            return DBOS.run_step({"name": "agent"}, self._attempt, stored)
-
-        return work
-
-    def _attempt(self, stored: dict[str, Any]) -> dict[str, Any]:
-        task_id = DBOS.workflow_id
-        assert task_id is not None
-        assert self._loop is not None
-        assert self._execute is not None
-        if self._leaving:
-            self._give_back(task_id)
-        attempt = self._begin(task_id, stored)
-        self._working.add(task_id)
-        try:
-            work = self._execute(attempt)
-            result: Result = asyncio.run_coroutine_threadsafe(work, self._loop).result()  # type: ignore[arg-type]
-            noted = {rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()}
-            DBOS.update_workflow_attributes(task_id, noted, merge=True)
-            return {"outcome": result.outcome.value, "body": dict(result.body)}
-        except HandedOver:
-            self._give_back(task_id)
-            raise
-        finally:
-            self._working.discard(task_id)
-            self._left.add(task_id)
-
-    def _begin(self, task_id: str, stored: Mapping[str, Any]) -> Attempt:
-        engine = self._store.worker
-        row = self._tables.row(engine, task_id)
-        assert row is not None
-        known = rows.task(row)
-        started_at = known.started_at or time.time()
-        if known.started_at is None:
-            DBOS.update_workflow_attributes(task_id, {rows.STARTED: started_at}, merge=True)
-        context = contextvars.copy_context()
-
-        async def write(entry: Mapping[str, Any]) -> None:
-            # A context can be entered once at a time: each write has its own copy.
-            written = self._store.in_thread(
-                context.copy().run, DBOS.write_stream, rows.LOG, dict(entry)
-            )
-            try:
-                await asyncio.wrap_future(written)
-            except engine_errors.DBOSWorkflowConflictIDError as another:
-                raise HandedOver from another
-            except sa.exc.SQLAlchemyError as refused:
-                raise StoreUnavailable from refused
-
-        return Attempt(
-            task_id=task_id,
-            agent=known.agent,
-            request=payload.request(stored),
-            number=max(1, known.attempts + (known.started_at is None)),
-            created_at=known.created_at,
-            started_at=started_at,
-            log=self._tables.log(engine, task_id, 0),
-            write=write,
-            traceparent=stored.get("traceparent"),
-        )
-
-    def _give_back(self, task_id: str) -> None:
-        """Put a run that this process leaves unfinished back into its queue, and leave it.
-
-        Raises what the engine takes as: this is not mine to end.
-        """
-        row = self._tables.row(self._store.worker, task_id)
-        if row is not None and row["status"] == "PENDING" and row["executor_id"] == self._me:
-            noted = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
-            DBOS.update_workflow_attributes(task_id, {rows.GIVEN_BACK: noted}, merge=True)
-            DBOS.resume_workflow(task_id, queue_name=row["name"])
-        raise engine_errors.DBOSWorkflowCancelledError("handed over")
 
     def _on_loop(self, call: Callable[[str, bool], None]) -> Callable[[str, bool], None]:
         def tell(task_id: str, cancelled: bool) -> None:

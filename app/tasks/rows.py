@@ -20,7 +20,7 @@ LOG = "log"
 # What we note on a run's row beside what the engine does.
 STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", "takeovers"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
-STOPPED, GIVEN_BACK = "stopped", "given_back"
+STOPPED, STUCK, GIVEN_BACK = "stopped", "stuck", "given_back"
 
 _LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
          "PENDING": TaskStatus.RUNNING}  # fmt: skip
@@ -178,6 +178,7 @@ def task(row: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> Task:
         fingerprint=noted.get(FINGERPRINT, ""),
         retry_of=noted.get(RETRY_OF),
         thread_id=noted.get(THREAD),
+        stuck=bool(noted.get(STUCK)),
     )
 
 

@@ -24,6 +24,7 @@ ANSWER_S = 2.0
 _THREADS = 8
 # SQLite waits for other writers this long; DBOS's own connections wait longer.
 _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
+_GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 _POSTGRES = {
     "connect_timeout": 2,
     "keepalives_idle": 5,
@@ -53,6 +54,7 @@ class Store:
         self.calls = self._engine(_CALLER_BUSY_MS)
         self.worker = self._engine(_WORKER_BUSY_MS)
         self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
+        self._closed = False
         self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
 
     @property
@@ -81,13 +83,12 @@ class Store:
 
     async def call(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work with the store. Raises StoreUnavailable, within seconds."""
-        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise StoreUnavailable
+        done = asyncio.wrap_future(self._pool.submit(work, *args, **kwargs))
         try:
-            done = loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
             return await asyncio.wait_for(done, ANSWER_S)
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as refused:
-            raise StoreUnavailable from refused
-        except (TimeoutError, RuntimeError) as refused:  # RuntimeError: it is closed
+        except (*_GONE, TimeoutError) as refused:
             raise StoreUnavailable from refused
 
     def free_bytes(self) -> int | None:
@@ -101,6 +102,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of every connection."""
+        self._closed = True
         for pool in (self._pool, self._patient):
             pool.shutdown(wait=False, cancel_futures=True)
         self.calls.dispose()

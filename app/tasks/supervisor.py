@@ -21,6 +21,7 @@ from app.tasks import rows
 from app.tasks.liveness import locks_of
 from app.tasks.rows import Tables
 from app.tasks.store import Store
+from app.tasks.worker import Worker
 
 _EVERY_S = 0.5
 _STATS_EVERY_S = 2.0
@@ -48,10 +49,7 @@ class Heard:
 
 
 class Supervisor:
-    """One for each process that has the store open.
-
-    `working` are the runs it works at present, `left` those it worked and has not looked at since.
-    """
+    """One for each process that has the store open."""
 
     def __init__(
         self,
@@ -60,8 +58,7 @@ class Supervisor:
         tables: Tables,
         me: str,
         heard: Heard,
-        working: set[str],
-        left: set[str],
+        worker: Worker,
         *,
         keep_s: float,
         works: bool,
@@ -72,8 +69,7 @@ class Supervisor:
         self._tables = tables
         self._me = me
         self._heard = heard
-        self._working = working
-        self._left = left
+        self._worker = worker
         self._orphans: dict[str, float] = {}
         self._keep_s = keep_s
         self._works = works
@@ -84,9 +80,12 @@ class Supervisor:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchkeeper-tasks", daemon=True)
 
-    def start(self) -> None:
-        """Take this process's lock, and begin. Blocks for the lock."""
+    def show_alive(self) -> None:
+        """Take this process's lock. Blocks."""
         self._own.take(self._me)
+
+    def start(self) -> None:
+        """Begin to look. Blocks for a first look."""
         self._read_stats()
         self._thread.start()
 
@@ -129,7 +128,7 @@ class Supervisor:
 
     def _obey(self) -> None:
         """Stop what was cancelled elsewhere, or taken away from this process."""
-        mine = list(self._working)
+        mine = list(self._worker.working)
         if not mine:
             return
         states = self._tables.states(self._store.calls, mine)
@@ -145,22 +144,22 @@ class Supervisor:
 
         A result that could not be written, on a full disk, leaves a run that nobody works.
         """
-        left = list(self._left - self._working)
+        left = list(self._worker.left - self._worker.working)
         if left:
             states = self._tables.states(self._store.calls, left)
             over = [i for i in left if states.get(i, ("SUCCESS", None))[0] in _OVER]
             elsewhere = [i for i in left if i in states and states[i][1] != self._me]
-            self._left.difference_update(over, elsewhere)
+            self._worker.left.difference_update(over, elsewhere)
             if over:
                 self._heard.forget(over)
         now = time.monotonic()
         mine = {
             row["workflow_uuid"]: row for row in self._tables.owners(self._store.calls, self._me)
         }
-        for task_id in mine.keys() - self._working:
+        for task_id in mine.keys() - self._worker.working:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
                 self._client.resume_workflow(task_id, queue_name=mine[task_id]["name"])
-        kept = mine.keys() - self._working
+        kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
 
     def _take_over(self) -> None:

@@ -18,9 +18,9 @@ from app.runs.events import (
     ToolCallFinished,
     WorkAbandoned,
 )
-from app.runs.model import CallOutcome, Outcome
+from app.runs.model import CallOutcome, Outcome, Stopped
 from app.runs.ports import AgentCall
-from app.runs.runner import GRACE_S, Stopped
+from app.runs.runner import GRACE_S
 from tests.runs import scripted
 from tests.runs.scripted import Desk, Script, after, at_once, stubborn
 

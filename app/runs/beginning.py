@@ -1,0 +1,60 @@
+"""How a run begins: what the sinks are told, and what its agent is asked."""
+
+from collections.abc import Callable
+from typing import Any
+
+from app.runs.events import RunStarted
+from app.runs.live import Run
+from app.runs.model import Mode
+from app.runs.ports import AgentCall, Price
+
+
+def started(run: Run, now: float) -> RunStarted:
+    """The run has its place."""
+    return RunStarted(
+        run_id=run.id,
+        agent=run.agent.name,
+        at=now,
+        mode=run.mode,
+        iteration_limit=run.iteration_limit,
+        timeout_s=run.request.timeout_s,
+        queue_wait_s=now - run.arrived_at if run.attempt is None else 0.0,
+        thread_id=run.request.thread_id,
+        **_attempt(run),
+    )
+
+
+def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
+    """The run, as its agent is asked for it."""
+    return AgentCall(
+        run_id=run.id,
+        question=run.request.question,
+        iteration_limit=run.iteration_limit,
+        early_stopping=run.agent.early_stopping,
+        thread_id=run.request.thread_id,
+        emit=run.record,
+        price=price,
+        fault=fault,
+        say=run.say if run.mode is Mode.STREAM else None,
+        durable=run.attempt is not None,
+        iterations=run.progress.iterations,
+        fence=run.fence,
+    )
+
+
+def stored_s(run: Run) -> float:
+    """How long a background run lay in the store before its first start."""
+    return max(0.0, run.attempt.started_at - run.attempt.created_at) if run.attempt else 0.0
+
+
+def _attempt(run: Run) -> dict[str, Any]:
+    """What the start of a background run says beside that of another one."""
+    if run.attempt is None:
+        return {}
+    before = [row["trace"] for row in run.attempt.log if row.get("trace")][-1:]
+    submitted = [run.attempt.traceparent] if run.attempt.traceparent else []
+    return {
+        "attempt": run.attempt.number,
+        "stored_s": stored_s(run),
+        "links": (*submitted, *before),
+    }
