@@ -177,11 +177,11 @@ class Watched:
         await asyncio.get_running_loop().run_in_executor(None, export.provider.force_flush)
 
     async def trace_of(self, run_id: str) -> list[Received]:
-        """The whole trace of a run; waits until its server span, the last to end, has come."""
+        """The whole trace of a run; waits until its outermost span, the last to end, has come."""
 
         def has_come() -> bool:
             kinds = {span.kind for span in self.collector.trace_of(run_id)}
-            return {"SERVER", "INTERNAL"} <= kinds
+            return "INTERNAL" in kinds and bool({"SERVER", "CONSUMER"} & kinds)
 
         await until(has_come)
         return self.collector.trace_of(run_id)

@@ -1,0 +1,124 @@
+"""A background run is told alike by its result, the metrics, the spans and the log line."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from app.runs.model import Outcome
+from tests import fakes
+from tests.service import until
+from tests.telemetry.test_agreement import _agents, agree
+from tests.telemetry.watched import Watched, root_of, watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIMIT = {"max_iterations": 3}
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def watch(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+    wanted = ("look", "endless", "slow", "stubborn", "model_failed", "agent_failed", "nap")
+    agents = {n: a for n, a in _agents().items() if n.rpartition("-")[0] in wanted}
+    store = tmp_path_factory.mktemp("store") / "store.sqlite"
+    async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
+        yield service
+        service.desk.books_balance()
+
+
+async def submitted(watch: Watched, agent: str, **body: Any) -> str:
+    """Submit a run to an agent; gives its id."""
+    path = f"/agents/{agent}/async"
+    response = await watch.desk.client.post(path, json={"question": "q", **body})
+    assert response.status_code == 202, response.text
+    return str(response.json()["task_id"])
+
+
+async def ended(watch: Watched, run_id: str) -> dict[str, Any]:
+    """The stored run, once it has ended."""
+    response = await watch.desk.client.get(f"/agent/async/{run_id}", params={"wait": 20})
+    task: dict[str, Any] = response.json()
+    assert task["finished_at"], task
+    return task
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("name", "body", "outcome", "counts", "error", "phase"),
+    [
+        ("look", {}, Outcome.COMPLETED, (1, 2), None, None),
+        ("endless", LIMIT, Outcome.ITERATION_LIMIT, (3, 6), "iteration_limit", None),
+        ("slow", {"timeout": 0.3}, Outcome.TIMEOUT, (0, 0), "timeout", "llm"),
+        ("stubborn", {"timeout": 0.5}, Outcome.TIMEOUT, (1, 2), "timeout", "tool"),
+        ("model_failed", {}, Outcome.FAILED, (0, 0), "model_failed", None),
+        ("agent_failed", {}, Outcome.FAILED, None, "agent_failed", None),
+    ],
+)  # fmt: skip
+async def test_a_background_run(
+    watch: Watched,
+    kind: str,
+    name: str,
+    body: dict[str, Any],
+    outcome: Outcome,
+    counts: tuple[int, int] | None,
+    error: str | None,
+    phase: str | None,
+) -> None:
+    """However a background run ends, what is stored and every signal say the same."""
+    agent = f"{name}-{kind}"
+    run_id = await submitted(watch, agent, **body)
+    task = await ended(watch, run_id)
+    said = task["result"] or task["error"]
+    assert (task["status"], said["outcome"], said["run_id"]) == (outcome, outcome, run_id)
+    counts = counts or (said["iterations"], said["tool_calls"])
+    assert (said["iterations"], said["tool_calls"]) == counts
+    told: dict[str, Any] = {"error": error, "phase": phase, "mode": "background"}
+    await agree(watch, agent, run_id, None, outcome, counts, **told)
+    samples = await watch.scrape()
+    attempts = samples.nonzero("agent_task_attempts_total", agent=agent)
+    assert attempts == {(outcome.value,): 1.0}
+
+
+@kinds
+async def test_a_cancelled_background_run(watch: Watched, kind: str) -> None:
+    """A background run that is cancelled is told alike by every signal."""
+    agent = f"nap-{kind}"
+    run_id = await submitted(watch, agent)
+    await watch.held(agent, "tool:nap")
+    stopped = await watch.desk.client.delete(f"/agent/async/{run_id}")
+    assert stopped.json() == {"run_id": run_id, "result": "cancelled"}
+    assert (await ended(watch, run_id))["status"] == "cancelled"
+    await agree(watch, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="background")
+
+
+async def test_its_trace(watch: Watched) -> None:
+    """A background run is a trace of its own, linked to the request that submitted it."""
+    run_id = await submitted(watch, "look-create_agent")
+    task = await ended(watch, run_id)
+    await until(lambda: any(s.kind == "CONSUMER" for s in watch.collector.trace_of(run_id)))
+    spans = watch.collector.trace_of(run_id)
+    (outer,) = [span for span in spans if span.kind == "CONSUMER"]
+    assert outer.name == "run_task look-create_agent"
+    assert root_of(spans, run_id).parent_id == outer.span_id
+    assert outer.attributes["agent.task.attempt"] == 1
+    assert outer.attributes["agent.queue.wait_s"] == pytest.approx(task["queue_wait_s"], abs=0.01)
+    assert task["result"]["trace_id"] == outer.trace_id
+    (link,) = outer.links
+    servers = [s for s in watch.collector.spans if s.kind == "SERVER" and s.trace_id == link]
+    assert [span.attributes["http.route"] for span in servers] == ["/agents/{name}/async"]
+
+
+async def test_what_waits_is_told(watch: Watched) -> None:
+    """Depth and age of what waits and works are read from the store."""
+    run_id = await submitted(watch, "nap-langgraph")
+    await watch.held("nap-langgraph", "tool:nap")
+    await watch.until(lambda s: s.total("agent_tasks_running", agent="nap-langgraph") == 1)
+    samples = await watch.until(
+        lambda s: s.total("agent_task_oldest_age_seconds", agent="nap-langgraph") > 0
+    )
+    assert samples.total("agent_tasks_queued", agent="nap-langgraph") == 0
+    assert samples.total("agent_ready", check="store") == 1
+    await asyncio.gather(ended(watch, run_id))
