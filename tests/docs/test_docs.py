@@ -297,7 +297,7 @@ def test_an_agent_of_ones_own(tmp_path: Path) -> None:
     assert len([line for line in agent.text.splitlines() if line]) < 10
     (tmp_path / "shop.py").write_text(agent.text)
     commands = [words for b in blocks(README) if b.language == "sh" for words in b.commands]
-    [command] = [words for words in commands if words[:2] == ["watchkeeper", "serve"]]
+    command = next(words for words in commands if words[:2] == ["watchkeeper", "serve"])
     with aimock() as model:
         variables = {"OPENAI_API_KEY": "not-a-secret", "OPENAI_BASE_URL": model}
         with serving(tmp_path, *command[2:], variables=variables) as service:
