@@ -13,6 +13,7 @@ from app.agents.checkpoints import Checkpoints
 from app.api.deps import Role, Service
 from app.api.sse import final
 from app.runs.background import Background
+from app.runs.errors import StoreUnavailable
 from app.runs.events import RunLost, RunRecovered
 from app.runs.runner import Runner
 from app.settings import Settings, SettingsError
@@ -61,7 +62,7 @@ class Durable:
     async def opened(self, service: Service) -> AsyncIterator[None]:
         """Open the store, give agents their place on it, and take runs if this process works."""
         loop = asyncio.get_running_loop()
-        await asyncio.wrap_future(self.store.in_thread(self._prepare))
+        await self.prepare()
         async with checkpoints.opened(self.url) as steps:
             for agent in service.agents.values():
                 keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
@@ -84,7 +85,18 @@ class Durable:
             finally:
                 await self.engine.stop()
 
-    def _prepare(self) -> None:
+    async def prepare(self) -> None:
+        """Make the store ready. Raises SettingsError where it cannot be reached."""
+        try:
+            await asyncio.wrap_future(self.store.in_thread(self._make_ready))
+        except StoreUnavailable as refused:
+            why = type(refused.__cause__).__name__
+            raise SettingsError(
+                f"The store {self.where} cannot be reached or written ({why}); set "
+                f"{configuration.variable('store_url')} or {configuration.variable('data_dir')}."
+            ) from refused
+
+    def _make_ready(self) -> None:
         self.store.prepare()
         kept.create(self.store)
 

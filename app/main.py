@@ -116,13 +116,18 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
 
 
 async def serve(settings: Settings, agents: Sequence[str], role: Role = Role.BOTH) -> None:
-    """Serve until a signal. Raises AgentLoadError or CannotListen before anything is served."""
+    """Serve until a signal.
+
+    Raises AgentLoadError, SettingsError or CannotListen before anything is served.
+    """
     parts = assemble(settings)
     parts.service.role = role
     start_logs(parts)
     parts.pipeline.lead()
     try:
         await load_agents(parts, agents)
+        if parts.durable is not None:
+            await parts.durable.prepare()
         listener = listen(settings.host, settings.port)
         server = Server(application(parts, agents), lambda: _drain(parts))
         _announce(parts, listener.getsockname()[1])

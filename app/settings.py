@@ -4,13 +4,21 @@ Only `main` and `__main__` read it; the rooms are handed plain values.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -180,6 +188,11 @@ class Settings(BaseSettings):
             max_timeout_s=max_timeout_s,
             background_timeout_s=self.background_timeout_s,
         )
+
+    @field_serializer("store_url")
+    def _masked(self, url: str) -> str:
+        """What is shown of it: never a password."""
+        return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
 
     @property
     def store(self) -> str | None:

@@ -175,4 +175,5 @@ def _view(info: AgentInfo, *, default: bool) -> AgentView:
         early_stopping=info.early_stopping,
         timeout_s=info.timeout_s,
         max_timeout_s=info.max_timeout_s,
+        background_timeout_s=info.background_timeout_s,
     )

@@ -274,6 +274,7 @@ class AgentView(BaseModel):
     early_stopping: EarlyStopping
     timeout_s: float
     max_timeout_s: float
+    background_timeout_s: float
 
 
 class AgentList(BaseModel):

@@ -98,14 +98,14 @@ class OnDisconnect(StrEnum):
     CONTINUE = "continue"
 
 
-_STREAM: dict[str, Any] = {
+STREAM: dict[str, Any] = {
     "model": Events,
     "description": "Server-Sent Events.",
     "content": {"text/event-stream": {}},
 }
 _streaming: dict[str, Any] = {
     "response_class": Response,
-    "responses": {**RUN_RESPONSES, 200: _STREAM},
+    "responses": {**RUN_RESPONSES, 200: STREAM},
     "dependencies": [Depends(plain_json)],
 }
 router = APIRouter(tags=["streams"])
@@ -144,7 +144,7 @@ async def stream_named(
     summary="Follow a run",
     response_class=Response,
     responses={
-        200: _STREAM,
+        200: STREAM,
         204: {"description": "The run has ended, and that event was its last."},
         404: {"model": problems.Problem, "description": "`not_found`"},
         422: {"model": problems.Problem, "description": "`invalid_request`"},

@@ -12,6 +12,7 @@ from app.api.agent import RUN_RESPONSES, check_limits, plain_json
 from app.api.claims import Key
 from app.api.deps import Service, ServiceDep
 from app.api.schemas import RunBody, StopResult
+from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
 from app.runs.errors import InvalidRequest, NotFound
@@ -125,7 +126,7 @@ async def get_task(
     summary="Follow a background run",
     response_class=Response,
     responses={
-        200: {"description": "Server-Sent Events.", "content": {"text/event-stream": {}}},
+        200: STREAM,
         422: _problem("`invalid_request`"),
         **_UNKNOWN,
     },

@@ -6,6 +6,7 @@ are used: they would put its threads in the place of the service's.
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -85,6 +86,8 @@ class Engine:
         await asyncio.wrap_future(opened)
 
     def _open(self, worker: Worker, agents: Sequence[str], works: bool) -> None:
+        # It logs the text of exceptions, which may quote what callers and tools said.
+        logging.getLogger("dbos").setLevel(logging.CRITICAL)
         self._client = DBOSClient(
             system_database_engine=self._store.calls,
             serializer=DBOSPortableJSONSerializer(),

@@ -124,12 +124,17 @@ class Tables:
                 )  # fmt: skip
         return loads
 
-    def owners(self, engine: sa.Engine, executor: str | None = None) -> list[Mapping[str, Any]]:
-        """The runs at work and whose they are; those of one process only, if it is given."""
+    def processes(self, engine: sa.Engine) -> set[str]:
+        """The processes that have runs at work, dead or alive."""
         run = self.runs.c
-        chosen = sa.select(*self.runs.c).where(run.status == "PENDING")
-        if executor is not None:
-            chosen = chosen.where(run.executor_id == executor)
+        chosen = sa.select(run.executor_id).where(run.status == "PENDING").distinct()
+        with engine.connect() as connection:
+            return {name for name in connection.execute(chosen).scalars() if name is not None}
+
+    def of_process(self, engine: sa.Engine, process: str) -> list[Mapping[str, Any]]:
+        """The runs that a process has at work."""
+        run = self.runs.c
+        chosen = sa.select(*self.runs.c).where(run.status == "PENDING", run.executor_id == process)
         with engine.connect() as connection:
             return [dict(row) for row in connection.execute(chosen).mappings()]
 

@@ -153,9 +153,8 @@ class Supervisor:
             if over:
                 self._heard.forget(over)
         now = time.monotonic()
-        mine = {
-            row["workflow_uuid"]: row for row in self._tables.owners(self._store.calls, self._me)
-        }
+        rows_here = self._tables.of_process(self._store.calls, self._me)
+        mine = {row["workflow_uuid"]: row for row in rows_here}
         for task_id in mine.keys() - self._worker.working:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
                 self._client.resume_workflow(task_id, queue_name=mine[task_id]["name"])
@@ -164,8 +163,7 @@ class Supervisor:
 
     def _take_over(self) -> None:
         now = time.monotonic()
-        owners = {row["executor_id"] for row in self._tables.owners(self._store.calls)}
-        owners -= {self._me, None}
+        owners = self._tables.processes(self._store.calls) - {self._me}
         self._suspects = {name: since for name, since in self._suspects.items() if name in owners}
         for owner in owners:
             if not self._probe.take(owner):
@@ -174,7 +172,7 @@ class Supervisor:
             try:
                 since = self._suspects.setdefault(owner, now)
                 if now - since >= self._probe.grace_s:
-                    for row in self._tables.owners(self._store.calls, owner):
+                    for row in self._tables.of_process(self._store.calls, owner):
                         self._recover(row)
             finally:
                 self._probe.give_back(owner)
