@@ -43,6 +43,8 @@ async def _in_file(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
 
     async with aiosqlite.connect(path) as connection:
         await connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        # What a loss of power takes from here is done again; what was accepted is elsewhere.
+        await connection.execute("PRAGMA synchronous=NORMAL")
         saver = AsyncSqliteSaver(connection, serde=_serializer())
         await saver.setup()
         yield saver

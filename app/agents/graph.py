@@ -111,8 +111,8 @@ class GraphAgent:
         empty in the middle of a run.
         """
         asked: list[BaseMessage] = [HumanMessage(call.question)]
-        keeps = call.durable or (self._keeps_threads and call.thread_id is not None)
-        if keeps and graph.checkpointer:
+        may_be_kept = call.resumed or (self._keeps_threads and call.thread_id is not None)
+        if may_be_kept and graph.checkpointer:
             kept = await graph.aget_state(config)
             if (kept.metadata or {}).get(_RUN) == call.run_id:
                 _go_on(handler, kept.values.get("messages", []), self._output_tools)

@@ -17,8 +17,8 @@ class AgentCall:
     """One run, as an agent is asked for it; `fault` is told when watching it goes wrong.
 
     `say` takes the text of models as it comes; it is None where nobody reads it. A `durable` run
-    keeps its steps, so that another attempt goes on from there; `iterations` are those of
-    attempts before.
+    keeps its steps, so that another attempt goes on from there; `resumed` says that there was one
+    before, and `iterations` how many it had.
     """
 
     run_id: str
@@ -31,6 +31,7 @@ class AgentCall:
     fault: Callable[[], None] = lambda: None
     say: Say | None = None
     durable: bool = False
+    resumed: bool = False
     iterations: int = 0
     fence: Fence | None = None
 

@@ -98,7 +98,7 @@ class Worker:
             number=max(1, known.attempts + (known.started_at is None)),
             created_at=known.created_at,
             started_at=started_at,
-            log=self._tables.log(self._store.worker, task_id, 0),
+            log=self._tables.log(self._store.worker, task_id, 0) if known.started_at else (),
             write=write,
             traceparent=stored.get("traceparent"),
         )
