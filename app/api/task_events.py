@@ -57,6 +57,17 @@ async def find(service: Service, task_id: str) -> Task:
 
 
 async def follow(service: Service, task_id: str, last_event_id: str | None) -> Response:
-    """The events of a background run."""
+    """The events of a background run; 204 where there will be no more, so that browsers stop."""
     task = await find(service, task_id)
-    return TaskStream(service, task, int(last_event_id or 0))
+    after = int(last_event_id or 0)
+    if after and task.status.ended and after >= await _last_id(service, task):
+        return Response(status_code=204, headers={"X-Run-Id": task.id})
+    return TaskStream(service, task, after)
+
+
+async def _last_id(service: Service, task: Task) -> int:
+    """The id of the `end` of a run that has ended."""
+    written = 0
+    async for rows in service.tasks.follow(task.id, 0):
+        written += sum(len(row["events"]) for row in rows)
+    return written + (2 if "code" in body_of(task) else 1)

@@ -127,6 +127,7 @@ async def get_task(
     response_class=Response,
     responses={
         200: STREAM,
+        204: {"description": "The run has ended, and that event was its last."},
         422: _problem("`invalid_request`"),
         **_UNKNOWN,
     },

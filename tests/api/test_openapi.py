@@ -25,7 +25,7 @@ STATUSES: dict[tuple[str, str], set[str]] = {
     ("post", "/agent/async/{task_id}/retry"): {"202", "404", "409", "422", "503"},
     ("get", "/agent/async"): {"200", "422", "503"},
     ("get", "/agent/async/{task_id}"): {"200", "404", "422", "503"},
-    ("get", "/agent/async/{task_id}/events"): {"200", "404", "422", "503"},
+    ("get", "/agent/async/{task_id}/events"): {"200", "204", "404", "422", "503"},
     ("delete", "/agent/async/{task_id}"): {"200", "202", "404", "503"},
     ("get", "/threads/{thread_id}"): {"200", "404", "503"},
     ("delete", "/threads/{thread_id}"): {"204", "404", "503"},
