@@ -22,7 +22,7 @@ from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemory
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
-from app.agents.speaking import handler_for
+from app.agents.speaking import handler_for, only_sub_agents
 from app.agents.tools import guarded
 from app.runs.model import AgentAnswer, AgentInfo
 from app.runs.ports import AgentCall, ThreadStore
@@ -75,8 +75,8 @@ class ExecutorAgent:
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
-        if not self._speaks:
-            call = replace(call, say=None)
+        if not self._speaks and call.say is not None:
+            call = replace(call, say=only_sub_agents(call.say))
         handler = handler_for(call, self.info.name, self._tools)
         before = await self._conversations.so_far(call.thread_id)
         with blamed(handler):

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessageChunk
 
 from app.agents.callback import RunHandler
 from app.agents.inside import inside
-from app.runs.events import Token
+from app.runs.events import Say, Token
 from app.runs.ports import AgentCall
 
 
@@ -42,3 +42,13 @@ class SpeakingHandler(RunHandler):
 def handler_for(call: AgentCall, agent: str, *names: frozenset[str]) -> RunHandler:
     """A handler that speaks only where somebody reads; streaming costs more."""
     return (RunHandler if call.say is None else SpeakingHandler)(call, agent, *names)
+
+
+def only_sub_agents(say: Say) -> Say:
+    """For an agent whose own text is not its answer: what others say inside its tools."""
+
+    def said(token: Token) -> None:
+        if token.sub_agent is not None:
+            say(token)
+
+    return said

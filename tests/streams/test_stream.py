@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool, tool
 from pydantic import BaseModel
 
@@ -43,11 +44,17 @@ def _asks_a_clerk(kind: str) -> Any:
     clerk = fakes.build("create_agent", fakes.ScriptedModel(script=loops.says("clerk words")), [])
 
     @tool
-    async def look() -> str:
+    async def look(order: str = "") -> str:
         """Ask another agent."""
         state = await clerk.ainvoke({"messages": [("human", "q")]})
         return str(state["messages"][-1].text)
 
+    def thinks(messages: Sequence[BaseMessage]) -> AIMessage:
+        told = "clerk words" in str(messages[-1].content)
+        return loops.answering("react") if told else loops.asking("react", "look", {}, 0, 1)
+
+    if kind == "react":
+        return loops.react(fakes.ScriptedModel(script=thinks), [look])
     return fakes.build(kind, faults.model(script=fakes.calls_then_answers("look")), [look])
 
 
@@ -77,10 +84,10 @@ def _agents(tools: Sequence[BaseTool]) -> dict[str, Any]:
         agents[f"failing-{kind}"] = loops.build(kind, failing, tools)
         forging = fakes.ScriptedModel(script=lambda _, k=kind: loops.answering(k, FORGERY))
         agents[f"forging-{kind}"] = loops.build(kind, forging, tools)
+        agents[f"clerk-{kind}"] = _asks_a_clerk(kind)
     for kind in fakes.KINDS:
         parallel = fakes.ScriptedModel(script=fakes.calls_then_answers("look", parallel=3))
         agents[f"parallel-{kind}"] = fakes.build(kind, parallel, tools)
-        agents[f"clerk-{kind}"] = _asks_a_clerk(kind)
         broken = fakes.ScriptedModel(script=fakes.calls_then_answers("broken"))
         agents[f"broken-{kind}"] = fakes.build(kind, broken, tools)
     return {**agents, "structured": _structured()}
@@ -132,10 +139,11 @@ async def test_word_by_word(desk: Served, kind: str) -> None:
     assert {(t["iteration"], t["agent"]) for t in of(events, "token")} == {(3, None)}
 
 
-async def test_react_says_its_answer_once(desk: Served) -> None:
+@pytest.mark.parametrize("agent", ["two-react", "clerk-react"])
+async def test_react_says_its_answer_once(desk: Served, agent: str) -> None:
     """An agent that writes its thoughts as text sends its answer as one token."""
-    events = await stream(desk, "two-react")
-    assert [token["text"] for token in of(events, "token")] == [loops.ANSWER]
+    own = [token for token in of(await stream(desk, agent), "token") if token["agent"] is None]
+    assert [token["text"] for token in own] == [loops.ANSWER]
 
 
 async def test_structured_output(desk: Served) -> None:
@@ -171,14 +179,15 @@ async def test_a_tool_that_fails(desk: Served, kind: str) -> None:
     assert faults.SECRET not in str(events)
 
 
-@kinds
+@every_kind
 async def test_a_sub_agent(desk: Served, kind: str) -> None:
     """The text of a sub-agent is marked, and is no part of the answer."""
     events = await stream(desk, f"clerk-{kind}")
     inner = [token for token in of(events, "token") if token["agent"] is not None]
     assert "".join(token["text"] for token in inner) == "clerk words"
     assert {token["agent"] for token in inner} == {"look"}
-    assert text_of(events) == events[-1].data["answer"] == "done: hello: clerk words"
+    answer = loops.ANSWER if kind == "react" else "done: hello: clerk words"
+    assert text_of(events) == events[-1].data["answer"] == answer
 
 
 @every_kind
