@@ -130,6 +130,8 @@ class Run:
             if self.state is State.FINISHED:
                 return
             if token.sub_agent is None:
+                if not self.ring.keeps(self._turn_began_at):
+                    self._said.clear()  # of no use without its beginning, and it has no bound
                 self._said.append(token.text)
                 self._turn_began_at = self._turn_began_at or self.ring.last_id + 1
             self.ring.add(

@@ -3,15 +3,18 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests import wire
 from tests.service import Served
 
-# How many times the short form the long one is: `make soak` sets it.
-SOAK = int(os.environ.get("SOAK", "1"))
+# `make soak` sets it: tests that have a long form take that one.
+SOAK = bool(os.environ.get("SOAK"))
 Happening = dict[str, Any]
 # What the WHATWG takes for the end of a line.
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -70,6 +73,17 @@ def path(agent: str = "", query: str = "") -> str:
 def post(agent: str = "", query: str = "", **body: Any) -> bytes:
     """The request for a stream, by hand."""
     return wire.ask(path(agent, query), **{"question": "hello", **body})
+
+
+@contextmanager
+def deaf(url: str, request: bytes) -> Iterator[socket.socket]:
+    """A reader that asks and never reads."""
+    place = urlsplit(url)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        reader.connect((place.hostname, place.port))
+        reader.sendall(request)
+        yield reader
 
 
 def in_order(events: Sequence[Told]) -> None:

@@ -30,7 +30,7 @@ from tests.streams.reading import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-STREAMS = 100 * SOAK
+STREAMS = 1_000 if SOAK else 100
 CONTINUE = "on_disconnect=continue"
 
 
