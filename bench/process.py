@@ -119,6 +119,8 @@ def running(
     """The process of a command; it is stopped with the block."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by Server.wait
+    kept = tempfile.TemporaryDirectory(prefix="watchkeeper-bench-")  # noqa: SIM115 - with the block
+    own["WATCHKEEPER_DATA_DIR"] = kept.name
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -133,6 +135,7 @@ def running(
     finally:
         server.ask_to_stop()
         server.wait()
+        kept.cleanup()
 
 
 def rss_mb(pid: int | str) -> float:

@@ -1,9 +1,16 @@
 """What every test stands on: blocking calls in async code are errors."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+
+
+@pytest.fixture(autouse=True, scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Services that tests start keep nothing in the working directory."""
+    os.environ["WATCHKEEPER_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)
