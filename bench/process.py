@@ -119,7 +119,7 @@ def running(
     """The process of a command; it is stopped with the block."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by Server.wait
-    kept = tempfile.TemporaryDirectory(prefix="watchkeeper-bench-")  # noqa: SIM115 - with the block
+    kept = tempfile.TemporaryDirectory(prefix="watchkeeper-bench-")
     own["WATCHKEEPER_DATA_DIR"] = kept.name
     process = subprocess.Popen(
         command,
