@@ -21,7 +21,7 @@ from app.tasks import kept
 from app.tasks.engine import Engine
 from app.tasks.kept import Keys, Threads
 from app.tasks.store import Store
-from app.telemetry import catalogue
+from app.telemetry import catalogue, lines, logs
 from app.telemetry.pipeline import Gauges
 
 
@@ -77,6 +77,7 @@ class Durable:
                 lost=self._lost,
                 forget=_on_loop(loop, steps),
                 purge=lambda before: kept.purge(self.store, before),
+                failed=lambda error: logs.failed(lines.UNHANDLED, error),
             )
             works = service.role is not Role.API
             await self.engine.start(background.execute, list(service.agents), works=works)

@@ -56,9 +56,10 @@ class Claims:
         if body.thread_id is not None:
             try:
                 await self._threads.claim(agent.name, body.thread_id, run_id, for_s)
-            except InFlight:
+            except (InFlight, StoreUnavailable):
                 if key is not None and self._keys is not None:
-                    await self._keys.free(_named(agent, key), run_id)
+                    with suppress(StoreUnavailable):  # then it ends by itself
+                        await self._keys.free(_named(agent, key), run_id)
                 raise
         return None
 

@@ -26,7 +26,8 @@ _LONGEST_WAIT_S = 60.0
 # How long a DELETE waits for another process to say that the work has stopped.
 _STOP_S = 3.0
 _RETRY_AFTER_S = 1
-_HELD_S = 30 * 24 * 3600.0
+# How long a thread is held for a run that may not be stored; a stored one holds it by itself.
+_HELD_S = 10.0
 
 
 def _problem(description: str) -> dict[str, Any]:
@@ -164,7 +165,9 @@ async def cancel(service: Service, task: Task) -> Stopped:
         await service.threads_kept.release(task.agent, task.thread_id, task.id)
     here = service.runner.in_flight.get(task.id)
     if here is not None:
-        return await service.runner.cancel(here)
+        stopped = await service.runner.cancel(here)
+        # Where it ended at this very moment, the store had it cancelled first.
+        return stopped if stopped is Stopped.STILL_STOPPING else Stopped.CANCELLED
     if task.status is TaskStatus.PENDING:
         return Stopped.CANCELLED
     until = time.monotonic() + _STOP_S
@@ -230,7 +233,6 @@ async def _stored(
     repeated = key is not None and await service.tasks.get(spec.id) is not None
     thread_id = spec.request.thread_id
     if thread_id is not None and not repeated:
-        # Held until the run has ended, wherever it is worked.
         await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
     task, created = await service.tasks.submit(spec)
     response.headers["Location"] = f"/agent/async/{task.id}"

@@ -52,18 +52,18 @@ class KeyReused(WatchkeeperError):
     code = "key_reused"
 
 
-class StoreUnavailable(WatchkeeperError):
-    """The store cannot be reached or has no room. Nothing was accepted; try again."""
-
-    code = "store_unavailable"
-    retryable = True
-    retry_after_s = 5
-
-
 class RunError(WatchkeeperError):
     """A run ended without an answer."""
 
     outcome: ClassVar[Outcome] = Outcome.FAILED
+
+
+class StoreUnavailable(RunError):
+    """The store cannot be reached or has no room. Nothing was stored; try again."""
+
+    code = "store_unavailable"
+    retryable = True
+    retry_after_s = 5
 
 
 class Overloaded(RunError):

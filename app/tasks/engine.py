@@ -74,9 +74,10 @@ class Engine:
         lost: Callable[[str, str], None],
         forget: Callable[[Iterable[str]], None],
         purge: Callable[[float], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         """Whom to tell what the store says; `stop` is called on the loop, the others are not."""
-        self._heard = Heard(self._on_loop(stop), recovered, lost, forget, purge)
+        self._heard = Heard(self._on_loop(stop), recovered, lost, forget, purge, failed)
 
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
         """Open the store and, if this process `works`, take runs of these agents from it."""

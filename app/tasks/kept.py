@@ -53,7 +53,7 @@ def purge(store: Store, before: float) -> None:
 
 
 class Threads:
-    """Conversations; a thread that a background run has is free once that run has ended."""
+    """Conversations; a background run has its thread until it has ended, however long that is."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -63,15 +63,24 @@ class Threads:
         """Take a thread for a run. Raises InFlight when another run has it."""
         now = time.time()
         held = _THREADS.c.held_by
-        over = sa.select(self._runs.c.workflow_uuid).where(
-            self._runs.c.workflow_uuid == held,
-            self._runs.c.status.in_(("SUCCESS", "ERROR", "CANCELLED")),
+        free = sa.or_(
+            held.is_(None),
+            held == run_id,
+            self._is_background(held, "SUCCESS", "ERROR", "CANCELLED"),
+            sa.and_(
+                _THREADS.c.held_until < now,
+                sa.not_(self._is_background(held, "ENQUEUED", "DELAYED", "PENDING")),
+            ),
         )
-        free = sa.or_(held.is_(None), held == run_id, _THREADS.c.held_until < now, sa.exists(over))
         row = {"agent": agent, "thread_id": thread_id, "updated_at": now}
         taken = {"held_by": run_id, "held_until": now + for_s}
         if not await self._store.call(self._upsert, {**row, **taken}, taken, free):
             raise InFlight
+
+    def _is_background(self, run_id: Any, *states: str) -> sa.ColumnElement[bool]:
+        run = self._runs.c
+        chosen = sa.select(run.workflow_uuid)
+        return sa.exists(chosen.where(run.workflow_uuid == run_id, run.status.in_(states)))
 
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """Give a thread back."""

@@ -20,15 +20,10 @@ LOG = "log"
 # What we note on a run's row beside what the engine does.
 STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", "takeovers"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
-STOPPED, STUCK, GIVEN_BACK = "stopped", "stuck", "given_back"
+STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
 _LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
          "PENDING": TaskStatus.RUNNING}  # fmt: skip
-_ENGINE_STATUS = {
-    TaskStatus.PENDING: ("ENQUEUED", "DELAYED"),
-    TaskStatus.RUNNING: ("PENDING",),
-    TaskStatus.CANCELLED: ("CANCELLED",),
-}
 
 
 class Tables:
@@ -90,17 +85,21 @@ class Tables:
 
     def _has(self, status: TaskStatus) -> sa.ColumnElement[bool]:
         run = self.runs.c
-        lost = self._outcome() == TaskStatus.FAILED.value
-        if status is TaskStatus.CANCELLED:
-            return sa.and_(run.status == "CANCELLED", sa.or_(self._outcome().is_(None), ~lost))
-        if status in _ENGINE_STATUS:
-            return run.status.in_(_ENGINE_STATUS[status])
-        ended = sa.and_(run.status.in_(("SUCCESS", "CANCELLED")), self._outcome() == status.value)
-        return sa.or_(ended, run.status == "ERROR") if status is TaskStatus.FAILED else ended
-
-    def _outcome(self) -> sa.ColumnElement[Any]:
-        outcome: sa.ColumnElement[Any] = self.runs.c.attributes[OUTCOME].as_string()
-        return outcome
+        cancelled = run.status == "CANCELLED"
+        lost = sa.func.coalesce(run.attributes[LOST].as_boolean(), sa.false())
+        outcomes = [outcome.value for outcome in Outcome if status_of(outcome) is status]
+        answered = sa.and_(
+            run.status == "SUCCESS", run.attributes[OUTCOME].as_string().in_(outcomes)
+        )
+        match status:
+            case TaskStatus.PENDING | TaskStatus.RUNNING:
+                return run.status.in_([name for name, known in _LIVE.items() if known is status])
+            case TaskStatus.CANCELLED:
+                return sa.and_(cancelled, sa.not_(lost))
+            case TaskStatus.FAILED:
+                return sa.or_(answered, run.status == "ERROR", sa.and_(cancelled, lost))
+            case _:
+                return answered
 
     def loads(self, engine: sa.Engine) -> dict[str, AgentLoad]:
         """The runs of each agent that have not ended."""
@@ -188,11 +187,10 @@ def task(row: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> Task:
 
 
 def _ended_as(engine_status: str, noted: Mapping[str, Any]) -> TaskStatus:
-    outcome = noted.get(OUTCOME)
     if engine_status == "CANCELLED":
-        return TaskStatus.FAILED if outcome == Outcome.FAILED else TaskStatus.CANCELLED
-    if engine_status == "SUCCESS" and outcome is not None:
-        return status_of(Outcome(outcome))
+        return TaskStatus.FAILED if noted.get(LOST) else TaskStatus.CANCELLED
+    if engine_status == "SUCCESS" and OUTCOME in noted:
+        return status_of(Outcome(noted[OUTCOME]))
     return TaskStatus.FAILED
 
 

@@ -14,8 +14,6 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
-from app.runs.errors import StoreUnavailable
-from app.runs.model import Outcome
 from app.runs.tasks import EngineStats
 from app.tasks import rows
 from app.tasks.liveness import locks_of
@@ -46,6 +44,8 @@ class Heard:
     # Runs whose steps are of no use any more; and everything else that is older than that.
     forget: Callable[[Iterable[str]], None] = lambda ids: None
     purge: Callable[[float], None] = lambda before: None
+    # A fault of ours, after which it goes on looking.
+    failed: Callable[[BaseException], None] = lambda error: None
 
 
 class Supervisor:
@@ -100,10 +100,12 @@ class Supervisor:
         while not self._stop.wait(_EVERY_S):
             try:
                 self._look()
-            except (sa.exc.SQLAlchemyError, psycopg.Error, OSError, StoreUnavailable):
+            except (sa.exc.SQLAlchemyError, psycopg.Error, OSError):
                 # It is gone for now. Whoever looked dead meanwhile gets his time anew.
                 self._suspects.clear()
                 self.stats = EngineStats(reachable=False, reserve_bytes=self._store.reserve_bytes)
+            except Exception as wrong:  # noqa: BLE001 - nobody else would look after the runs
+                self._heard.failed(wrong)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -183,7 +185,7 @@ class Supervisor:
         takeovers = (row["attributes"] or {}).get(rows.TAKEOVERS, 0) + 1
         noted: dict[str, Any] = {rows.TAKEOVERS: takeovers}
         if takeovers > MOST_TAKEOVERS:
-            noted |= {rows.OUTCOME: Outcome.FAILED.value, rows.FINISHED: time.time()}
+            noted |= {rows.LOST: True, rows.FINISHED: time.time()}
             self._client.update_workflow_attributes(task_id, noted, merge=True)
             self._client.cancel_workflow(task_id)
             self._heard.lost(task_id, agent)

@@ -17,6 +17,14 @@ from app.tasks.rows import Tables
 from app.tasks.store import Store
 
 
+class NotOurs(BaseException):
+    """Ends a workflow's thread without an outcome: the run is not this process's to end.
+
+    It is no Exception, which the engine would record as the end of the run, and none of the
+    engine's own, after which it would keep the thread until somebody else has ended the run.
+    """
+
+
 class Worker:
     """What the engine calls. `working` are the runs it has, `left` those it had until lately."""
 
@@ -48,18 +56,18 @@ class Worker:
     def _attempt(self, stored: dict[str, Any]) -> dict[str, Any]:
         task_id = DBOS.workflow_id
         assert task_id is not None
+        if self.leaving:
+            self._give_back(task_id, begun=False)
+            raise NotOurs
         self.working.add(task_id)
         try:
-            if self.leaving:
-                raise HandedOver
             result = self._wait_for(self._begin(task_id, stored))
             noted = {rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()}
             DBOS.update_workflow_attributes(task_id, noted, merge=True)
             return {"outcome": result.outcome.value, "body": dict(result.body)}
         except HandedOver as another:
-            self._give_back(task_id)
-            # What the engine takes as: this is not mine to end.
-            raise engine_errors.DBOSWorkflowCancelledError("handed over") from another
+            self._give_back(task_id, begun=True)
+            raise NotOurs from another
         finally:
             self.left.add(task_id)
             self.working.discard(task_id)
@@ -103,10 +111,11 @@ class Worker:
             traceparent=stored.get("traceparent"),
         )
 
-    def _give_back(self, task_id: str) -> None:
+    def _give_back(self, task_id: str, *, begun: bool) -> None:
         """Put a run that this process leaves unfinished back into its queue, if it still has it."""
         row = self._tables.row(self._store.worker, task_id)
         if row is not None and row["status"] == "PENDING" and row["executor_id"] == self._me:
-            noted = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
-            DBOS.update_workflow_attributes(task_id, {rows.GIVEN_BACK: noted}, merge=True)
+            if begun:
+                noted = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
+                DBOS.update_workflow_attributes(task_id, {rows.GIVEN_BACK: noted}, merge=True)
             DBOS.resume_workflow(task_id, queue_name=row["name"])
