@@ -63,7 +63,8 @@ HTTP_ERRORS = {
 _DETAILS = {"invalid_http": "What was sent is not HTTP."}
 
 _TITLES = {
-    400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 413: "Content Too Large",
+    400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
+    413: "Content Too Large",
     415: "Unsupported Media Type", 422: "Unprocessable Content", 499: "Client Closed Request",
     500: "Internal Server Error", 503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.runs.errors import InFlight, KeyReused
 from app.runs.tasks import Body
-from app.tasks.rows import Tables
+from app.tasks.rows import OVER, Tables
 from app.tasks.store import Store
 
 _KEEP_KEYS_S = 24 * 3600.0
@@ -57,30 +57,38 @@ class Threads:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._runs = Tables(is_file=store.is_file).runs
+        self._tables = Tables(is_file=store.is_file)
 
     async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
         """Take a thread for a run. Raises InFlight when another run has it."""
-        now = time.time()
-        held = _THREADS.c.held_by
-        free = sa.or_(
-            held.is_(None),
-            held == run_id,
-            self._is_background(held, "SUCCESS", "ERROR", "CANCELLED"),
-            sa.and_(
-                _THREADS.c.held_until < now,
-                sa.not_(self._is_background(held, "ENQUEUED", "DELAYED", "PENDING")),
-            ),
-        )
-        row = {"agent": agent, "thread_id": thread_id, "updated_at": now}
-        taken = {"held_by": run_id, "held_until": now + for_s}
-        if not await self._store.call(self._upsert, {**row, **taken}, taken, free):
+        if not await self._store.call(self._claim, agent, thread_id, run_id, for_s):
             raise InFlight
 
-    def _is_background(self, run_id: Any, *states: str) -> sa.ColumnElement[bool]:
-        run = self._runs.c
-        chosen = sa.select(run.workflow_uuid)
-        return sa.exists(chosen.where(run.workflow_uuid == run_id, run.status.in_(states)))
+    def _claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> bool:
+        now = time.time()
+        taken = {"held_by": run_id, "held_until": now + for_s}
+        row = {"agent": agent, "thread_id": thread_id, "updated_at": now, **taken}
+        if _upsert(self._store, _THREADS, row, taken, _THREADS.c.held_by.is_(None)):
+            return True
+        held = sa.select(_THREADS.c.held_by, _THREADS.c.held_until).where(_is(agent, thread_id))
+        with self._store.calls.connect() as connection:
+            found = connection.execute(held).one_or_none()
+        if found is None or not self._is_free(found.held_by, found.held_until, run_id, now):
+            return False
+        # Only from whom it was seen with: two that find it free must not both have it.
+        seen = sa.and_(
+            _is(agent, thread_id), _THREADS.c.held_by.is_not_distinct_from(found.held_by)
+        )
+        return bool(self._execute(sa.update(_THREADS).where(seen).values(taken)))
+
+    def _is_free(self, held_by: str | None, held_until: float, run_id: str, now: float) -> bool:
+        """Held by nobody any more: a background run holds until it has ended, not until a time."""
+        if held_by in (None, run_id):
+            return True
+        states = self._tables.states(self._store.calls, [str(held_by)])
+        if str(held_by) in states:
+            return states[str(held_by)][0] in OVER
+        return held_until < now
 
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """Give a thread back."""
@@ -185,5 +193,6 @@ def _upsert(
     insert = (sqlite if store.is_file else postgresql).insert(table).values(row)
     keys = [column.name for column in table.primary_key]
     statement = insert.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
+    changed_one = statement.returning(sa.literal(True))
     with store.calls.begin() as connection:
-        return connection.execute(statement).rowcount == 1
+        return connection.execute(changed_one).scalar_one_or_none() is not None

@@ -22,6 +22,8 @@ STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", 
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
+# How the engine says that a run has ended.
+OVER = ("SUCCESS", "ERROR", "CANCELLED")
 _LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
          "PENDING": TaskStatus.RUNNING}  # fmt: skip
 
@@ -156,7 +158,7 @@ class Tables:
         """Runs that ended before that moment."""
         run = self.runs.c
         chosen = sa.select(run.workflow_uuid).where(
-            run.status.in_(("SUCCESS", "ERROR", "CANCELLED")), run.completed_at < before * 1000
+            run.status.in_(OVER), run.completed_at < before * 1000
         )
         with engine.connect() as connection:
             return list(connection.execute(chosen.limit(limit)).scalars())

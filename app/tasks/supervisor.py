@@ -27,7 +27,6 @@ _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
 # A run that is this process's, and that it does not work, for so long: it has fallen down.
 _ORPHAN_S = 10.0
-_OVER = ("SUCCESS", "ERROR", "CANCELLED")
 # A run that kills its process must not tour the fleet: so often it is taken over, no more.
 MOST_TAKEOVERS = 5
 
@@ -149,7 +148,7 @@ class Supervisor:
         left = list(self._worker.left - self._worker.working)
         if left:
             states = self._tables.states(self._store.calls, left)
-            over = [i for i in left if states.get(i, ("SUCCESS", None))[0] in _OVER]
+            over = [i for i in left if states.get(i, ("SUCCESS", None))[0] in rows.OVER]
             elsewhere = [i for i in left if i in states and states[i][1] != self._me]
             self._worker.left.difference_update(over, elsewhere)
             if over:
