@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -85,12 +87,20 @@ async def desk() -> AsyncIterator[Served]:
         service.books_balance()
 
 
+@asynccontextmanager
+async def fresh(desk: Served) -> AsyncIterator[Served]:
+    """The service, with connections of one's own: one kept for long may close as it is reused."""
+    # No certificates are looked up, which takes longer than the requests.
+    async with httpx.AsyncClient(base_url=desk.url, timeout=30, verify=False) as client:
+        yield replace(desk, client=client)
+
+
 async def cut(desk: Served, agent: str, after_bytes: int) -> tuple[str, bytes]:
     """Read so many bytes of a stream's body, then break off; gives the run's id and the bytes."""
     place = path(agent, CONTINUE)
     async with (
-        httpx.AsyncClient(base_url=desk.url, timeout=10) as client,
-        client.stream("POST", place, json={"question": "hello"}) as response,
+        fresh(desk) as own,
+        own.client.stream("POST", place, json={"question": "hello"}) as response,
     ):
         read = b""
         async for part in response.aiter_raw():
@@ -107,13 +117,13 @@ async def test_cut_anywhere(desk: Served) -> None:
 
     async def one(number: int) -> None:
         agent = (*fakes.KINDS, "talks")[number % 4]
-        async with at_once:
+        async with at_once, fresh(desk) as own:
             run_id, read = await cut(desk, agent, chance.randrange(1, 2_500))
             first = parse(read)
             rest = list[Told]()
             if not first or first[-1].name != "end":
-                rest = await follow(desk, run_id, first[-1].id if first else None)
-            whole = await follow(desk, run_id)
+                rest = await follow(own, run_id, first[-1].id if first else None)
+            whole = await follow(own, run_id)
         in_order(whole)
         assert [*first, *rest] == whole
         assert whole[-1].data["outcome"] == "completed"
