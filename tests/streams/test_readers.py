@@ -34,7 +34,7 @@ WRITE_S = 0.3
 ABORTS = 500 if SOAK else 50
 DEAF = 200 if SOAK else 20
 # So many runs at once leave the machine little to spare: each says its ten megabytes more slowly.
-DRIP_S = 0.1 if SOAK else 0.02
+DRIP_S = 0.25 if SOAK else 0.02
 
 
 def _pours(parts: int, pause_s: float) -> Script:
@@ -209,17 +209,17 @@ async def test_others_are_unharmed(desk: Served) -> None:
 
     with ExitStack() as stack:
         for _ in range(DEAF):
-            stack.enter_context(deaf(desk.url, post("drips", CONTINUE)))
+            stack.enter_context(deaf(desk.url, post("drips", CONTINUE, timeout=120)))
         await until(lambda: len(drips()) == DEAF, 30.0)
         ids = {run.id for run in drips()}
         events = await stream(desk, "langgraph")
         assert events[-1].data["outcome"] == "completed"
-        assert events[-1].data["duration_s"] < 5.0
+        assert events[-1].data["duration_s"] < 10.0
         for run in drips():
             kept = sum(len(entry.data.get("text", "")) for entry in run.ring.since(0))
             assert kept <= 512_000
-        await until(lambda: all(closed(desk, run_id) for run_id in ids), 30.0)
-    await until(lambda: not runner.in_flight, 30.0)
+        await until(lambda: all(closed(desk, run_id) for run_id in ids), 60.0)
+    await until(lambda: not runner.in_flight, 60.0)
     assert [closed(desk, run_id) for run_id in ids] == [["stalled"]] * DEAF
     assert {desk.end_of(run_id).outcome for run_id in ids} == {Outcome.COMPLETED}
     assert await metric(desk, "agent_stream_connections") == 0
