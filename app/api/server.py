@@ -21,6 +21,9 @@ from app.api import problems
 
 # How long open connections may take to close once every run has ended.
 _CLOSE_S = 5
+# Longer than clients and load balancers keep idle connections: whoever closes first must be the
+# one that sends the next request, or that request meets a closed door.
+_KEEP_ALIVE_S = 65
 
 
 _BACKLOG = 2048
@@ -91,6 +94,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=_CLOSE_S,
             )
         )
