@@ -32,7 +32,7 @@ kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 CONTINUE = "on_disconnect=continue"
 WRITE_S = 0.3
 ABORTS = 500 if SOAK else 50
-DEAF = 200 if SOAK else 20
+DEAF = 200 if SOAK else 50
 # So many runs at once leave the machine little to spare: each says its ten megabytes more slowly.
 DRIP_S = 0.25 if SOAK else 0.02
 
