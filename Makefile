@@ -12,7 +12,7 @@ needs = missing=; for package in $(1); do command -v $$package >/dev/null || mis
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak parts check bench docs lock clean
+.PHONY: help run install test test-parts soak parts check bench docs dashboards lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,7 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m dashboards --check
 
 test-parts: parts ## Tests against real parts: Prometheus
 	$(BIN)/pytest tests/parts
@@ -55,6 +56,9 @@ bench: install ## Measure, side by side
 
 docs: install ## Write the generated pages anew
 	$(BIN)/python -m docs.generate
+
+dashboards: install ## Write dashboards/generated anew
+	$(BIN)/python -m dashboards
 
 lock: install ## Choose the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
