@@ -1,0 +1,109 @@
+"""Alerts on background runs and the store that keeps them.
+
+Their gauges are read from the store, so every replica says the same: `max`, never `sum`.
+"""
+
+from app.telemetry.catalogue import (
+    AGENT,
+    READY,
+    STORE_FREE,
+    STORE_RESERVE,
+    TASK_OLDEST_AGE,
+    TASK_RECOVERED,
+    TASKS_UNSERVABLE,
+)
+from dashboards.rules.alert import Alert, Board, Severity
+from dashboards.rules.promql import INSTANCE, increase, now, on
+from dashboards.rules.values import Knobs
+
+
+def task_backlog(knobs: Knobs) -> Alert:
+    """Accepted background runs wait and nobody takes them."""
+    oldest = now("max", TASK_OLDEST_AGE, AGENT, state="queued")
+    return Alert(
+        name=knobs.name,
+        expr=f"{oldest} > {knobs.seconds('age'):g}",
+        lasts=knobs.span("for"),
+        severity=Severity.WARNING,
+        board=Board.BACKGROUND,
+        summary="Background runs of {{ $labels.agent }} wait",
+        description=(
+            "The oldest background run of {{ $labels.agent }} has waited for "
+            "{{ $value | humanizeDuration }}."
+        ),
+    )
+
+
+def task_recoveries(knobs: Knobs) -> Alert:
+    """Processes die at work, and others take over what they leave."""
+    window = knobs.span("window")
+    return Alert(
+        name=knobs.name,
+        expr=f"{increase(TASK_RECOVERED, window, AGENT)} >= {knobs.number('tasks'):g}",
+        lasts=knobs.span("for"),
+        severity=Severity.WARNING,
+        board=Board.BACKGROUND,
+        summary="Background runs of {{ $labels.agent }} are taken over from dead processes",
+        description=(
+            '{{ $value | printf "%.0f" }} background runs of {{ $labels.agent }} were taken over '
+            f"from processes that died in the last {window}."
+        ),
+    )
+
+
+def tasks_unservable(knobs: Knobs) -> Alert:
+    """Accepted runs wait for an agent that nobody serves any more."""
+    return Alert(
+        name=knobs.name,
+        expr=f"{now('max', TASKS_UNSERVABLE)} > {knobs.number('tasks'):g}",
+        lasts=knobs.span("for"),
+        severity=Severity.WARNING,
+        board=Board.BACKGROUND,
+        summary="Background runs of {{ $labels.job }} wait for an agent that is not served",
+        description=(
+            "{{ $value }} background runs wait for an agent that no process of {{ $labels.job }} "
+            "serves. They wait until one does."
+        ),
+    )
+
+
+def store_disk_low(knobs: Knobs) -> Alert:
+    """The disk of the store is nearly full: soon new background runs are refused."""
+    free, reserve = now("min", STORE_FREE, INSTANCE), now("max", STORE_RESERVE, INSTANCE)
+    return Alert(
+        name=knobs.name,
+        expr=f"{free}\n< {on(INSTANCE)}\n({knobs.number('reserves'):g} * {reserve})",
+        lasts=knobs.span("for"),
+        severity=Severity.WARNING,
+        board=Board.BACKGROUND,
+        summary="The disk of the store of {{ $labels.instance }} is nearly full",
+        description=(
+            "{{ $value | humanize1024 }}B are left on the disk of the store of "
+            "{{ $labels.instance }}. Below its reserve, new background runs are refused."
+        ),
+    )
+
+
+def store_unreachable(knobs: Knobs) -> Alert:
+    """The store does not answer: background runs are refused, others go on."""
+    return Alert(
+        name=knobs.name,
+        expr=f"{now('min', READY, INSTANCE, check='store')} == 0",
+        lasts=knobs.span("for"),
+        severity=Severity.CRITICAL,
+        board=Board.BACKGROUND,
+        summary="{{ $labels.instance }} cannot reach its store",
+        description=(
+            f"The store of {{{{ $labels.instance }}}} has not answered for {knobs.span('for')}. "
+            "Background runs and idempotency keys are refused; other runs go on."
+        ),
+    )
+
+
+ALERTS = {
+    "AgentTaskBacklog": task_backlog,
+    "AgentTaskRecoveries": task_recoveries,
+    "AgentTasksUnservable": tasks_unservable,
+    "AgentStoreDiskLow": store_disk_low,
+    "AgentStoreUnreachable": store_unreachable,
+}

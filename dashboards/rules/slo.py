@@ -1,0 +1,105 @@
+"""What is promised of runs, as data, and the rules that say how fast the promise is being broken.
+
+A run counts against the promise when the service, its agent or its model is to blame. What a
+caller did itself (cancelled, disconnected) and what needs a human (interrupted) stand on neither
+side.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.telemetry.catalogue import AGENT, RUNS
+from dashboards.rules.alert import Alert, Board, Group, Record, Severity
+from dashboards.rules.promql import rate, share
+from dashboards.rules.values import Values
+
+BAD = ("failed", "timeout", "iteration_limit", "rejected")
+COUNTED = ("completed", *BAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A promise: this share of the counted runs is good, over this window."""
+
+    name: str
+    objective: float
+    window: str
+
+    @property
+    def budget(self) -> float:
+        """The share of runs that may be bad."""
+        return round(1 - self.objective, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Burn:
+    """A pace at which the budget goes, seen over a long window and still over a short one.
+
+    At a pace of 1 the budget lasts exactly for the window of the objective.
+    """
+
+    pace: float
+    long: str
+    short: str
+    lasts: str
+    severity: Severity
+
+
+BURNS = (
+    Burn(14.4, "1h", "5m", "2m", Severity.CRITICAL),
+    Burn(6, "6h", "30m", "15m", Severity.CRITICAL),
+    Burn(3, "1d", "2h", "1h", Severity.WARNING),
+    Burn(1, "3d", "6h", "3h", Severity.WARNING),
+)
+
+
+def objective(values: Values) -> Objective:
+    """The promise of runs, as the values have it. Raises ValueError for one that cannot be."""
+    knobs = values["slo.runs"]
+    promised = knobs.number("objective")
+    if not 0 < promised < 1:
+        raise ValueError(f"The objective of runs is a share between 0 and 1, not {promised}.")
+    return Objective("runs", promised, knobs.text("window"))
+
+
+def bad_share(window: str) -> str:
+    """The name of the recorded share of bad runs. The dashboards ask for it too."""
+    return f"agent:runs_bad:ratio_rate{window}"
+
+
+def groups(values: Values) -> Iterator[Group]:
+    """The recorded shares, and the alerts on them."""
+    windows = dict.fromkeys(window for burn in BURNS for window in (burn.short, burn.long))
+    yield Group("agent-slo-records", tuple(_record(values, window) for window in windows))
+    promise = objective(values)
+    yield Group("agent-slo", tuple(_alert(values, promise, burn) for burn in BURNS))
+
+
+def _record(values: Values, window: str) -> Record:
+    over = values.span(window)
+    bad, counted = (rate(RUNS, over, AGENT, outcome=which) for which in (BAD, COUNTED))
+    return Record(bad_share(window), share(bad, f"({counted} > 0)"))
+
+
+def _alert(values: Values, promise: Objective, burn: Burn) -> Alert:
+    most = f"({burn.pace:g} * {promise.budget:g})"
+    return Alert(
+        name="AgentErrorBudgetBurn",
+        expr=f"{bad_share(burn.long)} > {most}\nand\n{bad_share(burn.short)} > {most}",
+        lasts=values.span(burn.lasts),
+        severity=burn.severity,
+        board=Board.SLO,
+        summary=f"{{{{ $labels.agent }}}} burns its error budget {burn.pace:g} times too fast",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the runs of {{{{ $labels.agent }}}} were "
+            f"bad in the last {burn.long}, and it goes on. The budget is {promise.budget:.2%} of the "
+            f"runs of {promise.window}; at this pace it is gone in {_gone_in(promise, burn)}."
+        ),
+        labels={"slo": promise.name, "long": burn.long, "short": burn.short},
+    )
+
+
+def _gone_in(promise: Objective, burn: Burn) -> str:
+    """How long the whole budget lasts at the pace of the rule."""
+    hours = int(promise.window.removesuffix("d")) * 24 / burn.pace
+    return f"{hours:.0f} hours" if hours < 72 else f"{hours / 24:.0f} days"

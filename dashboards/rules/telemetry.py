@@ -1,0 +1,76 @@
+"""Alerts on the telemetry itself: what it loses makes every other signal less true."""
+
+from app.telemetry.catalogue import (
+    DROP,
+    LABEL,
+    LABEL_OVERFLOW,
+    LOGS_DROPPED,
+    SINK,
+    SPANS_DROPPED,
+    TELEMETRY_ERRORS,
+)
+from dashboards.rules.alert import Alert, Board, Severity
+from dashboards.rules.promql import INSTANCE, increase
+from dashboards.rules.values import Knobs
+
+
+def telemetry_dropped(knobs: Knobs) -> Alert:
+    """Spans or log lines are lost."""
+    window, most = knobs.span("window"), f"{knobs.number('lost'):g}"
+    spans = increase(SPANS_DROPPED, window, INSTANCE, DROP)
+    lines = increase(LOGS_DROPPED, window, INSTANCE)
+    return Alert(
+        name=knobs.name,
+        expr=f"{spans} > {most}\nor\n{lines} > {most}",
+        lasts=knobs.span("for"),
+        severity=Severity.WARNING,
+        board=Board.RUNTIME,
+        summary="{{ $labels.instance }} loses spans or log lines",
+        description=(
+            '{{ $value | printf "%.0f" }} '
+            "{{ if $labels.reason }}spans ({{ $labels.reason }}){{ else }}log lines{{ end }} of "
+            f"{{{{ $labels.instance }}}} were lost in the last {window}."
+        ),
+    )
+
+
+def telemetry_errors(knobs: Knobs) -> Alert:
+    """A part of the telemetry raises; runs go on, and what it should tell is missing."""
+    window = knobs.span("window")
+    return Alert(
+        name=knobs.name,
+        expr=f"{increase(TELEMETRY_ERRORS, window, INSTANCE, SINK)} > {knobs.number('errors'):g}",
+        lasts=knobs.span("for"),
+        severity=Severity.WARNING,
+        board=Board.RUNTIME,
+        summary="The {{ $labels.sink }} of {{ $labels.instance }} raise errors of their own",
+        description=(
+            '{{ $value | printf "%.0f" }} faults in the {{ $labels.sink }} of '
+            f"{{{{ $labels.instance }}}} in the last {window}: what they tell is not complete."
+        ),
+    )
+
+
+def label_overflow(knobs: Knobs) -> Alert:
+    """A label has more values than there is room for; the rest is told as `_other`."""
+    window = knobs.span("window")
+    overflow = increase(LABEL_OVERFLOW, window, LABEL)
+    return Alert(
+        name=knobs.name,
+        expr=f"{overflow} > {knobs.number('values'):g}",
+        lasts=knobs.span("for"),
+        severity=Severity.INFO,
+        board=Board.RUNTIME,
+        summary="Label {{ $labels.label }} has run out of room",
+        description=(
+            '{{ $value | printf "%.0f" }} times in the last '
+            f"{window} a value of the label {{{{ $labels.label }}}} was told as _other."
+        ),
+    )
+
+
+ALERTS = {
+    "AgentTelemetryDropped": telemetry_dropped,
+    "AgentTelemetryErrors": telemetry_errors,
+    "AgentLabelOverflow": label_overflow,
+}
