@@ -1,0 +1,197 @@
+"""The first page of whoever is on call: is anything wrong, with which agent, and since when."""
+
+from app.telemetry.catalogue import (
+    AGENT,
+    CONCURRENCY_LIMIT,
+    DEADLINE,
+    IN_FLIGHT,
+    ITERATION_RATIO,
+    LAST_SUCCESS,
+    LIMIT_HITS,
+    OUTCOME,
+    PHASE,
+    RUN_DURATION,
+    RUNS,
+    STATE,
+    TIMEOUTS,
+)
+from dashboards.borrowed import ALERT_NAME, ALERTS, SEVERITY, UP
+from dashboards.colours import FEW_ARE_FINE, FILLING, GREEN, ORANGE, RED, Steps
+from dashboards.panels import (
+    DURATION,
+    PART,
+    PER_MINUTE,
+    PIECES,
+    SECONDS,
+    Column,
+    Dashboard,
+    bars,
+    graph,
+    number,
+    row,
+    table,
+)
+from dashboards.queries import beyond, level, per_minute, quantile, share, since, total
+from dashboards.rules.alert import Board
+from dashboards.rules.slo import BAD, COUNTED
+
+GOOD: Steps = ((0, RED), (0.95, ORANGE), (0.99, GREEN))
+
+_NOW = row(
+    "Is anything wrong?",
+    number(
+        "Good runs",
+        "The part of runs that gave an answer, in the time that is shown. Runs that their caller "
+        "cancelled or left do not count.",
+        PART,
+        share(total(RUNS, outcome="completed"), total(RUNS, outcome=COUNTED)),
+        steps=GOOD,
+        empty="no runs",
+        runbooks=("AgentErrorBudgetBurn",),
+    ),
+    number(
+        "Runs",
+        "How many runs end each minute. Zero may mean that nobody asks, or that nobody gets "
+        "through.",
+        PER_MINUTE,
+        per_minute(RUNS),
+    ),
+    number(
+        "Stopped at the limit",
+        "Runs that were stopped at their iteration limit, in the time that is shown. The model "
+        "went on asking for tools instead of answering.",
+        PIECES,
+        total(LIMIT_HITS),
+        steps=FEW_ARE_FINE,
+        runbooks=("AgentIterationLimitHits",),
+    ),
+    number(
+        "Timed out",
+        "Runs that did not meet their deadline, in the time that is shown.",
+        PIECES,
+        total(TIMEOUTS),
+        steps=FEW_ARE_FINE,
+        runbooks=("AgentRunTimeouts",),
+    ),
+    number(
+        "Places in use",
+        "Runs at work, of those that may work at the same time. At 100 % new runs wait.",
+        PART,
+        share(level("sum", IN_FLIGHT, state="running"), level("sum", CONCURRENCY_LIMIT)),
+        steps=FILLING,
+        runbooks=("AgentSaturated",),
+    ),
+    number(
+        "Instances up",
+        "Processes that Prometheus reaches, of all that it knows of.",
+        PART,
+        share(level("sum", UP), level("count", UP)),
+        steps=GOOD,
+        runbooks=("AgentServiceDown",),
+    ),
+    table(
+        "Alerts that fire",
+        "Each name leads to a page that says what it means and what to do.",
+        Column(
+            "firing",
+            level("count", ALERTS, ALERT_NAME, SEVERITY, AGENT, alertstate="firing"),
+            PIECES,
+        ),
+        width=12,
+        empty="none",
+    ),
+    graph(
+        "Runs in flight",
+        "Runs that wait for a place, and runs at work. The dashed line is how many may work at the "
+        "same time.",
+        PIECES,
+        level("sum", IN_FLIGHT, STATE),
+        limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
+        runbooks=("AgentSaturated", "AgentQueueBacklog"),
+    ),
+)
+
+_ENDS = row(
+    "How runs end",
+    graph(
+        "Runs by outcome",
+        "Every run ends in one of these ways. Green is an answer; orange was stopped at its "
+        "iteration limit, red at its deadline.",
+        PER_MINUTE,
+        per_minute(RUNS, OUTCOME),
+        stacked=True,
+        runbooks=("AgentErrorBudgetBurn",),
+    ),
+    graph(
+        "Bad runs by agent",
+        "The part of each agent's runs that failed, timed out, were stopped at the limit or were "
+        "turned away. It tells whether one agent is ill or all of them.",
+        PART,
+        share(per_minute(RUNS, AGENT, outcome=BAD), per_minute(RUNS, AGENT, outcome=COUNTED)),
+        most=1,
+        runbooks=("AgentErrorBudgetBurn", "AgentNoSuccess"),
+    ),
+)
+
+_WHY = row(
+    "Why they end so",
+    graph(
+        "What held runs at their deadline",
+        "What a run was doing when its time was over: waiting for a place (queue), for a model "
+        "(llm), for a tool, or something else.",
+        PER_MINUTE,
+        per_minute(TIMEOUTS, PHASE),
+        stacked=True,
+        runbooks=("AgentRunTimeouts",),
+    ),
+    bars(
+        "Runs near their iteration limit",
+        "The part of each agent's runs that used more than 80 % of their iterations, in the time "
+        "that is shown. It grows before runs are stopped.",
+        PART,
+        beyond(0.8, ITERATION_RATIO, AGENT),
+        most=1,
+        steps=((0, GREEN), (0.05, ORANGE), (0.2, RED)),
+        runbooks=("AgentIterationsNearLimit",),
+    ),
+    graph(
+        "Time to an answer",
+        "How long runs take: half of them less than the lower line of an agent, all but one in "
+        "twenty less than the upper one. The dashed line is the deadline.",
+        SECONDS,
+        quantile(0.5, RUN_DURATION, AGENT),
+        quantile(0.95, RUN_DURATION, AGENT),
+        limits=(level("max", DEADLINE, AGENT).named("deadline {{agent}}"),),
+        width=24,
+        runbooks=("AgentRunTimeouts",),
+    ),
+)
+
+_AGENTS = row(
+    "Agent by agent",
+    table(
+        "All agents",
+        "One line for each agent, over the time that is shown.",
+        Column("runs", total(RUNS, AGENT), PIECES),
+        Column(
+            "good",
+            share(total(RUNS, AGENT, outcome="completed"), total(RUNS, AGENT, outcome=COUNTED)),
+            PART,
+            GOOD,
+        ),
+        Column("stopped at limit", total(LIMIT_HITS, AGENT), PIECES, FEW_ARE_FINE),
+        Column("timed out", total(TIMEOUTS, AGENT), PIECES, FEW_ARE_FINE),
+        Column("near limit", beyond(0.8, ITERATION_RATIO, AGENT), PART),
+        Column("p95", quantile(0.95, RUN_DURATION, AGENT), SECONDS),
+        Column("deadline", level("max", DEADLINE, AGENT), SECONDS),
+        Column("last answer, ago", since(LAST_SUCCESS, AGENT), DURATION),
+        runbooks=("AgentNoSuccess",),
+    ),
+)
+
+DASHBOARD = Dashboard(
+    Board.OVERVIEW,
+    "1 Overview",
+    "Start here. Is anything wrong, with which agent, and since when?",
+    (_NOW, _ENDS, _WHY, _AGENTS),
+)

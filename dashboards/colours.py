@@ -1,0 +1,41 @@
+"""What each colour means, the same on every page: green is good, red is a broken promise."""
+
+from collections.abc import Mapping
+
+GREEN, YELLOW, ORANGE, RED, DARK_RED = "#73BF69", "#FADE2A", "#FF9830", "#F2495C", "#C4162A"
+BLUE, LIGHT_BLUE, PURPLE, GREY, TEXT = "#5794F2", "#8AB8FF", "#B877D9", "#8E8E8E", "text"
+
+# The words that labels take from enums, and their colours.
+WORDS: Mapping[str, str] = {
+    # Outcomes of runs, of model calls, of tool calls and of attempts.
+    "completed": GREEN,
+    "iteration_limit": ORANGE,
+    "timeout": RED,
+    "failed": DARK_RED,
+    "rejected": YELLOW,
+    "cancelled": GREY,
+    "disconnected": LIGHT_BLUE,
+    "interrupted": PURPLE,
+    "rate_limited": YELLOW,
+    "incomplete": PURPLE,
+    "tool_error": ORANGE,
+    "handed_over": BLUE,
+    # What held a run at its deadline.
+    "queue": YELLOW,
+    "llm": BLUE,
+    "tool": ORANGE,
+    "other": GREY,
+    # Where a run is.
+    "queued": YELLOW,
+    "running": BLUE,
+}
+
+# From the first edge on, a number has the first colour, and so on.
+Steps = tuple[tuple[float, str], ...]
+
+# How much of a limit is taken.
+FILLING: Steps = ((0, GREEN), (0.8, ORANGE), (1, RED))
+# What should never be.
+NONE_IS_GOOD: Steps = ((0, GREEN), (0.001, RED))
+FEW_ARE_FINE: Steps = ((0, GREEN), (0.001, ORANGE))
+PLAIN: Steps = ((0, TEXT),)

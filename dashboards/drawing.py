@@ -1,0 +1,261 @@
+"""Draws a panel with Grafana's own builders: how all graphs, numbers, bars and tables look.
+
+Nothing about a single panel is said here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from string import ascii_uppercase
+from typing import Any
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.models import common as kinds
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import heatmap as heat
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from dashboards import links
+from dashboards.borrowed import ALERT_NAME
+from dashboards.colours import GREEN, RED, WORDS, Steps
+from dashboards.panels import Column, Panel, Shape
+from dashboards.queries import Query
+
+SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+# The SDK has a builder for each kind of panel: alike, but without a common type.
+Builder = Any
+Property = model.DynamicConfigValue
+
+
+def drawn(panel: Panel) -> Builder:
+    """The builder of a panel."""
+    built = _SHAPES[panel.shape](panel)
+    built.title(panel.title).description(panel.description).datasource(SOURCE)
+    built.unit(panel.unit).no_value(panel.empty).thresholds(_steps(panel.steps))
+    built.span(panel.width).height(panel.height)
+    built.links([_link(links.runbook(alert)) for alert in panel.runbooks])
+    for ref, query in _refs(panel):
+        built.with_target(_target(ref, query, panel.shape))
+        behind = () if query in panel.limits else links.of(query)
+        if behind:
+            built.override_by_query(ref, [Property("links", [_data_link(link) for link in behind])])
+    return built
+
+
+def _refs(panel: Panel) -> Iterator[tuple[str, Query]]:
+    yield from zip(ascii_uppercase, panel.asked, strict=False)
+
+
+def _target(ref: str, query: Query, shape: Shape) -> prometheus.Dataquery:
+    target = prometheus.Dataquery().ref_id(ref).expr(query.expr).datasource(SOURCE)
+    target.legend_format(query.name or "all")
+    if shape is Shape.TABLE:
+        return target.instant().format(PromQueryFormat.TABLE)
+    if query.heat:
+        target.format(PromQueryFormat.HEATMAP)
+    if query.exemplars:
+        target.exemplar(True)
+    return target.instant() if query.instant else target.range()
+
+
+def _graph(panel: Panel) -> Builder:
+    built = (
+        timeseries.Panel()
+        .line_width(1 if panel.stacked else 2)
+        .fill_opacity(60 if panel.stacked else 8)
+        .show_points(kinds.VisibilityMode.AUTO)
+        .span_nulls(False)
+        .min(0)
+        .color_scheme(_by_name())
+        .legend(_legend())
+        .tooltip(_tooltip())
+    )
+    if panel.most is not None:
+        built.max(panel.most)
+    if panel.stacked:
+        built.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL))
+    _colour_words(built, panel)
+    for ref, query in _refs(panel):
+        if query in panel.limits:
+            built.override_by_query(ref, _DASHED)
+    return built
+
+
+_DASHED = [
+    Property("color", {"mode": "fixed", "fixedColor": RED}),
+    Property("custom.lineStyle", {"fill": "dash", "dash": [8, 8]}),
+    Property("custom.fillOpacity", 0),
+    Property("custom.stacking", {"mode": "none"}),
+    Property("custom.showPoints", "never"),
+]
+
+
+def _number(panel: Panel) -> Builder:
+    return (
+        stat.Panel()
+        .color_mode(kinds.BigValueColorMode.VALUE)
+        .graph_mode(_sparkline(panel))
+        .text_mode(kinds.BigValueTextMode.VALUE)
+        .reduce_options(_last())
+        .color_scheme(_colours(model.FieldColorModeId.THRESHOLDS))
+    )
+
+
+def _sparkline(panel: Panel) -> kinds.BigValueGraphMode:
+    """What is counted over the whole time has no line."""
+    once = any(query.instant for query in panel.queries)
+    return kinds.BigValueGraphMode.NONE if once else kinds.BigValueGraphMode.AREA
+
+
+def _bars(panel: Panel) -> Builder:
+    built = (
+        bargauge.Panel()
+        .display_mode(kinds.BarGaugeDisplayMode.BASIC)
+        .orientation(kinds.VizOrientation.HORIZONTAL)
+        .value_mode(kinds.BarGaugeValueMode.COLOR)
+        .name_placement(kinds.BarGaugeNamePlacement.LEFT)
+        .reduce_options(_last())
+        .color_scheme(
+            _by_name() if len(panel.steps) == 1 else _colours(model.FieldColorModeId.THRESHOLDS)
+        )
+        .min(0)
+    )
+    if panel.most is not None:
+        built.max(panel.most)
+    _colour_words(built, panel)
+    return built
+
+
+def _heat(panel: Panel) -> Builder:
+    colours = heatmap.HeatmapColorOptions().mode(heat.HeatmapColorMode.SCHEME).scheme("Blues")
+    return (
+        heatmap.Panel()
+        .calculate(False)
+        .color(colours.steps(32).reverse(False))
+        .cell_gap(1)
+        .y_axis(heatmap.YAxisConfig().unit(panel.unit))
+        .show_legend()
+    )
+
+
+def _table(panel: Panel) -> Builder:
+    refs = [ref for ref, _ in _refs(panel)]
+    # Grafana numbers the values only where there are several.
+    values = [f"Value #{ref}" for ref in refs] if len(refs) > 1 else ["Value"]
+    order = [*(label.name for label in panel.columns[0].query.by), *values]
+    organized = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate(order)},
+        "renameByName": dict(zip(values, [c.name for c in panel.columns], strict=True)),
+    }
+    built = (
+        table.Panel()
+        .with_transformation(model.DataTransformerConfig("merge", options={}))
+        .with_transformation(model.DataTransformerConfig("organize", options=organized))
+        .override_by_name(ALERT_NAME.name, [Property("links", [_data_link(links.RUNBOOK)])])
+    )
+    for column in panel.columns:
+        built.override_by_name(column.name, _column(column))
+    return built
+
+
+def _column(column: Column) -> list[Property]:
+    coloured = len(column.steps) > 1
+    return [
+        Property("unit", column.unit),
+        Property("thresholds", _steps(column.steps).build().to_json()),
+        Property("color", {"mode": "thresholds"}),
+        Property("custom.cellOptions", {"type": "color-text" if coloured else "auto"}),
+        Property("custom.align", "right"),
+    ]
+
+
+def _states(panel: Panel) -> Builder:
+    fine = model.ValueMappingResult(text="fine", color=GREEN, index=0)
+    not_fine = model.ValueMappingResult(text="not fine", color=RED, index=1)
+    return (
+        statetimeline.Panel()
+        .mappings([model.ValueMap({"1": fine, "0": not_fine})])
+        .show_value(kinds.VisibilityMode.NEVER)
+        .merge_values(True)
+        .fill_opacity(70)
+        .legend(_legend())
+        .tooltip(_tooltip())
+    )
+
+
+_SHAPES: Mapping[Shape, Callable[[Panel], Builder]] = {
+    Shape.GRAPH: _graph,
+    Shape.NUMBER: _number,
+    Shape.BARS: _bars,
+    Shape.HEAT: _heat,
+    Shape.TABLE: _table,
+    Shape.STATES: _states,
+}
+
+
+def _colour_words(built: Builder, panel: Panel) -> None:
+    """Give the values of enums their colours: the series' name ends in one."""
+    labels = dict.fromkeys(query.by[-1] for query in panel.queries if query.by)
+    for value in dict.fromkeys(value for label in labels for value in label.values):
+        if value in WORDS:
+            fixed = Property("color", {"mode": "fixed", "fixedColor": WORDS[value]})
+            built.override_by_regexp(f"/(^| ){value}$/", [fixed])
+
+
+def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
+    first, *others = [model.Threshold(value=edge, color=colour) for edge, colour in steps]
+    first.value = None
+    return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps([first, *others])
+
+
+def _by_name() -> dashboard.FieldColor:
+    """A thing has the same colour on every panel."""
+    return _colours(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME)
+
+
+def _colours(mode: model.FieldColorModeId) -> dashboard.FieldColor:
+    return dashboard.FieldColor().mode(mode)
+
+
+def _legend() -> common.VizLegendOptions:
+    return (
+        common.VizLegendOptions()
+        .display_mode(kinds.LegendDisplayMode.LIST)
+        .placement(kinds.LegendPlacement.BOTTOM)
+        .show_legend(True)
+    )
+
+
+def _tooltip() -> common.VizTooltipOptions:
+    return (
+        common.VizTooltipOptions()
+        .mode(kinds.TooltipDisplayMode.MULTI)
+        .sort(kinds.SortOrder.DESCENDING)
+    )
+
+
+def _last() -> common.ReduceDataOptions:
+    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
+
+
+def _link(link: links.Link) -> dashboard.DashboardLink:
+    return (
+        dashboard.DashboardLink(link.title)
+        .type(model.DashboardLinkType.LINK)
+        .url(link.url)
+        .target_blank(True)
+    )
+
+
+def _data_link(link: links.Link) -> dict[str, object]:
+    return {"title": link.title, "url": link.url, "targetBlank": True}

@@ -1,0 +1,217 @@
+"""A small language of panels: a dashboard reads like a table of contents.
+
+What is here are values. `dashboards.grafana` turns them into what Grafana imports.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dashboards.colours import PLAIN, Steps
+from dashboards.queries import Query
+from dashboards.rules.alert import Board
+
+SECONDS, DURATION, PART, PIECES, BYTES = "s", "dtdurations", "percentunit", "short", "bytes"
+DOLLARS, ITSELF = "currencyUSD", "none"
+PER_MINUTE, PER_SECOND = "suffix:/min", "suffix:/s"
+
+
+class Shape(StrEnum):
+    """How a panel is drawn; the values are Grafana's names of its plugins."""
+
+    GRAPH = "timeseries"
+    NUMBER = "stat"
+    BARS = "bargauge"
+    HEAT = "heatmap"
+    TABLE = "table"
+    STATES = "state-timeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: a query whose series are its rows."""
+
+    name: str
+    query: Query
+    unit: str
+    steps: Steps = PLAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One panel. `limits` are drawn as dashed lines; `runbooks` name alerts."""
+
+    title: str
+    description: str
+    unit: str
+    shape: Shape
+    width: int
+    height: int = 8
+    queries: tuple[Query, ...] = ()
+    columns: tuple[Column, ...] = ()
+    limits: tuple[Query, ...] = ()
+    steps: Steps = PLAIN
+    stacked: bool = False
+    most: float | None = None
+    empty: str = "nothing yet"
+    runbooks: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> tuple[Query, ...]:
+        """Everything that the panel asks of Prometheus."""
+        return (*self.queries, *(column.query for column in self.columns), *self.limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Panels that answer one question together."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """One page."""
+
+    uid: Board
+    title: str
+    description: str
+    rows: tuple[Row, ...]
+    since: str = "now-1h"
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        """All of its panels, from top to bottom."""
+        return tuple(panel for row in self.rows for panel in row.panels)
+
+
+def row(title: str, *panels: Panel) -> Row:
+    """A row with its title."""
+    return Row(title, panels)
+
+
+def graph(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    limits: tuple[Query, ...] = (),
+    stacked: bool = False,
+    most: float | None = None,
+    width: int = 12,
+    runbooks: tuple[str, ...] = (),
+) -> Panel:
+    """Lines over time, with the limits that they should stay below."""
+    return Panel(
+        title=title,
+        description=description,
+        unit=unit,
+        shape=Shape.GRAPH,
+        queries=queries,
+        limits=limits,
+        stacked=stacked,
+        most=most,
+        width=width,
+        runbooks=runbooks,
+    )
+
+
+def number(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    steps: Steps = PLAIN,
+    empty: str = "nothing yet",
+    runbooks: tuple[str, ...] = (),
+) -> Panel:
+    """One number that is read at a glance."""
+    return Panel(
+        title=title,
+        description=description,
+        unit=unit,
+        shape=Shape.NUMBER,
+        queries=(query,),
+        steps=steps,
+        empty=empty,
+        width=4,
+        height=4,
+        runbooks=runbooks,
+    )
+
+
+def bars(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    steps: Steps = PLAIN,
+    most: float | None = None,
+    width: int = 12,
+    runbooks: tuple[str, ...] = (),
+) -> Panel:
+    """Things of one kind beside each other, over the time that is shown."""
+    return Panel(
+        title=title,
+        description=description,
+        unit=unit,
+        shape=Shape.BARS,
+        queries=(query,),
+        steps=steps,
+        most=most,
+        width=width,
+        runbooks=runbooks,
+    )
+
+
+def heat(
+    title: str, description: str, unit: str, query: Query, *, runbooks: tuple[str, ...] = ()
+) -> Panel:
+    """How the observations of a histogram are spread, over time."""
+    return Panel(
+        title=title,
+        description=description,
+        unit=unit,
+        shape=Shape.HEAT,
+        queries=(query,),
+        width=12,
+        runbooks=runbooks,
+    )
+
+
+def table(
+    title: str,
+    description: str,
+    *columns: Column,
+    width: int = 24,
+    empty: str = "nothing yet",
+    runbooks: tuple[str, ...] = (),
+) -> Panel:
+    """A line for each agent, model or tool, and what there is to know about it."""
+    return Panel(
+        title=title,
+        description=description,
+        unit=PIECES,
+        shape=Shape.TABLE,
+        columns=columns,
+        empty=empty,
+        width=width,
+        runbooks=runbooks,
+    )
+
+
+def states(
+    title: str, description: str, query: Query, *, width: int = 12, runbooks: tuple[str, ...] = ()
+) -> Panel:
+    """Whether something was fine, over time: 1 is fine, 0 is not."""
+    return Panel(
+        title=title,
+        description=description,
+        unit=ITSELF,
+        shape=Shape.STATES,
+        queries=(query,),
+        width=width,
+        runbooks=runbooks,
+    )
