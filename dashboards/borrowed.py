@@ -6,6 +6,7 @@ They are data like those of the catalogue, so that the same mistakes are impossi
 
 from app.telemetry.catalogue import AGENT, Kind, Label, Metric
 from dashboards.rules.promql import JOB, OF_PROMETHEUS, SCRAPE_DURATION, SCRAPED_SAMPLES, UP
+from dashboards.rules.slo import BURNS, bad_share
 
 ALERT_NAME, SEVERITY = Label("alertname"), Label("severity")
 ALERT_STATE = Label("alertstate", ("pending", "firing"))
@@ -23,12 +24,21 @@ ALERTS = Metric(
     "ALERTS", Kind.GAUGE, "Alerts that fire.", (JOB, ALERT_NAME, ALERT_STATE, SEVERITY, AGENT)
 )
 
+
+def bad_runs(window: str) -> Metric:
+    """What the rules record: the part of an agent's runs that was bad, over a window."""
+    return Metric(bad_share(window), Kind.GAUGE, "The part of runs that was bad.", (JOB, AGENT))
+
+
+WINDOWS = tuple(dict.fromkeys(w for burn in BURNS for w in (burn.short, burn.long)))
 BORROWED = (
     *OF_PROMETHEUS,
     *(CPU, MEMORY, OPEN_FILES, MOST_FILES, STARTED, COLLECTIONS, ALERTS),
+    *(bad_runs(window) for window in WINDOWS),
 )
 
 __all__ = [
     "ALERTS", "ALERT_NAME", "BORROWED", "COLLECTIONS", "CPU", "GENERATION", "MEMORY", "MOST_FILES",
-    "OPEN_FILES", "SCRAPED_SAMPLES", "SCRAPE_DURATION", "SEVERITY", "STARTED", "UP",
+    "OPEN_FILES", "SCRAPED_SAMPLES", "SCRAPE_DURATION", "SEVERITY", "STARTED", "UP", "WINDOWS",
+    "bad_runs",
 ]  # fmt: skip

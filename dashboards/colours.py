@@ -25,6 +25,10 @@ WORDS: Mapping[str, str] = {
     "llm": BLUE,
     "tool": ORANGE,
     "other": GREY,
+    # Status codes of HTTP, by their class.
+    "2..": GREEN,
+    "4..": YELLOW,
+    "5..": RED,
     # Where a run is.
     "queued": YELLOW,
     "running": BLUE,
@@ -35,7 +39,11 @@ Steps = tuple[tuple[float, str], ...]
 
 # How much of a limit is taken.
 FILLING: Steps = ((0, GREEN), (0.8, ORANGE), (1, RED))
-# What should never be.
-NONE_IS_GOOD: Steps = ((0, GREEN), (0.001, RED))
+ALL_IS_GOOD: Steps = ((0, RED), (1, GREEN))
 FEW_ARE_FINE: Steps = ((0, GREEN), (0.001, ORANGE))
 PLAIN: Steps = ((0, TEXT),)
+
+
+def promised(objective: float) -> Steps:
+    """Green where a promise is kept, red where ten times as much is bad as it allows."""
+    return ((0, RED), (round(1 - 10 * (1 - objective), 9), ORANGE), (objective, GREEN))

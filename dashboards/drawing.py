@@ -23,9 +23,10 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from app.telemetry.catalogue import STATUS
 from dashboards import links
 from dashboards.borrowed import ALERT_NAME
-from dashboards.colours import GREEN, RED, WORDS, Steps
+from dashboards.colours import GREEN, ORANGE, RED, WORDS, Steps
 from dashboards.panels import Column, Panel, Shape
 from dashboards.queries import Query
 
@@ -40,7 +41,7 @@ def drawn(panel: Panel) -> Builder:
     """The builder of a panel."""
     built = _SHAPES[panel.shape](panel)
     built.title(panel.title).description(panel.description).datasource(SOURCE)
-    built.unit(panel.unit).no_value(panel.empty).thresholds(_steps(panel.steps))
+    built.unit(panel.unit).no_value(panel.empty).thresholds(_steps(panel.steps + _alarmed(panel)))
     built.span(panel.width).height(panel.height)
     built.links([_link(links.runbook(alert)) for alert in panel.runbooks])
     for ref, query in _refs(panel):
@@ -83,6 +84,9 @@ def _graph(panel: Panel) -> Builder:
         built.max(panel.most)
     if panel.stacked:
         built.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL))
+    if panel.alarms:
+        style = common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
+        built.thresholds_style(style)
     _colour_words(built, panel)
     for ref, query in _refs(panel):
         if query in panel.limits:
@@ -203,10 +207,15 @@ _SHAPES: Mapping[Shape, Callable[[Panel], Builder]] = {
 }
 
 
+# A label whose values are not listed, but known by their form.
+_PATTERNS = {STATUS: ("2..", "4..", "5..")}
+
+
 def _colour_words(built: Builder, panel: Panel) -> None:
     """Give the values of enums their colours: the series' name ends in one."""
     labels = dict.fromkeys(query.by[-1] for query in panel.queries if query.by)
-    for value in dict.fromkeys(value for label in labels for value in label.values):
+    words = (value for label in labels for value in _PATTERNS.get(label, label.values))
+    for value in dict.fromkeys(words):
         if value in WORDS:
             fixed = Property("color", {"mode": "fixed", "fixedColor": WORDS[value]})
             built.override_by_regexp(f"/(^| ){value}$/", [fixed])
@@ -216,6 +225,10 @@ def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
     first, *others = [model.Threshold(value=edge, color=colour) for edge, colour in steps]
     first.value = None
     return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps([first, *others])
+
+
+def _alarmed(panel: Panel) -> Steps:
+    return tuple((edge, ORANGE) for edge in sorted(panel.alarms))
 
 
 def _by_name() -> dashboard.FieldColor:

@@ -38,7 +38,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One panel. `limits` are drawn as dashed lines; `runbooks` name alerts."""
+    """One panel. `limits` and `alarms` are drawn as dashed lines; `runbooks` name alerts.
+
+    A limit is what the service says of itself; an alarm is where a rule begins to count.
+    """
 
     title: str
     description: str
@@ -49,6 +52,7 @@ class Panel:
     queries: tuple[Query, ...] = ()
     columns: tuple[Column, ...] = ()
     limits: tuple[Query, ...] = ()
+    alarms: tuple[float, ...] = ()
     steps: Steps = PLAIN
     stacked: bool = False
     most: float | None = None
@@ -96,6 +100,7 @@ def graph(
     unit: str,
     *queries: Query,
     limits: tuple[Query, ...] = (),
+    alarms: tuple[float, ...] = (),
     stacked: bool = False,
     most: float | None = None,
     width: int = 12,
@@ -109,6 +114,7 @@ def graph(
         shape=Shape.GRAPH,
         queries=queries,
         limits=limits,
+        alarms=alarms,
         stacked=stacked,
         most=most,
         width=width,
@@ -124,6 +130,7 @@ def number(
     *,
     steps: Steps = PLAIN,
     empty: str = "nothing yet",
+    width: int = 4,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
     """One number that is read at a glance."""
@@ -135,7 +142,7 @@ def number(
         queries=(query,),
         steps=steps,
         empty=empty,
-        width=4,
+        width=width,
         height=4,
         runbooks=runbooks,
     )
@@ -167,7 +174,13 @@ def bars(
 
 
 def heat(
-    title: str, description: str, unit: str, query: Query, *, runbooks: tuple[str, ...] = ()
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    width: int = 12,
+    runbooks: tuple[str, ...] = (),
 ) -> Panel:
     """How the observations of a histogram are spread, over time."""
     return Panel(
@@ -176,7 +189,7 @@ def heat(
         unit=unit,
         shape=Shape.HEAT,
         queries=(query,),
-        width=12,
+        width=width,
         runbooks=runbooks,
     )
 

@@ -12,7 +12,7 @@ from dashboards.rules.promql import INSTANCE, JOB, Wanted, series
 RATE = "$__rate_interval"
 RANGE = "$__range"
 LE = Label("le")
-_MINUTE_S = 60
+_MINUTE_S, _HOUR_S = 60, 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Query:
         """The same, with these words in the legend (`{{label}}` stands for a value)."""
         return replace(self, legend=legend)
 
+    def put_into(self, around: str) -> "Query":
+        """The same with arithmetic around it, where `{}` stands for what it was."""
+        return replace(self, expr=around.format(self.expr), exemplars=False)
+
 
 def rate(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
     """How often it happens, each second."""
@@ -45,13 +49,17 @@ def rate(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
 
 def per_minute(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
     """How often it happens, each minute: the pace at which people think of agents."""
-    found = rate(metric, *by, **wanted)
-    return replace(found, expr=f"{_MINUTE_S} * {found.expr}")
+    return rate(metric, *by, **wanted).put_into(f"{_MINUTE_S} * {{}}")
 
 
-def total(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
-    """How often it happened in the time that is shown."""
-    text = f"increase({_counted(metric, wanted)}[{RANGE}])"
+def per_hour(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
+    """How much it is each hour."""
+    return rate(metric, *by, **wanted).put_into(f"{_HOUR_S} * {{}}")
+
+
+def total(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Query:
+    """How often it happened in the time that is shown, or in the last `over`."""
+    text = f"increase({_counted(metric, wanted)}[{over}])"
     return replace(_aggregated("sum", metric, by, text), instant=True)
 
 
@@ -92,8 +100,8 @@ def beyond(edge: float, metric: Metric, *by: Label) -> Query:
         raise ValueError(f"{edge} is no edge of {metric.name}.")
     below = _scoped(metric, "_bucket", f'le="{float(edge)}"')
     within = f"increase({below}[{RANGE}])"
-    part = share(_aggregated("sum", metric, by, within), total(metric, *by))
-    return replace(part, expr=f"1 - {part.expr}")
+    part = replace(_aggregated("sum", metric, by, within), instant=True)
+    return share(part, total(metric, *by)).put_into("1 - {}")
 
 
 def spread(metric: Metric) -> Query:
@@ -112,8 +120,7 @@ def level(how: str, metric: Metric, *by: Label, **wanted: Wanted) -> Query:
 
 def since(metric: Metric, *by: Label) -> Query:
     """The time since a moment that a gauge holds; nothing where it never was."""
-    moment = level("max", metric, *by)
-    return replace(moment, expr=f"time() - ({moment.expr} > 0)")
+    return level("max", metric, *by).put_into("time() - ({} > 0)")
 
 
 def share(part: Query, whole: Query) -> Query:

@@ -1,13 +1,32 @@
 """The dashboards, one module each, in the order in which they are numbered."""
 
 from dashboards import grafana
-from dashboards.boards import overview
+from dashboards.boards import (
+    api,
+    background,
+    cost,
+    iterations,
+    models,
+    overview,
+    runtime,
+    slo,
+    tools,
+)
+from dashboards.panels import Dashboard
 from dashboards.rules.values import Values
 
-DASHBOARDS = (overview.DASHBOARD,)
+_PAGES = (overview, iterations, models, tools, cost, api, background, runtime, slo)
+
+
+def dashboards(values: Values) -> tuple[Dashboard, ...]:
+    """All of them; values have the thresholds and the promise that some panels draw."""
+    return tuple(page.dashboard(values) for page in _PAGES)
 
 
 def files() -> dict[str, str]:
     """The JSON of every dashboard, by its path below dashboards/generated."""
-    runbooks = Values.load()["links"].text("runbooks")
-    return {f"grafana/{board.uid}.json": grafana.text(board, runbooks) for board in DASHBOARDS}
+    values = Values.load()
+    runbooks = values["links"].text("runbooks")
+    return {
+        f"grafana/{board.uid}.json": grafana.text(board, runbooks) for board in dashboards(values)
+    }

@@ -16,7 +16,7 @@ from app.telemetry.catalogue import (
     TIMEOUTS,
 )
 from dashboards.borrowed import ALERT_NAME, ALERTS, SEVERITY, UP
-from dashboards.colours import FEW_ARE_FINE, FILLING, GREEN, ORANGE, RED, Steps
+from dashboards.colours import ALL_IS_GOOD, FEW_ARE_FINE, FILLING, Steps, promised
 from dashboards.panels import (
     DURATION,
     PART,
@@ -25,80 +25,104 @@ from dashboards.panels import (
     SECONDS,
     Column,
     Dashboard,
+    Panel,
+    Row,
     bars,
     graph,
     number,
     row,
     table,
 )
-from dashboards.queries import beyond, level, per_minute, quantile, share, since, total
+from dashboards.queries import beyond, level, per_minute, quantile, rate, share, since, total
 from dashboards.rules.alert import Board
-from dashboards.rules.slo import BAD, COUNTED
+from dashboards.rules.slo import BAD, COUNTED, objective
+from dashboards.rules.values import Values
 
-GOOD: Steps = ((0, RED), (0.95, ORANGE), (0.99, GREEN))
+# The edge of the buckets from which a run is near its limit.
+NEAR = 0.8
 
-_NOW = row(
-    "Is anything wrong?",
-    number(
-        "Good runs",
-        "The part of runs that gave an answer, in the time that is shown. Runs that their caller "
-        "cancelled or left do not count.",
-        PART,
-        share(total(RUNS, outcome="completed"), total(RUNS, outcome=COUNTED)),
-        steps=GOOD,
-        empty="no runs",
-        runbooks=("AgentErrorBudgetBurn",),
-    ),
-    number(
-        "Runs",
-        "How many runs end each minute. Zero may mean that nobody asks, or that nobody gets "
-        "through.",
-        PER_MINUTE,
-        per_minute(RUNS),
-    ),
-    number(
-        "Stopped at the limit",
-        "Runs that were stopped at their iteration limit, in the time that is shown. The model "
-        "went on asking for tools instead of answering.",
-        PIECES,
-        total(LIMIT_HITS),
-        steps=FEW_ARE_FINE,
-        runbooks=("AgentIterationLimitHits",),
-    ),
-    number(
-        "Timed out",
-        "Runs that did not meet their deadline, in the time that is shown.",
-        PIECES,
-        total(TIMEOUTS),
-        steps=FEW_ARE_FINE,
-        runbooks=("AgentRunTimeouts",),
-    ),
-    number(
-        "Places in use",
-        "Runs at work, of those that may work at the same time. At 100 % new runs wait.",
-        PART,
-        share(level("sum", IN_FLIGHT, state="running"), level("sum", CONCURRENCY_LIMIT)),
-        steps=FILLING,
-        runbooks=("AgentSaturated",),
-    ),
-    number(
-        "Instances up",
-        "Processes that Prometheus reaches, of all that it knows of.",
-        PART,
-        share(level("sum", UP), level("count", UP)),
-        steps=GOOD,
-        runbooks=("AgentServiceDown",),
-    ),
+
+def dashboard(values: Values) -> Dashboard:
+    """Overview."""
+    good = promised(objective(values).objective)
+    return Dashboard(
+        Board.OVERVIEW,
+        "1 Overview",
+        "Start here. Is anything wrong, with which agent, and since when?",
+        (_now(good), _WORK, _ENDS, _WHY, _agents(good)),
+    )
+
+
+def _now(good: Steps) -> Row:
+    return row(
+        "Is anything wrong?",
+        number(
+            "Good runs",
+            "The part of runs that gave an answer, in the time that is shown. Runs that their "
+            "caller cancelled or left do not count.",
+            PART,
+            share(total(RUNS, outcome="completed"), total(RUNS, outcome=COUNTED)),
+            steps=good,
+            empty="no runs",
+            runbooks=("AgentErrorBudgetBurn",),
+        ),
+        number(
+            "Runs",
+            "How many runs end each minute. Zero may mean that nobody asks, or that nobody gets "
+            "through.",
+            PER_MINUTE,
+            per_minute(RUNS),
+        ),
+        number(
+            "Stopped at the limit",
+            "Runs that were stopped at their iteration limit, in the time that is shown. Their "
+            "model went on asking for tools instead of answering.",
+            PIECES,
+            total(LIMIT_HITS),
+            steps=FEW_ARE_FINE,
+            runbooks=("AgentIterationLimitHits",),
+        ),
+        number(
+            "Timed out",
+            "Runs that did not meet their deadline, in the time that is shown.",
+            PIECES,
+            total(TIMEOUTS),
+            steps=FEW_ARE_FINE,
+            runbooks=("AgentRunTimeouts",),
+        ),
+        number(
+            "Places in use",
+            "Runs at work, of those that may work at the same time. At 100 % new runs wait.",
+            PART,
+            share(level("sum", IN_FLIGHT, state="running"), level("sum", CONCURRENCY_LIMIT)),
+            steps=FILLING,
+            runbooks=("AgentSaturated",),
+        ),
+        number(
+            "Instances up",
+            "Processes that Prometheus reaches, of all that it knows of.",
+            PART,
+            share(level("sum", UP), level("count", UP)),
+            steps=ALL_IS_GOOD,
+            runbooks=("AgentServiceDown", "AgentServiceAbsent"),
+        ),
+    )
+
+
+_WORK = row(
+    "What fires, and what is at work",
     table(
         "Alerts that fire",
-        "Each name leads to a page that says what it means and what to do.",
+        "Each name leads to a page that says what it means and what to do. The watchdog always "
+        "fires: without it, alerting itself is broken.",
         Column(
             "firing",
             level("count", ALERTS, ALERT_NAME, SEVERITY, AGENT, alertstate="firing"),
             PIECES,
         ),
         width=12,
-        empty="none",
+        empty="none, not even the watchdog",
+        runbooks=("AgentWatchdog",),
     ),
     graph(
         "Runs in flight",
@@ -107,7 +131,7 @@ _NOW = row(
         PIECES,
         level("sum", IN_FLIGHT, STATE),
         limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
-        runbooks=("AgentSaturated", "AgentQueueBacklog"),
+        runbooks=("AgentSaturated", "AgentQueueBacklog", "AgentRunStuck"),
     ),
 )
 
@@ -115,7 +139,7 @@ _ENDS = row(
     "How runs end",
     graph(
         "Runs by outcome",
-        "Every run ends in one of these ways. Green is an answer; orange was stopped at its "
+        "Every run ends in one of these ways. Green gave an answer; orange was stopped at its "
         "iteration limit, red at its deadline.",
         PER_MINUTE,
         per_minute(RUNS, OUTCOME),
@@ -127,7 +151,7 @@ _ENDS = row(
         "The part of each agent's runs that failed, timed out, were stopped at the limit or were "
         "turned away. It tells whether one agent is ill or all of them.",
         PART,
-        share(per_minute(RUNS, AGENT, outcome=BAD), per_minute(RUNS, AGENT, outcome=COUNTED)),
+        share(rate(RUNS, AGENT, outcome=BAD), rate(RUNS, AGENT, outcome=COUNTED)),
         most=1,
         runbooks=("AgentErrorBudgetBurn", "AgentNoSuccess"),
     ),
@@ -149,15 +173,14 @@ _WHY = row(
         "The part of each agent's runs that used more than 80 % of their iterations, in the time "
         "that is shown. It grows before runs are stopped.",
         PART,
-        beyond(0.8, ITERATION_RATIO, AGENT),
+        beyond(NEAR, ITERATION_RATIO, AGENT),
         most=1,
-        steps=((0, GREEN), (0.05, ORANGE), (0.2, RED)),
         runbooks=("AgentIterationsNearLimit",),
     ),
     graph(
         "Time to an answer",
-        "How long runs take: half of them less than the lower line of an agent, all but one in "
-        "twenty less than the upper one. The dashed line is the deadline.",
+        "How long runs take: half of them less than p50, all but one in twenty less than p95. The "
+        "dashed lines are the agents' deadlines.",
         SECONDS,
         quantile(0.5, RUN_DURATION, AGENT),
         quantile(0.95, RUN_DURATION, AGENT),
@@ -167,31 +190,23 @@ _WHY = row(
     ),
 )
 
-_AGENTS = row(
-    "Agent by agent",
-    table(
+
+def _agents(good: Steps) -> Row:
+    return row("Agent by agent", _table(good))
+
+
+def _table(good: Steps) -> Panel:
+    completed = total(RUNS, AGENT, outcome="completed")
+    return table(
         "All agents",
         "One line for each agent, over the time that is shown.",
         Column("runs", total(RUNS, AGENT), PIECES),
-        Column(
-            "good",
-            share(total(RUNS, AGENT, outcome="completed"), total(RUNS, AGENT, outcome=COUNTED)),
-            PART,
-            GOOD,
-        ),
+        Column("good", share(completed, total(RUNS, AGENT, outcome=COUNTED)), PART, good),
         Column("stopped at limit", total(LIMIT_HITS, AGENT), PIECES, FEW_ARE_FINE),
         Column("timed out", total(TIMEOUTS, AGENT), PIECES, FEW_ARE_FINE),
-        Column("near limit", beyond(0.8, ITERATION_RATIO, AGENT), PART),
+        Column("near limit", beyond(NEAR, ITERATION_RATIO, AGENT), PART),
         Column("p95", quantile(0.95, RUN_DURATION, AGENT), SECONDS),
         Column("deadline", level("max", DEADLINE, AGENT), SECONDS),
         Column("last answer, ago", since(LAST_SUCCESS, AGENT), DURATION),
         runbooks=("AgentNoSuccess",),
-    ),
-)
-
-DASHBOARD = Dashboard(
-    Board.OVERVIEW,
-    "1 Overview",
-    "Start here. Is anything wrong, with which agent, and since when?",
-    (_NOW, _ENDS, _WHY, _AGENTS),
-)
+    )

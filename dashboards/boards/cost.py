@@ -1,0 +1,144 @@
+"""What the agents cost, what of it was for nothing, and what has no price."""
+
+from app.telemetry.catalogue import (
+    AGENT,
+    LLM_COST,
+    LLM_TOKENS,
+    LLM_UNPRICED,
+    MODEL,
+    PROVIDER,
+    RUNS,
+    WASTED,
+    WASTED_TOKENS,
+)
+from dashboards.colours import FEW_ARE_FINE
+from dashboards.panels import (
+    DOLLARS,
+    PART,
+    PER_MINUTE,
+    PIECES,
+    Column,
+    Dashboard,
+    bars,
+    graph,
+    number,
+    row,
+    table,
+)
+from dashboards.queries import per_hour, per_minute, rate, share, total
+from dashboards.rules.alert import Board
+from dashboards.rules.values import Values
+
+_SPIKE, _UNPRICED = ("AgentSpendSpike",), ("AgentUnpricedCalls",)
+
+_SPENT = row(
+    "What was spent",
+    number(
+        "Spent",
+        "US dollars for calls of priced models, in the time that is shown. From list prices, not "
+        "from a bill.",
+        DOLLARS,
+        total(LLM_COST),
+        width=6,
+    ),
+    number(
+        "For each run",
+        "What a run costs in the mean, over the time that is shown.",
+        DOLLARS,
+        share(total(LLM_COST), total(RUNS)),
+        width=6,
+    ),
+    number(
+        "Calls without a price",
+        "Calls of models that the price table does not know, in the time that is shown. What they "
+        "cost is missing on this page.",
+        PIECES,
+        total(LLM_UNPRICED),
+        steps=FEW_ARE_FINE,
+        empty="none",
+        width=6,
+        runbooks=_UNPRICED,
+    ),
+    number(
+        "Tokens for nothing",
+        "Tokens of runs that gave no answer, in the time that is shown.",
+        PIECES,
+        total(WASTED_TOKENS),
+        width=6,
+    ),
+)
+
+_WHO = row(
+    "Who spends it",
+    graph(
+        "Spending by agent",
+        "US dollars an hour. An agent that costs several times its usual hour is an alert.",
+        DOLLARS,
+        per_hour(LLM_COST, AGENT),
+        stacked=True,
+        runbooks=_SPIKE,
+    ),
+    graph(
+        "Spending by model",
+        "US dollars an hour, by the model that was asked.",
+        DOLLARS,
+        per_hour(LLM_COST, MODEL),
+        stacked=True,
+        runbooks=_SPIKE,
+    ),
+    graph(
+        "Cost of a run, by agent",
+        "What one run costs in the mean. It grows with iterations, with longer prompts and with "
+        "dearer models.",
+        DOLLARS,
+        share(rate(LLM_COST, AGENT), rate(RUNS, AGENT)),
+        runbooks=_SPIKE,
+    ),
+    bars(
+        "Calls without a price, by model",
+        "Models that the price table does not know, in the time that is shown.",
+        PIECES,
+        total(LLM_UNPRICED, PROVIDER, MODEL),
+        runbooks=_UNPRICED,
+    ),
+)
+
+_FOR = row(
+    "What it buys",
+    graph(
+        "Input read from the cache, by model",
+        "The part of the input that the provider had in its cache, and that costs less.",
+        PART,
+        share(rate(LLM_TOKENS, MODEL, type="cache_read"), rate(LLM_TOKENS, MODEL, type="input")),
+        most=1,
+    ),
+    graph(
+        "Tokens of runs that gave no answer",
+        "What was paid for and thrown away, by how the runs ended.",
+        PER_MINUTE,
+        per_minute(WASTED_TOKENS, WASTED),
+        stacked=True,
+    ),
+    table(
+        "All agents",
+        "One line for each agent, over the time that is shown.",
+        Column("spent", total(LLM_COST, AGENT), DOLLARS),
+        Column("for each run", share(total(LLM_COST, AGENT), total(RUNS, AGENT)), DOLLARS),
+        Column("tokens in", total(LLM_TOKENS, AGENT, type="input"), PIECES),
+        Column("tokens out", total(LLM_TOKENS, AGENT, type="output"), PIECES),
+        Column("tokens for nothing", total(WASTED_TOKENS, AGENT), PIECES),
+        Column("calls without a price", total(LLM_UNPRICED, AGENT), PIECES, FEW_ARE_FINE),
+        runbooks=_SPIKE,
+    ),
+)
+
+
+def dashboard(values: Values) -> Dashboard:
+    """Cost."""
+    return Dashboard(
+        Board.COST,
+        "5 Cost",
+        "What do the agents cost, what of it was for nothing, and what has no price?",
+        (_SPENT, _WHO, _FOR),
+        since="now-24h",
+    )

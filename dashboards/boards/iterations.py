@@ -1,0 +1,213 @@
+"""How many turns runs need, what stops them, and what held those that ran out of time."""
+
+from app.telemetry.catalogue import (
+    AGENT,
+    DEADLINE,
+    ITERATION_LIMIT,
+    ITERATION_RATIO,
+    ITERATIONS,
+    LIMIT_HITS,
+    LONGEST_DEADLINE,
+    OLDEST_AGE,
+    PHASE,
+    RUN_DURATION,
+    RUN_TOOL_CALLS,
+    RUNS,
+    STATE,
+    TIMEOUTS,
+    WASTED,
+    WASTED_SECONDS,
+    WASTED_TOKENS,
+)
+from dashboards.boards.overview import NEAR
+from dashboards.panels import (
+    PART,
+    PER_MINUTE,
+    PIECES,
+    SECONDS,
+    Dashboard,
+    Row,
+    bars,
+    graph,
+    heat,
+    row,
+)
+from dashboards.queries import (
+    Query,
+    beyond,
+    level,
+    per_minute,
+    quantile,
+    rate,
+    share,
+    spread,
+    total,
+)
+from dashboards.rules.alert import Board
+from dashboards.rules.slo import COUNTED
+from dashboards.rules.values import Values
+
+_HITS = ("AgentIterationLimitHits",)
+_NEAR = ("AgentIterationsNearLimit",)
+_TIMEOUTS = ("AgentRunTimeouts",)
+
+
+def dashboard(values: Values) -> Dashboard:
+    """Iterations and timeouts."""
+    return Dashboard(
+        Board.ITERATIONS,
+        "2 Iterations and timeouts",
+        "Do runs come near their limits? What stops them there, and what did it cost?",
+        (_need(values), _limit(values), _deadline(values), _LOST),
+    )
+
+
+def _of_runs(outcome: str) -> Query:
+    """The part of each agent's runs that ended so."""
+    return share(rate(RUNS, AGENT, outcome=outcome), rate(RUNS, AGENT, outcome=COUNTED))
+
+
+def _need(values: Values) -> Row:
+    return row(
+        "How many iterations runs need",
+        heat(
+            "Iterations of runs",
+            "An iteration is a turn in which the model asked for tools. Each column is a stretch "
+            "of time; the darker a cell, the more runs needed that many.",
+            PIECES,
+            spread(ITERATIONS),
+        ),
+        graph(
+            "Iterations beside their limit",
+            "All but one in twenty runs of an agent needed fewer iterations than this. The dashed "
+            "lines are the agents' limits.",
+            PIECES,
+            quantile(0.95, ITERATIONS, AGENT),
+            limits=(level("max", ITERATION_LIMIT, AGENT).named("limit {{agent}}"),),
+            runbooks=_NEAR,
+        ),
+        graph(
+            "How near runs come to their limit",
+            "Iterations over the run's own limit, which a request may lower; p95 of each agent. "
+            "Above the dashed line there is a warning.",
+            PART,
+            quantile(0.95, ITERATION_RATIO, AGENT),
+            alarms=(values["AgentIterationsNearLimit"].number("share"),),
+            most=1,
+            runbooks=_NEAR,
+        ),
+        bars(
+            "Runs near their limit",
+            "The part of runs that used more than 80 % of their iterations, in the time that is "
+            "shown.",
+            PART,
+            beyond(NEAR, ITERATION_RATIO, AGENT),
+            most=1,
+            runbooks=_NEAR,
+        ),
+    )
+
+
+def _limit(values: Values) -> Row:
+    return row(
+        "Stopped at the limit",
+        graph(
+            "Runs stopped at their limit",
+            "Runs whose model still asked for tools when no iteration was left.",
+            PER_MINUTE,
+            per_minute(LIMIT_HITS, AGENT),
+            width=8,
+            runbooks=_HITS,
+        ),
+        graph(
+            "Part of runs stopped at their limit",
+            "Of an agent's runs, those that were stopped. Above the dashed line there is an alert.",
+            PART,
+            _of_runs("iteration_limit"),
+            alarms=(values["AgentIterationLimitHits"].number("share"),),
+            width=8,
+            runbooks=_HITS,
+        ),
+        graph(
+            "Tool calls of runs",
+            "All but one in twenty runs made fewer tool calls than this. Many calls in few "
+            "iterations are parallel calls; one call in each of many is often a loop.",
+            PIECES,
+            quantile(0.95, RUN_TOOL_CALLS, AGENT),
+            width=8,
+            runbooks=_HITS,
+        ),
+    )
+
+
+def _deadline(values: Values) -> Row:
+    return row(
+        "Out of time",
+        graph(
+            "What held runs at their deadline",
+            "What a run was doing when its time was over: waiting for a place (queue), for a model "
+            "(llm), for a tool, or something else.",
+            PER_MINUTE,
+            per_minute(TIMEOUTS, PHASE),
+            stacked=True,
+            runbooks=_TIMEOUTS,
+        ),
+        graph(
+            "Part of runs that timed out",
+            "Of an agent's runs, those that did not meet their deadline. Above the dashed line "
+            "there is an alert.",
+            PART,
+            _of_runs("timeout"),
+            alarms=(values["AgentRunTimeouts"].number("share"),),
+            runbooks=_TIMEOUTS,
+        ),
+        bars(
+            "Which agent, held by what",
+            "Timeouts in the time that is shown.",
+            PIECES,
+            total(TIMEOUTS, AGENT, PHASE).put_into("{} > 0"),
+            width=8,
+            runbooks=_TIMEOUTS,
+        ),
+        graph(
+            "Time of runs beside their deadline",
+            "All but one in twenty runs of an agent took less than this. The dashed lines are the "
+            "agents' deadlines.",
+            SECONDS,
+            quantile(0.95, RUN_DURATION, AGENT),
+            limits=(level("max", DEADLINE, AGENT).named("deadline {{agent}}"),),
+            width=8,
+            runbooks=_TIMEOUTS,
+        ),
+        graph(
+            "Oldest run in flight",
+            "How long the oldest run has been waiting or at work. No run should be older than the "
+            "longest deadline there may be, which is the dashed line.",
+            SECONDS,
+            level("max", OLDEST_AGE, STATE),
+            limits=(level("max", LONGEST_DEADLINE).named("longest deadline"),),
+            width=8,
+            runbooks=("AgentRunStuck", "AgentQueueBacklog"),
+        ),
+    )
+
+
+_LOST = row(
+    "Work that was thrown away",
+    graph(
+        "Time of runs that gave no answer",
+        "Seconds of work, each minute, that ended without an answer. 60 means that one run is "
+        "always at work for nothing.",
+        "suffix: s/min",
+        per_minute(WASTED_SECONDS, WASTED),
+        stacked=True,
+        runbooks=_TIMEOUTS,
+    ),
+    graph(
+        "Tokens of runs that gave no answer",
+        "Tokens that were paid for, each minute, by runs that ended without an answer.",
+        PER_MINUTE,
+        per_minute(WASTED_TOKENS, WASTED),
+        stacked=True,
+    ),
+)

@@ -1,0 +1,177 @@
+"""The providers of models: do they answer, how fast, and what is asked of them."""
+
+from app.telemetry.catalogue import (
+    LLM_DURATION,
+    LLM_FIRST_TOKEN,
+    LLM_OUTCOME,
+    LLM_RETRIES,
+    LLM_TOKENS,
+    MODEL,
+    PROVIDER,
+    RETRY_REASON,
+    RUNS,
+    TOKEN_TYPE,
+)
+from dashboards.panels import (
+    PART,
+    PER_MINUTE,
+    PIECES,
+    SECONDS,
+    Column,
+    Dashboard,
+    Row,
+    graph,
+    heat,
+    row,
+    table,
+)
+from dashboards.queries import Query, per_minute, quantile, rate, share, spread, total
+from dashboards.rules.alert import Board
+from dashboards.rules.promql import Without
+from dashboards.rules.values import Values
+
+BROKEN = ("failed", "timeout", "incomplete")
+# What our side broke off says nothing of the provider.
+TRIED = Without(("cancelled", "interrupted"))
+_ERRORS, _LIMITED = ("AgentLlmErrors",), ("AgentLlmRateLimited",)
+_SLOW = ("AgentLlmFirstTokenSlow",)
+
+
+def dashboard(values: Values) -> Dashboard:
+    """Model providers."""
+    return Dashboard(
+        Board.MODELS,
+        "3 Model providers",
+        "Do the providers answer, how fast, and what do we ask of them?",
+        (_ill(values), _fast(values), _ASKED, _ALL),
+    )
+
+
+def _of_calls(*outcomes: str) -> Query:
+    """The part of each model's calls that ended so."""
+    return share(
+        rate(LLM_DURATION, PROVIDER, MODEL, outcome=outcomes),
+        rate(LLM_DURATION, PROVIDER, MODEL, outcome=TRIED),
+    )
+
+
+def _ill(values: Values) -> Row:
+    return row(
+        "Do they answer?",
+        graph(
+            "Model calls by outcome",
+            "How calls to models end. Incomplete is an answer that was cut or broken and was "
+            "refused; rate_limited is the provider's 429.",
+            PER_MINUTE,
+            per_minute(LLM_DURATION, LLM_OUTCOME),
+            stacked=True,
+            width=8,
+            runbooks=_ERRORS + _LIMITED,
+        ),
+        graph(
+            "Part of calls that failed",
+            "Calls that failed, hung or came back broken, of those that were not broken off by us. "
+            "Above the dashed line there is an alert.",
+            PART,
+            _of_calls(*BROKEN),
+            alarms=(values["AgentLlmErrors"].number("share"),),
+            width=8,
+            runbooks=_ERRORS,
+        ),
+        graph(
+            "Part of calls that were limited",
+            "Calls that the provider turned away because we ask too much. Above the dashed line "
+            "there is an alert.",
+            PART,
+            _of_calls("rate_limited"),
+            alarms=(values["AgentLlmRateLimited"].number("share"),),
+            width=8,
+            runbooks=_LIMITED,
+        ),
+    )
+
+
+def _fast(values: Values) -> Row:
+    return row(
+        "How fast?",
+        graph(
+            "Time of a call",
+            "Half of a model's calls took less than p50, all but one in twenty less than p95.",
+            SECONDS,
+            quantile(0.5, LLM_DURATION, MODEL),
+            quantile(0.95, LLM_DURATION, MODEL),
+            width=8,
+            runbooks=_ERRORS,
+        ),
+        graph(
+            "Time to the first token",
+            "How long readers of a stream wait for the first word; p95 of each model. Above the "
+            "dashed line there is an alert.",
+            SECONDS,
+            quantile(0.95, LLM_FIRST_TOKEN, PROVIDER, MODEL),
+            alarms=(values["AgentLlmFirstTokenSlow"].number("seconds"),),
+            width=8,
+            runbooks=_SLOW,
+        ),
+        heat(
+            "How times of calls are spread",
+            "Each column is a stretch of time; the darker a cell, the more calls took that long. "
+            "Two bands are often two models, or a cache.",
+            SECONDS,
+            spread(LLM_DURATION),
+            width=8,
+        ),
+    )
+
+
+_ASKED = row(
+    "What is asked of them",
+    graph(
+        "Calls made again",
+        "Calls that were repeated after the first one failed, by what was wrong with it.",
+        PER_MINUTE,
+        per_minute(LLM_RETRIES, RETRY_REASON),
+        stacked=True,
+        width=8,
+        runbooks=_ERRORS + _LIMITED,
+    ),
+    graph(
+        "Model calls for each run",
+        "Calls of models over runs that ended. It grows when agents loop or calls are repeated.",
+        PIECES,
+        share(rate(LLM_DURATION), rate(RUNS)).named("calls for each run"),
+        width=8,
+    ),
+    graph(
+        "Tokens by type",
+        "cache_read is a part of input and reasoning a part of output, so the lines do not add up.",
+        PER_MINUTE,
+        per_minute(LLM_TOKENS, TOKEN_TYPE),
+        width=8,
+    ),
+)
+
+_CALLS = total(LLM_DURATION, PROVIDER, MODEL)
+_ALL = row(
+    "Model by model",
+    table(
+        "All models",
+        "One line for each model, over the time that is shown. p95 is of this moment.",
+        Column("calls", _CALLS, PIECES),
+        Column(
+            "failed",
+            share(total(LLM_DURATION, PROVIDER, MODEL, outcome=BROKEN), _CALLS),
+            PART,
+        ),
+        Column(
+            "limited",
+            share(total(LLM_DURATION, PROVIDER, MODEL, outcome="rate_limited"), _CALLS),
+            PART,
+        ),
+        Column("p95", quantile(0.95, LLM_DURATION, PROVIDER, MODEL), SECONDS),
+        Column("first token p95", quantile(0.95, LLM_FIRST_TOKEN, PROVIDER, MODEL), SECONDS),
+        Column("tokens in", total(LLM_TOKENS, PROVIDER, MODEL, type="input"), PIECES),
+        Column("tokens out", total(LLM_TOKENS, PROVIDER, MODEL, type="output"), PIECES),
+        runbooks=_ERRORS,
+    ),
+)

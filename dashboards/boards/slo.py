@@ -1,0 +1,149 @@
+"""The promise: how much of its error budget is left to each agent, and how fast it goes."""
+
+from app.telemetry.catalogue import AGENT, OUTCOME, RUNS
+from dashboards.borrowed import WINDOWS, bad_runs
+from dashboards.colours import GREEN, ORANGE, RED, Steps, promised
+from dashboards.panels import (
+    PART,
+    PER_MINUTE,
+    PIECES,
+    Column,
+    Dashboard,
+    Panel,
+    Row,
+    bars,
+    graph,
+    number,
+    row,
+    table,
+)
+from dashboards.queries import Query, level, per_minute, share, total
+from dashboards.rules.alert import Board
+from dashboards.rules.slo import BAD, BURNS, COUNTED, Objective, objective
+from dashboards.rules.values import Values
+
+_RUNBOOK = ("AgentErrorBudgetBurn",)
+_LEFT: Steps = ((0, RED), (0.1, ORANGE), (0.5, GREEN))
+
+
+def dashboard(values: Values) -> Dashboard:
+    """SLO and error budget."""
+    promise = objective(values)
+    return Dashboard(
+        Board.SLO,
+        "9 SLO and error budget",
+        f"The promise: {promise.objective:.4g} of an agent's runs are good, over "
+        f"{promise.window}. How much of what may go wrong is left?",
+        (_budget(promise), _pace(promise), _SPENT),
+        since="now-24h",
+    )
+
+
+def _budget(promise: Objective) -> Row:
+    window = promise.window
+    return row(
+        "What is left",
+        number(
+            "Good runs",
+            f"The part of runs that were good, over {window}. Promised are "
+            f"{promise.objective:.4g}.",
+            PART,
+            share(
+                total(RUNS, over=window, outcome="completed"),
+                total(RUNS, over=window, outcome=COUNTED),
+            ),
+            steps=promised(promise.objective),
+            empty="no runs",
+            width=6,
+            runbooks=_RUNBOOK,
+        ),
+        number(
+            "Bad runs",
+            f"Runs that failed, timed out, were stopped at their limit or were turned away, over "
+            f"{window}.",
+            PIECES,
+            total(RUNS, over=window, outcome=BAD),
+            width=6,
+            runbooks=_RUNBOOK,
+        ),
+        bars(
+            "Budget that is left, by agent",
+            f"Of the bad runs that the promise allows over {window}, the part that is not used up. "
+            "Below zero the promise is broken.",
+            PART,
+            _left(promise),
+            steps=_LEFT,
+            most=1,
+            runbooks=_RUNBOOK,
+        ),
+    )
+
+
+def _left(promise: Objective) -> Query:
+    bad = share(
+        total(RUNS, AGENT, over=promise.window, outcome=BAD),
+        total(RUNS, AGENT, over=promise.window, outcome=COUNTED),
+    )
+    return bad.put_into(f"1 - {{}} / {promise.budget:g}")
+
+
+def _pace(promise: Objective) -> Row:
+    return row(
+        "How fast it goes",
+        *(_burn(promise, window) for window in ("1h", "6h")),
+        _windows(promise),
+    )
+
+
+def _burn(promise: Objective, window: str) -> Panel:
+    paces = [burn.pace for burn in BURNS if burn.long == window]
+    return graph(
+        f"Pace over {window}, by agent",
+        f"At a pace of 1 the budget lasts for exactly {promise.window}. Above the dashed line it "
+        "goes so fast that somebody is woken.",
+        "suffix: x",
+        level("max", bad_runs(window), AGENT).put_into(f"{{}} / {promise.budget:g}"),
+        alarms=tuple(paces),
+        runbooks=_RUNBOOK,
+    )
+
+
+def _windows(promise: Objective) -> Panel:
+    """Each window has a pace at which it is an alert; that is where its column turns red."""
+    paces = {window: burn.pace for burn in BURNS for window in (burn.short, burn.long)}
+    return table(
+        "Bad runs of every window",
+        "The part of runs that was bad, over each of the windows that the alerts look at. Red is "
+        "faster than an alert allows; an alert needs two red windows.",
+        *(
+            Column(
+                window,
+                level("max", bad_runs(window), AGENT),
+                PART,
+                ((0, GREEN), (round(paces[window] * promise.budget, 9), RED)),
+            )
+            for window in WINDOWS
+        ),
+        runbooks=_RUNBOOK,
+    )
+
+
+_SPENT = row(
+    "What it was spent on",
+    graph(
+        "Bad runs by outcome",
+        "What the budget is spent on.",
+        PER_MINUTE,
+        per_minute(RUNS, OUTCOME, outcome=BAD),
+        stacked=True,
+        runbooks=_RUNBOOK,
+    ),
+    graph(
+        "Bad runs by agent",
+        "Who spends it.",
+        PER_MINUTE,
+        per_minute(RUNS, AGENT, outcome=BAD),
+        stacked=True,
+        runbooks=_RUNBOOK,
+    ),
+)

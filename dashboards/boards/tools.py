@@ -1,0 +1,149 @@
+"""The tools: do they work, how long they take, and what is left of those that hang."""
+
+from app.telemetry.catalogue import (
+    AGENT,
+    REJECTION,
+    TASKS_ABANDONED,
+    THREADS_ABANDONED,
+    THREADS_BUSY,
+    THREADS_LIMIT,
+    TOOL,
+    TOOL_DURATION,
+    TOOL_OUTCOME,
+    TOOL_REJECTED,
+)
+from dashboards.panels import (
+    PART,
+    PER_MINUTE,
+    PIECES,
+    SECONDS,
+    Column,
+    Dashboard,
+    Row,
+    graph,
+    heat,
+    row,
+    table,
+)
+from dashboards.queries import level, per_minute, quantile, rate, share, spread, total
+from dashboards.rules.alert import Board
+from dashboards.rules.promql import INSTANCE, Without
+from dashboards.rules.values import Values
+
+BROKEN = ("tool_error", "failed", "timeout")
+TRIED = Without(("cancelled", "interrupted"))
+_ERRORS, _INVENTED = ("AgentToolErrors",), ("AgentHallucinatedTools",)
+_THREADS = ("AgentToolThreadsAbandoned",)
+
+
+def dashboard(values: Values) -> Dashboard:
+    """Tools."""
+    return Dashboard(
+        Board.TOOLS,
+        "4 Tools",
+        "Do the tools work, how long do they take, and what is left of those that hang?",
+        (_work(values), _SLOW, _INVENTIONS, _LEFT, _ALL),
+    )
+
+
+def _work(values: Values) -> Row:
+    return row(
+        "Do they work?",
+        graph(
+            "Tool calls by outcome",
+            "How tool calls end. tool_error is an error that the model reads and may work around; "
+            "timeout was cut at the run's deadline.",
+            PER_MINUTE,
+            per_minute(TOOL_DURATION, TOOL_OUTCOME),
+            stacked=True,
+            runbooks=_ERRORS,
+        ),
+        graph(
+            "Part of calls that failed, by tool",
+            "Calls that failed or hung, of those that were not broken off by us. Above the dashed "
+            "line there is an alert.",
+            PART,
+            share(
+                rate(TOOL_DURATION, TOOL, outcome=BROKEN),
+                rate(TOOL_DURATION, TOOL, outcome=TRIED),
+            ),
+            alarms=(values["AgentToolErrors"].number("share"),),
+            most=1,
+            runbooks=_ERRORS,
+        ),
+    )
+
+
+_SLOW = row(
+    "How long they take",
+    graph(
+        "Time of a call, by tool",
+        "All but one in twenty calls of a tool took less than this.",
+        SECONDS,
+        quantile(0.95, TOOL_DURATION, TOOL),
+        runbooks=("AgentRunTimeouts",),
+    ),
+    heat(
+        "How times of calls are spread",
+        "Each column is a stretch of time; the darker a cell, the more calls took that long.",
+        SECONDS,
+        spread(TOOL_DURATION),
+    ),
+)
+
+_INVENTIONS = row(
+    "Calls that cannot be run",
+    graph(
+        "Calls that cannot be run, by reason",
+        "The model asked for a tool that does not exist (unknown_tool), with arguments that do not "
+        "fit (invalid_args), or for what it may not have (refused).",
+        PER_MINUTE,
+        per_minute(TOOL_REJECTED, REJECTION),
+        stacked=True,
+        runbooks=_INVENTED,
+    ),
+    graph(
+        "Calls that cannot be run, by agent",
+        "An agent whose model, prompt or tools changed lately is the usual cause.",
+        PER_MINUTE,
+        per_minute(TOOL_REJECTED, AGENT),
+        runbooks=_INVENTED,
+    ),
+)
+
+_LEFT = row(
+    "What is left of tools that hang",
+    graph(
+        "Threads",
+        "Sync tools work on threads. Above the dashed line, calls wait for a thread of their own.",
+        PIECES,
+        level("sum", THREADS_BUSY).named("busy"),
+        level("sum", THREADS_ABANDONED).named("abandoned"),
+        limits=(level("sum", THREADS_LIMIT).named("limit"),),
+        runbooks=_THREADS,
+    ),
+    graph(
+        "Abandoned work, by instance",
+        "Threads and tasks that still work for runs that have ended. Nothing can stop them but the "
+        "tool itself, or a restart.",
+        PIECES,
+        level("sum", THREADS_ABANDONED, INSTANCE).named("threads {{instance}}"),
+        level("sum", TASKS_ABANDONED, INSTANCE).named("tasks {{instance}}"),
+        runbooks=_THREADS,
+    ),
+)
+
+_CALLS = total(TOOL_DURATION, TOOL)
+_ALL = row(
+    "Tool by tool",
+    table(
+        "All tools",
+        "One line for each tool, over the time that is shown. p95 is of this moment.",
+        Column("calls", _CALLS, PIECES),
+        Column("failed", share(total(TOOL_DURATION, TOOL, outcome=BROKEN), _CALLS), PART),
+        Column("cut at the deadline", total(TOOL_DURATION, TOOL, outcome="timeout"), PIECES),
+        Column("p50", quantile(0.5, TOOL_DURATION, TOOL), SECONDS),
+        Column("p95", quantile(0.95, TOOL_DURATION, TOOL), SECONDS),
+        runbooks=_ERRORS,
+    ),
+)
