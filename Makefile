@@ -4,7 +4,7 @@ SHELL := bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Debian packages whose real servers the tests start; each is also the name of its program.
-PARTS := prometheus
+PARTS := prometheus prometheus-alertmanager
 
 # Install the Debian packages that are missing, or name them in one sentence and fail.
 needs = missing=; for package in $(1); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
@@ -31,7 +31,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.js
 	touch $@
 
 test: check ## Every check, unit and service test
-	@$(call needs,curl)
+	@$(call needs,curl prometheus prometheus-alertmanager)
 	$(BIN)/pytest
 
 check: install ## Style, types, architecture, generated pages
@@ -42,7 +42,7 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m dashboards --check
 
-test-parts: parts ## Tests against real parts: Prometheus
+test-parts: parts ## Tests against real parts: Prometheus, Alertmanager
 	$(BIN)/pytest tests/parts
 
 soak: install ## The long forms of the stream tests: more aborts, resumes and deaf readers

@@ -75,7 +75,8 @@ def llm_first_token_slow(knobs: Knobs) -> Alert:
         summary="{{ $labels.model }} of {{ $labels.provider }} is slow to begin",
         description=(
             "One streamed call in twenty of {{ $labels.model }} waited "
-            f"{{{{ $value | humanizeDuration }}}} or longer for its first token in the last {window}."
+            f"{{{{ $value | humanizeDuration }}}} or longer for its first token, in the last "
+            f"{window}."
         ),
     )
 

@@ -62,8 +62,9 @@ class Values:
 
     def __init__(self, tables: Mapping[str, Mapping[str, Any]], speed: float = 1) -> None:
         self.speed = speed
-        job = str(tables.get("scrape", {}).get("job", ""))
-        self._knobs = {name: Knobs(name, table, speed, job) for name, table in tables.items()}
+        job = Knobs("scrape", tables.get("scrape", {}), speed, "").text("job")
+        others = {name: table for name, table in tables.items() if name != "scrape"}
+        self._knobs = {name: Knobs(name, table, speed, job) for name, table in others.items()}
 
     @classmethod
     def load(cls, file: Path = FILE, speed: float = 1) -> "Values":

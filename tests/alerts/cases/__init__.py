@@ -1,0 +1,1 @@
+"""For each alert, what makes it fire and what leaves it silent."""
