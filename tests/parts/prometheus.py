@@ -4,7 +4,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,16 @@ def binary(name: str) -> str:
 
 
 @contextmanager
-def scraping(target: str, folder: Path) -> Iterator["Prometheus"]:
-    """Start Prometheus with exemplar storage, scraping `target` each second; stop it at the end."""
+def scraping(target: str, folder: Path, rules: Sequence[Path] = ()) -> Iterator["Prometheus"]:
+    """Start Prometheus with exemplar storage, scraping `target` each second; stop it at the end.
+
+    It evaluates the files of `rules` each second too, where a group does not say otherwise.
+    """
     port = _free_port()
     config = folder / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 1s}\n"
+        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
+        f"rule_files: [{', '.join(map(str, rules))}]\n"
         "scrape_configs:\n"
         f"- {{job_name: watchkeeper, static_configs: [{{targets: ['{target}']}}]}}\n"
     )

@@ -1,0 +1,95 @@
+"""Requests that cause every outcome there is, and the traffic of a bad hour in a few minutes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from tests.dashboards.shop import PLACES, QUEUED
+
+_LONGEST_S = 20.0
+_GONE_AFTER_S = 0.3
+
+# What a run is asked, and the outcome that it then has.
+ENDINGS = {
+    "find_order": "completed",
+    "loop": "iteration_limit",
+    "slow": "timeout",
+    "fail": "failed",
+    "ask_a_human": "interrupted",
+}
+# What goes wrong inside of runs that end well.
+MISHAPS = ("long", "pairs", "broken", "limited", "flaky", "invent", "mistake", "hold_the_loop")
+TIMEOUTS = ("slow", "wait_for_carrier", "old_books", "stubborn")
+
+
+class Shop:
+    """Asks the shop's agents."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(self, agent: str, question: str, **options: Any) -> str:
+        """How the run ended."""
+        asked = {"question": question, **options}
+        told = (await self._client.post(f"/agents/{agent}", json=asked)).json()
+        return str(told.get("outcome") or told["code"])
+
+    async def follow(self, agent: str, question: str) -> None:
+        """Read a stream to its end."""
+        path = f"/agents/{agent}/stream"
+        async with self._client.stream("POST", path, json={"question": question}) as told:
+            async for _ in told.aiter_lines():
+                pass
+
+    async def leave(self, agent: str, question: str, *, stream: bool = False) -> None:
+        """Ask, and be gone before the answer."""
+        path = f"/agents/{agent}{'/stream' if stream else ''}"
+        with suppress(httpx.TimeoutException):
+            await self._client.post(path, json={"question": question}, timeout=_GONE_AFTER_S)
+
+    async def cancel(self, agent: str) -> None:
+        """Ask for something long, and end it from outside."""
+        asked = asyncio.create_task(self.ask(agent, "wait_for_carrier"))
+        runs: list[dict[str, Any]] = []
+        async with asyncio.timeout(_LONGEST_S):
+            while not runs:
+                await asyncio.sleep(0.05)
+                query = {"state": "running", "agent": agent}
+                runs = (await self._client.get("/runs", params=query)).json()["runs"]
+        await self._client.delete(f"/runs/{runs[0]['run_id']}")
+        await asked
+
+    async def crowd(self, agent: str) -> None:
+        """Fill every place; some of those that come then wait in vain, some are turned away."""
+        asked = [self.ask(agent, "wait_for_carrier", timeout=2) for _ in range(PLACES)]
+        asked += [self.ask(agent, "find_order", timeout=1) for _ in range(QUEUED + 4)]
+        await asyncio.gather(*asked)
+
+
+@asynccontextmanager
+async def shop(url: str) -> AsyncIterator[Shop]:
+    """Somebody who asks the service at `url`."""
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=url, timeout=_LONGEST_S, limits=limits) as client:
+        yield Shop(client)
+
+
+async def every_outcome(url: str) -> None:
+    """Each outcome, phase and mishap, most of them twice: a rate needs a second sample."""
+    async with shop(url) as asked:
+        # First, since a service that knows how long runs take refuses who would wait in vain.
+        await asked.crowd("orders")
+        for question in (*ENDINGS, *MISHAPS) * 2:
+            await asked.ask("support", f"{question} {uuid4()}")
+        for agent in ("orders", "research"):
+            await asyncio.gather(asked.ask(agent, "pairs"), asked.follow(agent, "long"))
+        await asyncio.gather(*(asked.ask("orders", what, timeout=0.7) for what in TIMEOUTS))
+        await asyncio.gather(
+            asked.leave("orders", "wait_for_carrier"),
+            asked.leave("orders", "wait_for_carrier", stream=True),
+        )
+        await asked.cancel("research")
