@@ -23,7 +23,7 @@ def groups(values: Values) -> tuple[Group, ...]:
         Group(name, tuple(build(values[alert]) for alert, build in alerts.items()))
         for name, alerts in _GROUPS.items()
     ]
-    return (*slo.groups(values), *made)
+    return (slo.group(values), *made)
 
 
 def alerts(values: Values) -> list[Alert]:
@@ -40,10 +40,9 @@ def links(values: Values) -> Links:
 def files(values: Values | None = None) -> Mapping[str, str]:
     """The text of every generated file, by its path below dashboards/generated."""
     values = values or Values.load()
-    slo_groups = tuple(slo.groups(values))
-    others = groups(values)[len(slo_groups) :]
+    promise, *others = groups(values)
     return {
-        "prometheus/slo.yml": rule_file(slo_groups, links(values)),
+        "prometheus/slo.yml": rule_file([promise], links(values)),
         "prometheus/alerts.yml": rule_file(others, links(values)),
         "alertmanager/alertmanager.yml": alertmanager.configuration(values),
     }

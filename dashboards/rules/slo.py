@@ -5,7 +5,6 @@ caller did itself (cancelled, disconnected) and what needs a human (interrupted)
 side.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.telemetry.catalogue import AGENT, RUNS
@@ -67,12 +66,12 @@ def bad_share(window: str) -> str:
     return f"agent:runs_bad:ratio_rate{window}"
 
 
-def groups(values: Values) -> Iterator[Group]:
-    """The recorded shares, and the alerts on them."""
+def group(values: Values) -> Group:
+    """The recorded shares and the alerts on them: in one group, each alert sees the newest."""
     windows = dict.fromkeys(window for burn in BURNS for window in (burn.short, burn.long))
-    yield Group("agent-slo-records", tuple(_record(values, window) for window in windows))
+    records = [_record(values, window) for window in windows]
     promise = objective(values)
-    yield Group("agent-slo", tuple(_alert(values, promise, burn) for burn in BURNS))
+    return Group("agent-slo", (*records, *(_alert(values, promise, burn) for burn in BURNS)))
 
 
 def _record(values: Values, window: str) -> Record:
