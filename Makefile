@@ -12,7 +12,7 @@ needs = missing=; for package in $(1); do command -v $$package >/dev/null || mis
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak parts check bench docs dashboards lock clean
+.PHONY: help run install test test-parts soak drills parts check bench docs dashboards lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ check: install ## Style, types, architecture, generated pages
 
 test-parts: parts ## Tests against real parts: Prometheus, Alertmanager
 	$(BIN)/pytest tests/parts
+
+drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=RunTimeouts
+	$(BIN)/python -m tests.drills $(DRILL)
 
 soak: install ## The long forms of the stream tests: more aborts, resumes and deaf readers
 	SOAK=1 $(BIN)/pytest tests/streams --timeout 900

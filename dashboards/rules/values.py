@@ -98,6 +98,8 @@ def scaled(duration: str, speed: float) -> str:
     if speed == 1:
         milliseconds(duration)
         return duration
-    left = max(1, round(milliseconds(duration) / speed)) if milliseconds(duration) else 0
+    left = round(milliseconds(duration) / speed)
+    if not left:
+        return "0s"
     unit = next(u for u in ("d", "h", "m", "s", "ms") if left % _UNITS_MS[u] == 0)
     return f"{left // _UNITS_MS[unit]}{unit}"
