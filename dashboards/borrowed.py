@@ -1,5 +1,5 @@
-"""Metrics that dashboards show and that are not the service's own: of its process, of Python, of
-OpenTelemetry's SDK, of Prometheus and its rules.
+"""Metrics that dashboards show and that are not the service's own: of its process, of
+Prometheus and of its rules.
 
 They are data like those of the catalogue, so that the same mistakes are impossible.
 """
@@ -10,16 +10,12 @@ from dashboards.rules.slo import BURNS, bad_share
 
 ALERT_NAME, SEVERITY = Label("alertname"), Label("severity")
 ALERT_STATE = Label("alertstate", ("pending", "firing"))
-GENERATION = Label("generation", ("0", "1", "2"))
 
 CPU = Metric("process_cpu_seconds_total", Kind.COUNTER, "CPU that the process used.")
 MEMORY = Metric("process_resident_memory_bytes", Kind.GAUGE, "Memory that the process holds.")
 OPEN_FILES = Metric("process_open_fds", Kind.GAUGE, "Files and connections that are open.")
 MOST_FILES = Metric("process_max_fds", Kind.GAUGE, "Files and connections there may be.")
 STARTED = Metric("process_start_time_seconds", Kind.GAUGE, "When the process began.")
-COLLECTIONS = Metric(
-    "python_gc_collections_total", Kind.COUNTER, "Rounds of the garbage collector.", (GENERATION,)
-)
 ALERTS = Metric(
     "ALERTS", Kind.GAUGE, "Alerts that fire.", (JOB, ALERT_NAME, ALERT_STATE, SEVERITY, AGENT)
 )
@@ -33,12 +29,12 @@ def bad_runs(window: str) -> Metric:
 WINDOWS = tuple(dict.fromkeys(w for burn in BURNS for w in (burn.short, burn.long)))
 BORROWED = (
     *OF_PROMETHEUS,
-    *(CPU, MEMORY, OPEN_FILES, MOST_FILES, STARTED, COLLECTIONS, ALERTS),
+    *(CPU, MEMORY, OPEN_FILES, MOST_FILES, STARTED, ALERTS),
     *(bad_runs(window) for window in WINDOWS),
 )
 
 __all__ = [
-    "ALERTS", "ALERT_NAME", "BORROWED", "COLLECTIONS", "CPU", "GENERATION", "MEMORY", "MOST_FILES",
+    "ALERTS", "ALERT_NAME", "BORROWED", "CPU", "MEMORY", "MOST_FILES",
     "OPEN_FILES", "SCRAPED_SAMPLES", "SCRAPE_DURATION", "SEVERITY", "STARTED", "UP", "WINDOWS",
     "bad_runs",
 ]  # fmt: skip

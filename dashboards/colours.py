@@ -20,6 +20,15 @@ WORDS: Mapping[str, str] = {
     "incomplete": PURPLE,
     "tool_error": ORANGE,
     "handed_over": BLUE,
+    # Why a request was turned away, a tool call could not be run, a reader went.
+    "overloaded": RED,
+    "draining": GREY,
+    "unauthorized": PURPLE,
+    "unknown_tool": ORANGE,
+    "invalid_args": YELLOW,
+    "refused": PURPLE,
+    "left": LIGHT_BLUE,
+    "stalled": ORANGE,
     # What held a run at its deadline.
     "queue": YELLOW,
     "llm": BLUE,

@@ -27,7 +27,7 @@ from app.telemetry.catalogue import STATUS
 from dashboards import links
 from dashboards.borrowed import ALERT_NAME
 from dashboards.colours import GREEN, ORANGE, RED, WORDS, Steps
-from dashboards.panels import Column, Panel, Shape
+from dashboards.panels import PER_MINUTE, Column, Panel, Shape
 from dashboards.queries import Query
 
 SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -72,18 +72,24 @@ def _graph(panel: Panel) -> Builder:
     built = (
         timeseries.Panel()
         .line_width(1 if panel.stacked else 2)
-        .fill_opacity(60 if panel.stacked else 8)
+        .fill_opacity(60 if panel.stacked else 0)
         .show_points(kinds.VisibilityMode.AUTO)
         .span_nulls(False)
         .min(0)
-        .color_scheme(_by_name())
+        .color_scheme(_in_order())
         .legend(_legend())
         .tooltip(_tooltip())
     )
     if panel.most is not None:
         built.max(panel.most)
+    if panel.unit == PER_MINUTE:
+        # What hardly ever happens does not fill the panel.
+        built.axis_soft_max(1)
+    if panel.wide:
+        scale = common.ScaleDistributionConfig().type(kinds.ScaleDistribution.SYMLOG)
+        built.scale_distribution(scale.log(10).linear_threshold(1))
     if panel.stacked:
-        built.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL))
+        built.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
     if panel.alarms:
         style = common.GraphThresholdsStyleConfig().mode(kinds.GraphThresholdsStyleMode.DASHED)
         built.thresholds_style(style)
@@ -129,7 +135,7 @@ def _bars(panel: Panel) -> Builder:
         .name_placement(kinds.BarGaugeNamePlacement.LEFT)
         .reduce_options(_last())
         .color_scheme(
-            _by_name() if len(panel.steps) == 1 else _colours(model.FieldColorModeId.THRESHOLDS)
+            _in_order() if len(panel.steps) == 1 else _colours(model.FieldColorModeId.THRESHOLDS)
         )
         .min(0)
     )
@@ -180,6 +186,7 @@ def _column(column: Column) -> list[Property]:
         Property("color", {"mode": "thresholds"}),
         Property("custom.cellOptions", {"type": "color-text" if coloured else "auto"}),
         Property("custom.align", "right"),
+        Property("noValue", "–"),
     ]
 
 
@@ -231,9 +238,9 @@ def _alarmed(panel: Panel) -> Steps:
     return tuple((edge, ORANGE) for edge in sorted(panel.alarms))
 
 
-def _by_name() -> dashboard.FieldColor:
-    """A thing has the same colour on every panel."""
-    return _colours(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME)
+def _in_order() -> dashboard.FieldColor:
+    """No two lines alike; chosen by name, two agents may get one colour."""
+    return _colours(model.FieldColorModeId.PALETTE_CLASSIC)
 
 
 def _colours(mode: model.FieldColorModeId) -> dashboard.FieldColor:

@@ -40,7 +40,8 @@ class Column:
 class Panel:
     """One panel. `limits` and `alarms` are drawn as dashed lines; `runbooks` name alerts.
 
-    A limit is what the service says of itself; an alarm is where a rule begins to count.
+    A limit is what the service says of itself; an alarm is where a rule begins to count. `wide`
+    panels have a scale by powers of ten, since their limit is far from their usual values.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Panel:
     alarms: tuple[float, ...] = ()
     steps: Steps = PLAIN
     stacked: bool = False
+    wide: bool = False
     most: float | None = None
     empty: str = "nothing yet"
     runbooks: tuple[str, ...] = ()
@@ -102,6 +104,7 @@ def graph(
     limits: tuple[Query, ...] = (),
     alarms: tuple[float, ...] = (),
     stacked: bool = False,
+    wide: bool = False,
     most: float | None = None,
     width: int = 12,
     runbooks: tuple[str, ...] = (),
@@ -116,6 +119,7 @@ def graph(
         limits=limits,
         alarms=alarms,
         stacked=stacked,
+        wide=wide,
         most=most,
         width=width,
         runbooks=runbooks,
@@ -131,6 +135,7 @@ def number(
     steps: Steps = PLAIN,
     empty: str = "nothing yet",
     width: int = 4,
+    height: int = 4,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
     """One number that is read at a glance."""
@@ -143,7 +148,7 @@ def number(
         steps=steps,
         empty=empty,
         width=width,
-        height=4,
+        height=height,
         runbooks=runbooks,
     )
 
@@ -199,6 +204,7 @@ def table(
     description: str,
     *columns: Column,
     width: int = 24,
+    height: int = 8,
     empty: str = "nothing yet",
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
@@ -211,6 +217,7 @@ def table(
         columns=columns,
         empty=empty,
         width=width,
+        height=height,
         runbooks=runbooks,
     )
 
@@ -226,5 +233,6 @@ def states(
         shape=Shape.STATES,
         queries=(query,),
         width=width,
+        height=5,
         runbooks=runbooks,
     )

@@ -58,7 +58,12 @@ def per_hour(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
 
 
 def total(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Query:
-    """How often it happened in the time that is shown, or in the last `over`."""
+    """How often it happened in the time that is shown, or in the last `over`: a whole number."""
+    return growth(metric, *by, over=over, **wanted).put_into("round ({})")
+
+
+def growth(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Query:
+    """How much a counter grew in that time: what shares are made of, and costs."""
     text = f"increase({_counted(metric, wanted)}[{over}])"
     return replace(_aggregated("sum", metric, by, text), instant=True)
 
@@ -69,10 +74,10 @@ def sum_of(metric: Metric, *by: Label) -> Query:
     return _aggregated("sum", metric, by, f"rate({_scoped(metric, '_sum')}[{RATE}])")
 
 
-def quantile(part: float, metric: Metric, *by: Label, **wanted: Wanted) -> Query:
+def quantile(part: float, metric: Metric, *by: Label, over: str = RATE, **wanted: Wanted) -> Query:
     """The value that this part of the observations did not exceed."""
     _only(metric, Kind.HISTOGRAM)
-    rates = f"rate({_scoped(metric, '_bucket', **wanted)}[{RATE}])"
+    rates = f"rate({_scoped(metric, '_bucket', **wanted)}[{over}])"
     counted = _aggregated("sum", metric, (*by, LE), rates)
     names = " ".join(f"{{{{{label.name}}}}}" for label in by)
     return Query(
@@ -80,7 +85,8 @@ def quantile(part: float, metric: Metric, *by: Label, **wanted: Wanted) -> Query
         by,
         (metric,),
         legend=f"p{part * 100:g} {names}".strip(),
-        exemplars=metric.exemplar,
+        exemplars=metric.exemplar and over == RATE,
+        instant=over == RANGE,
     )
 
 
@@ -101,7 +107,7 @@ def beyond(edge: float, metric: Metric, *by: Label) -> Query:
     below = _scoped(metric, "_bucket", f'le="{float(edge)}"')
     within = f"increase({below}[{RANGE}])"
     part = replace(_aggregated("sum", metric, by, within), instant=True)
-    return share(part, total(metric, *by)).put_into("1 - {}")
+    return share(part, growth(metric, *by)).put_into("1 - {}")
 
 
 def spread(metric: Metric) -> Query:

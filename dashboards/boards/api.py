@@ -14,7 +14,6 @@ from app.telemetry.catalogue import (
     REFUSAL,
     REJECTED,
     ROUTE,
-    STATE,
     STATUS,
     STREAM_DISCONNECTS,
     STREAM_FIRST_EVENT,
@@ -23,8 +22,11 @@ from app.telemetry.catalogue import (
 from dashboards.panels import PER_MINUTE, PIECES, SECONDS, Dashboard, graph, row, states
 from dashboards.queries import level, per_minute, quantile
 from dashboards.rules.alert import Board
+from dashboards.rules.promql import Without
 from dashboards.rules.values import Values
 
+# What Prometheus and an orchestrator ask is not what callers ask.
+CALLERS = Without(("/metrics", "/health.*"))
 _SHED, _BACKLOG = ("AgentRequestsShed",), ("AgentQueueBacklog", "AgentSaturated")
 
 _IN = row(
@@ -33,7 +35,7 @@ _IN = row(
         "Requests by status",
         "Answers of the service. 2.. is fine, 4.. is the caller's fault, 5.. is ours or a model's.",
         PER_MINUTE,
-        per_minute(HTTP_DURATION, STATUS),
+        per_minute(HTTP_DURATION, STATUS, route=CALLERS),
         stacked=True,
         width=8,
         runbooks=_SHED,
@@ -42,7 +44,7 @@ _IN = row(
         "Time of a request, by route",
         "All but one in twenty requests took less than this, to the last byte of the answer.",
         SECONDS,
-        quantile(0.95, HTTP_DURATION, ROUTE),
+        quantile(0.95, HTTP_DURATION, ROUTE, route=CALLERS),
         width=8,
     ),
     graph(
@@ -63,7 +65,8 @@ _QUEUE = row(
         "Runs in flight, by mode",
         "Waiting and at work. The dashed line is how many may work at the same time.",
         PIECES,
-        level("sum", IN_FLIGHT, MODE, STATE),
+        level("sum", IN_FLIGHT, MODE, state="running").named("{{mode}} at work"),
+        level("sum", IN_FLIGHT, state="queued").named("waiting"),
         limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
         width=8,
         runbooks=_BACKLOG,

@@ -15,7 +15,6 @@ from dashboards.colours import FEW_ARE_FINE
 from dashboards.panels import (
     DOLLARS,
     PART,
-    PER_MINUTE,
     PIECES,
     Column,
     Dashboard,
@@ -25,7 +24,7 @@ from dashboards.panels import (
     row,
     table,
 )
-from dashboards.queries import per_hour, per_minute, rate, share, total
+from dashboards.queries import growth, per_hour, per_minute, rate, share, total
 from dashboards.rules.alert import Board
 from dashboards.rules.values import Values
 
@@ -38,14 +37,14 @@ _SPENT = row(
         "US dollars for calls of priced models, in the time that is shown. From list prices, not "
         "from a bill.",
         DOLLARS,
-        total(LLM_COST),
+        growth(LLM_COST),
         width=6,
     ),
     number(
         "For each run",
         "What a run costs in the mean, over the time that is shown.",
         DOLLARS,
-        share(total(LLM_COST), total(RUNS)),
+        share(growth(LLM_COST), growth(RUNS)),
         width=6,
     ),
     number(
@@ -114,16 +113,16 @@ _FOR = row(
     ),
     graph(
         "Tokens of runs that gave no answer",
-        "What was paid for and thrown away, by how the runs ended.",
-        PER_MINUTE,
+        "What was paid for and thrown away, each minute, by how the runs ended.",
+        PIECES,
         per_minute(WASTED_TOKENS, WASTED),
         stacked=True,
     ),
     table(
         "All agents",
         "One line for each agent, over the time that is shown.",
-        Column("spent", total(LLM_COST, AGENT), DOLLARS),
-        Column("for each run", share(total(LLM_COST, AGENT), total(RUNS, AGENT)), DOLLARS),
+        Column("spent", growth(LLM_COST, AGENT), DOLLARS),
+        Column("for each run", share(growth(LLM_COST, AGENT), growth(RUNS, AGENT)), DOLLARS),
         Column("tokens in", total(LLM_TOKENS, AGENT, type="input"), PIECES),
         Column("tokens out", total(LLM_TOKENS, AGENT, type="output"), PIECES),
         Column("tokens for nothing", total(WASTED_TOKENS, AGENT), PIECES),

@@ -19,7 +19,7 @@ from app.telemetry.catalogue import (
     WASTED_SECONDS,
     WASTED_TOKENS,
 )
-from dashboards.boards.overview import NEAR
+from dashboards.boards.overview import ANSWERED, NEAR
 from dashboards.panels import (
     PART,
     PER_MINUTE,
@@ -170,11 +170,11 @@ def _deadline(values: Values) -> Row:
             runbooks=_TIMEOUTS,
         ),
         graph(
-            "Time of runs beside their deadline",
-            "All but one in twenty runs of an agent took less than this. The dashed lines are the "
-            "agents' deadlines.",
+            "Time to an answer beside the deadline",
+            "All but one in twenty answers of an agent took less than this. The dashed lines are "
+            "the agents' deadlines. Runs without an answer are not in it.",
             SECONDS,
-            quantile(0.95, RUN_DURATION, AGENT),
+            quantile(0.95, RUN_DURATION, AGENT, outcome=ANSWERED),
             limits=(level("max", DEADLINE, AGENT).named("deadline {{agent}}"),),
             width=8,
             runbooks=_TIMEOUTS,
@@ -186,6 +186,7 @@ def _deadline(values: Values) -> Row:
             SECONDS,
             level("max", OLDEST_AGE, STATE),
             limits=(level("max", LONGEST_DEADLINE).named("longest deadline"),),
+            wide=True,
             width=8,
             runbooks=("AgentRunStuck", "AgentQueueBacklog"),
         ),
@@ -206,7 +207,7 @@ _LOST = row(
     graph(
         "Tokens of runs that gave no answer",
         "Tokens that were paid for, each minute, by runs that ended without an answer.",
-        PER_MINUTE,
+        PIECES,
         per_minute(WASTED_TOKENS, WASTED),
         stacked=True,
     ),

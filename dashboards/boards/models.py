@@ -25,7 +25,17 @@ from dashboards.panels import (
     row,
     table,
 )
-from dashboards.queries import Query, per_minute, quantile, rate, share, spread, total
+from dashboards.queries import (
+    RANGE,
+    Query,
+    growth,
+    per_minute,
+    quantile,
+    rate,
+    share,
+    spread,
+    total,
+)
 from dashboards.rules.alert import Board
 from dashboards.rules.promql import Without
 from dashboards.rules.values import Values
@@ -96,10 +106,9 @@ def _fast(values: Values) -> Row:
         "How fast?",
         graph(
             "Time of a call",
-            "Half of a model's calls took less than p50, all but one in twenty less than p95.",
+            "All but one in twenty calls of a model took less than this.",
             SECONDS,
-            quantile(0.5, LLM_DURATION, MODEL),
-            quantile(0.95, LLM_DURATION, MODEL),
+            quantile(0.95, LLM_DURATION, PROVIDER, MODEL),
             width=8,
             runbooks=_ERRORS,
         ),
@@ -143,33 +152,35 @@ _ASKED = row(
         width=8,
     ),
     graph(
-        "Tokens by type",
+        "Tokens each minute, by type",
         "cache_read is a part of input and reasoning a part of output, so the lines do not add up.",
-        PER_MINUTE,
+        PIECES,
         per_minute(LLM_TOKENS, TOKEN_TYPE),
         width=8,
     ),
 )
 
-_CALLS = total(LLM_DURATION, PROVIDER, MODEL)
+_CALLS = growth(LLM_DURATION, PROVIDER, MODEL)
 _ALL = row(
     "Model by model",
     table(
         "All models",
-        "One line for each model, over the time that is shown. p95 is of this moment.",
-        Column("calls", _CALLS, PIECES),
+        "One line for each model, over the time that is shown.",
+        Column("calls", total(LLM_DURATION, PROVIDER, MODEL), PIECES),
         Column(
             "failed",
-            share(total(LLM_DURATION, PROVIDER, MODEL, outcome=BROKEN), _CALLS),
+            share(growth(LLM_DURATION, PROVIDER, MODEL, outcome=BROKEN), _CALLS),
             PART,
         ),
         Column(
             "limited",
-            share(total(LLM_DURATION, PROVIDER, MODEL, outcome="rate_limited"), _CALLS),
+            share(growth(LLM_DURATION, PROVIDER, MODEL, outcome="rate_limited"), _CALLS),
             PART,
         ),
-        Column("p95", quantile(0.95, LLM_DURATION, PROVIDER, MODEL), SECONDS),
-        Column("first token p95", quantile(0.95, LLM_FIRST_TOKEN, PROVIDER, MODEL), SECONDS),
+        Column("p95", quantile(0.95, LLM_DURATION, PROVIDER, MODEL, over=RANGE), SECONDS),
+        Column(
+            "first token p95", quantile(0.95, LLM_FIRST_TOKEN, PROVIDER, MODEL, over=RANGE), SECONDS
+        ),
         Column("tokens in", total(LLM_TOKENS, PROVIDER, MODEL, type="input"), PIECES),
         Column("tokens out", total(LLM_TOKENS, PROVIDER, MODEL, type="output"), PIECES),
         runbooks=_ERRORS,

@@ -33,13 +33,26 @@ from dashboards.panels import (
     row,
     table,
 )
-from dashboards.queries import beyond, level, per_minute, quantile, rate, share, since, total
+from dashboards.queries import (
+    RANGE,
+    beyond,
+    growth,
+    level,
+    per_minute,
+    quantile,
+    rate,
+    share,
+    since,
+    total,
+)
 from dashboards.rules.alert import Board
 from dashboards.rules.slo import BAD, COUNTED, objective
 from dashboards.rules.values import Values
 
 # The edge of the buckets from which a run is near its limit.
 NEAR = 0.8
+# A run that times out takes as long as it may; beside those, its time says nothing.
+ANSWERED = ("completed", "iteration_limit")
 
 
 def dashboard(values: Values) -> Dashboard:
@@ -61,7 +74,7 @@ def _now(good: Steps) -> Row:
             "The part of runs that gave an answer, in the time that is shown. Runs that their "
             "caller cancelled or left do not count.",
             PART,
-            share(total(RUNS, outcome="completed"), total(RUNS, outcome=COUNTED)),
+            share(growth(RUNS, outcome="completed"), growth(RUNS, outcome=COUNTED)),
             steps=good,
             empty="no runs",
             runbooks=("AgentErrorBudgetBurn",),
@@ -179,11 +192,10 @@ _WHY = row(
     ),
     graph(
         "Time to an answer",
-        "How long runs take: half of them less than p50, all but one in twenty less than p95. The "
-        "dashed lines are the agents' deadlines.",
+        "All but one in twenty answers of an agent took less than this. The dashed lines are the "
+        "agents' deadlines. Runs without an answer are not in it.",
         SECONDS,
-        quantile(0.5, RUN_DURATION, AGENT),
-        quantile(0.95, RUN_DURATION, AGENT),
+        quantile(0.95, RUN_DURATION, AGENT, outcome=ANSWERED),
         limits=(level("max", DEADLINE, AGENT).named("deadline {{agent}}"),),
         width=24,
         runbooks=("AgentRunTimeouts",),
@@ -196,16 +208,16 @@ def _agents(good: Steps) -> Row:
 
 
 def _table(good: Steps) -> Panel:
-    completed = total(RUNS, AGENT, outcome="completed")
+    completed = growth(RUNS, AGENT, outcome="completed")
     return table(
         "All agents",
         "One line for each agent, over the time that is shown.",
         Column("runs", total(RUNS, AGENT), PIECES),
-        Column("good", share(completed, total(RUNS, AGENT, outcome=COUNTED)), PART, good),
+        Column("good", share(completed, growth(RUNS, AGENT, outcome=COUNTED)), PART, good),
         Column("stopped at limit", total(LIMIT_HITS, AGENT), PIECES, FEW_ARE_FINE),
         Column("timed out", total(TIMEOUTS, AGENT), PIECES, FEW_ARE_FINE),
         Column("near limit", beyond(NEAR, ITERATION_RATIO, AGENT), PART),
-        Column("p95", quantile(0.95, RUN_DURATION, AGENT), SECONDS),
+        Column("p95", quantile(0.95, RUN_DURATION, AGENT, over=RANGE, outcome=ANSWERED), SECONDS),
         Column("deadline", level("max", DEADLINE, AGENT), SECONDS),
         Column("last answer, ago", since(LAST_SUCCESS, AGENT), DURATION),
         runbooks=("AgentNoSuccess",),

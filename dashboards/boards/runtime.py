@@ -16,9 +16,7 @@ from app.telemetry.catalogue import (
     THREADS_LIMIT,
 )
 from dashboards.borrowed import (
-    COLLECTIONS,
     CPU,
-    GENERATION,
     MEMORY,
     MOST_FILES,
     OPEN_FILES,
@@ -63,6 +61,7 @@ _RUNS = row(
         "What each instance runs. Two lines that stay are a deploy that stopped halfway.",
         Column("instances", level("count", BUILD_INFO, *BUILD_INFO.labels), PIECES),
         width=12,
+        height=5,
     ),
 )
 
@@ -129,13 +128,6 @@ _PROCESS = row(
         since(STARTED, INSTANCE),
         width=6,
         runbooks=("AgentServiceDown",),
-    ),
-    graph(
-        "Garbage collections, by generation",
-        "Rounds of Python's garbage collector. Many of generation 2 cost time of the event loop.",
-        PER_MINUTE,
-        per_minute(COLLECTIONS, GENERATION),
-        width=24,
     ),
 )
 

@@ -17,10 +17,10 @@ from dashboards.panels import (
     row,
     table,
 )
-from dashboards.queries import Query, level, per_minute, share, total
+from dashboards.queries import Query, growth, level, per_minute, share, total
 from dashboards.rules.alert import Board
 from dashboards.rules.slo import BAD, BURNS, COUNTED, Objective, objective
-from dashboards.rules.values import Values
+from dashboards.rules.values import Values, milliseconds
 
 _RUNBOOK = ("AgentErrorBudgetBurn",)
 _LEFT: Steps = ((0, RED), (0.1, ORANGE), (0.5, GREEN))
@@ -32,11 +32,15 @@ def dashboard(values: Values) -> Dashboard:
     return Dashboard(
         Board.SLO,
         "9 SLO and error budget",
-        f"The promise: {promise.objective:.4g} of an agent's runs are good, over "
+        f"The promise: {_percent(promise.objective)} of an agent's runs are good, over "
         f"{promise.window}. How much of what may go wrong is left?",
         (_budget(promise), _pace(promise), _SPENT),
         since="now-24h",
     )
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.4g} %"
 
 
 def _budget(promise: Objective) -> Row:
@@ -46,15 +50,16 @@ def _budget(promise: Objective) -> Row:
         number(
             "Good runs",
             f"The part of runs that were good, over {window}. Promised are "
-            f"{promise.objective:.4g}.",
+            f"{_percent(promise.objective)}.",
             PART,
             share(
-                total(RUNS, over=window, outcome="completed"),
-                total(RUNS, over=window, outcome=COUNTED),
+                growth(RUNS, over=window, outcome="completed"),
+                growth(RUNS, over=window, outcome=COUNTED),
             ),
             steps=promised(promise.objective),
             empty="no runs",
             width=6,
+            height=8,
             runbooks=_RUNBOOK,
         ),
         number(
@@ -64,6 +69,7 @@ def _budget(promise: Objective) -> Row:
             PIECES,
             total(RUNS, over=window, outcome=BAD),
             width=6,
+            height=8,
             runbooks=_RUNBOOK,
         ),
         bars(
@@ -81,8 +87,8 @@ def _budget(promise: Objective) -> Row:
 
 def _left(promise: Objective) -> Query:
     bad = share(
-        total(RUNS, AGENT, over=promise.window, outcome=BAD),
-        total(RUNS, AGENT, over=promise.window, outcome=COUNTED),
+        growth(RUNS, AGENT, over=promise.window, outcome=BAD),
+        growth(RUNS, AGENT, over=promise.window, outcome=COUNTED),
     )
     return bad.put_into(f"1 - {{}} / {promise.budget:g}")
 
@@ -122,7 +128,7 @@ def _windows(promise: Objective) -> Panel:
                 PART,
                 ((0, GREEN), (round(paces[window] * promise.budget, 9), RED)),
             )
-            for window in WINDOWS
+            for window in sorted(WINDOWS, key=milliseconds)
         ),
         runbooks=_RUNBOOK,
     )

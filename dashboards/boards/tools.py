@@ -25,7 +25,17 @@ from dashboards.panels import (
     row,
     table,
 )
-from dashboards.queries import level, per_minute, quantile, rate, share, spread, total
+from dashboards.queries import (
+    RANGE,
+    growth,
+    level,
+    per_minute,
+    quantile,
+    rate,
+    share,
+    spread,
+    total,
+)
 from dashboards.rules.alert import Board
 from dashboards.rules.promql import INSTANCE, Without
 from dashboards.rules.values import Values
@@ -133,17 +143,17 @@ _LEFT = row(
     ),
 )
 
-_CALLS = total(TOOL_DURATION, TOOL)
+_CALLS = growth(TOOL_DURATION, TOOL)
 _ALL = row(
     "Tool by tool",
     table(
         "All tools",
-        "One line for each tool, over the time that is shown. p95 is of this moment.",
-        Column("calls", _CALLS, PIECES),
-        Column("failed", share(total(TOOL_DURATION, TOOL, outcome=BROKEN), _CALLS), PART),
+        "One line for each tool, over the time that is shown.",
+        Column("calls", total(TOOL_DURATION, TOOL), PIECES),
+        Column("failed", share(growth(TOOL_DURATION, TOOL, outcome=BROKEN), _CALLS), PART),
         Column("cut at the deadline", total(TOOL_DURATION, TOOL, outcome="timeout"), PIECES),
-        Column("p50", quantile(0.5, TOOL_DURATION, TOOL), SECONDS),
-        Column("p95", quantile(0.95, TOOL_DURATION, TOOL), SECONDS),
+        Column("p50", quantile(0.5, TOOL_DURATION, TOOL, over=RANGE), SECONDS),
+        Column("p95", quantile(0.95, TOOL_DURATION, TOOL, over=RANGE), SECONDS),
         runbooks=_ERRORS,
     ),
 )

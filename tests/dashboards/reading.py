@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,9 @@ def queries(board: Json) -> Iterator[Asked]:
         yield Asked(board["uid"], f"annotation {note['name']}", "", note["expr"])
 
 
-def filled(expr: str) -> str:
+def filled(expr: str, times: Mapping[str, str] | None = None) -> str:
     """The expression as Prometheus is asked it."""
-    for variable, value in CHOSEN.items():
+    for variable, value in (CHOSEN | dict(times or {})).items():
         expr = expr.replace(variable, value)
     assert not re.search(r"\$\w", expr), expr
     return expr

@@ -1,7 +1,8 @@
 """Requests that cause every outcome there is, and the traffic of a bad hour in a few minutes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
@@ -51,6 +52,15 @@ class Shop:
         with suppress(httpx.TimeoutException):
             await self._client.post(path, json={"question": question}, timeout=_GONE_AFTER_S)
 
+    async def one(self, agent: str, question: str, chance: int) -> None:
+        """As callers do: most wait, some read a stream, a few leave early."""
+        if chance % _ONE_STREAM_IN == 1:
+            await self.follow(agent, question)
+        elif chance == 0:
+            await self.leave(agent, question, stream=True)
+        else:
+            await self.ask(agent, question)
+
     async def cancel(self, agent: str) -> None:
         """Ask for something long, and end it from outside."""
         asked = asyncio.create_task(self.ask(agent, "wait_for_carrier"))
@@ -93,3 +103,36 @@ async def every_outcome(url: str) -> None:
             asked.leave("orders", "wait_for_carrier", stream=True),
         )
         await asked.cancel("research")
+
+
+# What the runs of a stretch of time are asked, and how often of ten. Each stretch has one thing
+# that goes wrong.
+_USUAL = {"find_order": 6, "pairs": 2, "long": 2}
+_STRETCHES: Sequence[tuple[float, dict[str, dict[str, int]]]] = (
+    (0.25, {}),
+    (0.2, {"research": {"loop": 6, "long": 4}, "support": {"find_order": 5, "invent": 5}}),
+    (
+        0.25,
+        {
+            "orders": {"slow": 5, "limited": 3, "find_order": 2},
+            "support": {"wait_for_carrier": 3, "old_books": 3, "fail": 2, "broken": 2},
+        },
+    ),
+    (0.3, {"support": {"find_order": 8, "mistake": 1, "ask_a_human": 1}}),
+)
+_ARRIVALS_PER_S = {"orders": 1.6, "research": 0.8, "support": 0.6}
+_ONE_STREAM_IN = 4
+
+
+async def bad_minutes(url: str, seconds: float) -> None:
+    """A calm begin, a model that loops, a provider that is slow, and calm again."""
+    dice = random.Random(3)
+    async with shop(url) as asked, asyncio.TaskGroup() as runs:
+        for share, wrong in _STRETCHES:
+            end = asyncio.get_running_loop().time() + share * seconds
+            while asyncio.get_running_loop().time() < end:
+                (agent,) = dice.choices([*_ARRIVALS_PER_S], [*_ARRIVALS_PER_S.values()])
+                what = wrong.get(agent, _USUAL)
+                (question,) = dice.choices([*what], [*what.values()])
+                runs.create_task(asked.one(agent, f"{question} {uuid4()}", dice.randrange(40)))
+                await asyncio.sleep(dice.expovariate(sum(_ARRIVALS_PER_S.values())))

@@ -61,9 +61,16 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """An instant query: the series it gives."""
-        found: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """An instant query, of now or of then: the series it gives."""
+        then = {} if at is None else {"time": str(at)}
+        found: list[dict[str, Any]] = self._get("query", query=expression, **then)["result"]
+        return found
+
+    def over(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
+        """A range query: the series it gives."""
+        times = {"start": str(start), "end": str(end), "step": str(step)}
+        found: list[dict[str, Any]] = self._get("query_range", query=expression, **times)["result"]
         return found
 
     def exemplars(self, expression: str) -> list[dict[str, Any]]:
