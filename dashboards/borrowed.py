@@ -5,10 +5,11 @@ They are data like those of the catalogue, so that the same mistakes are impossi
 """
 
 from app.telemetry.catalogue import AGENT, Kind, Label, Metric
+from dashboards.rules.alert import Severity
 from dashboards.rules.promql import JOB, OF_PROMETHEUS, SCRAPE_DURATION, SCRAPED_SAMPLES, UP
 from dashboards.rules.slo import BURNS, bad_share
 
-ALERT_NAME, SEVERITY = Label("alertname"), Label("severity")
+ALERT_NAME, SEVERITY = Label("alertname"), Label("severity", tuple(Severity))
 ALERT_STATE = Label("alertstate", ("pending", "firing"))
 
 CPU = Metric("process_cpu_seconds_total", Kind.COUNTER, "CPU that the process used.")

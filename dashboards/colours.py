@@ -29,6 +29,10 @@ WORDS: Mapping[str, str] = {
     "refused": PURPLE,
     "left": LIGHT_BLUE,
     "stalled": ORANGE,
+    # How much an alert asks of whom.
+    "critical": RED,
+    "warning": ORANGE,
+    "info": BLUE,
     # What held a run at its deadline.
     "queue": YELLOW,
     "llm": BLUE,

@@ -23,7 +23,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from app.telemetry.catalogue import STATUS
+from app.telemetry.catalogue import STATUS, Label
 from dashboards import links
 from dashboards.borrowed import ALERT_NAME
 from dashboards.colours import GREEN, ORANGE, RED, WORDS, Steps
@@ -173,9 +173,25 @@ def _table(panel: Panel) -> Builder:
         .with_transformation(model.DataTransformerConfig("organize", options=organized))
         .override_by_name(ALERT_NAME.name, [Property("links", [_data_link(links.RUNBOOK)])])
     )
+    for label in panel.columns[0].query.by:
+        if set(label.values) & WORDS.keys():
+            built.override_by_name(label.name, _words(label))
     for column in panel.columns:
         built.override_by_name(column.name, _column(column))
     return built
+
+
+def _words(label: Label) -> list[Property]:
+    """Cells that hold a word have its colour."""
+    shown = {
+        word: model.ValueMappingResult(color=WORDS[word], index=place).to_json()
+        for place, word in enumerate(label.values)
+        if word in WORDS
+    }
+    return [
+        Property("mappings", [{"type": "value", "options": shown}]),
+        Property("custom.cellOptions", {"type": "color-text"}),
+    ]
 
 
 def _column(column: Column) -> list[Property]:

@@ -223,7 +223,13 @@ def table(
 
 
 def states(
-    title: str, description: str, query: Query, *, width: int = 12, runbooks: tuple[str, ...] = ()
+    title: str,
+    description: str,
+    query: Query,
+    *,
+    width: int = 12,
+    height: int = 5,
+    runbooks: tuple[str, ...] = (),
 ) -> Panel:
     """Whether something was fine, over time: 1 is fine, 0 is not."""
     return Panel(
@@ -233,6 +239,6 @@ def states(
         shape=Shape.STATES,
         queries=(query,),
         width=width,
-        height=5,
+        height=height,
         runbooks=runbooks,
     )

@@ -143,6 +143,7 @@ _HOLDS = row(
         "The store can be reached",
         "Whether each instance reaches the store.",
         level("min", READY, INSTANCE, CHECK, check="store"),
+        height=8,
         runbooks=_STORE,
     ),
 )

@@ -146,7 +146,7 @@ _SPENT = row(
     ),
     graph(
         "Bad runs by agent",
-        "Who spends it.",
+        "Whose runs the budget is spent on.",
         PER_MINUTE,
         per_minute(RUNS, AGENT, outcome=BAD),
         stacked=True,

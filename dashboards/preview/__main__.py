@@ -69,9 +69,10 @@ def scrape(seconds: float) -> None:
         scraping(service.url.removeprefix("http://"), KEPT, rule_files(KEPT)) as prometheus,
     ):
         prometheus.until("up == 1")
-        began = time.time() + _RATE_S / 2
+        began = time.time()
         asyncio.run(traffic.bad_minutes(service.url, seconds))
-        (KEPT / "span.json").write_text(json.dumps([began, time.time()]))
+        # Without the first and the last seconds, when the traffic swells and ebbs away.
+        (KEPT / "span.json").write_text(json.dumps([began + _RATE_S / 2, began + seconds]))
 
 
 def answer(made: Mapping[str, str]) -> None:

@@ -105,27 +105,26 @@ async def every_outcome(url: str) -> None:
         await asked.cancel("research")
 
 
-# What the runs of a stretch of time are asked, and how often of ten. Each stretch has one thing
-# that goes wrong.
+# What the runs of a stretch of time are asked, and how often of ten: calm, then a model that
+# loops, then a provider and a tool that are slow, and still are.
 _USUAL = {"find_order": 6, "pairs": 2, "long": 2}
 _STRETCHES: Sequence[tuple[float, dict[str, dict[str, int]]]] = (
-    (0.25, {}),
-    (0.2, {"research": {"loop": 6, "long": 4}, "support": {"find_order": 5, "invent": 5}}),
+    (0.3, {"support": {"find_order": 8, "mistake": 1, "ask_a_human": 1}}),
+    (0.3, {"research": {"loop": 6, "long": 4}, "support": {"find_order": 5, "invent": 5}}),
     (
-        0.25,
+        0.4,
         {
-            "orders": {"slow": 5, "limited": 3, "find_order": 2},
+            "orders": {"slow": 4, "limited": 3, "find_order": 3},
             "support": {"wait_for_carrier": 3, "old_books": 3, "fail": 2, "broken": 2},
         },
     ),
-    (0.3, {"support": {"find_order": 8, "mistake": 1, "ask_a_human": 1}}),
 )
 _ARRIVALS_PER_S = {"orders": 1.6, "research": 0.8, "support": 0.6}
 _ONE_STREAM_IN = 4
 
 
 async def bad_minutes(url: str, seconds: float) -> None:
-    """A calm begin, a model that loops, a provider that is slow, and calm again."""
+    """Traffic like that of an hour in which things go wrong, one after the other."""
     dice = random.Random(3)
     async with shop(url) as asked, asyncio.TaskGroup() as runs:
         for share, wrong in _STRETCHES:

@@ -35,7 +35,7 @@ function Page({ board, data, drawn, theme }) {
       <style>{`
         body { background: ${theme.colors.background.canvas}; color: ${theme.colors.text.primary}; }
         .empty { display: grid; place-items: center; height: 100%; color: ${theme.colors.text.secondary}; }
-        .row { font-weight: 500; font-size: 16px; padding-top: 6px; }
+        .section { font-weight: 500; font-size: 16px; padding-top: 6px; }
         .broken { color: ${theme.colors.error.text}; }
         .head { position: absolute; left: 16px; top: 10px; }
         .choice { color: ${theme.colors.text.secondary}; margin-right: 18px; font-size: 12px; }
@@ -48,7 +48,7 @@ function Page({ board, data, drawn, theme }) {
       {board.panels.map((panel) => (
         <div key={panel.id} style={place(panel.gridPos)}>
           {panel.type === 'row' ? (
-            <div className="row">⌄ {panel.title}</div>
+            <div className="section">⌄ {panel.title}</div>
           ) : (
             <Caught>
               <Panel panel={panel} frames={drawn[panel.id]} theme={theme} range={data.range}
