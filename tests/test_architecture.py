@@ -28,6 +28,8 @@ STORE = "Only tasks knows the task engine and SQL"
 FACTS = "Telemetry knows of runs only what happened"
 NOUNS = "Settings know only the nouns of the core"
 CIRCLES = "Inside a room, modules do not import each other in circles"
+CATALOGUE = "Dashboards and rules know of the product its catalogue"
+UNSEEN = "The product knows nothing of its dashboards"
 
 # For each contract: the module in which a line is planted, and what that line imports.
 PLANTED: tuple[tuple[str, str, str], ...] = (
@@ -67,6 +69,10 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (CIRCLES, "app.runs.model", "app.runs.events"),
     (CIRCLES, "app.api.deps", "app.api.app"),
     (CIRCLES, "app.agents.inside", "app.agents.tools"),
+    (CATALOGUE, "dashboards.queries", "app.runs.model"),
+    (CATALOGUE, "dashboards.rules.slo", "app.telemetry.metrics"),
+    (CATALOGUE, "dashboards.boards.cost", "app.settings"),
+    (UNSEEN, "app.telemetry.metrics", "dashboards.queries"),
 )
 
 
@@ -94,7 +100,9 @@ def sections(said: str) -> Mapping[str, str]:
 
 def copied(place: Path) -> Path:
     """A copy of the product that may be broken."""
-    shutil.copytree(APP, place / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for part in (APP, ROOT / "dashboards"):
+        left_out = shutil.ignore_patterns("__pycache__", "node_modules", "build", "dist")
+        shutil.copytree(part, place / part.name, ignore=left_out)
     return place
 
 
