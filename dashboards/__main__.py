@@ -5,6 +5,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dashboards import boards, rules
@@ -12,33 +13,32 @@ from dashboards import boards, rules
 GENERATED = Path(__file__).parent / "generated"
 
 
-def main() -> int:
-    """Write the files, or say which are stale."""
+def main(arguments: Sequence[str] | None = None, place: Path = GENERATED) -> int:
+    """Write the files to a place, or say which of those there are stale."""
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail when a file is stale")
-    check = parser.parse_args().check
+    check = parser.parse_args(arguments).check
     wanted = {**boards.files(), **rules.files()}
-    stale = sorted(name for name, text in wanted.items() if not _is_written(name, text))
-    left_over = sorted(_written() - wanted.keys())
+    stale = sorted(name for name, text in wanted.items() if not _is_written(place / name, text))
+    left_over = sorted(_written(place) - wanted.keys())
     if check and (stale or left_over):
         named = ", ".join(stale + left_over)
         print(f"Stale in dashboards/generated: {named}. Run `make dashboards`.", file=sys.stderr)
         return 1
     for name in stale:
-        file = GENERATED / name
+        file = place / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(wanted[name], encoding="utf-8")
     for name in left_over:
-        (GENERATED / name).unlink()
+        (place / name).unlink()
     return 0
 
 
-def _written() -> set[str]:
-    return {str(file.relative_to(GENERATED)) for file in GENERATED.rglob("*") if file.is_file()}
+def _written(place: Path) -> set[str]:
+    return {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
 
 
-def _is_written(name: str, text: str) -> bool:
-    file = GENERATED / name
+def _is_written(file: Path, text: str) -> bool:
     return file.is_file() and file.read_text(encoding="utf-8") == text
 
 

@@ -1,0 +1,58 @@
+"""What is committed is what the code builds, and a difference is named."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dashboards import boards, rules
+from dashboards.__main__ import main
+from dashboards.rules.values import FILE, Values
+
+
+CHECK = ["--check"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Another place for the generated files, with all of them."""
+    assert main([], tmp_path) == 0
+    return tmp_path
+
+
+def test_all_is_written(place: Path) -> None:
+    """Dashboards and rules are written, and found fresh."""
+    written = {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
+    assert written == {*boards.files(), *rules.files()}
+    assert main(CHECK, place) == 0
+
+
+@pytest.mark.parametrize("name", ["grafana/watchkeeper-cost.json", "prometheus/alerts.yml"])
+def test_a_stale_file_is_named(place: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that was edited by hand fails the check, which names it and leaves it."""
+    (place / name).write_text("edited")
+    assert main(CHECK, place) == 1
+    assert f"Stale in dashboards/generated: {name}." in capsys.readouterr().err
+    assert (place / name).read_text() == "edited"
+
+
+def test_what_is_left_over_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that nothing builds any more fails the check too, and is removed by writing."""
+    (place / "grafana" / "old.json").write_text("{}")
+    assert main(CHECK, place) == 1
+    assert "grafana/old.json" in capsys.readouterr().err
+    assert main([], place) == 0
+    assert not (place / "grafana" / "old.json").exists()
+
+
+def test_values_change_what_is_drawn() -> None:
+    """A promise, a threshold and the place of runbooks come from the values, not from a panel."""
+    text = FILE.read_text().replace("objective = 0.99\n", "objective = 0.9\n")
+    assert text != FILE.read_text()
+    before, after = Values.load(), Values(tomllib.loads(text))
+    overview = [boards.dashboards(values)[0].panels[0] for values in (before, after)]
+    assert [panel.steps[-1][0] for panel in overview] == [0.99, 0.9]
+    made = json.loads(boards.files()["grafana/watchkeeper-overview.json"])
+    (runbooks,) = [one for one in made["templating"]["list"] if one["name"] == "runbooks"]
+    assert runbooks["query"] == before["links"].text("runbooks")
