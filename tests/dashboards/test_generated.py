@@ -10,7 +10,6 @@ from dashboards import boards, rules
 from dashboards.__main__ import main
 from dashboards.rules.values import FILE, Values
 
-
 CHECK = ["--check"]
 
 
