@@ -1,16 +1,16 @@
 """From a line in a graph to the traces and log lines behind it, and to the page of an alert.
 
 Traces and logs open in Grafana's Explore, in the data sources that the reader has chosen. A link
-filters by the labels of the line that was clicked.
+filters by what the line that was clicked is about.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from app.telemetry.catalogue import AGENT, MODEL, TOOL, Label
+from app.telemetry.catalogue import AGENT, LIMIT_HITS, MODEL, TIMEOUTS, TOOL
 from dashboards.queries import Query
 
 # A constant of each dashboard, so that it can be changed where it was imported too.
@@ -55,6 +55,9 @@ TOOL_CALL = Trail(
 TRAILS = (RUN, MODEL_CALL, TOOL_CALL)
 # Fields of log lines that are not named like the label.
 _FIELDS = {"phase": "timeout_phase"}
+# What is not a label, since the metric counts nothing else.
+_IMPLIED = {TIMEOUTS: {"outcome": "timeout"}, LIMIT_HITS: {"outcome": "iteration_limit"}}
+_VARIABLE = re.compile(r"%24%7B[\w.%]+?%7D")
 # What the lines of a kind have no field for.
 _NOT_IN_LINES = {"llm_call": {"provider"}}
 
@@ -72,10 +75,10 @@ def of(query: Query) -> tuple[Link, ...]:
     trail = _trail(query)
     if trail is None:
         return ()
-    labels = [label for label in query.by if label.name in trail.attributes]
+    wanted = _wanted(trail, query)
     return (
-        Link("Traces behind this", _explore("traces", "tempo", _traceql(trail, labels))),
-        Link("Log lines behind this", _explore("logs", "loki", _logql(trail, labels))),
+        Link("Traces behind this", _explore("traces", "tempo", _traceql(trail, wanted))),
+        Link("Log lines behind this", _explore("logs", "loki", _logql(trail, wanted))),
     )
 
 
@@ -96,24 +99,27 @@ def _trail(query: Query) -> Trail | None:
     return None
 
 
-def _traceql(trail: Trail, labels: list[Label]) -> dict[str, str]:
-    wanted = [f'span.gen_ai.operation.name = "{trail.span}"']
-    wanted += [f'span.{trail.attributes[name]} = "{value}"' for name, value in _values(labels)]
-    return {"queryType": "traceql", "query": f"{{ {' && '.join(wanted)} }}"}
+def _wanted(trail: Trail, query: Query) -> Mapping[str, str]:
+    """For each name what it has to match: what the line is about, or what was chosen."""
+    wanted = {"agent": "${agent:regex}"} | _IMPLIED.get(query.metrics[0], {})
+    wanted |= {name: "|".join(values) for name, values in query.held}
+    wanted |= {label.name: f"${{__field.labels.{label.name}}}" for label in query.by}
+    return {name: value for name, value in wanted.items() if name in trail.attributes}
 
 
-def _logql(trail: Trail, labels: list[Label]) -> dict[str, str]:
+def _traceql(trail: Trail, wanted: Mapping[str, str]) -> dict[str, str]:
+    matched = [f'span.gen_ai.operation.name = "{trail.span}"']
+    matched += [f'span.{trail.attributes[name]} =~ "{value}"' for name, value in wanted.items()]
+    return {"queryType": "traceql", "query": f"{{ {' && '.join(matched)} }}"}
+
+
+def _logql(trail: Trail, wanted: Mapping[str, str]) -> dict[str, str]:
     lines = f'{{service_name=~".+"}} |= `{trail.event}` | json | event = `{trail.event}`'
     left_out = _NOT_IN_LINES.get(trail.event, set())
-    for name, value in _values(labels):
+    for name, value in wanted.items():
         if name not in left_out:
-            lines += f" | {_FIELDS.get(name, name)} = `{value}`"
+            lines += f" | {_FIELDS.get(name, name)} =~ `{value}`"
     return {"expr": lines}
-
-
-def _values(labels: list[Label]) -> Iterator[tuple[str, str]]:
-    for label in labels:
-        yield label.name, f"${{__field.labels.{label.name}}}"
 
 
 def _explore(source: str, kind: str, query: Mapping[str, str]) -> str:
@@ -125,4 +131,4 @@ def _explore(source: str, kind: str, query: Mapping[str, str]) -> str:
     }
     panes = quote(json.dumps({"watch": pane}), safe="")
     # Grafana's variables stay as they are.
-    return "/explore?schemaVersion=1&panes=" + re.sub(r"%24%7B([\w.]+)%7D", r"${\1}", panes)
+    return "/explore?schemaVersion=1&panes=" + _VARIABLE.sub(lambda v: unquote(v[0]), panes)

@@ -4,10 +4,11 @@ Every series is limited to the chosen jobs, instances and agents. Counters and h
 ever rated, gauges only ever read, and quantiles keep `le`: anything else is a Python error.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from app.telemetry.catalogue import AGENT, Kind, Label, Metric
-from dashboards.rules.promql import INSTANCE, JOB, Wanted, series
+from dashboards.rules.promql import INSTANCE, JOB, Wanted, Without, series
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
@@ -17,7 +18,10 @@ _MINUTE_S, _HOUR_S = 60, 3600
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One expression, the labels that its series have, and what it is called in the legend."""
+    """One expression, the labels that its series have, and what it is called in the legend.
+
+    `held` are the labels that were asked for by value; traces and log lines are found by them.
+    """
 
     expr: str
     by: tuple[Label, ...]
@@ -26,6 +30,7 @@ class Query:
     exemplars: bool = False
     instant: bool = False
     heat: bool = False
+    held: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,7 +49,7 @@ class Query:
 def rate(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
     """How often it happens, each second."""
     text = f"rate({_counted(metric, wanted)}[{RATE}])"
-    return _aggregated("sum", metric, by, text)
+    return _aggregated("sum", metric, by, text, wanted)
 
 
 def per_minute(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
@@ -65,7 +70,7 @@ def total(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Qu
 def growth(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Query:
     """How much a counter grew in that time: what shares are made of, and costs."""
     text = f"increase({_counted(metric, wanted)}[{over}])"
-    return replace(_aggregated("sum", metric, by, text), instant=True)
+    return replace(_aggregated("sum", metric, by, text, wanted), instant=True)
 
 
 def sum_of(metric: Metric, *by: Label) -> Query:
@@ -84,6 +89,7 @@ def quantile(part: float, metric: Metric, *by: Label, over: str = RATE, **wanted
         f"histogram_quantile({part:g}, {counted.expr})",
         by,
         (metric,),
+        held=_held(wanted),
         legend=f"p{part * 100:g} {names}".strip(),
         exemplars=metric.exemplar and over == RATE,
         instant=over == RANGE,
@@ -121,7 +127,7 @@ def spread(metric: Metric) -> Query:
 def level(how: str, metric: Metric, *by: Label, **wanted: Wanted) -> Query:
     """A gauge as it is, over everything but `by`, taken together by `max`, `min` or `sum`."""
     _only(metric, Kind.GAUGE)
-    return _aggregated(how, metric, by, _scoped(metric, **wanted))
+    return _aggregated(how, metric, by, _scoped(metric, **wanted), wanted)
 
 
 def since(metric: Metric, *by: Label) -> Query:
@@ -162,13 +168,22 @@ def _counted(metric: Metric, wanted: dict[str, Wanted]) -> str:
 
 
 def _aggregated(
-    how: str, metric: Metric, by: tuple[Label, ...], text: str, *, exemplars: bool = False
+    how: str,
+    metric: Metric,
+    by: tuple[Label, ...],
+    text: str,
+    wanted: Mapping[str, Wanted] | None = None,
 ) -> Query:
     for label in by:
         if label not in (*metric.labels, JOB, INSTANCE, LE):
             raise ValueError(f"{metric.name} has no label {label.name} of these values.")
     grouped = f" by ({', '.join(label.name for label in by)})" if by else ""
-    return Query(f"{how}{grouped} ({text})", by, (metric,), exemplars=exemplars)
+    return Query(f"{how}{grouped} ({text})", by, (metric,), held=_held(wanted or {}))
+
+
+def _held(wanted: Mapping[str, Wanted]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    several = {n: (v,) if isinstance(v, str) else v for n, v in wanted.items()}
+    return tuple((n, v) for n, v in several.items() if not isinstance(v, Without))
 
 
 def _only(metric: Metric, kind: Kind) -> None:

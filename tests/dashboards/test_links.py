@@ -52,19 +52,29 @@ def test_a_run() -> None:
     traces, logs = explored(queries.rate(RUNS, AGENT, OUTCOME))
     assert traces == (
         '{ span.gen_ai.operation.name = "invoke_agent" && '
-        'span.gen_ai.agent.name = "${__field.labels.agent}" && '
-        'span.agent.run.outcome = "${__field.labels.outcome}" }'
+        'span.gen_ai.agent.name =~ "${__field.labels.agent}" && '
+        'span.agent.run.outcome =~ "${__field.labels.outcome}" }'
     )
     assert logs == (
         '{service_name=~".+"} |= `run_finished` | json | event = `run_finished`'
-        " | agent = `${__field.labels.agent}` | outcome = `${__field.labels.outcome}`"
+        " | agent =~ `${__field.labels.agent}` | outcome =~ `${__field.labels.outcome}`"
     )
+
+
+def test_what_is_counted_is_looked_for() -> None:
+    """A line that is about some outcomes leads to those, of the agents that were chosen."""
+    traces, logs = explored(queries.rate(RUNS, outcome=("failed", "timeout")))
+    assert 'span.agent.run.outcome =~ "failed|timeout"' in traces
+    assert 'span.gen_ai.agent.name =~ "${agent:regex}"' in traces
+    assert logs.endswith(" | agent =~ `${agent:regex}` | outcome =~ `failed|timeout`")
+    traces, _ = explored(queries.total(TIMEOUTS))
+    assert 'span.agent.run.outcome =~ "timeout"' in traces
 
 
 def test_a_phase_has_another_name_in_lines() -> None:
     """What held a run is `timeout_phase` in its line."""
     _, logs = explored(queries.rate(TIMEOUTS, PHASE))
-    assert logs.endswith(" | timeout_phase = `${__field.labels.phase}`")
+    assert logs.endswith(" | timeout_phase =~ `${__field.labels.phase}`")
     assert set(PHASE.values) == set(PhaseKind)
 
 
