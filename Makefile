@@ -3,8 +3,8 @@
 SHELL := bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Debian packages whose real servers the tests start; each is also the name of its program.
-PARTS := prometheus prometheus-alertmanager
+# Debian packages whose programs the tests start; each is also the name of its program.
+PARTS := prometheus prometheus-alertmanager jq
 
 # Install the Debian packages that are missing, or name them in one sentence and fail.
 needs = missing=; for package in $(1); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \

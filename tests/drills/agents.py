@@ -45,6 +45,8 @@ def _script(messages: Sequence[BaseMessage]) -> AIMessage:
     plan, done = _plan(messages), len(fakes.results_since_question(messages))
     if plan == "loop":
         return fakes.asks("query_order", {"order": "1"}, number=done)
+    if plan == "crash":
+        raise ConnectionError("the model does not answer")
     if plan == "invent" and not done:
         return fakes.asks("query_weather", {"town": "Ulm"})
     if plan == "audit" and not done:

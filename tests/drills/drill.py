@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests import otlp
 from tests.drills.scene import Scene, set_up
-from tests.drills.watch import Active, watching
+from tests.drills.watch import SCRAPE_INTERVAL, Active, watching
 from tests.upstreams import llmock
 
 WATCHDOG = "AgentWatchdog"
@@ -32,6 +32,7 @@ class Drill:
     variables: Mapping[str, str]
     upstream: bool
     collector: bool
+    scrape_interval: str
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ def drill(
     variables: Mapping[str, str] | None = None,
     upstream: bool = False,
     collector: bool = False,
+    scrape_interval: str = SCRAPE_INTERVAL,
     **labels: str,
 ) -> Callable[[Script], Drill]:
     """Make a script a drill. A label whose value is `INSTANCE` is that of the service."""
@@ -71,6 +73,7 @@ def drill(
             variables or {},
             upstream,
             collector,
+            scrape_interval,
         )
 
     return made
@@ -80,7 +83,12 @@ class Failed(Exception):
     """The drill did not show what it should; the message says what it showed."""
 
 
-def run(drill: Drill, here: Path, say: Callable[[str], None]) -> Result:
+def run(
+    drill: Drill,
+    here: Path,
+    say: Callable[[str], None],
+    fires_within_s: float = _FIRES_WITHIN_S,
+) -> Result:
     """Run one drill in an empty directory."""
     result = Result(drill)
     with ExitStack() as stack:
@@ -91,7 +99,7 @@ def run(drill: Drill, here: Path, say: Callable[[str], None]) -> Result:
         collector = stack.enter_context(otlp.receiver()) if drill.collector else None
         if collector:
             variables |= {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url}
-        watch = stack.enter_context(watching(here))
+        watch = stack.enter_context(watching(here, drill.scrape_interval))
         scene = stack.enter_context(set_up(here, watch, drill.agents, variables))
         scene.upstream, scene.collector = upstream, collector
         script = drill.script(scene)
@@ -99,7 +107,7 @@ def run(drill: Drill, here: Path, say: Callable[[str], None]) -> Result:
         try:
             began = time.monotonic()
             next(script)
-            _wait(scene, result, _FIRES_WITHIN_S, fires=True)
+            _wait(scene, result, fires_within_s, fires=True)
             result.fired_s = time.monotonic() - began
             say(f"active after {result.fired_s:.1f} s: {dict(result.labels)}")
             began = time.monotonic()

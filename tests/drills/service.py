@@ -58,7 +58,7 @@ def event_loop_blocked(scene: Scene) -> Iterator[None]:
     scene.stop_asking()
 
 
-_MANY = [f"agent-{number:03}=orders" for number in range(120)]
+_MANY = [f"agent-{number:03}=orders" for number in range(170)]
 
 
 @drill(
@@ -67,6 +67,7 @@ _MANY = [f"agent-{number:03}=orders" for number in range(120)]
     agents=_MANY,
     instance="INSTANCE",
     severity="info",
+    scrape_interval="2m",  # such a scrape takes longer than half a second
     companions=["AgentServiceDown", "AgentServiceAbsent"],  # while it starts with fewer agents
 )
 def scrape_too_heavy(scene: Scene) -> Iterator[None]:
