@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 GREEN, YELLOW, ORANGE, RED, DARK_RED = "#73BF69", "#FADE2A", "#FF9830", "#F2495C", "#C4162A"
-BLUE, LIGHT_BLUE, PURPLE, GREY, TEXT = "#5794F2", "#8AB8FF", "#B877D9", "#8E8E8E", "text"
+BLUE, LIGHT_BLUE, PURPLE, LIGHT_PURPLE = "#5794F2", "#8AB8FF", "#B877D9", "#DEB6F2"
+GREY, TEXT = "#8E8E8E", "text"
 
 # The words that labels take from enums, and their colours.
 WORDS: Mapping[str, str] = {
@@ -42,6 +43,12 @@ WORDS: Mapping[str, str] = {
     "2..": GREEN,
     "4..": YELLOW,
     "5..": RED,
+    # Kinds of tokens: what is a part of another is of its family.
+    "input": BLUE,
+    "cache_read": LIGHT_BLUE,
+    "cache_creation": GREY,
+    "output": PURPLE,
+    "reasoning": LIGHT_PURPLE,
     # Where a run is.
     "queued": YELLOW,
     "running": BLUE,

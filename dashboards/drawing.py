@@ -174,15 +174,19 @@ def _table(panel: Panel) -> Builder:
         .override_by_name(ALERT_NAME.name, [Property("links", [_data_link(links.RUNBOOK)])])
     )
     for label in panel.columns[0].query.by:
-        if set(label.values) & WORDS.keys():
-            built.override_by_name(label.name, _words(label))
+        built.override_by_name(label.name, [_NOTHING, *_words(label)])
     for column in panel.columns:
         built.override_by_name(column.name, _column(column))
     return built
 
 
+_NOTHING = Property("noValue", "–")
+
+
 def _words(label: Label) -> list[Property]:
     """Cells that hold a word have its colour."""
+    if not set(label.values) & WORDS.keys():
+        return []
     shown = {
         word: model.ValueMappingResult(color=WORDS[word], index=place).to_json()
         for place, word in enumerate(label.values)
@@ -202,7 +206,7 @@ def _column(column: Column) -> list[Property]:
         Property("color", {"mode": "thresholds"}),
         Property("custom.cellOptions", {"type": "color-text" if coloured else "auto"}),
         Property("custom.align", "right"),
-        Property("noValue", "–"),
+        _NOTHING,
     ]
 
 

@@ -42,7 +42,8 @@ _SPENT = row(
     ),
     number(
         "For each run",
-        "What a run costs in the mean, over the time that is shown.",
+        "What a run costs in the mean, over the time that is shown. Runs of models without a price "
+        "count as free.",
         DOLLARS,
         share(growth(LLM_COST), growth(RUNS)),
         width=6,

@@ -126,15 +126,14 @@ _WORK = row(
     "What fires, and what is at work",
     table(
         "Alerts that fire",
-        "Each name leads to a page that says what it means and what to do. The watchdog always "
-        "fires: without it, alerting itself is broken.",
+        "Each name leads to a page that says what it means and what to do.",
         Column(
             "firing",
             level("count", ALERTS, ALERT_NAME, SEVERITY, AGENT, alertstate="firing"),
             PIECES,
         ),
         width=12,
-        empty="none, not even the watchdog",
+        empty="none",
         runbooks=("AgentWatchdog",),
     ),
     graph(
