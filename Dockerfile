@@ -10,19 +10,19 @@
 ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build
-ENV PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/watchkeeper
 # What seldom changes comes first, so that a change to the code does not install it again.
 COPY requirements/build.txt requirements/run.txt requirements/
 RUN /opt/build/bin/pip install --require-hashes -r requirements/build.txt \
-    && /opt/build/bin/pip --python /opt/watchkeeper/bin/python install --require-hashes -r requirements/run.txt
+    && /opt/build/bin/pip --python /opt/watchkeeper/bin/python install --no-compile --require-hashes -r requirements/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 # The compiled files are never checked against their sources: neither changes in an image, and a
 # build that rewrites times would make every one of them look stale.
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && /opt/build/bin/pip --python /opt/watchkeeper/bin/python install --no-deps dist/watchkeeper-*.whl \
+    && /opt/build/bin/pip --python /opt/watchkeeper/bin/python install --no-compile --no-deps dist/watchkeeper-*.whl \
     && /opt/watchkeeper/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/watchkeeper/lib
 RUN echo "watchkeeper:x:10001:10001::/var/lib/watchkeeper:/usr/sbin/nologin" >> /etc/passwd \
     && echo "watchkeeper:x:10001:" >> /etc/group \

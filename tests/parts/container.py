@@ -22,20 +22,24 @@ _UP_WITHIN_S = 60
 # Run as root of a mount and process namespace of its own; gives way to what it starts.
 _CONTAINER = """
 set -e
-root=$1 data=$2 agents=$3; shift 3
+root=$1 user=$2 data=$3 agents=$4; shift 4
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-mount -t tmpfs -o "uid=10001,gid=10001,mode=700" tmpfs "$root$data"
+mount -t tmpfs -o "uid=${user%:*},gid=${user#*:},mode=700" tmpfs "$root$data"
 test -z "$agents" || mount --bind -o ro "$agents" "$root/srv"
 for shell in sh dash bash; do mount --bind /dev/null "$root/bin/$shell"; done
 exec chroot "$root" "$@"
 """
-_RESTRICTED = [
-    *("setpriv", "--reuid=10001", "--regid=10001", "--clear-groups"),
-    *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
-]
+
+
+def _restricted(user: str) -> list[str]:
+    uid, _, gid = user.partition(":")
+    return [
+        *("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"),
+        *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
+    ]
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Container:
     process: subprocess.Popen[bytes]
     root: Path
     url: str
+    user: str
     environment: dict[str, str] = field(repr=False)
 
     @property
@@ -63,7 +68,7 @@ class Container:
         """Run a command beside the service, under the same restrictions; its exit code."""
         beside = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "chroot", str(self.root)]
         done = subprocess.run(
-            [*beside, *_environment(self.environment, "/srv"), *_RESTRICTED, *command],
+            [*beside, *_environment(self.environment, "/srv"), *_restricted(self.user), *command],
             capture_output=True,
             timeout=30,
         )
@@ -90,20 +95,21 @@ def running(
         "WATCHKEEPER_PORT": str(port),
         "WATCHKEEPER_DRAIN_NOTICE_S": "0",
     }
+    user = settings["User"] or "0:0"
     process = subprocess.Popen(
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
             *("sh", "-c", _CONTAINER, "container"),
-            *(str(root), environment["WATCHKEEPER_DATA_DIR"], str(agents or "")),
+            *(str(root), user, environment["WATCHKEEPER_DATA_DIR"], str(agents or "")),
             *_environment(environment, settings["WorkingDir"]),
-            *_RESTRICTED,
+            *_restricted(user),
             *(command or settings["Cmd"]),
         ]
     )
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_up(url, process)
-        yield Container(process, root, url, environment)
+        yield Container(process, root, url, user, environment)
     finally:
         process.kill()
         process.wait(10)
