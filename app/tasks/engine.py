@@ -182,10 +182,9 @@ class Engine:
             created = True
         except engine_errors.DBOSWorkflowIDInUseError:
             created = False
-        row = self._tables.row(self._store.calls, spec.id)
-        if row is None:
+        task = self._get(spec.id)
+        if task is None:
             raise StoreUnavailable
-        task = rows.task(row)
         if not created and task.fingerprint != spec.fingerprint:
             raise KeyReused
         return task, created

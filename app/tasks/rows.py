@@ -33,6 +33,7 @@ class Tables:
 
     def __init__(self, *, is_file: bool) -> None:
         schema = None if is_file else "dbos"
+        self._is_file = is_file
         self.runs = sa.table(
             "workflow_status",
             *map(sa.column, ("workflow_uuid", "status", "name", "executor_id", "queue_name")),
@@ -73,6 +74,8 @@ class Tables:
             chosen = chosen.where(self._has(query.status))
         if query.cursor is not None:
             created, before = _position(query.cursor)
+            if isinstance(before, int) is not self._is_file:
+                raise ValueError(query.cursor)
             earlier = sa.tuple_(run.created_at, self._place) < sa.tuple_(
                 sa.literal(created), sa.literal(before)
             )
@@ -202,7 +205,19 @@ def _cursor(created: int, place: int | str) -> str:
 
 def _position(cursor: str) -> tuple[int, int | str]:
     """Raises ValueError for what is no cursor of ours."""
-    position = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    if not isinstance(position, list) or len(position) != 2:
-        raise ValueError(cursor)
-    return int(position[0]), position[1]
+    try:
+        position = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    except RecursionError as deep:
+        raise ValueError(cursor) from deep
+    match position:
+        case [int(created), str(place)] if _is_moment(created) and "\0" not in place:
+            return created, place
+        case [int(created), int(place)] if _is_moment(created) and _is_moment(place):
+            return created, place
+        case _:
+            raise ValueError(cursor)
+
+
+def _is_moment(number: int) -> bool:
+    """Whether a database can compare it."""
+    return 0 <= number < 2**63
