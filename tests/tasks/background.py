@@ -1,0 +1,78 @@
+"""Background runs as their callers use them: submit, wait for the end, read the events."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.runs.tasks import TaskStatus
+from tests import fakes
+from tests.service import Served
+from tests.streams.reading import Told, parse
+
+# Nothing is expected to take this long, whatever else the machine does.
+LONG_S = 30.0
+ENDED = {status.value for status in TaskStatus if status.ended}
+
+
+def url_in(folder: Path) -> str:
+    """A store of its own in a directory."""
+    return f"sqlite:///{folder / 'store.sqlite'}"
+
+
+def quick(kind: str = "create_agent", **options: Any) -> Any:
+    """An agent of a kind that looks one order up and answers."""
+    script = fakes.calls_then_answers("look", {"order": "7"})
+    tools = fakes.ToolDesk().tools()
+    return fakes.build(kind, fakes.ScriptedModel(script=script), tools, **options)
+
+
+def calling(tool: str, desk: fakes.ToolDesk, kind: str = "create_agent", **options: Any) -> Any:
+    """An agent of a kind that calls one tool of the desk and answers."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool))
+    return fakes.build(kind, model, desk.tools(), **options)
+
+
+def path(agent: str = "") -> str:
+    """Where an agent takes background runs."""
+    return f"/agents/{agent}/async" if agent else "/agent/async"
+
+
+async def post(
+    desk: Served, question: str = "hello", agent: str = "", key: str | None = None, **body: Any
+) -> httpx.Response:
+    """Ask for a background run, perhaps with a key."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    asked = {"question": question, **body}
+    return await desk.client.post(path(agent), json=asked, headers=headers)
+
+
+async def submit(desk: Served, question: str = "hello", agent: str = "", **body: Any) -> str:
+    """Have a background run accepted; its id."""
+    response = await post(desk, question, agent, **body)
+    assert response.status_code == 202, response.text
+    task_id: str = response.json()["task_id"]
+    return task_id
+
+
+async def view(desk: Served, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
+    """What is told of a background run."""
+    response = await desk.client.get(f"/agent/async/{task_id}", params={"wait": wait_s})
+    assert response.status_code == 200, response.text
+    told: dict[str, Any] = response.json()
+    return told
+
+
+async def ended(desk: Served, task_id: str) -> dict[str, Any]:
+    """What is told of it once it has ended; fails when it takes very long."""
+    told = await view(desk, task_id, LONG_S)
+    assert told["status"] in ENDED, told
+    return told
+
+
+async def events(desk: Served, task_id: str, after: int | None = None) -> list[Told]:
+    """Its events after an id, to the end."""
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)
+    assert response.status_code == 200, response.text
+    return parse(response.content)

@@ -1,0 +1,93 @@
+"""Cancelling a background run says what really became of it, and stops it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests import fakes
+from tests.service import Served, served, until
+from tests.tasks.background import calling, ended, submit, url_in, view
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+DESK = fakes.ToolDesk(3.0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    agents = {tool: calling(tool, DESK) for tool in ("nap", "block", "stubborn", "look")}
+    store = url_in(tmp_path_factory.mktemp("cancel"))
+    async with served(agents, store_url=store, max_background_runs=2) as service:
+        yield service
+
+
+async def started(desk: Served, tool: str) -> str:
+    """A run whose tool has begun."""
+    before = DESK.started.count(tool)
+    task_id = await submit(desk, agent=tool)
+    await until(lambda: DESK.started.count(tool) > before, 20)
+    return task_id
+
+
+@pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
+async def test_a_running_run_stops(desk: Served, place: str) -> None:
+    """Its tool is cancelled, and the run has ended when the answer comes."""
+    before = len(DESK.cancelled)
+    task_id = await started(desk, "nap")
+    response = await desk.client.delete(place.format(task_id))
+    assert response.status_code == 200
+    assert response.json() == {"run_id": task_id, "result": "cancelled"}
+    assert response.headers["x-run-id"] == task_id
+    assert len(DESK.cancelled) == before + 1
+    told = await ended(desk, task_id)
+    assert (told["status"], told["error"]["code"]) == ("cancelled", "cancelled")
+    assert told["error"]["phase"] == "tool:nap"
+    assert desk.end_of(task_id).outcome == "cancelled"
+
+
+@pytest.mark.parametrize("tool", ["block", "stubborn"])
+async def test_work_that_cannot_be_stopped(desk: Served, tool: str) -> None:
+    """A tool on a thread, or one that swallows its cancellation, is still stopping: 202."""
+    task_id = await started(desk, tool)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert response.status_code == 202
+    assert response.json() == {"run_id": task_id, "result": "still_stopping"}
+    assert (await ended(desk, task_id))["status"] == "cancelled"
+    finished = DESK.finished.count(tool)
+    await until(lambda: DESK.finished.count(tool) > finished, 20)
+    assert (await view(desk, task_id))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
+async def test_a_run_that_has_ended(desk: Served, place: str) -> None:
+    """Nothing is left to cancel, and its result stays."""
+    task_id = await submit(desk, agent="look")
+    before = await ended(desk, task_id)
+    for _ in range(2):
+        response = await desk.client.delete(place.format(task_id))
+        assert (response.status_code, response.json()["result"]) == (200, "already_finished")
+    assert await view(desk, task_id) == before
+    assert before["status"] == "completed"
+
+
+async def test_a_run_that_waits_never_starts(desk: Served) -> None:
+    """A run cancelled in the queue is over at once, and no process begins it."""
+    holding = [await started(desk, "nap") for _ in range(2)]
+    naps = len(DESK.started)
+    waiting = await submit(desk, agent="nap")
+    response = await desk.client.delete(f"/agent/async/{waiting}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    told = await view(desk, waiting)
+    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
+    assert (told["error"]["code"], told["error"]["run_id"]) == ("cancelled", waiting)
+    for task_id in holding:
+        assert (await ended(desk, task_id))["status"] == "completed"
+    last = await submit(desk, agent="look")
+    await ended(desk, last)
+    assert len(DESK.started) == naps + 1
+
+
+async def test_a_run_that_nobody_knows(desk: Served) -> None:
+    """404."""
+    response = await desk.client.delete("/agent/async/nobody")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")

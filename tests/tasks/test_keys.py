@@ -1,0 +1,180 @@
+"""Idempotency-Key on all three POSTs: one key is one run, and another body is refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests import fakes, faults
+from tests.service import Served, served, until
+from tests.streams.reading import names_of, of, parse, text_of
+from tests.tasks.background import calling, ended, post, quick, url_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+NAPS = fakes.ToolDesk(1.0)
+LOOKS = fakes.ToolDesk()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    broken = fakes.build("create_agent", faults.model(error=ConnectionError()), [])
+    agents = {
+        "quick": calling("look", LOOKS),
+        "other": quick(),
+        "slow": calling("nap", NAPS),
+        "broken": broken,
+    }
+    store = url_in(tmp_path_factory.mktemp("keys"))
+    async with served(agents, store_url=store, max_running_runs=40) as service:
+        yield service
+
+
+async def ask(
+    desk: Served, mode: str, key: str, agent: str = "quick", **body: Any
+) -> httpx.Response:
+    """One of the POSTs, with a key."""
+    place = {"": f"/agents/{agent}", "stream": f"/agents/{agent}/stream"}[mode]
+    asked = {"question": "hello", **body}
+    return await desk.client.post(place, json=asked, headers={"Idempotency-Key": key})
+
+
+def answer(response: httpx.Response, mode: str) -> dict[str, Any]:
+    """The finished run or the problem, by whichever way it came."""
+    if mode == "stream":
+        return of(parse(response.content), "end")[0]
+    told: dict[str, Any] = response.json()
+    return told
+
+
+async def test_a_hundred_at_once_are_one_run(desk: Served) -> None:
+    """A hundred posts of one key at once: the same 202 for all, one run, one new."""
+    looked = len(LOOKS.started)
+    replies = await asyncio.gather(*(post(desk, key="hundred") for _ in range(100)))
+    assert {reply.status_code for reply in replies} == {202}, {r.text for r in replies}
+    [task_id] = {reply.json()["task_id"] for reply in replies}
+    assert {reply.headers["location"] for reply in replies} == {f"/agent/async/{task_id}"}
+    assert sum("idempotent-replay" not in reply.headers for reply in replies) == 1
+    assert (await ended(desk, task_id))["status"] == "completed"
+    again = await post(desk, key="hundred")
+    assert (again.status_code, again.headers["idempotent-replay"]) == (202, "true")
+    assert again.json()["task_id"] == task_id
+    assert len(LOOKS.started) == looked + 1
+
+
+async def test_another_body_in_the_background(desk: Served) -> None:
+    """422, while it runs and afterwards; the same key with another agent is another run."""
+    first = await post(desk, key="body", agent="slow")
+    for _ in range(2):
+        other = await post(desk, "something else", key="body", agent="slow")
+        assert (other.status_code, other.json()["code"]) == (422, "key_reused")
+        await ended(desk, first.json()["task_id"])
+    elsewhere = await post(desk, key="body", agent="other")
+    assert elsewhere.status_code == 202
+    assert elsewhere.json()["task_id"] != first.json()["task_id"]
+
+
+@pytest.mark.parametrize("mode", ["", "stream"])
+@pytest.mark.parametrize("ending", ["completed", "iteration_limit", "failed"])
+async def test_what_is_replayed(desk: Served, mode: str, ending: str) -> None:
+    """The stored answer comes again, and the agent is not asked again."""
+    agent = "broken" if ending == "failed" else "quick"
+    body = {"max_iterations": 1} if ending == "iteration_limit" else {}
+    key = f"replay-{mode}-{ending}"
+    first = await ask(desk, mode, key, agent, **body)
+    assert answer(first, mode)["outcome"] == ending
+    assert "idempotent-replay" not in first.headers
+    looked = len(LOOKS.started)
+    again = await ask(desk, mode, key, agent, **body)
+    assert again.headers["idempotent-replay"] == "true"
+    assert again.status_code == first.status_code
+    assert answer(again, mode) == answer(first, mode)
+    assert again.headers["x-run-id"] == answer(first, mode)["run_id"]
+    assert len(LOOKS.started) == looked
+
+
+async def test_a_replay_as_a_stream(desk: Served) -> None:
+    """`run`, the answer as one token, `end`."""
+    await ask(desk, "", "as-stream")
+    told = parse((await ask(desk, "stream", "as-stream")).content)
+    assert names_of(told) == ["run", "token", "end"]
+    assert text_of(told) == of(told, "end")[0]["answer"]
+
+
+@pytest.mark.parametrize("mode", ["", "stream"])
+async def test_in_flight(desk: Served, mode: str) -> None:
+    """While a run with that key is in flight: 409, or 422 for another body; then its answer."""
+    key, naps = f"flight-{mode}", len(NAPS.started)
+    first = asyncio.create_task(ask(desk, mode, key, "slow"))
+    await until(lambda: len(NAPS.started) > naps, 20)
+    for other in ("", "stream"):
+        reply = await ask(desk, other, key, "slow")
+        assert (reply.status_code, reply.json()["code"]) == (409, "in_flight")
+        assert reply.json()["retryable"] is True
+        assert int(reply.headers["retry-after"]) >= 1
+        reply = await ask(desk, other, key, "slow", question="another")
+        assert (reply.status_code, reply.json()["code"]) == (422, "key_reused")
+    done = answer(await first, mode)
+    assert answer(await ask(desk, mode, key, "slow"), mode) == done
+    assert len(NAPS.started) == naps + 1
+
+
+async def test_a_hundred_waiting_callers_are_one_run(desk: Served) -> None:
+    """A hundred of one key at once: one run is asked for, the others are told to come again."""
+    naps = len(NAPS.started)
+    replies = await asyncio.gather(*(ask(desk, "", "crowd", "slow") for _ in range(100)))
+    assert [r.status_code for r in replies].count(409) >= 60, {r.status_code for r in replies}
+    answered = {r.json()["run_id"] for r in replies if r.status_code == 200}
+    assert len(answered) == 1
+    assert len(NAPS.started) == naps + 1
+
+
+@pytest.mark.parametrize("mode", ["", "stream"])
+async def test_a_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
+    """A run that timed out leaves its key free: the next one starts anew."""
+    body: dict[str, Any] = {"agent": "slow", "timeout": 0.2}
+    first = await ask(desk, mode, f"late-{mode}", **body)
+    assert answer(first, mode)["outcome"] == "timeout"
+    again = await ask(desk, mode, f"late-{mode}", **body)
+    assert answer(again, mode)["outcome"] == "timeout"
+    assert answer(again, mode)["run_id"] != answer(first, mode)["run_id"]
+    assert "idempotent-replay" not in again.headers
+
+
+@pytest.mark.parametrize("mode", ["", "stream"])
+async def test_a_key_is_free_after_its_caller_left(desk: Served, mode: str) -> None:
+    """A run whose caller left leaves its key free."""
+    key = f"left-{mode}"
+    place = f"/agents/slow/{mode}".rstrip("/")
+    async with httpx.AsyncClient(base_url=desk.url, timeout=0.3) as client:
+        headers = {"Idempotency-Key": key}
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(place, json={"question": "hello"}, headers=headers)
+    # Until the service has seen that nobody waits, it says so.
+    while (again := await ask(desk, mode, key, "slow")).status_code == 409:
+        assert again.json()["code"] == "in_flight"
+    assert answer(again, mode)["outcome"] == "completed"
+    assert "idempotent-replay" not in again.headers
+
+
+async def test_a_key_is_free_after_a_cancelled_run(desk: Served) -> None:
+    """A run that was cancelled leaves its key free."""
+    naps = len(NAPS.started)
+    first = asyncio.create_task(ask(desk, "", "stopped", "slow"))
+    await until(lambda: len(NAPS.started) > naps, 20)
+    [run_id] = desk.service.runner.in_flight
+    await desk.client.delete(f"/runs/{run_id}")
+    assert (await first).json()["code"] == "cancelled"
+    assert (await ask(desk, "", "stopped", "slow")).json()["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+async def test_a_key_that_is_none(desk: Served, key: str) -> None:
+    """A key has one to 255 characters."""
+    for place in ("/agent", "/agent/stream", "/agent/async"):
+        response = await desk.client.post(
+            place, json={"question": "hello"}, headers={"Idempotency-Key": key}
+        )
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request")

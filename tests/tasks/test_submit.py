@@ -1,0 +1,237 @@
+"""A background run is stored before it is accepted, and ends as the same run would elsewhere."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests import fakes, faults
+from tests.service import Served, served
+from tests.tasks.background import calling, ended, post, quick, submit, url_in, view
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ENDINGS = ("completed", "iteration_limit", "timeout", "failed", "cancelled")
+# What differs from one run to the next.
+_OWN = ("run_id", "trace_id", "duration_s", "timings")
+
+
+def kinds() -> dict[str, Any]:
+    """For each kind an agent that answers, one that naps, one whose model fails."""
+    agents: dict[str, Any] = {}
+    for kind in fakes.KINDS:
+        broken = faults.model(error=ConnectionError(faults.SECRET))
+        agents[f"{kind}-quick"] = quick(kind)
+        agents[f"{kind}-slow"] = calling("nap", fakes.ToolDesk(60), kind)
+        agents[f"{kind}-broken"] = fakes.build(kind, broken, fakes.ToolDesk().tools())
+    return {name.replace("_", "-"): agent for name, agent in agents.items()}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    folder = tmp_path_factory.mktemp("submit")
+    agents = {**kinds(), "asks": faults.graph_that_asks(keeps_state=False)}
+    async with served(
+        agents, store_url=url_in(folder), background_timeout_s=120, data_dir=folder
+    ) as service:
+        yield service
+
+
+async def test_accepted(desk: Served) -> None:
+    """202 says where the run is, that it waits, and when to ask again."""
+    response = await post(desk)
+    told = response.json()
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/agent/async/{told['task_id']}"
+    assert response.headers["x-run-id"] == told["run_id"] == told["task_id"]
+    assert int(response.headers["retry-after"]) >= 1
+    assert told["agent"] == "create-agent-quick"
+    assert (told["status"], told["result"], told["error"]) == ("pending", None, None)
+    assert told["created_at"].endswith("+00:00")
+    assert (told["started_at"], told["finished_at"], told["queue_wait_s"]) == (None, None, None)
+    at = (await desk.client.get(response.headers["location"])).json()
+    assert at["task_id"] == told["task_id"]
+
+
+async def test_stored_before_it_is_accepted(
+    desk: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whoever has a 202 finds the run in the file, committed."""
+    file: Path = tmp_path_factory.getbasetemp() / "submit0" / "store.sqlite"
+    for _ in range(20):
+        response = await post(desk, agent="langgraph-quick")
+        with sqlite3.connect(file) as store:
+            found = store.execute(
+                "select count(*) from workflow_status where workflow_uuid = ?",
+                (response.json()["task_id"],),
+            ).fetchone()
+        assert found == (1,)
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+async def test_the_answer_is_that_of_a_waiting_caller(desk: Served, kind: str) -> None:
+    """The result of a background run is what POST /agent answers, field for field."""
+    agent = f"{kind}-quick".replace("_", "-")
+    asked = {"include_steps": True, "metadata": {"shop": "7"}}
+    waited = (await desk.ask("one", agent, **asked)).json()
+    told = await ended(desk, await submit(desk, "one", agent, **asked))
+    result = told["result"]
+    assert told["status"] == "completed"
+    assert set(result) == set(waited)
+    assert result["run_id"] == told["task_id"]
+    for step in (*waited["steps"], *result["steps"]):
+        assert step.pop("started_s") >= 0
+        assert step.pop("duration_s") >= 0
+        step.pop("call_id")
+    for name in set(waited) - set(_OWN):
+        assert result[name] == waited[name], name
+    parts = sum(value for name, value in result["timings"].items())
+    assert parts == pytest.approx(result["duration_s"], abs=0.01)
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_every_ending(desk: Served, kind: str, ending: str) -> None:
+    """A run of any kind ends in each way a run can end, with a result or with its problem."""
+    suffix = {"completed": "quick", "iteration_limit": "quick", "failed": "broken"}
+    agent = f"{kind}-{suffix.get(ending, 'slow')}".replace("_", "-")
+    body: dict[str, Any] = {"iteration_limit": {"max_iterations": 1}, "timeout": {"timeout": 0.5}}
+    task_id = await submit(desk, agent=agent, **body.get(ending, {}))
+    if ending == "cancelled":
+        stopped = await desk.client.delete(f"/agent/async/{task_id}")
+        assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
+    told = await ended(desk, task_id)
+    assert told["status"] == ending
+    assert told["finished_at"] is not None
+    if ending in ("completed", "iteration_limit"):
+        assert told["error"] is None
+        assert told["result"]["outcome"] == ending
+        assert told["result"]["iterations"] == 1
+        assert (told["attempts"], told["started_at"] is not None) == (1, True)
+    else:
+        codes = {"timeout": (504, "timeout"), "failed": (500, "model_failed")}
+        assert told["result"] is None
+        assert told["error"]["outcome"] == ending
+        assert told["error"]["run_id"] == task_id
+        assert faults.SECRET not in str(told)
+        problem = (told["error"]["status"], told["error"]["code"])
+        assert problem == codes.get(ending, (503, "cancelled"))
+
+
+async def test_a_run_that_asks_for_a_human_failed(desk: Served) -> None:
+    """Nobody can answer it, so it has failed; its problem says why."""
+    told = await ended(desk, await submit(desk, agent="asks"))
+    assert told["status"] == "failed"
+    assert (told["error"]["code"], told["error"]["outcome"]) == ("interrupted", "interrupted")
+
+
+async def test_a_pending_run_says_when_to_ask_again(desk: Served) -> None:
+    """Until a run has ended its answer carries Retry-After, afterwards it does not."""
+    task_id = await submit(desk, agent="create-agent-slow")
+    place = f"/agent/async/{task_id}"
+    early = await desk.client.get(place)
+    assert early.headers["x-run-id"] == task_id
+    assert int(early.headers["retry-after"]) >= 1
+    waited = await desk.client.get(place, params={"wait": 0.3})
+    assert waited.json()["status"] in ("pending", "running")
+    await desk.client.delete(place)
+    late = await desk.client.get(place)
+    assert (late.headers["x-run-id"], "retry-after" in late.headers) == (task_id, False)
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "soon"])
+async def test_a_wait_that_is_none(desk: Served, wait: str) -> None:
+    """A wait is a number of seconds up to a minute."""
+    response = await desk.client.get("/agent/async/x", params={"wait": wait})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+async def test_the_time_in_the_queue(desk: Served) -> None:
+    """The time in the queue is told apart from that of the run."""
+    task_id = await submit(desk, timeout=20)
+    told = await ended(desk, task_id)
+    assert told["status"] == "completed"
+    assert told["queue_wait_s"] > 0
+    assert told["result"]["duration_s"] < 20
+
+
+async def test_a_longer_deadline_than_there_is(desk: Served) -> None:
+    """Above WATCHKEEPER_BACKGROUND_TIMEOUT_S a timeout is refused with the limit's number."""
+    response = await post(desk, timeout=121)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert response.json()["errors"] == [
+        {"field": "timeout", "message": "must be at most 120 seconds"}
+    ]
+    assert (await post(desk, timeout=120)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "place", ["/agent/async/{}", "/agent/async/{}/events", "/runs/{}", "/runs/{}/events"]
+)
+@pytest.mark.parametrize("name", ["nobody", "%00", "a" * 2000, "%F0%9F%9A%82"])
+async def test_what_nobody_submitted(desk: Served, place: str, name: str) -> None:
+    """A run that there is not is not found, whatever its name."""
+    response = await desk.client.get(place.format(name))
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_retry(desk: Served) -> None:
+    """A run that failed is run again on request, as a new run that points to the old one."""
+    old = await ended(desk, await submit(desk, "again", "create-agent-broken", max_iterations=3))
+    response = await desk.client.post(f"/agent/async/{old['task_id']}/retry")
+    assert response.status_code == 202
+    new = await ended(desk, response.json()["task_id"])
+    assert new["task_id"] != old["task_id"]
+    assert (new["retry_of"], new["status"], new["agent"]) == (
+        old["task_id"],
+        "failed",
+        "create-agent-broken",
+    )
+    assert (await desk.client.post("/agent/async/nobody/retry")).status_code == 404
+
+
+async def test_a_retry_with_a_key_is_one(desk: Served) -> None:
+    """A retry that is sent twice with one key is one run."""
+    old = await submit(desk, "once")
+    place, headers = f"/agent/async/{old}/retry", {"Idempotency-Key": "again"}
+    first, second = [await desk.client.post(place, headers=headers) for _ in range(2)]
+    assert first.json()["task_id"] == second.json()["task_id"] != old
+    assert second.headers["idempotent-replay"] == "true"
+    told = await ended(desk, first.json()["task_id"])
+    assert told["result"]["answer"] == "done: once: order 7 shipped"
+
+
+async def test_bad_bodies(desk: Served) -> None:
+    """A body that POST /agent refuses is refused here, and nothing is stored."""
+    before = (await desk.client.get("/agent/async")).json()["tasks"][0]["task_id"]
+    for body in (
+        {},
+        {"question": " "},
+        {"question": "x", "more": 1},
+        {"question": "x", "timeout": 0},
+    ):
+        response = await desk.client.post("/agent/async", json=body)
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert (
+        await desk.client.post("/agents/nobody/async", json={"question": "x"})
+    ).status_code == 404
+    after = (await desk.client.get("/agent/async")).json()["tasks"][0]["task_id"]
+    assert before == after
+
+
+async def test_runs_knows_background_runs(desk: Served) -> None:
+    """GET /runs and /runs/{id} tell of a background run at work and of one that has ended."""
+    task_id = await submit(desk, agent="create-agent-slow")
+    while (await view(desk, task_id))["status"] == "pending":
+        pass
+    listed = (await desk.client.get("/runs", params={"state": "running"})).json()["runs"]
+    [row] = [row for row in listed if row["run_id"] == task_id]
+    assert (row["mode"], row["agent"]) == ("background", "create-agent-slow")
+    stopped = await desk.client.delete(f"/runs/{task_id}")
+    assert stopped.json() == {"run_id": task_id, "result": "cancelled"}
+    told = (await desk.client.get(f"/runs/{task_id}")).json()
+    assert (told["state"], told["outcome"], told["mode"]) == ("finished", "cancelled", "background")
+    assert (await ended(desk, task_id))["status"] == "cancelled"
