@@ -36,7 +36,8 @@ $(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.js
 
 test: check ## Every check, unit and service test
 	@$(call needs,curl prometheus prometheus-alertmanager)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
 
 check: install ## Style, types, architecture, generated pages
 	$(BIN)/ruff check

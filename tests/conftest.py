@@ -1,10 +1,31 @@
 """What every test stands on: blocking calls in async code are errors."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+
+# Modules whose tests hold something to a time: nothing runs beside them.
+ALONE = {
+    f"tests/{name}.py"
+    for name in (
+        "agents/test_tools_in_graphs", "api/test_deadlines", "api/test_leaving",
+        "api/test_overload", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
+        "runs/test_runner_queue", "runs/test_runner_stops", "runs/test_threads",
+        "runs/test_threads_end", "streams/test_memory", "streams/test_readers",
+        "telemetry/test_agreement", "telemetry/test_agreement_background",
+        "telemetry/test_agreement_streams", "telemetry/test_pipeline_faults",
+        "telemetry/test_runtime", "telemetry/test_spans", "test_drain",
+    )
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is to run alone; the rest runs on every core."""
+    for item in items:
+        if item.path.relative_to(config.rootpath).as_posix() in ALONE:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,3 +44,14 @@ def blockbuster() -> Iterator[BlockBuster]:
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
         yield detector
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(report: object) -> Generator[None, object, object]:
+    """Let a captured line with half a character in it pass from one test process to another."""
+    sections = getattr(report, "sections", None)
+    if sections is not None:
+        sections[:] = [
+            (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in sections
+        ]
+    return (yield)

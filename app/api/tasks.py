@@ -165,10 +165,9 @@ async def cancel(service: Service, task: Task) -> Stopped:
         await service.threads_kept.release(task.agent, task.thread_id, task.id)
     here = service.runner.in_flight.get(task.id)
     if here is not None:
-        stopped = await service.runner.cancel(here)
-        # Where it ended at this very moment, the store had it cancelled first.
-        return stopped if stopped is Stopped.STILL_STOPPING else Stopped.CANCELLED
-    if task.status is TaskStatus.PENDING:
+        if await service.runner.cancel(here) is Stopped.ALREADY_FINISHED:
+            return Stopped.CANCELLED  # it ended at this very moment, and the store had it first
+    elif task.status is TaskStatus.PENDING:
         return Stopped.CANCELLED
     until = time.monotonic() + _STOP_S
     while time.monotonic() < until:

@@ -18,6 +18,7 @@ VARIABLES = {
     "WATCHKEEPER_MAX_RUNNING_RUNS": str(READERS),
     "WATCHKEEPER_TIMEOUT_S": str(PATIENCE_S),
     "WATCHKEEPER_STREAM_WRITE_S": "1",
+    "WATCHKEEPER_STORE_URL": "none",  # it opens files when it likes
 }
 # What a reader may cost: what is kept of its run, as much again on its way out, and the agent.
 MOST_A_READER = 0.4 * SAYS_BYTES

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from tests import fakes, faults
-from tests.service import Served, served
-from tests.tasks.background import calling, ended, post, quick, submit, url_in, view
+from tests.service import Served, served, until
+from tests.tasks.background import calling, ended, post, quick, submit, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -225,8 +225,7 @@ async def test_bad_bodies(desk: Served) -> None:
 async def test_runs_knows_background_runs(desk: Served) -> None:
     """GET /runs and /runs/{id} tell of a background run at work and of one that has ended."""
     task_id = await submit(desk, agent="create-agent-slow")
-    while (await view(desk, task_id))["status"] == "pending":
-        pass
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
     listed = (await desk.client.get("/runs", params={"state": "running"})).json()["runs"]
     [row] = [row for row in listed if row["run_id"] == task_id]
     assert (row["mode"], row["agent"]) == ("background", "create-agent-slow")
