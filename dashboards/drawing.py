@@ -5,17 +5,14 @@ Nothing about a single panel is said here.
 
 from collections.abc import Callable, Iterator, Mapping
 from string import ascii_uppercase
-from typing import Any
 
 from grafana_foundation_sdk.builders import (
     bargauge,
     common,
-    dashboard,
     heatmap,
     prometheus,
     stat,
     statetimeline,
-    table,
     timeseries,
 )
 from grafana_foundation_sdk.models import common as kinds
@@ -23,32 +20,41 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from app.telemetry.catalogue import STATUS, Label
+from app.telemetry.catalogue import STATUS
 from dashboards import links
-from dashboards.borrowed import ALERT_NAME
 from dashboards.colours import GREEN, ORANGE, RED, WORDS, Steps
-from dashboards.panels import PER_MINUTE, Column, Panel, Shape
+from dashboards.looks import (
+    SOURCE,
+    Builder,
+    Property,
+    colours,
+    data_link,
+    in_order,
+    last_value,
+    legend,
+    panel_link,
+    thresholds,
+    tooltip,
+)
+from dashboards.panels import PER_MINUTE, Panel, Shape
 from dashboards.queries import Query
-
-SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
-
-# The SDK has a builder for each kind of panel: alike, but without a common type.
-Builder = Any
-Property = model.DynamicConfigValue
+from dashboards.tables import table
 
 
 def drawn(panel: Panel) -> Builder:
     """The builder of a panel."""
     built = _SHAPES[panel.shape](panel)
     built.title(panel.title).description(panel.description).datasource(SOURCE)
-    built.unit(panel.unit).no_value(panel.empty).thresholds(_steps(panel.steps + _alarmed(panel)))
+    built.unit(panel.unit).no_value(panel.empty).thresholds(
+        thresholds(panel.steps + _alarmed(panel))
+    )
     built.span(panel.width).height(panel.height)
-    built.links([_link(links.runbook(alert)) for alert in panel.runbooks])
+    built.links([panel_link(links.runbook(alert)) for alert in panel.runbooks])
     for ref, query in _refs(panel):
         built.with_target(_target(ref, query, panel.shape))
         behind = () if query in panel.limits else links.of(query)
         if behind:
-            built.override_by_query(ref, [Property("links", [_data_link(link) for link in behind])])
+            built.override_by_query(ref, [Property("links", [data_link(link) for link in behind])])
     return built
 
 
@@ -76,9 +82,9 @@ def _graph(panel: Panel) -> Builder:
         .show_points(kinds.VisibilityMode.AUTO)
         .span_nulls(False)
         .min(0)
-        .color_scheme(_in_order())
-        .legend(_legend())
-        .tooltip(_tooltip())
+        .color_scheme(in_order())
+        .legend(legend())
+        .tooltip(tooltip())
     )
     if panel.most is not None:
         built.max(panel.most)
@@ -115,8 +121,8 @@ def _number(panel: Panel) -> Builder:
         .color_mode(kinds.BigValueColorMode.VALUE)
         .graph_mode(_sparkline(panel))
         .text_mode(kinds.BigValueTextMode.VALUE)
-        .reduce_options(_last())
-        .color_scheme(_colours(model.FieldColorModeId.THRESHOLDS))
+        .reduce_options(last_value())
+        .color_scheme(colours(model.FieldColorModeId.THRESHOLDS))
     )
 
 
@@ -133,9 +139,9 @@ def _bars(panel: Panel) -> Builder:
         .orientation(kinds.VizOrientation.HORIZONTAL)
         .value_mode(kinds.BarGaugeValueMode.COLOR)
         .name_placement(kinds.BarGaugeNamePlacement.LEFT)
-        .reduce_options(_last())
+        .reduce_options(last_value())
         .color_scheme(
-            _in_order() if len(panel.steps) == 1 else _colours(model.FieldColorModeId.THRESHOLDS)
+            in_order() if len(panel.steps) == 1 else colours(model.FieldColorModeId.THRESHOLDS)
         )
         .min(0)
     )
@@ -157,59 +163,6 @@ def _heat(panel: Panel) -> Builder:
     )
 
 
-def _table(panel: Panel) -> Builder:
-    refs = [ref for ref, _ in _refs(panel)]
-    # Grafana numbers the values only where there are several.
-    values = [f"Value #{ref}" for ref in refs] if len(refs) > 1 else ["Value"]
-    order = [*(label.name for label in panel.columns[0].query.by), *values]
-    organized = {
-        "excludeByName": {"Time": True},
-        "indexByName": {name: place for place, name in enumerate(order)},
-        "renameByName": dict(zip(values, [c.name for c in panel.columns], strict=True)),
-    }
-    built = (
-        table.Panel()
-        .with_transformation(model.DataTransformerConfig("merge", options={}))
-        .with_transformation(model.DataTransformerConfig("organize", options=organized))
-        .override_by_name(ALERT_NAME.name, [Property("links", [_data_link(links.RUNBOOK)])])
-    )
-    for label in panel.columns[0].query.by:
-        built.override_by_name(label.name, [_NOTHING, *_words(label)])
-    for column in panel.columns:
-        built.override_by_name(column.name, _column(column))
-    return built
-
-
-_NOTHING = Property("noValue", "–")
-
-
-def _words(label: Label) -> list[Property]:
-    """Cells that hold a word have its colour."""
-    if not set(label.values) & WORDS.keys():
-        return []
-    shown = {
-        word: model.ValueMappingResult(color=WORDS[word], index=place).to_json()
-        for place, word in enumerate(label.values)
-        if word in WORDS
-    }
-    return [
-        Property("mappings", [{"type": "value", "options": shown}]),
-        Property("custom.cellOptions", {"type": "color-text"}),
-    ]
-
-
-def _column(column: Column) -> list[Property]:
-    coloured = len(column.steps) > 1
-    return [
-        Property("unit", column.unit),
-        Property("thresholds", _steps(column.steps).build().to_json()),
-        Property("color", {"mode": "thresholds"}),
-        Property("custom.cellOptions", {"type": "color-text" if coloured else "auto"}),
-        Property("custom.align", "right"),
-        _NOTHING,
-    ]
-
-
 def _states(panel: Panel) -> Builder:
     fine = model.ValueMappingResult(text="fine", color=GREEN, index=0)
     not_fine = model.ValueMappingResult(text="not fine", color=RED, index=1)
@@ -219,8 +172,8 @@ def _states(panel: Panel) -> Builder:
         .show_value(kinds.VisibilityMode.NEVER)
         .merge_values(True)
         .fill_opacity(70)
-        .legend(_legend())
-        .tooltip(_tooltip())
+        .legend(legend())
+        .tooltip(tooltip())
     )
 
 
@@ -229,7 +182,7 @@ _SHAPES: Mapping[Shape, Callable[[Panel], Builder]] = {
     Shape.NUMBER: _number,
     Shape.BARS: _bars,
     Shape.HEAT: _heat,
-    Shape.TABLE: _table,
+    Shape.TABLE: table,
     Shape.STATES: _states,
 }
 
@@ -248,54 +201,5 @@ def _colour_words(built: Builder, panel: Panel) -> None:
             built.override_by_regexp(f"/(^| ){value}$/", [fixed])
 
 
-def _steps(steps: Steps) -> dashboard.ThresholdsConfig:
-    first, *others = [model.Threshold(value=edge, color=colour) for edge, colour in steps]
-    first.value = None
-    return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps([first, *others])
-
-
 def _alarmed(panel: Panel) -> Steps:
     return tuple((edge, ORANGE) for edge in sorted(panel.alarms))
-
-
-def _in_order() -> dashboard.FieldColor:
-    """No two lines alike; chosen by name, two agents may get one colour."""
-    return _colours(model.FieldColorModeId.PALETTE_CLASSIC)
-
-
-def _colours(mode: model.FieldColorModeId) -> dashboard.FieldColor:
-    return dashboard.FieldColor().mode(mode)
-
-
-def _legend() -> common.VizLegendOptions:
-    return (
-        common.VizLegendOptions()
-        .display_mode(kinds.LegendDisplayMode.LIST)
-        .placement(kinds.LegendPlacement.BOTTOM)
-        .show_legend(True)
-    )
-
-
-def _tooltip() -> common.VizTooltipOptions:
-    return (
-        common.VizTooltipOptions()
-        .mode(kinds.TooltipDisplayMode.MULTI)
-        .sort(kinds.SortOrder.DESCENDING)
-    )
-
-
-def _last() -> common.ReduceDataOptions:
-    return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
-
-
-def _link(link: links.Link) -> dashboard.DashboardLink:
-    return (
-        dashboard.DashboardLink(link.title)
-        .type(model.DashboardLinkType.LINK)
-        .url(link.url)
-        .target_blank(True)
-    )
-
-
-def _data_link(link: links.Link) -> dict[str, object]:
-    return {"title": link.title, "url": link.url, "targetBlank": True}

@@ -10,7 +10,8 @@ from grafana_foundation_sdk.models import dashboard as model
 from app.telemetry.catalogue import BUILD_INFO, RUNS
 from dashboards.borrowed import ALERTS, STARTED
 from dashboards.colours import BLUE, GREY, RED
-from dashboards.drawing import SOURCE, drawn
+from dashboards.drawing import drawn
+from dashboards.looks import SOURCE
 from dashboards.panels import Dashboard
 from dashboards.queries import RATE, scope
 

