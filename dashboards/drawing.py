@@ -45,10 +45,8 @@ def drawn(panel: Panel) -> Builder:
     """The builder of a panel."""
     built = _SHAPES[panel.shape](panel)
     built.title(panel.title).description(panel.description).datasource(SOURCE)
-    built.unit(panel.unit).no_value(panel.empty).thresholds(
-        thresholds(panel.steps + _alarmed(panel))
-    )
-    built.span(panel.width).height(panel.height)
+    built.unit(panel.unit).no_value(panel.empty).span(panel.width).height(panel.height)
+    built.thresholds(thresholds(panel.steps + _alarmed(panel)))
     built.links([panel_link(links.runbook(alert)) for alert in panel.runbooks])
     for ref, query in _refs(panel):
         built.with_target(_target(ref, query, panel.shape))

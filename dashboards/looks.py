@@ -1,4 +1,4 @@
-"""What all kinds of panels share: colours, legends, thresholds and links, in Grafana's own types."""
+"""What all kinds of panels share: colours, legends, thresholds and links, in Grafana's types."""
 
 from typing import Any
 

@@ -28,10 +28,9 @@ def table(panel: Panel) -> Builder:
         tables.Panel()
         .with_transformation(model.DataTransformerConfig("merge", options={}))
         .with_transformation(model.DataTransformerConfig("organize", options=organized))
-        .override_by_name(ALERT_NAME.name, [Property("links", [data_link(links.RUNBOOK)])])
     )
     for label in panel.columns[0].query.by:
-        built.override_by_name(label.name, [_NOTHING, *_words(label)])
+        built.override_by_name(label.name, [_NOTHING, *_words(label), *_runbooks(label)])
     for column in panel.columns:
         built.override_by_name(column.name, _column(column))
     return built
@@ -53,6 +52,11 @@ def _words(label: Label) -> list[Property]:
         Property("mappings", [{"type": "value", "options": shown}]),
         Property("custom.cellOptions", {"type": "color-text"}),
     ]
+
+
+def _runbooks(label: Label) -> list[Property]:
+    """Cells that hold the name of an alert lead to its page."""
+    return [Property("links", [data_link(links.RUNBOOK)])] if label is ALERT_NAME else []
 
 
 def _column(column: Column) -> list[Property]:
