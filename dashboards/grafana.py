@@ -42,7 +42,11 @@ def text(dashboard: Dashboard, runbooks: str) -> str:
     made = built.build()
     for number, made_panel in enumerate(made.panels or [], start=1):
         made_panel.id_val = number
-    return json.dumps(made, cls=JSONEncoder, indent=1) + "\n"
+    plain = json.loads(json.dumps(made, cls=JSONEncoder))
+    # In the open, and not in a menu that only the newest Grafana has.
+    for shown in (*plain["links"], *plain["annotations"]["list"]):
+        del shown["placement"]
+    return json.dumps(plain, indent=1) + "\n"
 
 
 def _choices() -> Iterator[sdk.DatasourceVariable | sdk.QueryVariable]:

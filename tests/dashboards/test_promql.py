@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from app.telemetry import catalogue
-from tests.dashboards.promql import faults, selectors
+from tests.dashboards.promql import KNOWN, faults, names, seen_by, selectors
 from tests.dashboards.reading import Asked, dashboards, filled, queries
 from tests.parts.prometheus import binary
 
-ASKED = [asked for board in dashboards().values() for asked in queries(board)]
+BOARDS = dashboards()
+ASKED = [asked for board in BOARDS.values() for asked in queries(board)]
 _HERE = 'job=~"$job", instance=~"$instance"'
 _AGENT = f'{_HERE}, agent=~"$agent"'
 
@@ -64,6 +65,24 @@ def test_prometheus_can_parse_every_query(tmp_path: Path) -> None:
 
 def _texts() -> list[str]:
     return sorted({filled(asked.expr) for asked in ASKED})
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_choices_are_of_known_metrics(uid: str) -> None:
+    """What the reader may choose is looked up in a metric that has that label."""
+    for variable in BOARDS[uid]["templating"]["list"]:
+        if variable["type"] == "query":
+            (name,) = names(variable["query"])
+            labels = {"job", "instance", *KNOWN[name].label_names}
+            assert variable["query"].endswith(f", {variable['name']})")
+            assert variable["name"] in labels
+
+
+def test_what_an_expression_looks_at() -> None:
+    """Series with matchers and without are found; functions, labels and texts are not."""
+    expr = 'sum by (job) (rate(agent_runs_total{outcome="agent_ready"}[5m])) > on (job) up'
+    expected = {'agent_runs_total{outcome="agent_ready"}', "agent_runs_total", "up"}
+    assert seen_by(expr) == expected
 
 
 def test_every_metric_is_shown() -> None:
