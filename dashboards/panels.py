@@ -12,7 +12,7 @@ from dashboards.rules.alert import Board
 
 SECONDS, DURATION, PART, PIECES, BYTES = "s", "dtdurations", "percentunit", "short", "bytes"
 DOLLARS, ITSELF = "currencyUSD", "none"
-PER_MINUTE, PER_SECOND = "suffix:/min", "suffix:/s"
+PER_MINUTE = "suffix:/min"
 
 
 class Shape(StrEnum):

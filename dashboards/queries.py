@@ -73,12 +73,6 @@ def growth(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Q
     return replace(_aggregated("sum", metric, by, text, wanted), instant=True)
 
 
-def sum_of(metric: Metric, *by: Label) -> Query:
-    """What the observations of a histogram came to, each second: of times, work at once."""
-    _only(metric, Kind.HISTOGRAM)
-    return _aggregated("sum", metric, by, f"rate({_scoped(metric, '_sum')}[{RATE}])")
-
-
 def quantile(part: float, metric: Metric, *by: Label, over: str = RATE, **wanted: Wanted) -> Query:
     """The value that this part of the observations did not exceed."""
     _only(metric, Kind.HISTOGRAM)
@@ -94,12 +88,6 @@ def quantile(part: float, metric: Metric, *by: Label, over: str = RATE, **wanted
         exemplars=metric.exemplar and over == RATE,
         instant=over == RANGE,
     )
-
-
-def mean(metric: Metric, *by: Label) -> Query:
-    """The mean of the observations."""
-    _only(metric, Kind.HISTOGRAM)
-    return share(sum_of(metric, *by), rate(metric, *by))
 
 
 def beyond(edge: float, metric: Metric, *by: Label) -> Query:

@@ -37,7 +37,7 @@ from dashboards.rules.promql import INSTANCE
 from dashboards.rules.values import Values
 
 _BACKLOG, _RECOVERED = ("AgentTaskBacklog",), ("AgentTaskRecoveries",)
-_STORE = ("AgentStoreUnreachable", "AgentStoreDiskLow")
+_STORE = ("AgentStoreUnusable", "AgentStoreDiskLow")
 
 _NOW = row(
     "What there is to do",

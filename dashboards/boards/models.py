@@ -37,12 +37,9 @@ from dashboards.queries import (
     total,
 )
 from dashboards.rules.alert import Board
-from dashboards.rules.promql import Without
+from dashboards.rules.models import BROKEN, TRIED
 from dashboards.rules.values import Values
 
-BROKEN = ("failed", "timeout", "incomplete")
-# What our side broke off says nothing of the provider.
-TRIED = Without(("cancelled", "interrupted"))
 _ERRORS, _LIMITED = ("AgentLlmErrors",), ("AgentLlmRateLimited",)
 _SLOW = ("AgentLlmFirstTokenSlow",)
 

@@ -37,11 +37,10 @@ from dashboards.queries import (
     total,
 )
 from dashboards.rules.alert import Board
-from dashboards.rules.promql import INSTANCE, Without
+from dashboards.rules.promql import INSTANCE
+from dashboards.rules.tools import BROKEN, TRIED
 from dashboards.rules.values import Values
 
-BROKEN = ("tool_error", "failed", "timeout")
-TRIED = Without(("cancelled", "interrupted"))
 _ERRORS, _INVENTED = ("AgentToolErrors",), ("AgentHallucinatedTools",)
 _THREADS = ("AgentToolThreadsAbandoned",)
 

@@ -13,16 +13,16 @@ from dashboards.rules.alert import Alert, Board, Severity
 from dashboards.rules.promql import Without, increase, quantile, share
 from dashboards.rules.values import Knobs
 
-_BROKEN = ("failed", "timeout", "incomplete")
+BROKEN = ("failed", "timeout", "incomplete")
 # What our side broke off says nothing of the provider.
-_TRIED = Without(("cancelled", "interrupted"))
+TRIED = Without(("cancelled", "interrupted"))
 
 
 def llm_errors(knobs: Knobs) -> Alert:
     """A model's calls fail, hang, or come back broken."""
     window = knobs.span("window")
-    tried = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=_TRIED)
-    broken = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=_BROKEN)
+    tried = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=TRIED)
+    broken = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=BROKEN)
     return Alert(
         name=knobs.name,
         expr=(
@@ -43,7 +43,7 @@ def llm_errors(knobs: Knobs) -> Alert:
 def llm_rate_limited(knobs: Knobs) -> Alert:
     """A provider answers 429: we ask too much, or somebody else with our key does."""
     window = knobs.span("window")
-    tried = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=_TRIED)
+    tried = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=TRIED)
     limited = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome="rate_limited")
     return Alert(
         name=knobs.name,

@@ -13,15 +13,15 @@ from dashboards.rules.alert import Alert, Board, Severity
 from dashboards.rules.promql import INSTANCE, Without, increase, now, on, share
 from dashboards.rules.values import Knobs
 
-_BROKEN = ("tool_error", "failed", "timeout")
-_TRIED = Without(("cancelled", "interrupted"))
+BROKEN = ("tool_error", "failed", "timeout")
+TRIED = Without(("cancelled", "interrupted"))
 
 
 def tool_errors(knobs: Knobs) -> Alert:
     """A tool raises or does not come back in time; its agent goes on without it."""
     window = knobs.span("window")
-    tried = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=_TRIED)
-    broken = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=_BROKEN)
+    tried = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=TRIED)
+    broken = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=BROKEN)
     return Alert(
         name=knobs.name,
         expr=(

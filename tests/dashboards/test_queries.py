@@ -61,7 +61,6 @@ REFUSED: dict[str, Callable[[], Query]] = {
     "a counter as it is": lambda: queries.level("sum", LIMIT_HITS),
     "a histogram as it is": lambda: queries.level("max", RUN_DURATION),
     "the quantile of a counter": lambda: queries.quantile(0.9, RUNS),
-    "the mean of a gauge": lambda: queries.mean(IN_FLIGHT),
     "the spread of a counter": lambda: queries.spread(RUNS),
     "the age of a counter": lambda: queries.since(RUNS),
     "a label that it has not": lambda: queries.rate(RUNS, TOOL),
