@@ -64,20 +64,28 @@ class Shop:
     async def cancel(self, agent: str) -> None:
         """Ask for something long, and end it from outside."""
         asked = asyncio.create_task(self.ask(agent, "wait_for_carrier"))
-        runs: list[dict[str, Any]] = []
-        async with asyncio.timeout(_LONGEST_S):
-            while not runs:
-                await asyncio.sleep(0.05)
-                query = {"state": "running", "agent": agent}
-                runs = (await self._client.get("/runs", params=query)).json()["runs"]
-        await self._client.delete(f"/runs/{runs[0]['run_id']}")
+        run, *_ = await self._at_work(agent, 1)
+        await self._client.delete(f"/runs/{run['run_id']}")
         await asked
 
     async def crowd(self, agent: str) -> None:
         """Fill every place; some of those that come then wait in vain, some are turned away."""
-        asked = [self.ask(agent, "wait_for_carrier", timeout=2) for _ in range(PLACES)]
-        asked += [self.ask(agent, "find_order", timeout=1) for _ in range(QUEUED + 4)]
-        await asyncio.gather(*asked)
+        async with asyncio.TaskGroup() as asked:
+            for _ in range(PLACES):
+                asked.create_task(self.ask(agent, "wait_for_carrier"))
+            await self._at_work(agent, PLACES)
+            for _ in range(QUEUED + 4):
+                asked.create_task(self.ask(agent, "find_order", timeout=0.7))
+
+    async def _at_work(self, agent: str, least: int) -> list[dict[str, Any]]:
+        """The runs of an agent that are at work, once there are so many."""
+        runs: list[dict[str, Any]] = []
+        async with asyncio.timeout(_LONGEST_S):
+            while len(runs) < least:
+                await asyncio.sleep(0.05)
+                query = {"state": "running", "agent": agent}
+                runs = (await self._client.get("/runs", params=query)).json()["runs"]
+        return runs
 
 
 @asynccontextmanager
