@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "dist"
 DATA = PAGE / "data"
 KEPT = HERE / "build"
+SPAN = KEPT / "span.json"
 PICTURES = HERE.parents[1] / "docs" / "pictures"
 _POINTS, _RATE_S = 180, 20
 # The discard port: what was scraped is asked, nothing more is scraped.
@@ -49,6 +50,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if not chosen.redraw:
         scrape(chosen.minutes * 60)
+    elif not SPAN.is_file():
+        raise SystemExit("Nothing was scraped yet: leave --redraw out.")
     build()
     made = {Path(name).stem: text for name, text in boards.files().items()}
     answer(made)
@@ -72,12 +75,12 @@ def scrape(seconds: float) -> None:
         began = time.time()
         asyncio.run(traffic.bad_minutes(service.url, seconds))
         # Without the first and the last seconds, when the traffic swells and ebbs away.
-        (KEPT / "span.json").write_text(json.dumps([began + _RATE_S / 2, began + seconds]))
+        SPAN.write_text(json.dumps([began + _RATE_S / 2, began + seconds]))
 
 
 def answer(made: Mapping[str, str]) -> None:
     """Put beside each dashboard what Prometheus answers to its queries."""
-    began, ended = span = json.loads((KEPT / "span.json").read_text())
+    began, ended = span = json.loads(SPAN.read_text())
     DATA.mkdir(exist_ok=True)
     with scraping(_NOBODY, KEPT) as prometheus:
         for uid, text in made.items():
