@@ -84,18 +84,18 @@ def store_disk_low(knobs: Knobs) -> Alert:
     )
 
 
-def store_unreachable(knobs: Knobs) -> Alert:
-    """The store does not answer: background runs are refused, others go on."""
+def store_unusable(knobs: Knobs) -> Alert:
+    """The store does not answer, or has no room: background runs are refused, others go on."""
     return Alert(
         name=knobs.name,
         expr=f"{now('min', READY, INSTANCE, check='store')} == 0",
         lasts=knobs.span("for"),
         severity=Severity.CRITICAL,
         board=Board.BACKGROUND,
-        summary="{{ $labels.instance }} cannot reach its store",
+        summary="{{ $labels.instance }} cannot use its store",
         description=(
-            f"The store of {{{{ $labels.instance }}}} has not answered for {knobs.span('for')}. "
-            "Background runs and idempotency keys are refused; other runs go on."
+            f"For {knobs.span('for')} the store of {{{{ $labels.instance }}}} has not answered, or "
+            "has had no room. Background runs are refused; other runs go on."
         ),
     )
 
@@ -105,5 +105,5 @@ ALERTS = {
     "AgentTaskRecoveries": task_recoveries,
     "AgentTasksUnservable": tasks_unservable,
     "AgentStoreDiskLow": store_disk_low,
-    "AgentStoreUnreachable": store_unreachable,
+    "AgentStoreUnusable": store_unusable,
 }

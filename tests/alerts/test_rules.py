@@ -113,7 +113,7 @@ def test_an_alert_is_whole(alert: Alert) -> None:
         "AgentServiceDown",
         "AgentServiceAbsent",
         "AgentWatchdog",
-        "AgentStoreUnreachable",
+        "AgentStoreUnusable",
     }
     assert "$value" in alert.description or alert.name in says_value
     links = rules.links(Values.load())

@@ -18,5 +18,5 @@ WITHOUT: dict[str, str] = {
     "AgentTaskRecoveries": _LATER,
     "AgentTasksUnservable": _LATER,
     "AgentStoreDiskLow": _LATER,
-    "AgentStoreUnreachable": _LATER,
+    "AgentStoreUnusable": _LATER,
 }

@@ -83,18 +83,18 @@ CASES = (
         at="10m",
     ),
     fires(
-        "AgentStoreUnreachable",
+        "AgentStoreUnusable",
         "the store does not answer",
         given(c.READY, "0x40", check="store"),
         given(c.READY, "1x40", check="agents"),
         at="10m",
         labels={"instance": INSTANCE},
-        summary="10.0.0.1:8000 cannot reach its store",
-        description="The store of 10.0.0.1:8000 has not answered for 5m. Background runs and "
-        "idempotency keys are refused; other runs go on.",
+        summary="10.0.0.1:8000 cannot use its store",
+        description="For 5m the store of 10.0.0.1:8000 has not answered, or has had no room. "
+        "Background runs are refused; other runs go on.",
     ),
     silent(
-        "AgentStoreUnreachable",
+        "AgentStoreUnusable",
         "the store is there; the service is full",
         given(c.READY, "1x40", check="store"),
         given(c.READY, "0x40", check="capacity"),
