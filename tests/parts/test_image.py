@@ -126,6 +126,16 @@ def test_it_answers(container: Container) -> None:
     assert 'commit="c0ffee"' in scrape
 
 
+def test_it_keeps_what_it_accepts(container: Container) -> None:
+    """A background run is stored in the data directory, worked, and answered."""
+    body = {"question": "Where is order 10023?"}
+    accepted = httpx.post(f"{container.url}/agent/async", json=body)
+    assert accepted.status_code == 202, accepted.text
+    url = f"{container.url}/agent/async/{accepted.json()['task_id']}?wait=20"
+    ended = httpx.get(url, timeout=30).json()
+    assert ended["status"] == "completed", ended
+
+
 def test_its_health_check_tells_the_truth(container: Container, settings: dict[str, Any]) -> None:
     """The image's own health check passes beside the service, and not where nothing answers."""
     check = settings["Healthcheck"]["Test"][1:]
