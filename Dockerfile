@@ -6,7 +6,7 @@
 #
 # docs/deploy.md says how to add libraries, and how to mount agents instead.
 
-# Any base whose python3 is 3.11 or newer and comes with venv.
+# Any base with Python 3.11 or newer, its venv, and libstdc++ (which all but the barest have).
 ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build

@@ -40,7 +40,7 @@ class Builder:
             "mmdebstrap",
             "--quiet",
             "--variant=essential",
-            "--include=python3,python3-venv",
+            "--include=python3,python3-venv,libstdc++6",
             "bookworm",
             str(context / "base.tar"),
         )
