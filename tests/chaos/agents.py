@@ -1,0 +1,129 @@
+"""Agents that do what their question plans, and leave a receipt of every tool call in a file.
+
+The question is the plan, so any process can go on with a run, and anybody knows its answer.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.tools import tool
+
+from app.runs import idempotency_key
+from app.runs.deadline import current
+from tests import fakes
+
+RECEIPTS = "CHAOS_RECEIPTS"
+# Which attempt at a run this process makes; told by whoever starts one (see `server`).
+ATTEMPTS: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do: turns of parallel tool calls that take so long; some are deadly."""
+
+    name: str
+    turns: int = 1
+    parallel: int = 1
+    seconds: float = 0.0
+    deadly: bool = False
+
+    @property
+    def question(self) -> str:
+        """The plan as a question."""
+        return json.dumps(asdict(self))
+
+    @property
+    def answer(self) -> str:
+        """What the agent answers to it."""
+        return f"{self.name}: {self.turns * self.parallel}"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One line of the file: call `n` of a run's plan began or ended in a process."""
+
+    what: str
+    name: str
+    n: int
+    run_id: str
+    pid: int
+    attempt: int
+    key: str | None
+    at: float
+
+
+def receipts(file: Path) -> list[Receipt]:
+    """All of them, in order; a line that a kill cut is none."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [Receipt(**json.loads(line)) for line in lines if line.endswith("}\n")]
+
+
+def _note(what: str, name: str, n: int) -> None:
+    run = current.get()
+    run_id = run.run_id if run else ""
+    attempt = ATTEMPTS.get(run_id, 0)
+    receipt = Receipt(what, name, n, run_id, os.getpid(), attempt, idempotency_key(), time.time())
+    line = json.dumps(asdict(receipt)) + "\n"
+    file = os.open(os.environ[RECEIPTS], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+@tool
+async def work(name: str, n: int, seconds: float, deadly: bool) -> str:
+    """Do call `n` of a plan."""
+    _note("begin", name, n)
+    if deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.sleep(seconds)
+    _note("end", name, n)
+    return str(n)
+
+
+@tool
+def work_on_thread(name: str, n: int, seconds: float, deadly: bool) -> str:
+    """The same on a thread."""
+    _note("begin", name, n)
+    time.sleep(seconds)
+    _note("end", name, n)
+    return str(n)
+
+
+def _follow(tool_name: str) -> fakes.Script:
+    def script(messages: Sequence[BaseMessage]) -> AIMessage:
+        question = next(m for m in reversed(messages) if isinstance(m, HumanMessage))
+        plan = Plan(**json.loads(question.text))
+        done = len(fakes.results_since_question(messages))
+        if done < plan.turns * plan.parallel:
+            numbers = range(done, done + plan.parallel)
+            return AIMessage("", tool_calls=[_call(plan, n) for n in numbers], **_USED)
+        return AIMessage(f"{plan.name}: {done}", **_USED)
+
+    def _call(plan: Plan, n: int) -> Any:
+        asked = {"name": plan.name, "n": n, "seconds": plan.seconds, "deadly": plan.deadly}
+        return {"name": tool_name, "args": asked, "id": f"call-{n}", "type": "tool_call"}
+
+    return script
+
+
+_USED: dict[str, Any] = {"usage_metadata": fakes.USAGE}
+
+
+def _agent(kind: str, own_tool: Any) -> Any:
+    model = fakes.ScriptedModel(script=_follow(own_tool.name))
+    return fakes.build(kind, model, [own_tool])
+
+
+graph = _agent("create_agent", work)
+own = _agent("langgraph", work_on_thread)
+executor = _agent("agent_executor", work)
