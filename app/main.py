@@ -172,6 +172,8 @@ def application(parts: Parts, agents: Sequence[str]) -> http.Application:
                     await open_parts.enter_async_context(parts.durable.opened(service))
                 logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
                 yield
+                if parts.durable is not None:
+                    parts.durable.engine.leave()
                 await service.runner.drain(0.0, 0.0)
                 await service.claims.close()
         finally:

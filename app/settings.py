@@ -90,7 +90,9 @@ class Settings(BaseSettings):
         16, ge=1, description="Background runs of one agent that this process works at once."
     )
     max_background_runs_everywhere: int | None = Field(
-        None, ge=1, description="The same for all processes on the store together; unset: no limit."
+        None,
+        ge=1,
+        description="The same for all processes on the store together; unset: unlimited.",
     )
     tool_threads: int = Field(16, ge=1, description="Threads for sync tools, models and nodes.")
     keep_finished_runs: int = Field(

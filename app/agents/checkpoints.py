@@ -1,15 +1,24 @@
 """Where graphs keep the steps of background runs, so that a finished tool is not run again."""
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from app.runs.deadline import remaining
+
+T = TypeVar("T")
+
 _BUSY_MS = 30_000
 _CONNECTIONS = 8
+_POOL_S = 5.0
+_AGAIN_S = 0.5
 
 
 class Checkpoints:
@@ -36,16 +45,42 @@ async def opened(url: str) -> AsyncIterator[Checkpoints]:
             yield Checkpoints(saver)
 
 
+class _Patient(BaseCheckpointSaver[Any]):
+    """A store that is away or full does not take a run with it: it is tried until the deadline."""
+
+    async def aput(self, *asked: Any, **named: Any) -> Any:
+        return await _until_there(super().aput, *asked, **named)
+
+    async def aput_writes(self, *asked: Any, **named: Any) -> None:
+        await _until_there(super().aput_writes, *asked, **named)
+
+    async def aget_tuple(self, *asked: Any, **named: Any) -> Any:
+        return await _until_there(super().aget_tuple, *asked, **named)
+
+
+async def _until_there(work: Callable[..., Awaitable[T]], *asked: Any, **named: Any) -> T:
+    while True:
+        try:
+            return await work(*asked, **named)
+        except (psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError):
+            if remaining() <= _AGAIN_S:
+                raise
+            await asyncio.sleep(_AGAIN_S)
+
+
 @asynccontextmanager
 async def _in_file(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     import aiosqlite  # noqa: PLC0415 - one of two
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415
 
+    class Saver(_Patient, AsyncSqliteSaver):
+        pass
+
     async with aiosqlite.connect(path) as connection:
         await connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         # What a loss of power takes from here is done again; what was accepted is elsewhere.
         await connection.execute("PRAGMA synchronous=NORMAL")
-        saver = AsyncSqliteSaver(connection, serde=_serializer())
+        saver = Saver(connection, serde=_serializer())
         await saver.setup()
         yield saver
 
@@ -56,17 +91,21 @@ async def _in_server(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     from psycopg.rows import dict_row  # noqa: PLC0415
     from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
 
+    class Saver(_Patient, AsyncPostgresSaver):
+        pass
+
     # A connection is checked before it is lent: a server that restarts leaves dead ones behind.
     pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-        url,
+        url.replace("+psycopg", "", 1),
         min_size=1,
         max_size=_CONNECTIONS,
+        timeout=_POOL_S,
         open=False,
         kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
         check=AsyncConnectionPool.check_connection,
     )
     async with pool:
-        saver = AsyncPostgresSaver(pool, serde=_serializer())
+        saver = Saver(pool, serde=_serializer())
         await saver.setup()
         yield saver
 

@@ -1,8 +1,10 @@
 """Conversations of agents that keep none themselves: bounded, on the store or in memory."""
 
+import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from langchain_core.messages import (
     BaseMessage,
@@ -11,9 +13,13 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 
-from app.runs.errors import InFlight
+from app.runs.deadline import remaining
+from app.runs.errors import InFlight, StoreUnavailable
 from app.runs.ports import ThreadStore
 
+T = TypeVar("T")
+
+_AGAIN_S = 0.5
 _MOST_THREADS = 1_000
 _MOST_MESSAGES = 100
 
@@ -27,7 +33,9 @@ class Conversations:
 
     async def so_far(self, thread_id: str | None) -> list[BaseMessage]:
         """What was said in a thread; nothing in a new one, or without one."""
-        said = await self._store.read(self._agent, thread_id) if thread_id is not None else None
+        if thread_id is None:
+            return []
+        said = await _patiently(lambda: self._store.read(self._agent, thread_id))
         return [] if said is None else messages_from_dict(json.loads(said))
 
     async def keep(self, thread_id: str | None, messages: Sequence[BaseMessage]) -> None:
@@ -38,7 +46,18 @@ class Conversations:
         while len(kept) > _MOST_MESSAGES and (start := _second_question(kept)):
             kept = kept[start:]
         text = json.dumps(messages_to_dict(kept), default=str)
-        await self._store.write(self._agent, thread_id, text)
+        await _patiently(lambda: self._store.write(self._agent, thread_id, text))
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """A store that is away does not take the run with it: it is tried until the deadline."""
+    while True:
+        try:
+            return await work()
+        except StoreUnavailable:
+            if remaining() <= _AGAIN_S:
+                raise
+            await asyncio.sleep(_AGAIN_S)
 
 
 class InMemory:
@@ -72,7 +91,9 @@ class InMemory:
             self._said.popitem(last=False)
 
     async def forget(self, agent: str, thread_id: str) -> bool:
-        """Drop a thread; false if it was not known."""
+        """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
+        if (agent, thread_id) in self._held:
+            raise InFlight
         return self._said.pop((agent, thread_id), None) is not None
 
 

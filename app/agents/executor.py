@@ -78,7 +78,7 @@ class ExecutorAgent:
         if not self._speaks and call.say is not None:
             call = replace(call, say=only_sub_agents(call.say))
         handler = handler_for(call, self.info.name, self._tools)
-        before = await self._conversations.so_far(call.thread_id)
+        before = _before(call, await self._conversations.so_far(call.thread_id))
         with blamed(handler):
             output, new_turn = await self._run(call, handler, before)
             if output is None:
@@ -114,6 +114,12 @@ class ExecutorAgent:
                 if handler.iterations >= call.iteration_limit and turn and not open_calls:
                     return None, _as_messages(turn)
         return (None if handler.models.ceiling_reached else ""), []
+
+
+def _before(call: AgentCall, said: list[BaseMessage]) -> list[BaseMessage]:
+    """What was said before a run: not its own turn, kept by an attempt that died a moment later."""
+    own = call.resumed and len(said) > 1 and said[-2].text == call.question
+    return said[:-2] if own else said
 
 
 def takes_history(executor: Any) -> bool:

@@ -30,6 +30,7 @@ class ToolCalls:
     about: Mapping[str, str]
     clock: Callable[[], float]
     fence: Fence | None = None
+    _turn: int = 0
     _position: int = 0
     _open: dict[UUID, OpenTool] = field(default_factory=dict)
 
@@ -49,7 +50,7 @@ class ToolCalls:
             name,
             outer,
             self.clock(),
-            key=self._key(name, arguments, tool_call_id),
+            key=self._key(name, arguments, iteration, tool_call_id),
             fence=self.fence,
             node=metadata.get("langgraph_node"),
         )
@@ -71,11 +72,16 @@ class ToolCalls:
             )
         )
 
-    def _key(self, name: str, arguments: Any, tool_call_id: str | None) -> str:
-        """The model's own id of a call is kept with its message, so it outlives a process."""
-        self._position += 1
+    def _key(self, name: str, arguments: Any, iteration: int, tool_call_id: str | None) -> str:
+        """Its turn, and the model's own id of it there, which is kept with its message.
+
+        Without one its place in the turn stands for it.
+        """
+        self._position = self._position + 1 if iteration == self._turn else 1
+        self._turn = iteration
+        place = f"{iteration}.{tool_call_id or self._position}"
         said = hashlib.sha256(f"{name}\0{arguments}".encode("utf-8", "replace")).hexdigest()
-        return f"{self.about['run_id']}:{tool_call_id or self._position}:{said[:8]}"
+        return f"{self.about['run_id']}:{place}:{said[:8]}"
 
     def asks_agent(self, tool: OpenTool, name: str) -> None:
         """A tool asks an agent of its own; another one than before ends the one before."""

@@ -1,6 +1,8 @@
 """What a run holds while it is in flight: its Idempotency-Key, and the thread it continues."""
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated, TypeAlias
 
@@ -17,6 +19,7 @@ from app.runs.tasks import Body, fingerprint
 # A claim outlives its run's deadline by so much: a process that dies gives nothing back.
 _SLACK_S = 5.0
 _SETTLE_S = 5.0
+_AGAIN_S = 0.5
 _REMEMBERED = (Outcome.COMPLETED, Outcome.ITERATION_LIMIT, Outcome.FAILED)
 
 Key: TypeAlias = Annotated[
@@ -76,21 +79,35 @@ class Claims:
         return self._settling.get(run.id)
 
     async def _settle(self, run: Run, key: str | None) -> None:
+        """The key first, since a repeat with it must not be made again; both are tried for a while.
+
+        What cannot be given back ends by itself, soon after the deadline.
+        """
         ended = await asyncio.shield(run.ended)
-        with suppress(StoreUnavailable):  # then the claims end by themselves
-            if run.request.thread_id is not None:
-                await self._threads.release(run.agent.name, run.request.thread_id, run.id)
-            if key is None or self._keys is None:
-                return
+        thread_id, keys = run.request.thread_id, self._keys
+        if key is not None and keys is not None:
+            named = _named(run.agent, key)
             if ended.outcome in _REMEMBERED:
-                await self._keys.keep(_named(run.agent, key), run.id, final(run, ended))
+                await _patiently(lambda: keys.keep(named, run.id, final(run, ended)))
             else:
-                await self._keys.free(_named(run.agent, key), run.id)
+                await _patiently(lambda: keys.free(named, run.id))
+        if thread_id is not None:
+            await _patiently(lambda: self._threads.release(run.agent.name, thread_id, run.id))
 
     async def close(self) -> None:
         """Wait, for a moment, until nothing is left to settle."""
         if self._settling:
             await asyncio.wait(set(self._settling.values()), timeout=_SETTLE_S)
+
+
+async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
+    until = time.monotonic() + _SLACK_S
+    while time.monotonic() < until:
+        try:
+            await work()
+            return
+        except StoreUnavailable:
+            await asyncio.sleep(_AGAIN_S)
 
 
 def _named(agent: AgentInfo, key: str) -> str:

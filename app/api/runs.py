@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from app.api import problems
-from app.api.deps import ServiceDep
+from app.api.deps import Service, ServiceDep
 from app.api.headers import about
 from app.api.schemas import (
     RunDetail,
@@ -20,6 +20,7 @@ from app.api.schemas import (
 )
 from app.api.task_events import find as find_task
 from app.api.tasks import cancel as cancel_task
+from app.runs.errors import NotFound
 from app.runs.live import Run
 from app.runs.model import NO_USAGE, Mode, State, Stopped, Timings
 from app.runs.tasks import Task, TaskStatus
@@ -57,7 +58,7 @@ async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDe
     """A run in flight, or one of the recently finished."""
     run = service.runner.find(run_id)
     if run is None:
-        return _stored(await find_task(service, run_id))
+        return _stored(await _find_stored(service, run_id))
     response.headers.update(about(run))
     content = run.request.include_steps
     usage, cost_usd = run.progress.usage, run.progress.cost_usd
@@ -82,11 +83,18 @@ async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> St
     if run is not None and run.attempt is None:
         stopped = await service.runner.cancel(run)
     else:
-        stopped = await cancel_task(service, await find_task(service, run_id))
+        stopped = await cancel_task(service, await _find_stored(service, run_id))
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
     response.headers.update(about(run) if run else {"X-Run-Id": run_id})
     return StopResult(run_id=run_id, result=stopped.value)
+
+
+async def _find_stored(service: Service, run_id: str) -> Task:
+    """A background run; where there is no store, there is none."""
+    if service.engine is None:
+        raise NotFound
+    return await find_task(service, run_id)
 
 
 def _stored(task: Task) -> RunDetail:

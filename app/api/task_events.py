@@ -1,5 +1,7 @@
 """Follows a background run over HTTP: its log is on the store, so any process can tell it."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +12,8 @@ from app.api.sse import EventStream, Piece, event
 from app.api.task_schemas import body_of
 from app.runs.errors import NotFound
 from app.runs.tasks import Task
+
+_STOP_S, _LOOK_S = 3.0, 0.1
 
 
 class TaskStream(EventStream):
@@ -40,17 +44,27 @@ class TaskStream(EventStream):
                 if number > self._after:
                     told.append(event(name, data, number))
             yield b"".join(told), False
-        task = await self._tasks.get(self._task.id) or self._task
+        task = await self._end()
         body = dict(body_of(task))
         names = ["error", "end"] if "code" in body else ["end"]
         last: list[tuple[str, Any]] = [(name, body) for name in names]
         parts = [event(name, told, number + n) for n, (name, told) in enumerate(last, start=1)]
         yield b"".join(parts[max(0, self._after - number) :]), True
 
+    async def _end(self) -> Task:
+        """How it ended; whoever worked a cancelled run has a moment to say what became of it."""
+        until = time.monotonic() + _STOP_S
+        while True:
+            task = await self._tasks.get(self._task.id) or self._task
+            told = task.body is not None or task.started_at is None or not task.status.ended
+            if told or time.monotonic() > until:
+                return task
+            await asyncio.sleep(_LOOK_S)
+
 
 async def find(service: Service, task_id: str) -> Task:
     """A stored run. Raises NotFound."""
-    task = await service.engine.get(task_id) if service.engine else None
+    task = await service.tasks.get(task_id)
     if task is None:
         raise NotFound
     return task

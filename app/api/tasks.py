@@ -15,7 +15,7 @@ from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
-from app.runs.errors import InvalidRequest, NotFound
+from app.runs.errors import InFlight, InvalidRequest, NotFound
 from app.runs.model import Stopped
 from app.runs.ports import Agent
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
@@ -159,15 +159,14 @@ async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> 
 
 async def cancel(service: Service, task: Task) -> Stopped:
     """Order a run to stop, and wait a moment for whoever works it to say that it has."""
-    if not await service.tasks.cancel(task.id):
+    met = await service.tasks.cancel(task.id)
+    if met is None:
         return Stopped.ALREADY_FINISHED
-    if task.thread_id is not None:
-        await service.threads_kept.release(task.agent, task.thread_id, task.id)
     here = service.runner.in_flight.get(task.id)
     if here is not None:
         if await service.runner.cancel(here) is Stopped.ALREADY_FINISHED:
             return Stopped.CANCELLED  # it ended at this very moment, and the store had it first
-    elif task.status is TaskStatus.PENDING:
+    elif met is TaskStatus.PENDING:
         return Stopped.CANCELLED
     until = time.monotonic() + _STOP_S
     while time.monotonic() < until:
@@ -183,7 +182,7 @@ async def cancel(service: Service, task: Task) -> Stopped:
     summary="Run it again",
     status_code=202,
     responses={
-        409: _problem("`in_flight`: another run has its thread"),
+        409: _problem("`in_flight`: it has not ended, or another run has its thread"),
         422: _problem("`invalid_request`, or `key_reused`"),
         **_UNKNOWN,
     },
@@ -196,6 +195,8 @@ async def retry_task(
     if spec is None:
         raise NotFound
     service.agent(spec.agent)
+    if not (await find(service, task_id)).status.ended:
+        raise InFlight
     again = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),

@@ -48,7 +48,15 @@ async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -
     return ThreadView(thread_id=thread_id, agent=name, messages=messages)
 
 
-@router.delete("/{thread_id}", summary="Drop a conversation", status_code=204, responses=_RESPONSES)
+@router.delete(
+    "/{thread_id}",
+    summary="Drop a conversation",
+    status_code=204,
+    responses={
+        **_RESPONSES,
+        409: {"model": problems.Problem, "description": "`in_flight`: a run has it"},
+    },
+)
 async def drop_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> Response:
     """The next run with this thread_id begins a new one."""
     name = service.agent(agent).info.name

@@ -7,7 +7,7 @@ that lost a run learns of it before it does anything that others would see.
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
@@ -86,7 +86,8 @@ class Log:
         self._attempt = attempt
         self._lose = lose
         self._loop = asyncio.get_running_loop()
-        self._lock = asyncio.Lock()
+        self._writing: asyncio.Task[bool] | None = None
+        self._rows = len(attempt.log)
         self._written = 0
         self._steps = 0
         self._run: Run | None = None
@@ -102,7 +103,7 @@ class Log:
         with suppress(HandedOver):
             while True:
                 await self._run.ring.changed(self._written, 15.0)
-                await self._write_patiently()
+                await self._patiently(self._write)
                 await asyncio.sleep(_FLUSH_S)
 
     async def passed(self) -> None:
@@ -110,7 +111,7 @@ class Log:
 
         Raises HandedOver when it is not, and stops it.
         """
-        await self._write_patiently()
+        await self._patiently(self._written_and_ours)
 
     def passed_in_thread(self) -> None:
         """The same, for a tool that works on a thread; on the loop itself nothing can wait."""
@@ -123,17 +124,13 @@ class Log:
 
     async def finish(self) -> None:
         """Write the rest. Raises HandedOver when the run was lost before it could be written."""
-        while True:
-            try:
-                await self._write()
-                return
-            except StoreUnavailable:
-                await asyncio.sleep(_AGAIN_S)
+        await self._patiently(self._write)
 
-    async def _write_patiently(self) -> None:
+    async def _patiently(self, work: Callable[[], Awaitable[bool]]) -> None:
+        """Until the store is there; a run that is another's by now is stopped here."""
         while True:
             try:
-                await self._write()
+                await work()
                 return
             except HandedOver:
                 self._lose()
@@ -141,19 +138,36 @@ class Log:
             except StoreUnavailable:
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _write(self) -> None:
-        async with self._lock:
-            run = self._run
-            assert run is not None
-            entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
-            if not entries:
-                return
-            row: dict[str, Any] = {
-                "events": [[entry.name, dict(entry.data)] for entry in entries],
-                "progress": run.so_far(self._steps),
-            }
-            if self._written == 0:
-                row["trace"] = run.trace
-            await self._attempt.write(row)
-            self._written = entries[-1].id
-            self._steps += len(row["progress"]["steps"])
+    async def _written_and_ours(self) -> bool:
+        return await self._write() or await self._check()
+
+    async def _check(self) -> bool:
+        await self._attempt.check()
+        return True
+
+    async def _write(self) -> bool:
+        """Whether there was anything to write. Whoever waits may leave; the writing goes on."""
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_row(), name="row of a log")
+        else:
+            await asyncio.wait({self._writing})  # what was said since is not in it
+            return await self._write()
+        return await asyncio.shield(self._writing)
+
+    async def _write_row(self) -> bool:
+        run = self._run
+        assert run is not None
+        entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
+        if not entries:
+            return False
+        row: dict[str, Any] = {
+            "events": [[entry.name, dict(entry.data)] for entry in entries],
+            "progress": run.so_far(self._steps),
+        }
+        if self._written == 0:
+            row["trace"] = run.trace
+        await self._attempt.write(self._rows, row)
+        self._rows += 1
+        self._written = entries[-1].id
+        self._steps += len(row["progress"]["steps"])
+        return True

@@ -37,7 +37,7 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
         fault=fault,
         say=run.say if run.mode is Mode.STREAM else None,
         durable=run.attempt is not None,
-        resumed=run.attempt is not None and run.attempt.number > 1,
+        resumed=run.attempt is not None and run.attempt.resumed,
         iterations=run.progress.iterations,
         fence=run.fence,
     )

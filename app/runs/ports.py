@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias
 
 from app.runs.events import Emit, Say
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
-from app.runs.tasks import Body, EngineStats, Execute, Fence, Task, TaskQuery, TaskSpec
+from app.runs.tasks import Body, EngineStats, Execute, Fence, Task, TaskQuery, TaskSpec, TaskStatus
 
 # What a model call cost in US dollars; None for a model whose price is not known.
 Price: TypeAlias = Callable[[str, Usage], float | None]
@@ -85,8 +85,11 @@ class TaskEngine(Protocol):
         """A page of runs, and the cursor of the next one. Raises ValueError for a bad cursor."""
         ...
 
-    async def cancel(self, task_id: str) -> bool:
-        """Order a run to stop; false if it had ended before. Whoever works it obeys soon."""
+    async def cancel(self, task_id: str) -> TaskStatus | None:
+        """Order a run to stop: the status in which that met it, None if it had ended before.
+
+        Whoever works it obeys soon.
+        """
         ...
 
     async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
@@ -123,7 +126,7 @@ class ThreadStore(Protocol):
         ...
 
     async def forget(self, agent: str, thread_id: str) -> bool:
-        """Drop a thread; false if it was not known."""
+        """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
         ...
 
 

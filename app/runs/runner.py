@@ -270,6 +270,9 @@ class Runner:
         run.ticket = None
         run.context = Context()
         run.request = replace(run.request, question="")
+        run.fence = None
+        if run.attempt is not None:
+            run.attempt = replace(run.attempt, request=run.request, log=())
         if run.task not in self._abandoned:
             run.task = None
         if error is not None:

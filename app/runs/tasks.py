@@ -132,18 +132,21 @@ class Attempt:
     """One process's attempt at a background run.
 
     `number` counts from 1, `started_at` is the first start of all, `log` what earlier attempts
-    wrote. `write` appends a row to the log, durably; it raises HandedOver when another process
-    has the run by now, and StoreUnavailable where it is to be tried again.
+    wrote; `resumed` says that there was one, whoever cut it short. `write` puts a row at its place
+    in the log, durably, and `check` asks who has the run. Both raise HandedOver when it is another
+    process's, and StoreUnavailable where they are to be tried again.
     """
 
     task_id: str
     agent: str
     request: RunRequest
     number: int
+    resumed: bool
     created_at: float
     started_at: float
     log: Sequence[Mapping[str, Any]]
-    write: Callable[[Mapping[str, Any]], Awaitable[None]]
+    write: Callable[[int, Mapping[str, Any]], Awaitable[None]]
+    check: Callable[[], Awaitable[None]]
     traceparent: str | None = None
 
 

@@ -7,9 +7,11 @@ are used: they would put its threads in the place of the service's.
 
 import asyncio
 import logging
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
@@ -23,6 +25,7 @@ from app.runs.tasks import (
     Task,
     TaskQuery,
     TaskSpec,
+    TaskStatus,
 )
 from app.tasks import payload, rows
 from app.tasks.rows import Tables
@@ -35,6 +38,9 @@ _VERSION = "1"
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
 _GIVE_BACK_S = 3.0
+_CLOSE_S = 5.0
+# A follower looks less and less often while nothing comes.
+_LOOK_AT_LEAST_S = 0.5
 
 
 class Engine:
@@ -82,7 +88,9 @@ class Engine:
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
         """Open the store and, if this process `works`, take runs of these agents from it."""
         self._loop = asyncio.get_running_loop()
-        self._worker = Worker(self._store, self._tables, self._me, execute, self._loop)
+        self._worker = Worker(
+            self._store, self._tables, execute, self._loop, lambda error: self._heard.failed(error)
+        )
         opened = self._store.in_thread(self._open, self._worker, tuple(agents), works)
         await asyncio.wrap_future(opened)
 
@@ -123,10 +131,11 @@ class Engine:
             DBOS.workflow(name=agent, max_recovery_attempts=None)(worker.workflow())
         DBOS.listen_queues(agents if works else [])
         DBOS.launch()
-        for agent in agents:
+        everywhere = self._global_concurrency
+        for agent in agents if works else ():
             DBOS.register_queue(
                 agent,
-                worker_concurrency=self._concurrency,
+                worker_concurrency=min(self._concurrency, everywhere or self._concurrency),
                 global_concurrency=self._global_concurrency,
                 polling_interval_sec=_LOOK_S * len(agents),
                 on_conflict="always_update",
@@ -148,13 +157,21 @@ class Engine:
         while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
             await asyncio.sleep(_LOOK_S / 2)
         if self._dbos is not None:
-            await asyncio.wrap_future(self._store.in_thread(self._close))
+            # A thread of its own, which nobody waits for when the store is away: the engine would.
+            closed = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            closing = threading.Thread(target=self._close, args=(loop, closed), daemon=True)
+            closing.start()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(closed.wait(), _CLOSE_S)
         self._store.close()
 
-    def _close(self) -> None:
+    def _close(self, loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:
         DBOS.destroy(destroy_registry=True)
         if self._supervisor is not None:
             self._supervisor.stop()
+        with suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(closed.set)
 
     async def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         """Store a run; true if it is new. Raises KeyReused for a key with another body."""
@@ -199,7 +216,7 @@ class Engine:
             return None if row is None else rows.task(row)
         found = self._known_client().list_workflows(workflow_ids=[task_id], load_input=False)
         output = found[0].output if found else None
-        return rows.task(row, output["body"] if output else None)
+        return rows.task(row, output)
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
         """What was submitted as that run."""
@@ -217,16 +234,19 @@ class Engine:
         """A page of runs, newest first. Raises ValueError for a cursor that is none."""
         return await self._store.call(self._tables.page, self._store.calls, query)
 
-    async def cancel(self, task_id: str) -> bool:
-        """Order a run to stop; false if it had ended before."""
+    async def cancel(self, task_id: str) -> TaskStatus | None:
+        """Order a run to stop: the status in which that met it, None if it had ended before."""
 
-        def order() -> bool:
-            row = self._tables.row(self._store.calls, task_id)
-            if row is None or rows.task(row).status.ended:
-                return False
+        def order() -> TaskStatus | None:
+            before = self._tables.row(self._store.calls, task_id)
+            if before is None or rows.task(before).status.ended:
+                return None
             self._known_client().cancel_workflow(task_id)
-            states = self._tables.states(self._store.calls, [task_id])
-            return states[task_id][0] == "CANCELLED"
+            after = self._tables.row(self._store.calls, task_id)
+            if after is None or after["status"] != "CANCELLED":
+                return None
+            picked_up = after["executor_id"] != before["executor_id"]
+            return TaskStatus.RUNNING if picked_up else rows.task(before).status
 
         return await self._store.call(order)
 
@@ -243,15 +263,21 @@ class Engine:
 
         Ends when the run has ended and all of its rows were given.
         """
+        pause_s = _LOOK_S
         while True:
-            ended = await self._store.call(self._has_ended, task_id)  # asked first: see the ring
-            found = await self._store.call(self._tables.log, self._store.calls, task_id, after)
+            try:
+                # Whether it has ended is asked first: what comes before that is seen below.
+                ended = await self._store.call(self._has_ended, task_id)
+                found = await self._store.call(self._tables.log, self._store.calls, task_id, after)
+            except StoreUnavailable:
+                ended, found = False, []
             after += len(found)
             if found or not ended:
                 yield found
             if ended and not found:
                 return
-            await asyncio.sleep(_LOOK_S)
+            pause_s = _LOOK_S if found else min(_LOOK_AT_LEAST_S, pause_s * 1.2)
+            await asyncio.sleep(pause_s)
 
     def _has_ended(self, task_id: str) -> bool:
         states = self._tables.states(self._store.calls, [task_id])

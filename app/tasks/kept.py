@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from app.tasks.store import Store
 
 _KEEP_KEYS_S = 24 * 3600.0
 _NOBODY = 0.0
+_FORGET_S = 5.0
 _METADATA = sa.MetaData()
 # `held_by` is the run that has the row, until `held_until`; both on the wall clock of callers.
 _THREADS = sa.Table(
@@ -48,7 +50,8 @@ def create(store: Store) -> None:
 def purge(store: Store, before: float) -> None:
     """Drop conversations that nobody went on with since then, and keys past their day. Blocks."""
     with store.calls.begin() as connection:
-        connection.execute(sa.delete(_THREADS).where(_THREADS.c.updated_at < before))
+        idle = sa.and_(_THREADS.c.updated_at < before, _THREADS.c.held_until < time.time())
+        connection.execute(sa.delete(_THREADS).where(idle))
         connection.execute(sa.delete(_KEYS).where(_KEYS.c.held_until < time.time()))
 
 
@@ -114,9 +117,14 @@ class Threads:
         await self._store.call(self._upsert, {**row, **said}, said, sa.true())
 
     async def forget(self, agent: str, thread_id: str) -> bool:
-        """Drop a thread; false if it was not known."""
-        dropped = sa.delete(_THREADS).where(_is(agent, thread_id), _THREADS.c.said.is_not(None))
-        return bool(await self._store.call(self._execute, dropped))
+        """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
+        me = f"forgets {uuid.uuid4()}"
+        known = await self.read(agent, thread_id) is not None
+        if known:
+            await self.claim(agent, thread_id, me, _FORGET_S)
+            mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == me)
+            await self._store.call(self._execute, sa.delete(_THREADS).where(mine))
+        return known
 
     def _upsert(
         self, row: dict[str, Any], changed: dict[str, Any], where: sa.ColumnElement[bool]

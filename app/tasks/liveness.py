@@ -12,7 +12,7 @@ from typing import IO, Protocol
 import psycopg
 import sqlalchemy as sa
 
-from app.tasks.store import Store
+from app.tasks.store import POSTGRES, Store
 
 
 class Locks(Protocol):
@@ -85,10 +85,7 @@ class ServerLocks:
             self._session = psycopg.connect(
                 self._url,
                 autocommit=True,
-                connect_timeout=2,
-                keepalives_idle=5,
-                keepalives_interval=2,
-                keepalives_count=3,
+                **POSTGRES,
                 application_name="watchkeeper-alive",
             )
         if name in self._held:

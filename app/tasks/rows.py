@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import JSONB
 
 from app.runs.model import Outcome
 from app.runs.tasks import AgentLoad, Task, TaskQuery, TaskStatus, status_of
@@ -19,6 +21,7 @@ from app.runs.tasks import AgentLoad, Task, TaskQuery, TaskStatus, status_of
 LOG = "log"
 # What we note on a run's row beside what the engine does.
 STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", "takeovers"
+DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
@@ -34,12 +37,16 @@ class Tables:
     def __init__(self, *, is_file: bool) -> None:
         schema = None if is_file else "dbos"
         self._is_file = is_file
+        self._is_file = is_file
         self.runs = sa.table(
             "workflow_status",
-            *map(sa.column, ("workflow_uuid", "status", "name", "executor_id", "queue_name")),
+            *map(sa.column, ("workflow_uuid", "status", "name", "executor_id", "owner_xid")),
+            sa.column("queue_name", sa.Text),
+            sa.column("recovery_attempts", sa.BigInteger),
+            sa.column("started_at_epoch_ms", sa.BigInteger),
             sa.column("created_at", sa.BigInteger),
             sa.column("completed_at", sa.BigInteger),
-            sa.column("attributes", sa.JSON),
+            sa.column("attributes", sa.JSON().with_variant(JSONB(), "postgresql")),
             schema=schema,
         )
         # What the engine knows of a moment is a second on some libraries of SQLite.
@@ -47,9 +54,50 @@ class Tables:
         self.streams = sa.table(
             "streams",
             *map(sa.column, ("workflow_uuid", "key", "value")),
-            sa.column("offset", sa.Integer),
+            *(sa.column(name, sa.Integer) for name in ("offset", "function_id")),
             schema=schema,
         )
+
+    def insert_once(self, values: Mapping[str, Any]) -> sa.Insert:
+        """A row of a log, unless it is there."""
+        insert = (sqlite if self._is_file else postgresql).insert(self.streams)
+        once: sa.Insert = insert.values(**values).on_conflict_do_nothing()
+        return once
+
+    def noting(self, which: sa.ColumnElement[bool], noted: Mapping[str, Any]) -> sa.Update:
+        """Merge notes into the row of a run."""
+        run = self.runs.c
+        text = sa.literal(json.dumps(dict(noted)), sa.Text)
+        merged: Any = (
+            sa.func.json_patch(sa.func.coalesce(run.attributes, sa.text("'{}'")), text)
+            if self._is_file
+            else sa.func.coalesce(run.attributes, sa.text("'{}'::jsonb")).op("||")(
+                sa.cast(text, JSONB)
+            )
+        )
+        return sa.update(self.runs).where(which).values(attributes=merged)
+
+    def requeueing(self, which: sa.ColumnElement[bool]) -> sa.Update:
+        """Put runs back into the queues of their agents, as the engine's own resume does."""
+        return (
+            sa.update(self.runs)
+            .where(which)
+            .values(
+                status="ENQUEUED",
+                owner_xid=None,
+                queue_name=self.runs.c.name,
+                recovery_attempts=0,
+                started_at_epoch_ms=None,
+            )
+        )
+
+    def overdue(self, engine: sa.Engine, before: float) -> list[Mapping[str, Any]]:
+        """Runs at work whose deadline passed before that moment."""
+        run = self.runs.c
+        deadline = run.attributes[DEADLINE].as_float()
+        chosen = sa.select(*self.runs.c).where(run.status == "PENDING", deadline < before)
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(chosen).mappings()]
 
     def log(self, engine: sa.Engine, task_id: str, after: int) -> list[Mapping[str, Any]]:
         """The rows of a run's log after so many."""
@@ -167,9 +215,12 @@ class Tables:
             return list(connection.execute(chosen.limit(limit)).scalars())
 
 
-def task(row: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> Task:
-    """A row as the core knows it."""
-    noted = row["attributes"] or {}
+def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Task:
+    """A row as the core knows it; the output, where it was read, says best how the run ended."""
+    noted = dict(row["attributes"] or {})
+    body = None
+    if output is not None:
+        noted[OUTCOME], body = output["outcome"], output["body"]
     status = _LIVE.get(row["status"]) or _ended_as(row["status"], noted)
     finished = noted.get(FINISHED)
     if finished is None and row["completed_at"] is not None:

@@ -25,7 +25,7 @@ _THREADS = 8
 # SQLite waits for other writers this long; DBOS's own connections wait longer.
 _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-_POSTGRES = {
+POSTGRES: dict[str, Any] = {
     "connect_timeout": 2,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -52,7 +52,7 @@ class Store:
         self.path = Path(self.url.database or "") if self.is_file else None
         # The process's own work waits where a caller would be refused.
         self.calls = self._engine(_CALLER_BUSY_MS)
-        self.worker = self._engine(_WORKER_BUSY_MS)
+        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=4 * _THREADS, wait_s=30.0)
         self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
         self._closed = False
         self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
@@ -108,18 +108,22 @@ class Store:
         self.calls.dispose()
         self.worker.dispose()
 
-    def _engine(self, busy_ms: int) -> sa.Engine:
+    def _engine(
+        self, busy_ms: int, pool_size: int = _THREADS, wait_s: float = ANSWER_S
+    ) -> sa.Engine:
         if not self.is_file:
             url = self.url.set(drivername="postgresql+psycopg")
             return sa.create_engine(
                 url,
                 pool_size=_THREADS,
-                max_overflow=0,
-                pool_timeout=ANSWER_S,
+                max_overflow=pool_size - _THREADS,
+                pool_timeout=wait_s,
                 pool_pre_ping=True,
-                connect_args=_POSTGRES,
+                connect_args=POSTGRES,
             )
-        engine = sa.create_engine(self.url, pool_size=_THREADS, max_overflow=4)
+        engine = sa.create_engine(
+            self.url, pool_size=_THREADS, max_overflow=pool_size - _THREADS + 4, pool_timeout=wait_s
+        )
 
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _: Any) -> None:

@@ -17,6 +17,7 @@ from dbos import DBOSClient
 from app.runs.tasks import EngineStats
 from app.tasks import rows
 from app.tasks.liveness import locks_of
+from app.tasks.ownership import requeue
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.worker import Worker
@@ -27,6 +28,8 @@ _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
 # A run that is this process's, and that it does not work, for so long: it has fallen down.
 _ORPHAN_S = 10.0
+# So long after its deadline a run is nobody's that could end it.
+_OVERDUE_S = 10.0
 # A run that kills its process must not tour the fleet: so often it is taken over, no more.
 MOST_TAKEOVERS = 5
 
@@ -113,6 +116,8 @@ class Supervisor:
         self._tidy()
         if self._works:
             self._take_over()
+            for row in self._tables.overdue(self._store.calls, time.time() - _OVERDUE_S):
+                self._recover(row)  # whoever has it hangs; the next one ends it at once
         if now >= self._next_stats:
             self._next_stats = now + _STATS_EVERY_S
             self._read_stats()
@@ -158,7 +163,7 @@ class Supervisor:
         mine = {row["workflow_uuid"]: row for row in rows_here}
         for task_id in mine.keys() - self._worker.working:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
-                self._client.resume_workflow(task_id, queue_name=mine[task_id]["name"])
+                self._recover(mine[task_id])
         kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
 
@@ -179,23 +184,24 @@ class Supervisor:
                 self._probe.give_back(owner)
 
     def _recover(self, row: Mapping[str, Any]) -> None:
-        """Put a dead process's run back; the last time, end it."""
+        """Put back a run that nobody works any more; the last time, end it."""
         task_id, agent = row["workflow_uuid"], row["name"]
         takeovers = (row["attributes"] or {}).get(rows.TAKEOVERS, 0) + 1
         noted: dict[str, Any] = {rows.TAKEOVERS: takeovers}
         if takeovers > MOST_TAKEOVERS:
             noted |= {rows.LOST: True, rows.FINISHED: time.time()}
-            self._client.update_workflow_attributes(task_id, noted, merge=True)
+        self._client.update_workflow_attributes(task_id, noted, merge=True)
+        if takeovers > MOST_TAKEOVERS:
             self._client.cancel_workflow(task_id)
             self._heard.lost(task_id, agent)
-            return
-        self._client.update_workflow_attributes(task_id, noted, merge=True)
-        self._client.resume_workflow(task_id, queue_name=agent)
-        self._heard.recovered(task_id, agent)
+        elif requeue(self._store, self._tables, row):
+            self._heard.recovered(task_id, agent)
 
     def _purge(self) -> None:
         before = time.time() - self._keep_s
         ids = self._tables.expired(self._store.calls, before, _PURGE_AT_ONCE)
+        if len(ids) == _PURGE_AT_ONCE:
+            self._next_purge = 0.0  # there is more
         if ids:
             self._client.delete_workflows(ids)
             self._heard.forget(ids)

@@ -28,7 +28,7 @@ STATUSES: dict[tuple[str, str], set[str]] = {
     ("get", "/agent/async/{task_id}/events"): {"200", "204", "404", "422", "503"},
     ("delete", "/agent/async/{task_id}"): {"200", "202", "404", "503"},
     ("get", "/threads/{thread_id}"): {"200", "404", "503"},
-    ("delete", "/threads/{thread_id}"): {"204", "404", "503"},
+    ("delete", "/threads/{thread_id}"): {"204", "404", "409", "503"},
     ("get", "/agents"): {"200"},
     ("get", "/runs"): {"200", "422"},
     ("get", "/runs/{run_id}"): {"200", "404", "503"},

@@ -196,6 +196,7 @@ async def test_retry(desk: Served) -> None:
 async def test_a_retry_with_a_key_is_one(desk: Served) -> None:
     """A retry that is sent twice with one key is one run."""
     old = await submit(desk, "once")
+    await ended(desk, old)
     place, headers = f"/agent/async/{old}/retry", {"Idempotency-Key": "again"}
     first, second = [await desk.client.post(place, headers=headers) for _ in range(2)]
     assert first.json()["task_id"] == second.json()["task_id"] != old

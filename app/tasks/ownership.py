@@ -1,0 +1,85 @@
+"""What only the process that has a run may do to it; each is one transaction with the check.
+
+The engine gives every claim of a run a token of its own. A process that lost the run, and has it
+again perhaps, has another token, so what it began before is refused.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.runs.errors import HandedOver
+from app.tasks.rows import LOG, Tables
+from app.tasks.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """One claim of a run. Its methods block, and raise HandedOver when it is another's by now."""
+
+    store: Store
+    tables: Tables
+    task_id: str
+    token: str | None
+
+    def check(self) -> None:
+        """Make sure that the run is still ours."""
+        with self.store.worker.begin() as connection:
+            self._check(connection)
+
+    def append(self, offset: int, row: Mapping[str, Any]) -> None:
+        """Write one row of the log, at its place: a row that is there already is not written."""
+        values = {
+            "workflow_uuid": self.task_id,
+            "key": LOG,
+            "offset": offset,
+            "value": json.dumps(dict(row)),
+            "function_id": 0,
+        }
+        with self.store.worker.begin() as connection:
+            # Written first, since SQLite takes its lock for it; what is refused is rolled back.
+            connection.execute(self.tables.insert_once(values))
+            self._check(connection)
+
+    def note(self, noted: Mapping[str, Any]) -> None:
+        """Note something on the run's row."""
+        with self.store.worker.begin() as connection:
+            changed = connection.execute(self.tables.noting(self._mine(), noted))
+            if changed.rowcount != 1:
+                raise HandedOver
+
+    def give_back(self) -> None:
+        """Put the run back into its queue, if it is still ours."""
+        with self.store.worker.begin() as connection:
+            connection.execute(self.tables.requeueing(self._mine()))
+
+    def _check(self, connection: sa.Connection) -> None:
+        run = self.tables.runs.c
+        mine = sa.select(run.workflow_uuid).where(self._mine())
+        if not self.store.is_file:
+            mine = mine.with_for_update()
+        if connection.execute(mine).one_or_none() is None:
+            raise HandedOver
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        run = self.tables.runs.c
+        return sa.and_(
+            run.workflow_uuid == self.task_id,
+            run.status == "PENDING",
+            run.owner_xid == self.token,
+        )
+
+
+def requeue(store: Store, tables: Tables, row: Mapping[str, Any]) -> bool:
+    """Put back a run whose owner is gone; false if it was cancelled, ended or taken meanwhile."""
+    run = tables.runs.c
+    as_seen = sa.and_(
+        run.workflow_uuid == row["workflow_uuid"],
+        run.status == "PENDING",
+        run.owner_xid.is_not_distinct_from(row["owner_xid"]),
+    )
+    with store.calls.begin() as connection:
+        return connection.execute(tables.requeueing(as_seen)).rowcount == 1
