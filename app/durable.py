@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,9 @@ class Durable:
         """Open the store, give agents their place on it, and take runs if this process works."""
         loop = asyncio.get_running_loop()
         await self.prepare()
-        async with checkpoints.opened(self.url) as steps:
+        async with AsyncExitStack() as parts:
+            alone = await parts.enter_async_context(self._alone())
+            steps = await parts.enter_async_context(checkpoints.opened(self.url))
             for agent in service.agents.values():
                 keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
                 if keep_in is not None:
@@ -81,6 +83,7 @@ class Durable:
             )
             works = service.role is not Role.API
             await self.engine.start(background.execute, list(service.agents), works=works)
+            await alone.aclose()
             try:
                 yield
             finally:
@@ -96,6 +99,23 @@ class Durable:
                 f"The store {self.where} cannot be reached or written ({why}); set "
                 f"{configuration.variable('store_url')} or {configuration.variable('data_dir')}."
             ) from refused
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[AsyncExitStack]:
+        """Keep other processes from opening the store until the stack that is given is closed.
+
+        The engine and the steps make their tables when they are opened, and two that do so at
+        once collide.
+        """
+        lock = self.store.alone()
+        await asyncio.wrap_future(self.store.in_thread(lock.__enter__))
+        async with AsyncExitStack() as held:
+
+            async def let_go() -> None:
+                await asyncio.wrap_future(self.store.in_thread(lock.__exit__, None, None, None))
+
+            held.push_async_callback(let_go)
+            yield held
 
     def _make_ready(self) -> None:
         self.store.prepare()

@@ -5,12 +5,13 @@ import fcntl
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 # How long a caller may be held by the store before it is told that the store is not there.
 ANSWER_S = 2.0
+# How long a process waits for another one that opens the store, and the number of that lock.
+_OPENING_S = 60.0
+_OPENING = 7261952
 _THREADS = 8
 # SQLite waits for other writers this long; DBOS's own connections wait longer.
 _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
@@ -76,6 +80,20 @@ class Store:
                 file.execute("PRAGMA journal_mode=WAL")
         except (OSError, sqlite3.Error, sa.exc.SQLAlchemyError) as refused:
             raise StoreUnavailable from refused
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off other processes that open the store. Blocks, for no longer than a minute."""
+        if self.path is not None:
+            with _alone(self.path.with_suffix(".opening")):
+                yield
+            return
+        url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True, connect_timeout=2) as session:
+            # Asked again and again: a statement that waits would hold up indexes being made.
+            asked = "select pg_try_advisory_lock(%s)"
+            _patiently(lambda: (session.execute(asked, (_OPENING,)).fetchone() or (False,))[0])
+            yield
 
     def in_thread(self, work: Callable[..., T], /, *args: Any) -> "Future[T]":
         """Do the process's own work with the store, for as long as it takes."""
@@ -138,8 +156,25 @@ class Store:
 
 
 @contextmanager
-def _alone(lock: Path) -> Any:
+def _alone(lock: Path) -> Iterator[None]:
     """Hold a lock file; other processes wait."""
     with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        _patiently(taken)
         yield
+
+
+def _patiently(taken: Callable[[], bool]) -> None:
+    """Wait until a lock is taken. Raises StoreUnavailable when another process keeps it."""
+    give_up_at = time.monotonic() + _OPENING_S
+    while not taken():
+        if time.monotonic() > give_up_at:
+            raise StoreUnavailable
+        time.sleep(0.02)
