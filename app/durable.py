@@ -119,7 +119,8 @@ class Durable:
 
     def _make_ready(self) -> None:
         self.store.prepare()
-        kept.create(self.store)
+        with self.store.alone():
+            kept.create(self.store)
 
     def _recovered(self, task_id: str, agent: str) -> None:
         self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
