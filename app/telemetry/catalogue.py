@@ -179,12 +179,15 @@ WASTED_TOKENS = _counter(
 )
 IN_FLIGHT = _gauge("agent_runs_in_flight", "Runs queued or running now.", AGENT, MODE, STATE)
 OLDEST_AGE = _gauge(
-    "agent_run_oldest_age_seconds", "Age of the oldest run in flight; 0 for none.", AGENT, STATE
+    "agent_run_oldest_age_seconds",
+    "Age of the oldest run in flight that has a caller; 0 for none.",
+    AGENT,
+    STATE,
 )
 ITERATION_LIMIT = _gauge("agent_iteration_limit", "The configured iteration limit.", AGENT)
 DEADLINE = _gauge("agent_deadline_seconds", "The configured default deadline.", AGENT)
 LONGEST_DEADLINE = _gauge(
-    "agent_longest_deadline_seconds", "The longest deadline that a run may have.", AGENT
+    "agent_longest_deadline_seconds", "The longest deadline that a caller may ask for.", AGENT
 )
 CONCURRENCY_LIMIT = _gauge("agent_concurrency_limit", "Runs that may work at the same time.")
 LAST_SUCCESS = _gauge(

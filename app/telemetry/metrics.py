@@ -253,6 +253,8 @@ class Metrics:
             for state in (State.QUEUED, State.RUNNING)
         }
         for run in list(self._in_flight.values()):
+            if run.mode is Mode.BACKGROUND:
+                continue  # the store tells how old they are
             key = (run.agent, str(run.state))
             ages[key] = max(ages.get(key, 0.0), now - run.since)
         return ages

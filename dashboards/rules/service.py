@@ -14,6 +14,7 @@ from dashboards.rules.promql import (
     SCRAPE_DURATION,
     SCRAPED_SAMPLES,
     UP,
+    Without,
     increase,
     now,
     on,
@@ -72,7 +73,8 @@ def watchdog(knobs: Knobs) -> Alert:
 
 def saturated(knobs: Knobs) -> Alert:
     """Nearly every place is taken: the next peak is queued or refused."""
-    running = now("sum", IN_FLIGHT, INSTANCE, state="running")
+    # Background runs have places of their own.
+    running = now("sum", IN_FLIGHT, INSTANCE, state="running", mode=Without(("background",)))
     limit = now("max", CONCURRENCY_LIMIT, INSTANCE)
     return Alert(
         name=knobs.name,

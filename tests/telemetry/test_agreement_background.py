@@ -119,5 +119,6 @@ async def test_what_waits_is_told(watch: Watched) -> None:
         lambda s: s.total("agent_task_oldest_age_seconds", agent="nap-langgraph") > 0
     )
     assert samples.total("agent_tasks_queued", agent="nap-langgraph") == 0
+    assert samples.total("agent_run_oldest_age_seconds", agent="nap-langgraph") == 0
     assert samples.total("agent_ready", check="store") == 1
     await asyncio.gather(ended(watch, run_id))

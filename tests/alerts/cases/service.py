@@ -7,8 +7,8 @@ from tests.alerts.promtool import INSTANCE, Case, Given, Said, fires, given, sil
 _OTHER = "10.0.0.2:8000"
 
 
-def _running(agent: str, state: str, values: str) -> Given:
-    return given(c.IN_FLIGHT, values, agent=agent, mode="sync", state=state)
+def _running(agent: str, state: str, values: str, mode: str = "sync") -> Given:
+    return given(c.IN_FLIGHT, values, agent=agent, mode=mode, state=state)
 
 
 def _build(values: str, instance: str = INSTANCE) -> Given:
@@ -81,8 +81,9 @@ CASES = (
     ),
     silent(
         "AgentSaturated",
-        "57 of 64 places are taken; what waits takes none",
+        "57 of 64 places are taken; what waits takes none, nor do background runs",
         _running("orders", "running", "57x40"),
+        _running("orders", "running", "16x40", "background"),
         _running("orders", "queued", "20x40"),
         _PLACES,
         at="15m",
