@@ -19,6 +19,10 @@ _LOOKS_EVERY_S = 0.2
 Script = Callable[[Scene], Iterator[None]]
 
 
+# What the service is started with; a function is asked when the drill begins.
+Variables = Mapping[str, str] | Callable[[], Mapping[str, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Drill:
     """`companions` are alerts that rightly fire for the same fault."""
@@ -29,7 +33,7 @@ class Drill:
     labels: Mapping[str, str]
     companions: frozenset[str]
     agents: Sequence[str]
-    variables: Mapping[str, str]
+    variables: Variables
     upstream: bool
     collector: bool
     scrape_interval: str
@@ -54,7 +58,7 @@ def drill(
     *,
     companions: Sequence[str] = (),
     agents: Sequence[str] = ("orders",),
-    variables: Mapping[str, str] | None = None,
+    variables: Variables | None = None,
     upstream: bool = False,
     collector: bool = False,
     scrape_interval: str = SCRAPE_INTERVAL,
@@ -92,7 +96,8 @@ def run(
     """Run one drill in an empty directory."""
     result = Result(drill)
     with ExitStack() as stack:
-        variables = dict(drill.variables)
+        given = drill.variables
+        variables = dict(given() if callable(given) else given)
         upstream = stack.enter_context(llmock()) if drill.upstream else ""
         if upstream:
             variables |= {"OPENAI_BASE_URL": upstream, "OPENAI_API_KEY": "not-a-secret"}

@@ -28,7 +28,12 @@ class Scene:
         self.collector: Receiver | None = None
         self._here = here
         self._agents = agents
-        self._variables = {**variables, "DRILL_SWITCHES": str(here / "switches")}
+        self.store = here / "store"
+        self._variables = {
+            **variables,
+            "DRILL_SWITCHES": str(here / "switches"),
+            "WATCHKEEPER_DATA_DIR": str(self.store),
+        }
         self._service: ExitStack = ExitStack()
         self._serving: Serving | None = None
         self._port = "0"
@@ -108,6 +113,13 @@ class Scene:
         with httpx.Client(base_url=self.url, timeout=_PATIENCE_S) as client:
             for _ in range(times):
                 client.post(f"/agents/{agent}", json={"question": question, **body})
+
+    def submit(self, question: str, times: int = 1, agent: str = "orders") -> None:
+        """Submit so many background runs."""
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            for _ in range(times):
+                body = {"question": question}
+                client.post(f"/agents/{agent}/async", json=body).raise_for_status()
 
     def close(self) -> None:
         """End the callers and the service."""

@@ -1,0 +1,109 @@
+"""Drills of the alerts on background runs and the store that keeps them."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+
+from tests.drills.drill import drill
+from tests.drills.scene import Scene
+
+# While a process starts again.
+_GONE = ("AgentServiceDown", "AgentServiceAbsent")
+_GIGABYTE = 1_000_000_000
+
+
+@drill(
+    "AgentTaskBacklog",
+    "the only background run there may be hangs",
+    agent="orders",
+    severity="warning",
+    variables={"WATCHKEEPER_MAX_BACKGROUND_RUNS": "1"},
+)
+def task_backlog(scene: Scene) -> Iterator[None]:
+    scene.throw("hang")
+    scene.submit("hang", times=2)
+    yield
+    scene.release("hang")
+
+
+@drill(
+    "AgentTaskRecoveries",
+    "a process is killed at work on four background runs",
+    agent="orders",
+    severity="warning",
+    companions=_GONE,
+)
+def task_recoveries(scene: Scene) -> Iterator[None]:
+    scene.throw("hang")
+    scene.submit("hang", times=4)
+    scene.watch.prometheus.until("agent_tasks_running == 4")
+    scene.kill()
+    scene.start()
+    yield
+    scene.release("hang")
+
+
+@drill(
+    "AgentTasksUnservable",
+    "an agent is dropped while a background run of it waits",
+    severity="warning",
+    agents=["orders", "former=orders"],
+    # Whoever puts back a run of an agent that it does not serve tells it as `_other`.
+    companions=[*_GONE, "AgentLabelOverflow"],
+)
+def tasks_unservable(scene: Scene) -> Iterator[None]:
+    scene.throw("hang")
+    scene.submit("hang", agent="former")
+    scene.watch.prometheus.until('agent_tasks_running{agent="former"} == 1')
+    scene.kill()
+    scene.start("orders")
+    yield
+    scene.release("hang")
+    scene.kill()
+    scene.start()
+
+
+def _free() -> int:
+    return shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def _two_reserves() -> Mapping[str, str]:
+    """A reserve of which there is twice as much, and a gigabyte more."""
+    return {"WATCHKEEPER_STORE_RESERVE_BYTES": str((_free() - _GIGABYTE) // 2)}
+
+
+def _one_reserve() -> Mapping[str, str]:
+    """A reserve, and a gigabyte more."""
+    return {"WATCHKEEPER_STORE_RESERVE_BYTES": str(_free() - _GIGABYTE)}
+
+
+def _fill(scene: Scene) -> Iterator[None]:
+    """Let somebody else write two gigabytes to the disk of the store; then delete them."""
+    stranger = scene.store / "somebody-elses"
+    with stranger.open("wb") as file:
+        part = bytes(_GIGABYTE // 100)
+        for _ in range(200):
+            file.write(part)
+    yield
+    stranger.unlink()
+
+
+store_disk_low = drill(
+    "AgentStoreDiskLow",
+    "the disk of the store fills up to less than two reserves",
+    instance="INSTANCE",
+    severity="warning",
+    variables=_two_reserves,
+)(_fill)
+
+store_unusable = drill(
+    "AgentStoreUnusable",
+    "the disk of the store fills up to less than its reserve",
+    instance="INSTANCE",
+    severity="critical",
+    variables=_one_reserve,
+    companions=["AgentStoreDiskLow"],
+)(_fill)
+
+
+DRILLS = (task_backlog, task_recoveries, tasks_unservable, store_disk_low, store_unusable)
