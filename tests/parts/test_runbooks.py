@@ -50,6 +50,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
     variables = {
         "DRILL_SWITCHES": str(here / "switches"),
         "WATCHKEEPER_LOG_LEVEL": "debug",
+        "WATCHKEEPER_MAX_BACKGROUND_RUNS": "1",
     }
     arguments = ("orders=tests.drills.agents:uncounted", "--log-format", "json")
     with (
@@ -75,13 +76,16 @@ def _live(url: str, switches: Path) -> str:
             (switches / switch).touch()
             client.post("/agent", json={"question": "fine"})
             (switches / switch).unlink()
+        client.post("/agent/async", json={"question": "fine"})
         (switches / "hang").touch()
+        for _ in range(2):  # one at work, one that waits
+            client.post("/agent/async", json={"question": "hang"})
         for plan in ("hang", "audit"):
             client.post("/agent", json={"question": plan, "timeout": 0.3})
         for path in ("/agent", "/agent/stream"):  # they are at work until the service is gone
             body = {"question": "hang", "timeout": 200}
             threading.Thread(target=_wait_for, args=(url + path, body), daemon=True).start()
-        until(lambda: len(client.get("/runs?state=running").json()["runs"]) == 2, 10, "no runs")
+        until(lambda: len(client.get("/runs?state=running").json()["runs"]) == 3, 10, "no runs")
         rows = client.get("/runs?state=finished").json()["runs"]
     return next(str(row["run_id"]) for row in rows if row["iterations"] == 9)
 
