@@ -19,6 +19,7 @@ from app.telemetry.catalogue import (
     STREAM_FIRST_EVENT,
     STREAMS,
 )
+from dashboards.boards.overview import WITH_CALLER
 from dashboards.panels import PER_MINUTE, PIECES, SECONDS, Dashboard, graph, row, states
 from dashboards.queries import level, per_minute, quantile
 from dashboards.rules.alert import Board
@@ -63,10 +64,11 @@ _QUEUE = row(
     "Waiting for a place",
     graph(
         "Runs in flight, by mode",
-        "Waiting and at work. The dashed line is how many may work at the same time.",
+        "Runs that have a caller, waiting and at work. The dashed line is how many may work at "
+        "the same time.",
         PIECES,
-        level("sum", IN_FLIGHT, MODE, state="running").named("{{mode}} at work"),
-        level("sum", IN_FLIGHT, state="queued").named("waiting"),
+        level("sum", IN_FLIGHT, MODE, state="running", mode=WITH_CALLER).named("{{mode}} at work"),
+        level("sum", IN_FLIGHT, state="queued", mode=WITH_CALLER).named("waiting"),
         limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
         width=8,
         runbooks=_BACKLOG,

@@ -46,11 +46,14 @@ from dashboards.queries import (
     total,
 )
 from dashboards.rules.alert import Board
+from dashboards.rules.promql import Without
 from dashboards.rules.slo import BAD, COUNTED, objective
 from dashboards.rules.values import Values
 
 # The edge of the buckets from which a run is near its limit.
 NEAR = 0.8
+# Background runs have places of their own, and take none of these.
+WITH_CALLER = Without(("background",))
 # A run that times out takes as long as it may; beside those, its time says nothing.
 ANSWERED = ("completed", "iteration_limit")
 
@@ -107,7 +110,10 @@ def _now(good: Steps) -> Row:
             "Places in use",
             "Runs at work, of those that may work at the same time. At 100 % new runs wait.",
             PART,
-            share(level("sum", IN_FLIGHT, state="running"), level("sum", CONCURRENCY_LIMIT)),
+            share(
+                level("sum", IN_FLIGHT, state="running", mode=WITH_CALLER),
+                level("sum", CONCURRENCY_LIMIT),
+            ),
             steps=FILLING,
             runbooks=("AgentSaturated",),
         ),
@@ -139,9 +145,9 @@ _WORK = row(
     graph(
         "Runs in flight",
         "Runs that wait for a place, and runs at work. The dashed line is how many may work at the "
-        "same time.",
+        "same time. Background runs have places of their own.",
         PIECES,
-        level("sum", IN_FLIGHT, STATE),
+        level("sum", IN_FLIGHT, STATE, mode=WITH_CALLER),
         limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
         runbooks=("AgentSaturated", "AgentQueueBacklog", "AgentRunStuck"),
     ),

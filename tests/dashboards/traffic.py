@@ -39,6 +39,10 @@ class Shop:
         told = (await self._client.post(f"/agents/{agent}", json=asked)).json()
         return str(told.get("outcome") or told["code"])
 
+    async def submit(self, agent: str, question: str) -> None:
+        """Ask in the background, and do not wait."""
+        await self._client.post(f"/agents/{agent}/async", json={"question": question})
+
     async def follow(self, agent: str, question: str) -> None:
         """Read a stream to its end."""
         path = f"/agents/{agent}/stream"
@@ -56,6 +60,8 @@ class Shop:
         """As callers do: most wait, some read a stream, a few leave early."""
         if chance % _ONE_STREAM_IN == 1:
             await self.follow(agent, question)
+        elif chance % _ONE_SUBMITTED_IN == 2:
+            await self.submit(agent, question)
         elif chance == 0:
             await self.leave(agent, question, stream=True)
         else:
@@ -99,6 +105,8 @@ async def shop(url: str) -> AsyncIterator[Shop]:
 async def every_outcome(url: str) -> None:
     """Each outcome, phase and mishap, most of them twice: a rate needs a second sample."""
     async with shop(url) as asked:
+        for question in ("find_order", "loop", "fail") * 2:
+            await asked.submit("support", f"{question} {uuid4()}")
         # First, since a service that knows how long runs take refuses who would wait in vain.
         await asked.crowd("orders")
         for question in (*ENDINGS, *MISHAPS) * 2:
@@ -128,7 +136,7 @@ _STRETCHES: Sequence[tuple[float, dict[str, dict[str, int]]]] = (
     ),
 )
 _ARRIVALS_PER_S = {"orders": 1.6, "research": 0.8, "support": 0.6}
-_ONE_STREAM_IN = 4
+_ONE_STREAM_IN, _ONE_SUBMITTED_IN = 4, 10
 
 
 async def bad_minutes(url: str, seconds: float) -> None:
