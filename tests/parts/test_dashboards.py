@@ -78,3 +78,8 @@ def test_every_outcome_is_caused(prometheus: Prometheus, outcome: str) -> None:
 def test_runs_are_held_by_every_phase(prometheus: Prometheus, phase: str) -> None:
     """The traffic holds runs in the queue, in a model and in a tool; nothing else takes long."""
     prometheus.until(f'sum (agent_timeouts_total{{phase="{phase}"}}) > 0')
+
+
+def test_background_runs_are_attempted(prometheus: Prometheus) -> None:
+    """The traffic has background runs, which end in more than one way."""
+    prometheus.until("count (sum by (outcome) (agent_task_attempts_total) > 0) > 1")
