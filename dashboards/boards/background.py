@@ -141,7 +141,7 @@ _HOLDS = row(
     ),
     states(
         "The store can be reached",
-        "Whether each instance reaches the store.",
+        "Whether the store answers each instance and has room for new background runs.",
         level("min", READY, INSTANCE, CHECK, check="store"),
         height=8,
         runbooks=_STORE,

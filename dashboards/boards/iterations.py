@@ -172,7 +172,8 @@ def _deadline(values: Values) -> Row:
         graph(
             "Time to an answer beside the deadline",
             "All but one in twenty answers of an agent took less than this. The dashed lines are "
-            "the agents' deadlines. Runs without an answer are not in it.",
+            "the agents' deadlines. Runs without an answer are not in it; background runs "
+            "are, and they have a deadline of their own.",
             SECONDS,
             quantile(0.95, RUN_DURATION, AGENT, outcome=ANSWERED),
             limits=(level("max", DEADLINE, AGENT).named("deadline {{agent}}"),),

@@ -198,7 +198,8 @@ _WHY = row(
     graph(
         "Time to an answer",
         "All but one in twenty answers of an agent took less than this. The dashed lines are the "
-        "agents' deadlines. Runs without an answer are not in it.",
+        "agents' deadlines. Runs without an answer are not in it; background runs are, "
+        "and they have a deadline of their own.",
         SECONDS,
         quantile(0.95, RUN_DURATION, AGENT, outcome=ANSWERED),
         limits=(level("max", DEADLINE, AGENT).named("deadline {{agent}}"),),
