@@ -4,8 +4,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from tests.chaos.agents import Receipt
+from tests.chaos.agents import Plan, Receipt
 from tests.chaos.clients import History
 from tests.chaos.fleet import Fleet, call
 
@@ -25,6 +26,7 @@ class Verdict:
     unexpected: list[str] = field(default_factory=list)
     two_runs: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     calls: int = 0
     twice: int = 0
 
@@ -84,12 +86,9 @@ def _judge(history: History, receipts: Sequence[Receipt]) -> Verdict:
             endings = history.endings.get(run_id, [])
             if any(ending != endings[0] for ending in endings):
                 judged.finished_twice.append(run_id)
-            told = [(e["status"], (e["result"] or {}).get("answer")) for e in endings]
-            if any(one != ("completed", plan.answer) for one in told) or any(
-                e["result"] and _counts(e) != (plan.turns, plan.turns * plan.parallel)
-                for e in endings
-            ):
+            if any(not _as_planned(plan, ending) for ending in endings):
                 judged.unexpected.append(run_id)
+                judged.details.append(f"{plan}: {endings[0]}")
     ended = Counter((r.run_id, r.n, r.key) for r in receipts if r.what == "end")
     judged.calls = len(ended)
     judged.twice = sum(count - 1 for count in ended.values())
@@ -97,8 +96,17 @@ def _judge(history: History, receipts: Sequence[Receipt]) -> Verdict:
     return judged
 
 
-def _counts(ending: dict[str, dict[str, int]]) -> tuple[int, int]:
-    return ending["result"]["iterations"], ending["result"]["tool_calls"]
+def _as_planned(plan: Plan, ending: Any) -> bool:
+    """The answer and the counts are those of the plan.
+
+    Tool calls are counted as they were told to the store: of a run that was cut, the last ones
+    may not have been, or may have been made again.
+    """
+    result = ending["result"] or {}
+    if (ending["status"], result.get("answer")) != ("completed", plan.answer):
+        return False
+    exact = ending["attempts"] > 1 or result["tool_calls"] == plan.turns * plan.parallel
+    return exact and bool(result["iterations"] == plan.turns)
 
 
 def _stale(history: History, receipts: Sequence[Receipt]) -> list[str]:
