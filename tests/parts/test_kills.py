@@ -1,0 +1,197 @@
+"""Servers are killed in the middle of runs, on both stores: what is done stays done."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+import pytest
+
+from tests.chaos.agents import Plan, Receipt
+from tests.chaos.fleet import Fleet, call, fleet
+from tests.parts.postgres import cluster
+from tests.streams.reading import Told, parse
+
+WITHIN_S = 60.0
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def ships(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "sqlite":
+        with fleet(folder, f"sqlite:///{folder / 'store.sqlite'}") as started:
+            yield started
+        return
+    with cluster() as server, fleet(folder, server.url) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def up(ships: Fleet) -> None:
+    """Both servers answer when a test begins."""
+    for port in ships.ports:
+        if not ships.is_up(port):
+            ships.start(port)
+    for port in ships.ports:
+        ships.until_up(port)
+
+
+def submit(ships: Fleet, plan: Plan, agent: str = "graph", **body: Any) -> str:
+    asked = {"question": plan.question, **body}
+    status, told = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
+    assert status == 202, told
+    task_id: str = told["task_id"]
+    return task_id
+
+
+def ended(ships: Fleet, task_id: str) -> dict[str, Any]:
+    end = time.monotonic() + WITHIN_S
+    while time.monotonic() < end:
+        for port in ships.ports:
+            told: dict[str, Any] | None = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1]
+            if told and told.get("status") not in (None, "pending", "running"):
+                return told
+    raise AssertionError(f"{task_id} has not ended")
+
+
+def until(ships: Fleet, plan: Plan, what: str, n: int) -> Receipt:
+    end = time.monotonic() + WITHIN_S
+    while time.monotonic() < end:
+        for receipt in ships.receipts(plan.name):
+            if (receipt.what, receipt.n) == (what, n):
+                return receipt
+        time.sleep(0.01)
+    raise AssertionError(f"{plan} never reached {what} {n}")
+
+
+def counted(ships: Fleet, plan: Plan, what: str) -> Counter[int]:
+    return Counter(r.n for r in ships.receipts(plan.name) if r.what == what)
+
+
+@pytest.mark.parametrize("agent", ["graph", "own"])
+def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
+    """After kill -9 in the third turn, the calls of the first two are not made again."""
+    plan = Plan(f"kept-{agent}", turns=4, parallel=2, seconds=1.0)
+    task_id = submit(ships, plan, agent)
+    begun = until(ships, plan, "begin", 5)
+    ships.kill(ships.port_of(begun.pid))
+    killed_at = time.time()
+    told = ended(ships, task_id)
+    taken = min(r.at for r in ships.receipts(plan.name) if r.pid != begun.pid)
+    print(f"taken over after {taken - killed_at:.2f} s")
+    assert taken - killed_at < 15
+    result = told["result"]
+    assert (told["status"], result["answer"], told["attempts"]) == ("completed", plan.answer, 2)
+    assert (result["iterations"], result["tool_calls"]) == (4, 8)
+    assert result["usage"]["input_tokens"] == 50
+    begins, ends = counted(ships, plan, "begin"), counted(ships, plan, "end")
+    assert [begins[n] for n in range(8)] == [1, 1, 1, 1, 2, 2, 1, 1]
+    assert set(ends.values()) == {1}
+    keys = {(r.n, r.key) for r in ships.receipts(plan.name)}
+    assert len(keys) == 8
+
+
+def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
+    """Iterations of a killed attempt count: a limit of three is three in all."""
+    plan = Plan("limited", turns=6, seconds=0.7)
+    task_id = submit(ships, plan, max_iterations=3)
+    ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
+    result = ended(ships, task_id)["result"]
+    assert (result["outcome"], result["iterations"]) == ("iteration_limit", 3)
+    assert set(counted(ships, plan, "end")) == {0, 1, 2}
+
+
+def test_an_executor_runs_whole_again(ships: Fleet) -> None:
+    """An AgentExecutor keeps no steps: all of its calls are made again, under the same keys."""
+    plan = Plan("whole", turns=3, seconds=0.7)
+    task_id = submit(ships, plan, "executor")
+    ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
+    told = ended(ships, task_id)
+    assert told["result"]["answer"] == plan.answer
+    assert (told["result"]["iterations"], told["result"]["tool_calls"]) == (3, 3)
+    assert [counted(ships, plan, "begin")[n] for n in range(3)] == [2, 2, 2]
+    assert len({(r.n, r.key) for r in ships.receipts(plan.name)}) == 3
+
+
+def test_live_work_is_not_stolen(ships: Fleet) -> None:
+    """A server that starts beside one at work leaves that work alone."""
+    plan = Plan("mine", turns=5, seconds=1.0)
+    task_id = submit(ships, plan)
+    owner = ships.port_of(until(ships, plan, "begin", 0).pid)
+    other = next(port for port in ships.ports if port != owner)
+    ships.kill(other)
+    ships.start(other)
+    ships.until_up(other)
+    told = ended(ships, task_id)
+    assert (told["attempts"], told["status"]) == (1, "completed")
+    assert set(counted(ships, plan, "begin").values()) == {1}
+
+
+def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
+    """Ids go on without holes while both servers are killed, one after the other."""
+    plan = Plan("followed", turns=9, seconds=0.7)
+    task_id = submit(ships, plan)
+    seen: list[Told] = []
+
+    def follow() -> None:
+        end, turn = time.monotonic() + WITHIN_S, 0
+        while time.monotonic() < end and not (seen and seen[-1].name == "end"):
+            turn += 1
+            seen.extend(_some(ships.ports[turn % 2], task_id, len(seen)))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    for n, port in ((2, ships.ports[0]), (5, ships.ports[1])):
+        until(ships, plan, "begin", n)
+        ships.kill(port)
+        ships.start(port)
+        ships.until_up(port)
+    follower.join(WITHIN_S + 10)
+    ids = [event.id for event in seen]
+    assert ids == list(range(1, len(ids) + 1)), ids
+    assert seen[-1].name == "end"
+    assert seen[-1].data["answer"] == plan.answer
+
+
+def _some(port: int, task_id: str, after: int) -> list[Told]:
+    """What a server tells after an id, until its end, or its death."""
+    connection, read = HTTPConnection("127.0.0.1", port, timeout=5), b""
+    try:
+        headers = {"Last-Event-ID": str(after)} if after else {}
+        connection.request("GET", f"/agent/async/{task_id}/events", headers=headers)
+        response = connection.getresponse()
+        while response.status == 200 and (piece := response.read1(65536)):
+            read += piece
+    except (OSError, HTTPException):
+        pass  # cut: what was read of it counts
+    finally:
+        connection.close()
+    return parse(read)
+
+
+def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
+    """A run that kills every process that works it ends as failed, after five takeovers."""
+    plan = Plan("deadly", deadly=True)
+    task_id, over = submit(ships, plan), threading.Event()
+
+    def revive() -> None:
+        while not over.wait(0.2):
+            for port in ships.ports:
+                if not ships.is_up(port):
+                    ships.start(port)
+
+    reviver = threading.Thread(target=revive)
+    reviver.start()
+    try:
+        told = ended(ships, task_id)
+    finally:
+        over.set()
+        reviver.join()
+    assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
+    assert counted(ships, plan, "begin")[0] == 6
+    assert json.dumps(told["error"]["run_id"]) == json.dumps(task_id)
