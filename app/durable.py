@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ class Durable:
     threads: Threads
     keys: Keys
     runner: Runner
+    served: Collection[str] = ()
 
     @classmethod
     def of(cls, settings: Settings, runner: Runner) -> "Durable":
@@ -62,6 +63,7 @@ class Durable:
     async def opened(self, service: Service) -> AsyncIterator[None]:
         """Open the store, give agents their place on it, and take runs if this process works."""
         loop = asyncio.get_running_loop()
+        self.served = tuple(service.agents)
         await self.prepare()
         async with AsyncExitStack() as parts:
             alone = await parts.enter_async_context(self._alone())
@@ -75,8 +77,8 @@ class Durable:
             )
             self.engine.hear(
                 stop=background.stop,
-                recovered=self._recovered,
-                lost=self._lost,
+                recovered=lambda task_id, agent: self._tell(RunRecovered, task_id, agent),
+                lost=lambda task_id, agent: self._tell(RunLost, task_id, agent),
                 forget=_on_loop(loop, steps),
                 purge=lambda before: kept.purge(self.store, before),
                 failed=lambda error: logs.failed(lines.UNHANDLED, error),
@@ -122,11 +124,10 @@ class Durable:
         with self.store.alone():
             kept.create(self.store)
 
-    def _recovered(self, task_id: str, agent: str) -> None:
-        self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
-
-    def _lost(self, task_id: str, agent: str) -> None:
-        self.runner.emit(RunLost(run_id=task_id, agent=agent, at=time.monotonic()))
+    def _tell(self, fact: type[RunRecovered] | type[RunLost], task_id: str, agent: str) -> None:
+        """Of agents served here: others have no place among the labels."""
+        if agent in self.served:
+            self.runner.emit(fact(run_id=task_id, agent=agent, at=time.monotonic()))
 
     def gauges(self, service: Service) -> Gauges:
         """What is told of the store at each scrape, as it was last read."""

@@ -176,6 +176,12 @@ class Tables:
                 )  # fmt: skip
         return loads
 
+    def touch(self, engine: sa.Engine) -> None:
+        """Make sure that the store can be written, without changing anything."""
+        nothing = sa.update(self.runs).where(sa.false()).values(owner_xid=None)
+        with engine.begin() as connection:
+            connection.execute(nothing)
+
     def processes(self, engine: sa.Engine) -> set[str]:
         """The processes that have runs at work, dead or alive."""
         run = self.runs.c

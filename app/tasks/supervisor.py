@@ -126,6 +126,7 @@ class Supervisor:
             self._purge()
 
     def _read_stats(self) -> None:
+        self._tables.touch(self._store.calls)
         self.stats = EngineStats(
             agents=self._tables.loads(self._store.calls),
             free_bytes=self._store.free_bytes(),
