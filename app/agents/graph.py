@@ -21,6 +21,7 @@ from app.agents.final import last_answer
 from app.agents.speaking import handler_for
 from app.agents.tools import guarded
 from app.runs.errors import Interrupted
+from app.runs.events import IterationCounted
 from app.runs.model import AgentAnswer, AgentInfo
 from app.runs.ports import AgentCall, ThreadStore
 
@@ -164,6 +165,15 @@ def _go_on(
     # the agent itself has shortened what was said.
     if handler.iterations <= len(turns) + 1:
         handler.iterations = len(turns)
+    for number, turn in enumerate(turns[handler.call.iterations :], handler.call.iterations + 1):
+        handler.call.emit(  # kept, and not told before its process died
+            IterationCounted(
+                **handler.about,
+                at=handler.clock(),
+                iteration=number,
+                tool_calls=len(turn.tool_calls),
+            )
+        )
     handler.models.basis = messages[: len(messages) - len(_last_turn(messages))]
 
 
