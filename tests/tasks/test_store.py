@@ -1,0 +1,77 @@
+"""What the store allows: none at all, one without room, and one that is opened again."""
+
+from pathlib import Path
+
+from tests import fakes
+from tests.service import served, until
+from tests.tasks.background import calling, ended, post, quick, submit, url_in
+
+FULL = 10**18
+
+
+async def test_without_a_store() -> None:
+    """Background runs, their list and keys need one: 503."""
+    async with served({"a": quick()}) as desk:
+        asked = {"question": "hello"}
+        keyed = {"Idempotency-Key": "k"}
+        for response in (
+            await post(desk),
+            await desk.client.get("/agent/async"),
+            await desk.client.post("/agent", json=asked, headers=keyed),
+        ):
+            assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
+            assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_without_room(tmp_path: Path) -> None:
+    """With less room than the reserve nothing new is taken, and what was accepted finishes."""
+    desk_of_tools = fakes.ToolDesk(1.0)
+    agents = {"slow": calling("nap", desk_of_tools), "quick": quick()}
+    store = url_in(tmp_path)
+    async with served(agents, store_url=store) as desk:
+        accepted = await submit(desk)
+        await until(lambda: desk_of_tools.started, 20)
+    async with served(agents, store_url=store, store_reserve_bytes=FULL) as desk:
+        refused = await post(desk, key="k", thread_id="t")
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        ready = (await desk.client.get("/health/ready")).json()
+        assert ready["status"] == "ready"
+        assert ready["checks"]["store"]["state"] == "degraded"
+        metrics = (await desk.client.get("/metrics")).text
+        assert 'agent_ready{check="store"} 0.0' in metrics
+        assert "agent_store_free_bytes" in metrics
+        assert (await ended(desk, accepted))["status"] == "completed"
+        assert (await desk.ask(agent="quick")).status_code == 200
+    async with served(agents, store_url=store) as desk:
+        told = await ended(desk, await submit(desk, agent="quick"))
+        assert told["status"] == "completed"
+
+
+async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
+    """A thread goes on after a restart; it can be read and dropped."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", {"order": "7"}))
+    agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
+    for question in ("one", "two"):
+        async with served(agents, store_url=url_in(tmp_path)) as desk:
+            told = await ended(desk, await submit(desk, question, thread_id="t"))
+            assert told["result"]["answer"] == f"done: {question}: order 7 shipped"
+            kept = (await desk.client.get("/threads/t")).json()["messages"]
+            if question == "two":
+                people = [m["content"] for m in kept if m["type"] == "human"]
+                assert people == ["one", "two"]
+                assert (await desk.client.delete("/threads/t")).status_code == 204
+                assert (await desk.client.get("/threads/t")).status_code == 404
+
+
+async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
+    """A background run has its thread until it has ended: 409 for another one, of any kind."""
+    tools = fakes.ToolDesk(2.0)
+    async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        first = await submit(desk, thread_id="t")
+        await until(lambda: tools.started, 20)
+        for response in (await post(desk, thread_id="t"), await desk.ask(thread_id="t")):
+            assert (response.status_code, response.json()["code"]) == (409, "in_flight")
+        await desk.client.delete(f"/agent/async/{first}")
+        assert (await desk.client.get("/threads/t")).status_code == 404
+        second = await post(desk, thread_id="t")
+        assert second.status_code == 202
