@@ -1,0 +1,155 @@
+"""One attempt at a stored run: its log, its fence, and what it goes on from."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from app.runs.background import Background
+from app.runs.errors import HandedOver, StoreUnavailable
+from app.runs.events import RunFinished, RunHandedOver
+from app.runs.model import Outcome, RunRequest
+from app.runs.ports import AgentCall
+from app.runs.tasks import Attempt, Result
+from tests.runs import scripted
+from tests.runs.scripted import Desk, ScriptedAgent
+
+
+class Store:
+    """What an attempt writes, by place; `refuse` says what happens to the next ones."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Mapping[str, Any]] = {}
+        self.checks = 0
+        self.refuse: list[Exception] = []
+        self.slow_s = 0.0
+
+    async def write(self, place: int, row: Mapping[str, Any]) -> None:
+        self._refuse()
+        await asyncio.sleep(self.slow_s)
+        self.rows.setdefault(place, row)
+
+    async def check(self) -> None:
+        self.checks += 1
+        self._refuse()
+
+    def _refuse(self) -> None:
+        if self.refuse:
+            raise self.refuse.pop(0)
+
+    @property
+    def told(self) -> list[str]:
+        """The names of all events, in order, of a log without a hole."""
+        assert sorted(self.rows) == list(range(len(self.rows)))
+        return [name for place in sorted(self.rows) for name, _ in self.rows[place]["events"]]
+
+    def attempt(self, timeout_s: float = 30.0, **others: Any) -> Attempt:
+        now = time.time()
+        given: dict[str, Any] = {
+            "task_id": "t",
+            "agent": "scripted",
+            "request": RunRequest("q", timeout_s),
+            "number": 1,
+            "resumed": False,
+            "created_at": now,
+            "started_at": now,
+            "log": (),
+            "write": self.write,
+            "check": self.check,
+        }
+        return Attempt(**{**given, **others})
+
+
+async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
+    async def tell_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
+        pass
+
+    render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
+    background = Background(desk.runner, lambda: {"scripted": agent}, render, tell_stopped)
+    return await background.execute(attempt)
+
+
+async def test_what_is_said_is_written_once() -> None:
+    """Every event is in the log once, in order, although its writer is cancelled at the end."""
+    desk, store = Desk(), Store()
+    store.slow_s = 0.15  # the last row is on its way when the run ends
+
+    async def talks(call: AgentCall) -> str:
+        for number in range(1, 4):
+            scripted.iteration(call, number)
+            await asyncio.sleep(0.08)
+        return "done"
+
+    result = await worked(desk, ScriptedAgent(talks), store.attempt())
+    assert result.outcome is Outcome.COMPLETED
+    assert store.told == ["run", "iteration", "iteration", "iteration", "token"]
+
+
+async def test_the_fence_asks_when_there_is_nothing_to_write() -> None:
+    """A tool of a sub-agent, of which no event tells, is held to the fence as well."""
+    desk, store = Desk(), Store()
+
+    async def calls_twice(call: AgentCall) -> str:
+        assert call.fence is not None
+        await call.fence.passed()
+        await call.fence.passed()
+        return "done"
+
+    await worked(desk, ScriptedAgent(calls_twice), store.attempt())
+    assert store.checks == 1
+
+
+@pytest.mark.parametrize("when", ["writing", "asking"])
+async def test_a_lost_run_stops_at_the_fence(when: str) -> None:
+    """Whoever has the run no more does nothing after the fence, and tells no outcome."""
+    desk, store = Desk(), Store()
+    done: list[str] = []
+
+    async def acts(call: AgentCall) -> str:
+        assert call.fence is not None
+        if when == "asking":
+            await call.fence.passed()
+        store.refuse = [HandedOver()] * 3
+        await call.fence.passed()
+        done.append("acted")
+        return "done"
+
+    with pytest.raises(HandedOver):
+        await worked(desk, ScriptedAgent(acts), store.attempt())
+    assert done == []
+    kinds = [type(fact) for fact in desk.facts]
+    assert RunHandedOver in kinds
+    assert RunFinished not in kinds
+
+
+async def test_a_store_that_is_away_holds_a_run_up() -> None:
+    """Nothing is lost while the store is away: it is tried again."""
+    desk, store = Desk(), Store()
+    store.refuse = [StoreUnavailable(), StoreUnavailable()]
+    result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt())
+    assert result.outcome is Outcome.COMPLETED
+    assert store.told == ["run", "token"]
+
+
+async def test_another_attempt_goes_on_counting() -> None:
+    """Tokens of the first attempt still count, and its deadline goes on."""
+    desk, first, second = Desk(), Store(), Store()
+
+    async def dies(call: AgentCall) -> str:
+        scripted.iteration(call, 1)
+        assert call.fence is not None
+        await call.fence.passed()
+        raise HandedOver
+
+    with pytest.raises(HandedOver):
+        await worked(desk, ScriptedAgent(dies), first.attempt())
+    log = [first.rows[place] for place in sorted(first.rows)]
+    began = time.time() - 10
+    late = second.attempt(timeout_s=10.2, started_at=began, log=log, number=2, resumed=True)
+    before = time.monotonic()
+    result = await worked(desk, ScriptedAgent(scripted.after(60)), late)
+    assert result.outcome is Outcome.TIMEOUT
+    assert time.monotonic() - before < 5
+    assert min(second.rows) == len(log)
