@@ -1,6 +1,7 @@
 """Servers are killed in the middle of runs, on both stores: what is done stays done."""
 
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -195,3 +196,16 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
     assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
     assert counted(ships, plan, "begin")[0] == 6
     assert json.dumps(told["error"]["run_id"]) == json.dumps(task_id)
+
+
+def test_a_run_is_handed_over(ships: Fleet) -> None:
+    """SIGTERM hands a run at work to the other server, which finishes what is left of it."""
+    plan = Plan("handed", turns=4, seconds=1.5)
+    task_id = submit(ships, plan)
+    begun = until(ships, plan, "begin", 1)
+    ships.signal(ships.port_of(begun.pid), signal.SIGTERM)
+    told = ended(ships, task_id)
+    assert (told["status"], told["attempts"]) == ("completed", 2)
+    assert told["result"]["iterations"] == 4
+    assert [counted(ships, plan, "begin")[n] for n in range(4)] == [1, 2, 1, 1]
+    assert set(counted(ships, plan, "end").values()) == {1}
