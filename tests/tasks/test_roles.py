@@ -1,0 +1,76 @@
+"""Processes that share a store: one answers callers, another works, an agent comes and goes."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.command import WATCHKEEPER, Serving, serving
+
+AGENT = "quick=tests.tasks.background:quick"
+OTHER = "other=tests.tasks.background:quick"
+LONG_S = 30.0
+
+
+def post(service: Serving, path: str) -> httpx.Response:
+    return httpx.post(f"{service.url}{path}", json={"question": "hello"}, timeout=10)
+
+
+def view(service: Serving, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
+    place = f"{service.url}/agent/async/{task_id}"
+    told: dict[str, Any] = httpx.get(place, params={"wait": wait_s}, timeout=LONG_S + 5).json()
+    return told
+
+
+def seen(claim: Callable[[], bool]) -> bool:
+    """Whether the claim comes true before long."""
+    end = time.monotonic() + LONG_S
+    while not claim():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def sample(service: Serving, name: str) -> float:
+    """One sample of a service, by its name without labels."""
+    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    [line] = [line for line in lines if line.startswith(f"{name} ")]
+    return float(line.split()[1])
+
+
+def in_folder(folder: Path, name: str) -> Path:
+    """A directory to run in."""
+    (folder / name).mkdir()
+    return folder / name
+
+
+def test_one_asks_and_another_works(tmp_path: Path) -> None:
+    """An API-only process takes runs and leaves them; a worker works them and takes none."""
+    store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    api = in_folder(tmp_path, "api")
+    with serving(api, AGENT, "--no-background", variables=store) as asked:
+        task_id = post(asked, "/agent/async").json()["task_id"]
+        assert view(asked, task_id, 1.5)["status"] == "pending"
+        here, works = in_folder(tmp_path, "worker"), (str(WATCHKEEPER), "worker")
+        with serving(here, AGENT, command=works, variables=store) as worker:
+            assert view(asked, task_id, LONG_S)["status"] == "completed"
+            assert httpx.get(f"{worker.url}/health/ready").status_code == 200
+            assert sample(worker, "agent_concurrency_limit") > 0
+            for path in ("/agent", "/agent/stream", "/agent/async", "/agents/quick"):
+                assert post(worker, path).status_code == 404
+
+
+def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:
+    """Its runs wait, are counted, and are worked when it is served again."""
+    store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    with serving(in_folder(tmp_path, "a"), OTHER, "--no-background", variables=store) as first:
+        task_id = post(first, "/agent/async").json()["task_id"]
+    with serving(in_folder(tmp_path, "b"), AGENT, variables=store) as second:
+        assert seen(lambda: sample(second, "agent_tasks_unservable") == 1)
+        assert view(second, task_id)["status"] == "pending"
+    with serving(in_folder(tmp_path, "c"), AGENT, OTHER, variables=store) as third:
+        assert view(third, task_id, LONG_S)["status"] == "completed"
+        assert seen(lambda: sample(third, "agent_tasks_unservable") == 0)

@@ -1,0 +1,58 @@
+"""What a run that gave no answer leaves of its conversation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+
+from tests import fakes
+from tests.service import served
+from tests.tasks.background import ended, submit, url_in
+
+
+def says(messages: Sequence[BaseMessage]) -> AIMessage:
+    """Ask for a nap when asked to, else answer."""
+    question = [message for message in messages if message.type == "human"][-1]
+    if question.text == "nap":
+        return fakes.asks("nap", {})
+    return AIMessage(f"heard {question.text}", usage_metadata=fakes.USAGE)
+
+
+async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> None:
+    """Of a background run that was cancelled, the next run on the thread reads nothing."""
+    model = fakes.ScriptedModel(script=says)
+    agent = fakes.build("create_agent", model, fakes.ToolDesk(20.0).tools())
+    async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
+        await ended(desk, await submit(desk, "one", thread_id="t"))
+        napping = await submit(desk, "nap", thread_id="t")
+        while not desk.service.runner.in_flight:
+            await desk.client.get("/health")
+        assert (await desk.client.delete(f"/agent/async/{napping}")).status_code == 200
+        assert (await ended(desk, napping))["status"] == "cancelled"
+        kept = (await desk.client.get("/threads/t")).json()["messages"]
+        assert [message["content"] for message in kept] == ["one", "heard one"]
+        await ended(desk, await submit(desk, "two", thread_id="t"))
+        said = [message.text for message in model.asked[-1] if message.type != "system"]
+        assert said == ["one", "heard one", "two"]
+
+
+@pytest.mark.parametrize("mode", ["agent", "agent/async"])
+async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: Path) -> None:
+    """Calls that a run left open are answered before the next question: providers demand it."""
+    model = fakes.ScriptedModel(script=says)
+    options = {"checkpointer": InMemorySaver()}
+    agent = fakes.build("langgraph", model, fakes.ToolDesk(20.0).tools(), **options)
+    async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
+        body = {"question": "nap", "thread_id": "t", "timeout": 1.0}
+        first = await desk.client.post(f"/{mode}", json=body)
+        if mode == "agent/async":
+            assert (await ended(desk, first.json()["task_id"]))["status"] == "timeout"
+        else:
+            assert first.status_code == 504
+        assert (await desk.ask("two", thread_id="t")).json()["answer"] == "heard two"
+    asked = {c["id"] for m in model.asked[-1] if isinstance(m, AIMessage) for c in m.tool_calls}
+    answered = {m.tool_call_id for m in model.asked[-1] if isinstance(m, ToolMessage)}
+    assert asked
+    assert asked == answered
