@@ -1,4 +1,4 @@
-"""`python -m bench [start|overhead|serve|stream]`: one bench, or all of them in under four minutes.
+"""`python -m bench [start|overhead|serve|stream|tasks]`: one bench, or all of them in some minutes.
 
 Nothing here passes or fails by how long it took; a wrong answer or a module that should not be
 loaded ends with exit code 1.
@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Protocol, cast
 
-BENCHES = ("start", "overhead", "serve", "stream")
+BENCHES = ("start", "overhead", "serve", "stream", "tasks")
 
 
 class Bench(Protocol):

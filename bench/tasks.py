@@ -1,0 +1,130 @@
+"""Background runs: how fast they are taken, picked up and worked, on both stores.
+
+The agent of `agents.py` (three tool calls), worked by one process and by two on one store, beside
+the same agent asked by `POST /agent`, so that what the store costs can be told apart.
+"""
+
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+
+from bench import table
+from bench.process import Server, free_port, running, watchkeeper
+from tests.parts.postgres import cluster
+
+AGENT = "bench.agents:graph"
+RUNS, AT_ONCE, ALONE = 200, 10, 30
+_ENDED_S = 300.0
+HEADS = (
+    "store", "processes", "submits/s", "p50 ms", "p99 ms", "runs/s", "CPU ms a run", "of POST",
+    "pick-up p50 ms",
+)  # fmt: skip
+
+
+def run() -> bool:
+    """Measure and print; false when a run did not complete."""
+    rows, right = [], True
+    for store in ("sqlite", "postgresql"):
+        for processes in (1, 2):
+            with stored(store) as url:
+                figures, whole = asyncio.run(_measured(url, processes))
+            rows.append((store, str(processes), *figures))
+            right = right and whole
+    table.show("Background runs", HEADS, rows)
+    return right
+
+
+@contextmanager
+def stored(store: str) -> Iterator[str]:
+    """The URL of a fresh store; PostgreSQL is a server of the bench's own."""
+    if store == "postgresql":
+        with cluster() as server:
+            yield server.url
+        return
+    folder = tempfile.mkdtemp(prefix="watchkeeper-bench-")
+    try:
+        yield f"sqlite:///{Path(folder) / 'store.sqlite'}"
+    finally:
+        shutil.rmtree(folder)
+
+
+async def _measured(url: str, processes: int) -> tuple[list[str], bool]:
+    with ExitStack() as stack:
+        servers = []
+        for port in [free_port() for _ in range(processes)]:
+            environment = {"WATCHKEEPER_STORE_URL": url, "MODEL_MS": "0"}
+            server = stack.enter_context(running(watchkeeper(AGENT, port), port, environment))
+            server.wait_until("/health/ready")
+            servers.append(server)
+        base = f"http://127.0.0.1:{servers[0].port}"
+        async with httpx.AsyncClient(base_url=base, timeout=60) as client:
+            await _ended(client, [await _submit(client, [])])  # what is loaded and built once
+            waits = [await _pick_up(client) for _ in range(ALONE)]
+            asked_ms = await _asked(client, servers)
+            return await _drained(client, servers, waits, asked_ms)
+
+
+async def _submit(client: httpx.AsyncClient, took_s: list[float]) -> str:
+    began = time.perf_counter()
+    response = await client.post("/agent/async", json={"question": "order 1?"})
+    took_s.append(time.perf_counter() - began)
+    response.raise_for_status()
+    return str(response.json()["task_id"])
+
+
+async def _ended(client: httpx.AsyncClient, ids: list[str]) -> bool:
+    """Wait until all have ended; whether all of them completed."""
+    give_up_at = time.monotonic() + _ENDED_S
+    for task_id in ids:
+        while True:
+            task = (await client.get(f"/agent/async/{task_id}", params={"wait": 20})).json()
+            if task["finished_at"] or time.monotonic() > give_up_at:
+                break
+        if task["status"] != "completed":
+            return False
+    return True
+
+
+async def _pick_up(client: httpx.AsyncClient) -> float:
+    task_id = await _submit(client, [])
+    await _ended(client, [task_id])
+    waited: float = (await client.get(f"/agent/async/{task_id}")).json()["queue_wait_s"]
+    return waited * 1000
+
+
+async def _asked(client: httpx.AsyncClient, servers: list[Server]) -> float:
+    """CPU of one run that is asked for and waited for, in ms."""
+    before = sum(server.cpu_s() for server in servers)
+    for _ in range(ALONE):
+        (await client.post("/agent", json={"question": "order 1?"})).raise_for_status()
+    return (sum(server.cpu_s() for server in servers) - before) / ALONE * 1000
+
+
+async def _drained(
+    client: httpx.AsyncClient, servers: list[Server], waits: list[float], asked_ms: float
+) -> tuple[list[str], bool]:
+    cpu, began, took_s = sum(server.cpu_s() for server in servers), time.monotonic(), list[float]()
+    ids: list[str] = []
+    for _ in range(RUNS // AT_ONCE):
+        ids += await asyncio.gather(*(_submit(client, took_s) for _ in range(AT_ONCE)))
+    submitted_s = time.monotonic() - began
+    whole = await _ended(client, ids)
+    all_s = time.monotonic() - began
+    cpu_ms = (sum(server.cpu_s() for server in servers) - cpu) / RUNS * 1000
+    ordered = sorted(took_s)
+    return [
+        f"{RUNS / submitted_s:.0f}",
+        f"{statistics.median(ordered) * 1000:.1f}",
+        f"{ordered[int(RUNS * 0.99)] * 1000:.0f}",
+        f"{RUNS / all_s:.1f}",
+        f"{cpu_ms:.1f}",
+        f"{cpu_ms / asked_ms:.1f}",
+        f"{statistics.median(waits):.0f}",
+    ], whole
