@@ -14,9 +14,7 @@ ALONE = {
         "api/test_overload", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
         "runs/test_runner_queue", "runs/test_runner_stops", "runs/test_threads",
         "runs/test_threads_end", "streams/test_memory", "streams/test_readers",
-        "telemetry/test_agreement", "telemetry/test_agreement_background",
-        "telemetry/test_agreement_streams", "telemetry/test_pipeline_faults",
-        "telemetry/test_runtime", "telemetry/test_spans", "test_drain",
+        "telemetry/test_pipeline_faults", "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip
 
