@@ -23,6 +23,7 @@ LOG = "log"
 STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", "takeovers"
 DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
+REACHED, IN_VAIN = "reached", "in_vain"
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
 # How the engine says that a run has ended.
@@ -109,6 +110,11 @@ class Tables:
         )
         with engine.connect() as connection:
             return [json.loads(value) for (value,) in connection.execute(chosen)]
+
+    def reached(self, engine: sa.Engine, task_id: str) -> int:
+        """The most iterations that any attempt at a run has told of."""
+        log = self.log(engine, task_id, 0)
+        return max((row["progress"]["iterations"] for row in log if "progress" in row), default=0)
 
     def page(self, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
         """A page of runs, newest first, by position: what comes meanwhile moves nothing."""

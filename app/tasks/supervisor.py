@@ -30,8 +30,9 @@ _PURGE_AT_ONCE = 500
 _ORPHAN_S = 10.0
 # So long after its deadline a run is nobody's that could end it.
 _OVERDUE_S = 10.0
-# A run that kills its process must not tour the fleet: so often it is taken over, no more.
-MOST_TAKEOVERS = 5
+# A run that kills its process must not tour the fleet: so often in a row it is taken over without
+# getting further, no more.
+MOST_IN_VAIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +186,21 @@ class Supervisor:
                 self._probe.give_back(owner)
 
     def _recover(self, row: Mapping[str, Any]) -> None:
-        """Put back a run that nobody works any more; the last time, end it."""
-        task_id, agent = row["workflow_uuid"], row["name"]
-        takeovers = (row["attributes"] or {}).get(rows.TAKEOVERS, 0) + 1
-        noted: dict[str, Any] = {rows.TAKEOVERS: takeovers}
-        if takeovers > MOST_TAKEOVERS:
+        """Put back a run that nobody works any more; end it when that was in vain too often."""
+        task_id, agent, before = row["workflow_uuid"], row["name"], row["attributes"] or {}
+        reached = self._tables.reached(self._store.calls, task_id)
+        got_further = reached > before.get(rows.REACHED, -1)
+        in_vain = 1 if got_further else before.get(rows.IN_VAIN, 0) + 1
+        given_up = in_vain > MOST_IN_VAIN
+        noted: dict[str, Any] = {
+            rows.TAKEOVERS: before.get(rows.TAKEOVERS, 0) + 1,
+            rows.REACHED: reached,
+            rows.IN_VAIN: in_vain,
+        }
+        if given_up:
             noted |= {rows.LOST: True, rows.FINISHED: time.time()}
         self._client.update_workflow_attributes(task_id, noted, merge=True)
-        if takeovers > MOST_TAKEOVERS:
+        if given_up:
             self._client.cancel_workflow(task_id)
             self._heard.lost(task_id, agent)
         elif requeue(self._store, self._tables, row):
