@@ -55,9 +55,8 @@ class Container:
     @property
     def pid(self) -> int:
         """The service as this machine sees it; inside, it is the first process."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        [pid] = children.read_text().split()
-        return int(pid)
+        [pid] = _children(self.process)
+        return pid
 
     def status(self, name: str) -> str:
         """A line of what the kernel says of the service's process."""
@@ -111,8 +110,20 @@ def running(
         _wait_until_up(url, process)
         yield Container(process, root, url, user, environment)
     finally:
+        # The first process of the namespace takes all others with it. `--kill-child` would not do:
+        # the kernel forgets that order when the user changes.
+        for pid in _children(process):
+            os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait(10)
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    """What `unshare` has started, while it lives."""
+    if process.poll() is not None:
+        return []
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
