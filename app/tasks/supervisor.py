@@ -32,7 +32,7 @@ _ORPHAN_S = 10.0
 _OVERDUE_S = 10.0
 # A run that kills its process must not tour the fleet: so often in a row it is taken over without
 # getting further, no more.
-MOST_IN_VAIN = 5
+MOST_IN_VAIN = 10
 
 
 @dataclass(frozen=True, slots=True)

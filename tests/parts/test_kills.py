@@ -176,7 +176,7 @@ def _some(port: int, task_id: str, after: int) -> list[Told]:
 
 
 def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
-    """A run that kills every process that works it ends as failed, after five takeovers."""
+    """A run that kills every process that works it ends as failed, after ten takeovers in vain."""
     plan = Plan("deadly", deadly=True)
     task_id, over = submit(ships, plan), threading.Event()
 
@@ -194,7 +194,7 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
         over.set()
         reviver.join()
     assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
-    assert counted(ships, plan, "begin")[0] == 6
+    assert counted(ships, plan, "begin")[0] == 11
     assert json.dumps(told["error"]["run_id"]) == json.dumps(task_id)
 
 
