@@ -56,3 +56,19 @@ async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: P
     answered = {m.tool_call_id for m in model.asked[-1] if isinstance(m, ToolMessage)}
     assert asked
     assert asked == answered
+
+
+async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
+    """While a run has a thread, dropping it is a conflict, and another run still is one too."""
+    model = fakes.ScriptedModel(script=says)
+    agent = fakes.build("create_agent", model, fakes.ToolDesk(20.0).tools())
+    async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
+        await ended(desk, await submit(desk, "one", thread_id="t"))
+        napping = await submit(desk, "nap", thread_id="t")
+        for answer in (
+            await desk.client.delete("/threads/t"),
+            await desk.ask("two", thread_id="t"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (409, "in_flight")
+        await desk.client.delete(f"/agent/async/{napping}")
+        assert (await desk.client.delete("/threads/t")).status_code == 204
