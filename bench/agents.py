@@ -97,3 +97,17 @@ def executor(delay_ms: float | None = None) -> Any:
     )
     agent = create_tool_calling_agent(_model(delay_ms), [look_up], prompt)
     return AgentExecutor(agent=agent, tools=[look_up])
+
+
+def nothing() -> Any:
+    """A graph of one node that answers at once, without a model."""
+    from langgraph.graph import END, START, MessagesState, StateGraph  # noqa: PLC0415
+
+    async def answer(_: MessagesState) -> Any:
+        return {"messages": [AIMessage("nothing")]}
+
+    drawn: Any = StateGraph(MessagesState)
+    drawn.add_node("answer", answer)
+    drawn.add_edge(START, "answer")
+    drawn.add_edge("answer", END)
+    return drawn.compile()

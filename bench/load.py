@@ -6,6 +6,7 @@ is not the server's; it imports no library but uvloop, and prints what it saw as
 
 import asyncio
 import json
+import os
 import re
 import sys
 import time
@@ -15,8 +16,8 @@ from dataclasses import asdict, dataclass
 
 import uvloop
 
-# Tool calls in each run, one a turn.
-TURNS = 3
+# Tool calls in each run, one a turn; a server takes the same from its environment.
+TURNS = int(os.environ.get("TURNS", "3"))
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 Ask = Callable[[str], Awaitable[str]]

@@ -1,7 +1,8 @@
 """Background runs: how fast they are taken, picked up and worked, on both stores.
 
-The agent of `agents.py` (three tool calls), worked by one process and by two on one store, beside
-the same agent asked by `POST /agent`, so that what the store costs can be told apart.
+The agent of `agents.py` with five tool calls, worked by one process and by two on one store, beside
+the same agent asked by `POST /agent`, so that what the store costs can be told apart. Then the
+queue by itself (`drain.py`).
 """
 
 import asyncio
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import httpx
 
-from bench import table
+from bench import drain, table
 from bench.process import Server, free_port, running, watchkeeper
 from tests.parts.postgres import cluster
 
 AGENT = "bench.agents:graph"
 RUNS, AT_ONCE, ALONE = 200, 10, 30
+TOOLS = "5"
 _ENDED_S = 300.0
 HEADS = (
     "store", "processes", "submits/s", "p50 ms", "p99 ms", "runs/s", "CPU ms a run", "of POST",
@@ -30,14 +32,17 @@ HEADS = (
 
 def run() -> bool:
     """Measure and print; false when a run did not complete."""
-    rows, right = [], True
+    rows, queues, right = [], [], True
     for store in ("sqlite", "postgresql"):
         for processes in (1, 2):
+            with stored(store) as url, stored(store) as bare_url:
+                queues.append(drain.row(store, url, bare_url, processes))
             with stored(store) as url:
                 figures, whole = asyncio.run(_measured(url, processes))
             rows.append((store, str(processes), *figures))
             right = right and whole
     table.show("Background runs", HEADS, rows)
+    table.show("One caller, and a queue of runs that do nothing", drain.HEADS, queues)
     return right
 
 
@@ -59,7 +64,7 @@ async def _measured(url: str, processes: int) -> tuple[list[str], bool]:
     with ExitStack() as stack:
         servers = []
         for port in [free_port() for _ in range(processes)]:
-            environment = {"WATCHKEEPER_STORE_URL": url, "MODEL_MS": "0"}
+            environment = {"WATCHKEEPER_STORE_URL": url, "MODEL_MS": "0", "TURNS": TOOLS}
             server = stack.enter_context(running(watchkeeper(AGENT, port), port, environment))
             server.wait_until("/health/ready")
             servers.append(server)

@@ -16,6 +16,8 @@ import psycopg
 
 _USER = "postgres"
 _UP_S = 30.0
+# A backend that waits for a busy disk cannot be ended, and the server waits for it.
+_DOWN_S = 120.0
 _CONFIGURATION = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -60,7 +62,7 @@ class Cluster:
         """Stop it: clients are cut, in an orderly way or as by a crash."""
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
-        self._process.wait(_UP_S)
+        self._process.wait(_DOWN_S)
 
     def restart(self, *, at_once: bool = False) -> None:
         """Stop it and start it again."""
