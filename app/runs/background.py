@@ -149,6 +149,8 @@ class Log:
         """Whether there was anything to write. Whoever waits may leave; the writing goes on."""
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_row(), name="row of a log")
+            # Whoever waited may have left; what failed then is tried by the next one.
+            self._writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         else:
             await asyncio.wait({self._writing})  # what was said since is not in it
             return await self._write()

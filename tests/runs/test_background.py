@@ -1,6 +1,7 @@
 """One attempt at a stored run: its log, its fence, and what it goes on from."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -153,3 +154,23 @@ async def test_another_attempt_goes_on_counting() -> None:
     assert result.outcome is Outcome.TIMEOUT
     assert time.monotonic() - before < 5
     assert min(second.rows) == len(log)
+
+
+async def test_a_row_that_fails_when_its_writer_has_left() -> None:
+    """It is no fault of ours to tell: nobody waits for it, and the run is another's."""
+    desk, store, told = Desk(), Store(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: told.append(fault))
+
+    async def refuses(place: int, row: Mapping[str, Any]) -> None:
+        await asyncio.sleep(0.2)
+        raise HandedOver
+
+    async def leaves(call: AgentCall) -> str:
+        await asyncio.sleep(0.05)  # the row of its start is on its way
+        raise HandedOver
+
+    with pytest.raises(HandedOver):
+        await worked(desk, ScriptedAgent(leaves), store.attempt(write=refuses))
+    await asyncio.sleep(0.4)
+    gc.collect()
+    assert told == []
