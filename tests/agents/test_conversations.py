@@ -1,5 +1,6 @@
 """A thread_id continues a conversation, in memory where the agent keeps none itself."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,9 +95,13 @@ async def test_an_executor_without_a_place_for_it() -> None:
 async def test_what_is_kept_is_bounded() -> None:
     """Of many threads the oldest go, of many messages the oldest questions with their answers."""
     kept = Conversations("a", InMemory())
+
+    def run(thread_id: str) -> Any:
+        return SimpleNamespace(run_id="r", thread_id=thread_id, fence=None)
+
     for number in range(1_100):
-        await kept.keep(f"t{number}", [HumanMessage("q"), AIMessage("a")])
+        await kept.keep(run(f"t{number}"), [HumanMessage("q"), AIMessage("a")])
     assert (await kept.so_far("t99"), len(await kept.so_far("t100"))) == ([], 2)
     long = [m for n in range(80) for m in (HumanMessage(f"q{n}"), AIMessage(f"a{n}"))]
-    await kept.keep("long", long)
+    await kept.keep(run("long"), long)
     assert [m.text for m in (await kept.so_far("long"))[:2]] == ["q30", "a30"]

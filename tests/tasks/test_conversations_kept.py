@@ -1,0 +1,89 @@
+"""What a conversation keeps: only what a run said that has it, and that was not cancelled."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+
+from app.agents import registry
+from app.agents.conversations import InMemory
+from app.runs.model import AgentInfo, EarlyStopping
+from app.runs.ports import AgentCall
+from tests import fakes, faults
+from tests.agents.test_conversations import build, spoken
+from tests.service import served, until
+from tests.tasks.background import ended, submit, url_in
+
+
+class Held:
+    """A graph's only node, which answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, state: object) -> dict[str, list[BaseMessage]]:
+        self.asked.set()
+        await self.let_go.wait()
+        return {"messages": [AIMessage("late")]}
+
+
+async def test_a_run_that_was_cancelled_keeps_nothing(tmp_path: Path) -> None:
+    """Also when it answers before its process has heard of it: a later run may have the thread."""
+    held = Held()
+    async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, "one", thread_id="t")
+        await asyncio.wait_for(held.asked.wait(), 20)
+        await desk.service.tasks.cancel(task_id)
+        held.let_go.set()
+        assert (await ended(desk, task_id))["status"] == "cancelled"
+        await until(lambda: not desk.service.runner.in_flight, 20)
+        assert (await desk.client.get("/threads/t")).status_code == 404
+
+
+async def test_half_a_character(tmp_path: Path) -> None:
+    """A conversation in which a model said half a surrogate pair can be read."""
+
+    def says(_: Sequence[BaseMessage]) -> AIMessage:
+        return AIMessage("half \ud83d of it", usage_metadata=fakes.USAGE)
+
+    agent = fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+    async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
+        await ended(desk, await submit(desk, "one", thread_id="t"))
+        answer = await desk.client.get("/threads/t")
+        assert answer.status_code == 200
+        assert answer.json()["messages"][-1]["content"] == "half ? of it"
+
+
+async def test_a_first_run_is_not_dropped(tmp_path: Path) -> None:
+    """A thread that nothing was kept of yet is in use as well: dropping it is a conflict."""
+    held = Held()
+    async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, "one", thread_id="t")
+        dropped = await desk.client.delete("/threads/t")
+        assert (dropped.status_code, dropped.json()["code"]) == (409, "in_flight")
+        held.let_go.set()
+        await ended(desk, task_id)
+        assert (await desk.client.delete("/threads/t")).status_code == 204
+        assert (await desk.client.delete("/threads/t")).status_code == 404
+
+
+async def test_the_same_question_again() -> None:
+    """An executor that is taken over drops what its own attempt kept, not what reads alike."""
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
+    agent: Any = registry.adapt(build("with_history", model), "a", AgentInfo(name="a", kind=""))
+    agent.keep_in(InMemory())
+
+    async def ask(run_id: str, **others: Any) -> list[str]:
+        call = AgentCall(
+            run_id, "yes", 5, EarlyStopping.FORCE, "t", print, lambda *_: None, **others
+        )
+        await agent.answer(call)
+        return spoken(model)
+
+    assert await ask("first") == ["yes"]
+    assert len(await ask("second", resumed=True)) == 3
+    assert len(await ask("second", resumed=True)) == 3
+    assert [m.type for m in model.asked[-1] if isinstance(m, HumanMessage)] == ["human"] * 2
