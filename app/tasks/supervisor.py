@@ -14,7 +14,7 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
-from app.runs.tasks import EngineStats
+from app.runs.tasks import HUNG_S, EngineStats
 from app.tasks import rows
 from app.tasks.liveness import locks_of
 from app.tasks.ownership import requeue
@@ -28,8 +28,6 @@ _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
 # A run that is this process's, and that it does not work, for so long: it has fallen down.
 _ORPHAN_S = 10.0
-# So long after its deadline a run is nobody's that could end it.
-_OVERDUE_S = 10.0
 # A run that kills its process must not tour the fleet: so often in a row it is taken over without
 # getting further, no more.
 MOST_IN_VAIN = 10
@@ -82,6 +80,7 @@ class Supervisor:
         self._next_stats = self._next_purge = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchkeeper-tasks", daemon=True)
+        self._late: dict[tuple[str, str | None], float] = {}
 
     def show_alive(self) -> None:
         """Take this process's lock. Blocks."""
@@ -117,8 +116,7 @@ class Supervisor:
         self._tidy()
         if self._works:
             self._take_over()
-            for row in self._tables.overdue(self._store.calls, time.time() - _OVERDUE_S):
-                self._recover(row)  # whoever has it hangs; the next one ends it at once
+            self._take_overdue()
         if now >= self._next_stats:
             self._next_stats = now + _STATS_EVERY_S
             self._read_stats()
@@ -201,6 +199,17 @@ class Supervisor:
             noted |= {rows.LOST: True, rows.FINISHED: time.time()}
         self._client.update_workflow_attributes(task_id, noted, merge=True)
         if given_up:
+    def _take_overdue(self) -> None:
+        """Take runs from processes that hang: the next one ends them at once."""
+        now = time.monotonic()
+        rows_late = self._tables.overdue(self._store.calls, time.time())
+        # By claim: whoever takes such a run up has his time as well, on a slow store too.
+        late = {(row["workflow_uuid"], row["owner_xid"]): row for row in rows_late}
+        self._late = {claim: self._late.get(claim, now) for claim in late}
+        for claim, since in self._late.items():
+            if now - since >= HUNG_S:
+                self._recover(late[claim])
+
             self._client.cancel_workflow(task_id)
             self._heard.lost(task_id, agent)
         elif requeue(self._store, self._tables, row):

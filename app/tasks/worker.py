@@ -49,7 +49,12 @@ class Worker:
         """A workflow of one step: a result that was recorded is not worked for again."""
 
         def work(stored: dict[str, Any]) -> dict[str, Any]:
-            return DBOS.run_step({"name": "agent"}, self._attempt, stored)
+            try:
+                return DBOS.run_step({"name": "agent"}, self._attempt, stored)
+            except Exception as wrong:
+                # The result could not be recorded. The engine would record that as the end.
+                self._failed(wrong)
+                raise NotOurs from wrong
 
         return work
 
