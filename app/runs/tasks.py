@@ -91,6 +91,22 @@ class Task:
     stuck: bool = False
 
 
+def accepted(spec: TaskSpec, created_at: float) -> Task:
+    """A run as it is in the moment in which it was stored."""
+    return Task(
+        id=spec.id,
+        agent=spec.agent,
+        status=TaskStatus.PENDING,
+        attempts=0,
+        created_at=created_at,
+        started_at=None,
+        finished_at=None,
+        fingerprint=spec.fingerprint,
+        retry_of=spec.retry_of,
+        thread_id=spec.request.thread_id,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
     """Which background runs to list, newest first, after a cursor of an earlier list."""
