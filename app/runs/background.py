@@ -86,7 +86,7 @@ class Log:
         self._attempt = attempt
         self._lose = lose
         self._loop = asyncio.get_running_loop()
-        self._writing: asyncio.Task[bool] | None = None
+        self._writing: asyncio.Task[bool | HandedOver | StoreUnavailable] | None = None
         self._rows = len(attempt.log)
         self._written = 0
         self._steps = 0
@@ -152,9 +152,13 @@ class Log:
         else:
             await asyncio.wait({self._writing})  # what was said since is not in it
             return await self._write()
-        return await asyncio.shield(self._writing)
+        written = await asyncio.shield(self._writing)
+        if isinstance(written, bool):
+            return written
+        raise written
 
-    async def _write_row(self) -> bool:
+    async def _write_row(self) -> bool | HandedOver | StoreUnavailable:
+        """What refuses the row is given, not raised: whoever waited for it may have left."""
         run = self._run
         assert run is not None
         entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
@@ -166,7 +170,10 @@ class Log:
         }
         if self._written == 0:
             row["trace"] = run.trace
-        await self._attempt.write(self._rows, row)
+        try:
+            await self._attempt.write(self._rows, row)
+        except (HandedOver, StoreUnavailable) as refused:
+            return refused
         self._rows += 1
         self._written = entries[-1].id
         self._steps += len(row["progress"]["steps"])

@@ -1,6 +1,7 @@
 """One attempt at a stored run: its log, its fence, and what it goes on from."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -153,3 +154,22 @@ async def test_another_attempt_goes_on_counting() -> None:
     assert result.outcome is Outcome.TIMEOUT
     assert time.monotonic() - before < 5
     assert min(second.rows) == len(log)
+
+
+async def test_a_row_that_nobody_waits_for() -> None:
+    """A row that is refused when its writer has left is nobody's error."""
+    desk, store = Desk(), Store()
+    unheard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: unheard.append(told))
+
+    async def refuse(place: int, row: Mapping[str, Any]) -> None:
+        await asyncio.sleep(0.15)  # the run ends meanwhile
+        raise HandedOver
+
+    async def answers(call: AgentCall) -> str:
+        return "done"
+
+    with pytest.raises(HandedOver):
+        await worked(desk, ScriptedAgent(answers), store.attempt(write=refuse))
+    gc.collect()
+    assert not unheard
