@@ -1,4 +1,4 @@
-"""Runs that nobody ends: their process hangs, or the store refused what it was to keep of them."""
+"""Runs whose end is not simply stored: their process hangs, or the store refuses a part of it."""
 
 import signal
 import time
@@ -157,3 +157,17 @@ def _refuses(served: Served) -> None:
         assert (told["status"], told["attempts"]) == ("completed", attempts), told
         assert told["result"]["answer"] == plans[write].answer
         assert calls(write) == _TWO_TURNS
+
+
+def test_what_has_no_place(both: list[Served]) -> None:
+    """A cancelled run tells its steps although they have the character NUL."""
+    on_each(both, _is_cancelled)
+
+
+def _is_cancelled(served: Served) -> None:
+    ships, plan = served.ships, Plan("nul \0", turns=3, seconds=1.0)
+    task_id = submitted(ships.ports[0], plan.question, include_steps=True)
+    until(lambda: len(ships.receipts(plan.name)) >= 3, "its second call has not begun")
+    call(ships.ports[0], "DELETE", f"/agent/async/{task_id}", timeout_s=30)
+    steps = until(lambda: ended(ships.ports[0], task_id)["error"]["steps"], "it tells no steps")
+    assert steps[0]["arguments"]["name"] == plan.name
