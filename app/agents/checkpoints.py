@@ -19,6 +19,14 @@ _BUSY_MS = 30_000
 _CONNECTIONS = 8
 _POOL_S = 5.0
 _AGAIN_S = 0.5
+# A server that does not answer is left after these: the kernel's own patience is many minutes.
+_CONNECTION: dict[str, Any] = {
+    "connect_timeout": 2,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 
 class Checkpoints:
@@ -95,13 +103,21 @@ async def _in_server(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         pass
 
     # A connection is checked before it is lent: a server that restarts leaves dead ones behind.
+    # Of new ones the pool asks less and less often while the server is away, so it is told to
+    # stop soon: whoever wants one makes it begin anew.
     pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
         url.replace("+psycopg", "", 1),
         min_size=1,
         max_size=_CONNECTIONS,
         timeout=_POOL_S,
+        reconnect_timeout=_POOL_S,
         open=False,
-        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+        kwargs={
+            **_CONNECTION,
+            "autocommit": True,
+            "prepare_threshold": 0,
+            "row_factory": dict_row,
+        },
         check=AsyncConnectionPool.check_connection,
     )
     async with pool:

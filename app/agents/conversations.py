@@ -14,8 +14,8 @@ from langchain_core.messages import (
 )
 
 from app.runs.deadline import remaining
-from app.runs.errors import InFlight, StoreUnavailable
-from app.runs.ports import ThreadStore
+from app.runs.errors import HandedOver, InFlight, StoreUnavailable
+from app.runs.ports import AgentCall, ThreadStore
 
 T = TypeVar("T")
 
@@ -38,15 +38,21 @@ class Conversations:
         said = await _patiently(lambda: self._store.read(self._agent, thread_id))
         return [] if said is None else messages_from_dict(json.loads(said))
 
-    async def keep(self, thread_id: str | None, messages: Sequence[BaseMessage]) -> None:
-        """What has been said now, all of it; the oldest questions go when there are too many."""
+    async def keep(self, call: AgentCall, messages: Sequence[BaseMessage]) -> None:
+        """What has been said now, all of it; the oldest questions go when there are too many.
+
+        Raises HandedOver where the run, or its thread, is not its own any more.
+        """
+        thread_id, run_id = call.thread_id, call.run_id
         if thread_id is None:
             return
         kept = list(messages)
         while len(kept) > _MOST_MESSAGES and (start := _second_question(kept)):
             kept = kept[start:]
         text = json.dumps(messages_to_dict(kept), default=str)
-        await _patiently(lambda: self._store.write(self._agent, thread_id, text))
+        if call.fence is not None:
+            await call.fence.passed()
+        await _patiently(lambda: self._store.write(self._agent, thread_id, run_id, text))
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
@@ -83,8 +89,10 @@ class InMemory:
             self._said.move_to_end((agent, thread_id))
         return self._said.get((agent, thread_id))
 
-    async def write(self, agent: str, thread_id: str, text: str) -> None:
-        """Keep this, in the place of what was kept."""
+    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+        """Keep this, in the place of what was kept. Raises HandedOver when another run has it."""
+        if self._held.get((agent, thread_id), run_id) != run_id:
+            raise HandedOver
         self._said[agent, thread_id] = text
         self._said.move_to_end((agent, thread_id))
         while len(self._said) > _MOST_THREADS:

@@ -87,8 +87,8 @@ class ExecutorAgent:
                 # A model that answers in blocks leaves them as they are.
                 text = AIMessage(output).text if isinstance(output, list) else output
                 answer = whole_answer(handler, str(text))
-        now = [HumanMessage(call.question), AIMessage(answer.text)]
-        await self._conversations.keep(call.thread_id, [*before, *now])
+        now = [HumanMessage(call.question, id=call.run_id), AIMessage(answer.text)]
+        await self._conversations.keep(call, [*before, *now])
         return answer
 
     async def _run(
@@ -118,7 +118,7 @@ class ExecutorAgent:
 
 def _before(call: AgentCall, said: list[BaseMessage]) -> list[BaseMessage]:
     """What was said before a run: not its own turn, kept by an attempt that died a moment later."""
-    own = call.resumed and len(said) > 1 and said[-2].text == call.question
+    own = call.resumed and len(said) > 1 and said[-2].id == call.run_id
     return said[:-2] if own else said
 
 

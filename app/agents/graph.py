@@ -74,7 +74,7 @@ class GraphAgent:
             text = str(messages[-1].text) if messages else ""
             whole = whole_answer(handler, text, state.get("structured_response"))
             if not self._keeps_threads:
-                await self._conversations.keep(call.thread_id, messages)
+                await self._conversations.keep(call, messages)
             return whole
 
     async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[dict[str, Any], bool]:
@@ -128,7 +128,7 @@ class GraphAgent:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
         said = [*_unanswered(messages), AIMessage(text)]
         if not self._keeps_threads:
-            await self._conversations.keep(call.thread_id, [*messages, *said])
+            await self._conversations.keep(call, [*messages, *said])
             return
         config = _config(call, in_thread=True)
         await self._graph.aupdate_state(config, {"messages": said})

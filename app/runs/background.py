@@ -86,7 +86,7 @@ class Log:
         self._attempt = attempt
         self._lose = lose
         self._loop = asyncio.get_running_loop()
-        self._writing: asyncio.Task[bool] | None = None
+        self._writing: asyncio.Task[bool | HandedOver | StoreUnavailable] | None = None
         self._rows = len(attempt.log)
         self._written = 0
         self._steps = 0
@@ -149,14 +149,16 @@ class Log:
         """Whether there was anything to write. Whoever waits may leave; the writing goes on."""
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_row(), name="row of a log")
-            # Whoever waited may have left; what failed then is tried by the next one.
-            self._writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         else:
             await asyncio.wait({self._writing})  # what was said since is not in it
             return await self._write()
-        return await asyncio.shield(self._writing)
+        written = await asyncio.shield(self._writing)
+        if isinstance(written, bool):
+            return written
+        raise written
 
-    async def _write_row(self) -> bool:
+    async def _write_row(self) -> bool | HandedOver | StoreUnavailable:
+        """What refuses the row is given, not raised: whoever waited for it may have left."""
         run = self._run
         assert run is not None
         entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
@@ -168,7 +170,10 @@ class Log:
         }
         if self._written == 0:
             row["trace"] = run.trace
-        await self._attempt.write(self._rows, row)
+        try:
+            await self._attempt.write(self._rows, row)
+        except (HandedOver, StoreUnavailable) as refused:
+            return refused
         self._rows += 1
         self._written = entries[-1].id
         self._steps += len(row["progress"]["steps"])

@@ -121,8 +121,11 @@ class ThreadStore(Protocol):
         """What was kept, or None for a thread that is not known."""
         ...
 
-    async def write(self, agent: str, thread_id: str, text: str) -> None:
-        """Keep this, in the place of what was kept."""
+    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+        """Keep this, in the place of what was kept, for the run that has the thread.
+
+        Raises HandedOver when the thread is another run's, or the run was ended elsewhere.
+        """
         ...
 
     async def forget(self, agent: str, thread_id: str) -> bool:

@@ -44,7 +44,7 @@ from app.runs.model import (
     Stopped,
 )
 from app.runs.ports import Agent, AgentCall, Price
-from app.runs.tasks import Attempt, Fence
+from app.runs.tasks import HUNG_S, Attempt, Fence
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
@@ -119,8 +119,14 @@ class Runner:
         self.in_flight[run.id] = run
         run.context.run(self._begin, run, agent, loop)
         left_s = max(0.0, run.ends_at - time.monotonic())
-        run.timers.append(loop.call_later(left_s, self.stop, run, DeadlineExceeded()))
+        due_at = time.monotonic() + left_s
+        run.timers.append(loop.call_later(left_s, self._time_is_up, run, due_at))
         return run
+
+    def _time_is_up(self, run: Run, due_at: float) -> None:
+        """A process that was held still does not tell an end that another one may have told."""
+        held = time.monotonic() - due_at > HUNG_S
+        self.stop(run, HandedOver() if held else DeadlineExceeded())
 
     @property
     def finished(self) -> Mapping[str, Run]:

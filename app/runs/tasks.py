@@ -11,6 +11,9 @@ from app.runs.model import Outcome, RunRequest
 
 _IDS = uuid.UUID("5d0a7c1e-7f0e-4bb1-9a55-6a1c6a0c8f11")
 
+# So long after its deadline a run is no longer that of a process that has not ended it.
+HUNG_S = 10.0
+
 # A finished run or a problem, as callers read it; stored once, at the end.
 Body: TypeAlias = Mapping[str, Any]
 
@@ -86,6 +89,22 @@ class Task:
     retry_of: str | None = None
     thread_id: str | None = None
     stuck: bool = False
+
+
+def accepted(spec: TaskSpec, created_at: float) -> Task:
+    """A run as it is in the moment in which it was stored."""
+    return Task(
+        id=spec.id,
+        agent=spec.agent,
+        status=TaskStatus.PENDING,
+        attempts=0,
+        created_at=created_at,
+        started_at=None,
+        finished_at=None,
+        fingerprint=spec.fingerprint,
+        retry_of=spec.retry_of,
+        thread_id=spec.request.thread_id,
+    )
 
 
 @dataclass(frozen=True, slots=True)

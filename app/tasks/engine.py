@@ -26,6 +26,7 @@ from app.runs.tasks import (
     TaskQuery,
     TaskSpec,
     TaskStatus,
+    accepted,
 )
 from app.tasks import payload, rows
 from app.tasks.rows import Tables
@@ -180,8 +181,9 @@ class Engine:
     def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         if not self._store.has_room() and self._tables.row(self._store.calls, spec.id) is None:
             raise StoreUnavailable
+        created_at = time.time()
         noted = {
-            rows.CREATED: time.time(),
+            rows.CREATED: created_at,
             rows.FINGERPRINT: spec.fingerprint,
             rows.RETRY_OF: spec.retry_of,
             rows.THREAD: spec.request.thread_id,
@@ -196,15 +198,18 @@ class Engine:
         }
         try:
             self._known_client().enqueue(options, payload.of(spec))
-            created = True
         except engine_errors.DBOSWorkflowIDInUseError:
-            created = False
+            return self._submitted_before(spec), False
+        # Not read back: over a slow connection that takes as long as storing it.
+        return accepted(spec, created_at), True
+
+    def _submitted_before(self, spec: TaskSpec) -> Task:
         task = self._get(spec.id)
         if task is None:
             raise StoreUnavailable
-        if not created and task.fingerprint != spec.fingerprint:
+        if task.fingerprint != spec.fingerprint:
             raise KeyReused
-        return task, created
+        return task
 
     async def get(self, task_id: str) -> Task | None:
         """One run, with its body if it has ended."""
@@ -252,7 +257,7 @@ class Engine:
 
     async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Say what became of a cancelled run that this process worked."""
-        noted = {rows.STOPPED: dict(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
+        noted = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
         client = self._known_client()
         await self._store.call(client.update_workflow_attributes, task_id, noted, merge=True)
 

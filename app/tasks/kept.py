@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.runs.errors import InFlight, KeyReused
+from app.runs.errors import HandedOver, InFlight, KeyReused
 from app.runs.tasks import Body
 from app.tasks.rows import OVER, Tables
 from app.tasks.store import Store
@@ -109,27 +109,26 @@ class Threads:
 
         return await self._store.call(read)
 
-    async def write(self, agent: str, thread_id: str, text: str) -> None:
-        """Keep this, in the place of what was kept."""
-        now = time.time()
-        row = {"agent": agent, "thread_id": thread_id, "held_until": _NOBODY}
-        said = {"said": text, "updated_at": now}
-        await self._store.call(self._upsert, {**row, **said}, said, sa.true())
+    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+        """Keep this, in the place of what was kept, for the run that has the thread.
+
+        Raises HandedOver when the thread is another run's, or the run was cancelled meanwhile.
+        """
+        run = self._tables.runs.c
+        over = sa.select(run.workflow_uuid).where(run.workflow_uuid == run_id, run.status.in_(OVER))
+        mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == run_id, ~over.exists())
+        said = sa.update(_THREADS).where(mine).values(said=text, updated_at=time.time())
+        if not await self._store.call(self._execute, said):
+            raise HandedOver
 
     async def forget(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
         me = f"forgets {uuid.uuid4()}"
+        await self.claim(agent, thread_id, me, _FORGET_S)
         known = await self.read(agent, thread_id) is not None
-        if known:
-            await self.claim(agent, thread_id, me, _FORGET_S)
-            mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == me)
-            await self._store.call(self._execute, sa.delete(_THREADS).where(mine))
+        mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == me)
+        await self._store.call(self._execute, sa.delete(_THREADS).where(mine))
         return known
-
-    def _upsert(
-        self, row: dict[str, Any], changed: dict[str, Any], where: sa.ColumnElement[bool]
-    ) -> bool:
-        return _upsert(self._store, _THREADS, row, changed, where)
 
     def _execute(self, statement: Any) -> int:
         with self._store.calls.begin() as connection:

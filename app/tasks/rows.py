@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.runs.model import Outcome
-from app.runs.tasks import AgentLoad, Task, TaskQuery, TaskStatus, status_of
+from app.runs.tasks import AgentLoad, Body, Task, TaskQuery, TaskStatus, status_of
 
 # The name of the log of a run among the engine's streams.
 LOG = "log"
@@ -245,12 +245,24 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
         created_at=noted.get(CREATED, row["created_at"] / 1000),
         started_at=started,
         finished_at=finished if status.ended else None,
-        body=body if body is not None else noted.get(STOPPED),
+        body=body if body is not None else _body(noted.get(STOPPED)),
         fingerprint=noted.get(FINGERPRINT, ""),
         retry_of=noted.get(RETRY_OF),
         thread_id=noted.get(THREAD),
         stuck=bool(noted.get(STUCK)),
     )
+
+
+def text(body: Body) -> str:
+    """A body as it is noted: PostgreSQL's own JSON has no place for the character NUL."""
+    return json.dumps(dict(body))
+
+
+def _body(noted: str | None) -> Body | None:
+    if noted is None:
+        return None
+    body: Body = json.loads(noted)
+    return body
 
 
 def _ended_as(engine_status: str, noted: Mapping[str, Any]) -> TaskStatus:

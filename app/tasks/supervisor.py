@@ -14,7 +14,7 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
-from app.runs.tasks import EngineStats
+from app.runs.tasks import HUNG_S, EngineStats
 from app.tasks import rows
 from app.tasks.liveness import locks_of
 from app.tasks.ownership import requeue
@@ -24,12 +24,12 @@ from app.tasks.worker import Worker
 
 _EVERY_S = 0.5
 _STATS_EVERY_S = 2.0
+# A look at the store that takes longer than this meets one that does not answer.
+_STALE_S = 3.0
 _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
 # A run that is this process's, and that it does not work, for so long: it has fallen down.
 _ORPHAN_S = 10.0
-# So long after its deadline a run is nobody's that could end it.
-_OVERDUE_S = 10.0
 # A run that kills its process must not tour the fleet: so often in a row it is taken over without
 # getting further, no more.
 MOST_IN_VAIN = 10
@@ -66,7 +66,8 @@ class Supervisor:
         keep_s: float,
         works: bool,
     ) -> None:
-        self.stats = EngineStats(reserve_bytes=store.reserve_bytes)
+        self._stats = EngineStats(reserve_bytes=store.reserve_bytes)
+        self._looked_at = time.monotonic()
         self._store = store
         self._client = client
         self._tables = tables
@@ -79,9 +80,20 @@ class Supervisor:
         self._own = locks_of(store)
         self._probe = locks_of(store)
         self._suspects: dict[str, float] = {}
+        self._late: dict[tuple[str, str | None], float] = {}
         self._next_stats = self._next_purge = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchkeeper-tasks", daemon=True)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What was last read; a store that holds up the look at it is out of reach as well."""
+        if time.monotonic() - self._looked_at > _STALE_S:
+            return self._out_of_reach()
+        return self._stats
+
+    def _out_of_reach(self) -> EngineStats:
+        return EngineStats(reachable=False, reserve_bytes=self._store.reserve_bytes)
 
     def show_alive(self) -> None:
         """Take this process's lock. Blocks."""
@@ -90,6 +102,7 @@ class Supervisor:
     def start(self) -> None:
         """Begin to look. Blocks for a first look."""
         self._read_stats()
+        self._looked_at = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -106,9 +119,11 @@ class Supervisor:
             except (sa.exc.SQLAlchemyError, psycopg.Error, OSError):
                 # It is gone for now. Whoever looked dead meanwhile gets his time anew.
                 self._suspects.clear()
-                self.stats = EngineStats(reachable=False, reserve_bytes=self._store.reserve_bytes)
+                self._late.clear()
+                self._stats = self._out_of_reach()
             except Exception as wrong:  # noqa: BLE001 - nobody else would look after the runs
                 self._heard.failed(wrong)
+            self._looked_at = time.monotonic()
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -117,8 +132,7 @@ class Supervisor:
         self._tidy()
         if self._works:
             self._take_over()
-            for row in self._tables.overdue(self._store.calls, time.time() - _OVERDUE_S):
-                self._recover(row)  # whoever has it hangs; the next one ends it at once
+            self._take_overdue()
         if now >= self._next_stats:
             self._next_stats = now + _STATS_EVERY_S
             self._read_stats()
@@ -128,7 +142,7 @@ class Supervisor:
 
     def _read_stats(self) -> None:
         self._tables.touch(self._store.calls)
-        self.stats = EngineStats(
+        self._stats = EngineStats(
             agents=self._tables.loads(self._store.calls),
             free_bytes=self._store.free_bytes(),
             reserve_bytes=self._store.reserve_bytes,
@@ -184,6 +198,17 @@ class Supervisor:
                         self._recover(row)
             finally:
                 self._probe.give_back(owner)
+
+    def _take_overdue(self) -> None:
+        """Take runs from processes that hang: the next one ends them at once."""
+        now = time.monotonic()
+        rows_late = self._tables.overdue(self._store.calls, time.time())
+        # By claim: whoever takes such a run up has his time as well, on a slow store too.
+        late = {(row["workflow_uuid"], row["owner_xid"]): row for row in rows_late}
+        self._late = {claim: self._late.get(claim, now) for claim in late}
+        for claim, since in self._late.items():
+            if now - since >= HUNG_S:
+                self._recover(late[claim])
 
     def _recover(self, row: Mapping[str, Any]) -> None:
         """Put back a run that nobody works any more; end it when that was in vain too often."""

@@ -52,7 +52,7 @@ class Worker:
             try:
                 return DBOS.run_step({"name": "agent"}, self._attempt, stored)
             except Exception as wrong:
-                # The step's result could not be read or recorded: that is not how the run ended.
+                # The result could not be recorded. The engine would record that as the end.
                 self._failed(wrong)
                 raise NotOurs from wrong
 

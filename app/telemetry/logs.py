@@ -30,7 +30,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 # Libraries whose lines say what ours say already, or quote what callers sent.
 _QUIET = (
     "httpx", "httpx2", "httpcore", "httpcore2", "openai", "uvicorn.access", "asyncio", "langsmith",
-    "langchain_core", "langgraph", "opentelemetry",
+    "langchain_core", "langgraph", "opentelemetry", "psycopg.pool",
 )  # fmt: skip
 _SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _LONGEST_VALUE = 1_000

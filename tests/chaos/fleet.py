@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ Reply = tuple[int | None, Any]
 class Fleet:
     """Servers by the number of their port; each is started again with the same port."""
 
-    def __init__(self, folder: Path, store_url: str, servers: int, **variables: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store_url: str,
+        servers: int,
+        *,
+        under: Sequence[str] = (),
+        variables: Mapping[str, str],
+    ) -> None:
         self.ports = [_free_port() for _ in range(servers)]
         self.pids: dict[int, int] = {}
         self._file = folder / "receipts"
@@ -39,7 +47,7 @@ class Fleet:
             **variables,
         }
         self._forks = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.server"],
+            [*under, sys.executable, "-m", "tests.chaos.server"],
             env=environment(told),
             cwd=folder,
             stdin=subprocess.PIPE,
@@ -116,10 +124,14 @@ class Fleet:
 
 @contextmanager
 def fleet(
-    folder: Path, store_url: str, servers: int = 2, variables: Mapping[str, str] | None = None
+    folder: Path,
+    store_url: str,
+    servers: int = 2,
+    variables: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> Iterator[Fleet]:
-    """Servers on a store; none is started yet."""
-    ships = Fleet(folder, store_url, servers, **(variables or {}))
+    """Servers on a store; none is started yet. `under` is a command that starts the command."""
+    ships = Fleet(folder, store_url, servers, under=under, variables=variables or {})
     try:
         yield ships
     finally:

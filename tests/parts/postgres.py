@@ -75,6 +75,12 @@ class Cluster:
             connection.execute(f"create database {name}".encode())
         return self.url.removesuffix("/postgres") + f"/{name}"
 
+    def renew(self, name: str) -> None:
+        """Empty a database that nobody has open."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"drop database {name} with (force)".encode())
+        self.fresh(name)
+
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:

@@ -1,15 +1,22 @@
 """PostgreSQL goes away and comes back: nothing is accepted that is not stored, runs finish."""
 
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.chaos.agents import Plan
+from tests.chaos.agents import RECEIPTS, Plan, receipts
 from tests.chaos.fleet import Fleet, call, fleet
+from tests.command import Serving, serving
+from tests.parts.patience import ended, submitted, until
 from tests.parts.postgres import Cluster, cluster
 
-WITHIN_S = 60.0
+# Longer than every bound on a wait for a connection, and soon after a try of a pool that tries
+# less and less often (after 31 s), long before the next one (after 63 s).
+_LONG_S = 36.0
+_DRAIN_S = 1
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +24,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Cl
     with cluster() as server, fleet(tmp_path_factory.mktemp("gone"), server.url, 1) as ships:
         ships.start_all()
         yield ships, server
-
-
-def _end(port: int, task_id: str) -> str:
-    end = time.monotonic() + WITHIN_S
-    while time.monotonic() < end:
-        status, told = call(port, "GET", f"/agent/async/{task_id}?wait=1")
-        if status == 200 and told["status"] not in ("pending", "running"):
-            return str(told["status"])
-        time.sleep(0.2)
-    raise AssertionError(f"{task_id} has not ended")
 
 
 def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
@@ -51,11 +48,11 @@ def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
         assert call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[0] == 503
     finally:
         server.start()
-    assert _end(port, task_id) == "completed"
+    assert ended(port, task_id)["status"] == "completed"
     assert not ships.receipts(refused.name)
     status, told_again = call(port, "POST", "/agent/async", body, told)
     assert status == 202
-    assert _end(port, told_again["task_id"]) == "completed"
+    assert ended(port, told_again["task_id"])["status"] == "completed"
     assert len({r.run_id for r in ships.receipts(refused.name)}) == 1
 
 
@@ -80,3 +77,59 @@ def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
     finally:
         server.start()
     becomes("ok")
+
+
+def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
+    """A run goes on soon after it is back, however long it was gone, and no tool runs again."""
+    ships, server = served
+    [port] = ships.ports
+    plan = Plan("long", turns=3, seconds=1.0)
+    task_id = submitted(port, plan.question)
+    until(lambda: len(ships.receipts(plan.name)) >= 3, "its second call has not begun")
+    server.stop(at_once=True)
+    time.sleep(_LONG_S)
+    server.start()
+    back_at = time.monotonic()
+    told = ended(port, task_id)
+    took_s = time.monotonic() - back_at
+    print(f"ended {took_s:.1f} s after it was back")
+    assert (told["status"], told["attempts"]) == ("completed", 1)
+    assert (told["result"]["answer"], told["result"]["iterations"]) == (plan.answer, 3)
+    assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2]
+    assert took_s < 10
+
+
+def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path) -> None:
+    """A server stops in order and in time, and another one takes its run up afterwards."""
+    _, cluster_of_all = served
+    file, plan = tmp_path / "receipts", Plan("stopped", turns=3, seconds=1.0)
+    variables = {
+        "WATCHKEEPER_STORE_URL": cluster_of_all.fresh("stopped"),
+        "WATCHKEEPER_DRAIN_NOTICE_S": "0",
+        "WATCHKEEPER_DRAIN_S": str(_DRAIN_S),
+        RECEIPTS: str(file),
+    }
+    agent = "graph=tests.chaos.agents:graph"
+    with serving(tmp_path, agent, variables=variables) as first:
+        task_id = submitted(_port(first), plan.question)
+        until(lambda: len(receipts(file)) >= 3, "its second call has not begun")
+        cluster_of_all.stop(at_once=True)
+        try:
+            began = time.monotonic()
+            first.signal(signal.SIGTERM)
+            code = first.wait(60)
+            took_s = time.monotonic() - began
+        finally:
+            cluster_of_all.start()
+    print(f"stopped after {took_s:.1f} s")
+    assert code == 0
+    assert took_s < _DRAIN_S + 15
+    with serving(tmp_path, agent, variables=variables) as second:
+        told = ended(_port(second), task_id)
+    assert (told["status"], told["attempts"]) == ("completed", 2)
+    assert told["result"]["answer"] == plan.answer
+    assert [r.n for r in receipts(file) if r.what == "begin"].count(0) == 1
+
+
+def _port(server: Serving) -> int:
+    return int(server.url.rpartition(":")[2])

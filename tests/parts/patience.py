@@ -1,0 +1,42 @@
+"""Waits for what servers come to, and no longer than is reasonable on a slow machine."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tests.chaos.fleet import call
+
+T = TypeVar("T")
+
+WITHIN_S = 60.0
+
+
+def until(holds: Callable[[], T], what: str) -> T:
+    """What holds, as soon as it does; `what` is said when it never does."""
+    end = time.monotonic() + WITHIN_S
+    while time.monotonic() < end:
+        if found := holds():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(what)
+
+
+def ended(port: int, task_id: str) -> dict[str, Any]:
+    """What a server tells of a background run that has ended."""
+
+    def look() -> dict[str, Any] | None:
+        told = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1] or {}
+        return told if told.get("status") not in (None, "pending", "running") else None
+
+    told = until(look, f"{task_id} has not ended")
+    assert told is not None
+    return told
+
+
+def submitted(port: int, question: str, agent: str = "graph", **body: Any) -> str:
+    """A background run that was accepted; its id."""
+    asked = {"question": question, **body}
+    status, told = call(port, "POST", f"/agents/{agent}/async", asked, timeout_s=30)
+    assert status == 202, told
+    task_id: str = told["task_id"]
+    return task_id

@@ -1,0 +1,124 @@
+"""PostgreSQL is there and does not answer, or is slow, or cannot be reached at all."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.chaos.agents import Plan
+from tests.chaos.fleet import Fleet, call, fleet
+from tests.parts.patience import ended, submitted, until
+from tests.parts.postgres import cluster
+from tests.parts.proxy import Proxy, Way, proxy
+
+_ANSWER_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Proxy]]:
+    with cluster() as server:
+        url = sa.make_url(server.url)
+        assert url.port is not None
+        with proxy(url.port) as between:
+            told = url.set(port=between.port).render_as_string()
+            with fleet(tmp_path_factory.mktemp("silent"), told, 1) as ships:
+                ships.start_all()
+                yield ships, between
+
+
+@pytest.fixture(autouse=True)
+def heals(served: tuple[Fleet, Proxy]) -> Iterator[None]:
+    """However a test ends, the next one begins with a database."""
+    yield
+    served[1].go(Way.OPEN)
+
+
+def _refused(
+    port: int, method: str, path: str, body: Any = None, key: Mapping[str, str] | None = None
+) -> None:
+    """It is told in time that the store is not there."""
+    began = time.monotonic()
+    status, problem = call(port, method, path, body, key, timeout_s=30)
+    took_s = time.monotonic() - began
+    print(f"{method} {path} refused after {took_s:.2f} s")
+    assert (status, problem["code"]) == (503, "store_unavailable")
+    assert took_s < _ANSWER_S
+
+
+def _store_is(port: int, state: str) -> Callable[[], bool]:
+    def look() -> bool:
+        status, told = call(port, "GET", "/health/ready")
+        return status == 200 and bool(told["checks"]["store"]["state"] == state)
+
+    return look
+
+
+@pytest.mark.parametrize("way", [Way.SILENT, Way.SHUT])
+def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
+    """What needs the store is refused in time, the rest is served, and all is well afterwards."""
+    ships, between = served
+    [port] = ships.ports
+    work, once = Plan(f"work {way}", turns=3, seconds=0.7), Plan(f"once {way}")
+    task_id = submitted(port, work.question)
+    until(lambda: len(ships.receipts(work.name)) >= 3, "its second call has not begun")
+    between.go(way)
+    body, key = {"question": once.question}, {"Idempotency-Key": f"key {way}"}
+    for _ in range(2):
+        _refused(port, "POST", "/agent/async", body, key)
+    for path in (f"/agent/async/{task_id}", f"/agent/async/{task_id}?wait=20", "/agent/async"):
+        _refused(port, "GET", path)
+    assert call(port, "GET", "/health/live")[0] == 200
+    until(_store_is(port, "degraded"), "readiness does not tell")
+    status, answer = call(port, "POST", "/agent", {"question": Plan("plain").question})
+    assert (status, answer["answer"]) == (200, "plain: 1")
+    assert not ships.receipts(once.name)
+    between.go(Way.OPEN)
+    told = ended(port, task_id)
+    assert (told["status"], told["attempts"]) == ("completed", 1)
+    assert [r.n for r in ships.receipts(work.name) if r.what == "begin"] == [0, 1, 2]
+    replies = [call(port, "POST", "/agent/async", body, key, timeout_s=30) for _ in range(2)]
+    assert [status for status, _ in replies] == [202, 202]
+    [one] = {told["task_id"] for _, told in replies}
+    assert ended(port, one)["status"] == "completed"
+    assert [r.run_id for r in ships.receipts(once.name) if r.what == "begin"] == [one]
+    until(_store_is(port, "ok"), "readiness stays red")
+
+
+def test_slow(served: tuple[Fleet, Proxy]) -> None:
+    """A database that takes its time for every answer makes all slower, and refuses nothing."""
+    ships, between = served
+    [port] = ships.ports
+    plan, body = Plan("slow"), {"question": Plan("slow").question}
+    between.delay_s = 0.25
+    between.go(Way.SLOW)
+    began = time.monotonic()
+    status, told = call(port, "POST", "/agent/async", body, {"Idempotency-Key": "s"}, timeout_s=30)
+    print(f"accepted after {time.monotonic() - began:.2f} s")
+    assert status == 202
+    assert call(port, "GET", f"/agent/async/{told['task_id']}", timeout_s=30)[0] == 200
+    between.delay_s = 0.1  # or the test would take as long
+    assert ended(port, told["task_id"])["result"]["answer"] == plan.answer
+    print(f"ended after {time.monotonic() - began:.2f} s")
+
+
+def test_stopped_while_it_is_silent(served: tuple[Fleet, Proxy]) -> None:
+    """A server that is told to stop does so in time, with a run at work."""
+    ships, between = served
+    [port] = ships.ports
+    plan = Plan("stopped", turns=2, seconds=1.0)
+    task_id = submitted(port, plan.question)
+    until(lambda: len(ships.receipts(plan.name)) >= 3, "its second call has not begun")
+    between.go(Way.SILENT)
+    began = time.monotonic()
+    ships.signal(port, signal.SIGTERM)
+    until(lambda: not ships.is_up(port), "it does not stop")
+    took_s = time.monotonic() - began
+    print(f"stopped after {took_s:.1f} s")
+    assert took_s < 16
+    between.go(Way.OPEN)
+    ships.start(port)
+    ships.until_up(port)
+    assert ended(port, task_id)["result"]["answer"] == plan.answer
