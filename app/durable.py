@@ -17,7 +17,7 @@ from app.runs.errors import StoreUnavailable
 from app.runs.events import RunLost, RunRecovered
 from app.runs.runner import Runner
 from app.settings import Settings, SettingsError
-from app.tasks import kept
+from app.tasks import kept, ownership
 from app.tasks.engine import Engine
 from app.tasks.kept import Keys, Threads
 from app.tasks.store import Store
@@ -67,7 +67,7 @@ class Durable:
         await self.prepare()
         async with AsyncExitStack() as parts:
             alone = await parts.enter_async_context(self._alone())
-            steps = await parts.enter_async_context(checkpoints.opened(self.url))
+            steps = await parts.enter_async_context(checkpoints.opened(self.url, ownership.HELD))
             for agent in service.agents.values():
                 keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
                 if keep_in is not None:

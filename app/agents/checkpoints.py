@@ -1,17 +1,24 @@
-"""Where graphs keep the steps of background runs, so that a finished tool is not run again."""
+"""Where graphs keep the steps of background runs, so that a finished tool is not run again.
+
+Only the process that has a run may write its steps: the newest step is where the next attempt
+goes on, so one that another process wrote late would take the run back.
+"""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from app.runs.deadline import remaining
+from app.runs.errors import HandedOver
 
 T = TypeVar("T")
 
@@ -29,6 +36,12 @@ _CONNECTION: dict[str, Any] = {
 }
 
 
+# The configuration of a run names its claim, in whose name steps are written.
+CLAIM = "watchkeeper_claim"
+# The run and the claim of the step that is being written.
+_claimed: ContextVar[tuple[str, str] | None] = ContextVar("claimed", default=None)
+
+
 class Checkpoints:
     """The steps of runs that have not ended, by the id of the run."""
 
@@ -42,28 +55,45 @@ class Checkpoints:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Checkpoints]:
-    """Open them for a store: a file beside a SQLite store, tables of PostgreSQL's."""
+async def opened(url: str, held: str) -> AsyncIterator[Checkpoints]:
+    """Open them for a store: a file beside a SQLite store, tables of PostgreSQL's.
+
+    `held` is the statement that finds a run of PostgreSQL's by its id and its claim, and keeps it
+    so until the step is written. A file needs none: there nobody loses a run and lives.
+    """
     if url.startswith("sqlite"):
         path = Path(url.removeprefix("sqlite:///"))
         async with _in_file(path.with_suffix(".steps")) as saver:
             yield Checkpoints(saver)
     else:
-        async with _in_server(url) as saver:
+        async with _in_server(url, held) as saver:
             yield Checkpoints(saver)
 
 
 class _Patient(BaseCheckpointSaver[Any]):
     """A store that is away or full does not take a run with it: it is tried until the deadline."""
 
-    async def aput(self, *asked: Any, **named: Any) -> Any:
-        return await _until_there(super().aput, *asked, **named)
+    async def aput(self, config: RunnableConfig, *asked: Any, **named: Any) -> Any:
+        with _in_the_name_of(config):
+            return await _until_there(super().aput, config, *asked, **named)
 
-    async def aput_writes(self, *asked: Any, **named: Any) -> None:
-        await _until_there(super().aput_writes, *asked, **named)
+    async def aput_writes(self, config: RunnableConfig, *asked: Any, **named: Any) -> None:
+        with _in_the_name_of(config):
+            await _until_there(super().aput_writes, config, *asked, **named)
 
     async def aget_tuple(self, *asked: Any, **named: Any) -> Any:
         return await _until_there(super().aget_tuple, *asked, **named)
+
+
+@contextmanager
+def _in_the_name_of(config: RunnableConfig) -> Iterator[None]:
+    run = config["configurable"]
+    claim = run.get(CLAIM)
+    before = _claimed.set(None if claim is None else (run["thread_id"], claim))
+    try:
+        yield
+    finally:
+        _claimed.reset(before)
 
 
 async def _until_there(work: Callable[..., Awaitable[T]], *asked: Any, **named: Any) -> T:
@@ -94,13 +124,25 @@ async def _in_file(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
 
 
 @asynccontextmanager
-async def _in_server(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # noqa: PLC0415 - one of two
     from psycopg.rows import dict_row  # noqa: PLC0415
     from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
 
     class Saver(_Patient, AsyncPostgresSaver):
-        pass
+        @asynccontextmanager
+        async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[Any]:
+            """What the library reads and writes with; a step is one transaction with its claim."""
+            async with super()._cursor(pipeline=pipeline) as cursor:
+                claim = _claimed.get()
+                if claim is None:
+                    yield cursor
+                    return
+                async with cursor.connection.transaction():
+                    await cursor.execute(held, claim)
+                    if await cursor.fetchone() is None:
+                        raise HandedOver
+                    yield cursor
 
     # A connection is checked before it is lent: a server that restarts leaves dead ones behind.
     # Of new ones the pool asks less and less often while the server is away, so it is told to

@@ -15,6 +15,7 @@ from langgraph.pregel import Pregel
 from app.agents import anatomy
 from app.agents.builder import ATTEMPTS
 from app.agents.callback import RunHandler
+from app.agents.checkpoints import CLAIM
 from app.agents.conversations import Conversations, InMemory
 from app.agents.failure import blamed, stops_at_ceiling, whole_answer
 from app.agents.final import last_answer
@@ -143,11 +144,11 @@ def _is_library_sentence(messages: Sequence[BaseMessage]) -> bool:
 
 def _config(call: AgentCall, *, in_thread: bool) -> RunnableConfig:
     """Where a graph without threads of its own keeps its steps, no two runs meet."""
-    thread_id = call.thread_id if in_thread else None
-    return {
-        "configurable": {"thread_id": thread_id or call.run_id},
-        "metadata": {_RUN: call.run_id},
-    }
+    metadata = {_RUN: call.run_id}
+    if in_thread and call.thread_id:
+        return {"configurable": {"thread_id": call.thread_id}, "metadata": metadata}
+    claim = {CLAIM: call.fence.claim} if call.fence is not None else {}
+    return {"configurable": {"thread_id": call.run_id, **claim}, "metadata": metadata}
 
 
 def _go_on(

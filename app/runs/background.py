@@ -83,6 +83,7 @@ class Log:
     """Writes what one attempt says, in order."""
 
     def __init__(self, attempt: Attempt, lose: Callable[[], None]) -> None:
+        self.claim = attempt.claim
         self._attempt = attempt
         self._lose = lose
         self._loop = asyncio.get_running_loop()

@@ -19,7 +19,15 @@ Body: TypeAlias = Mapping[str, Any]
 
 
 class Fence(Protocol):
-    """Stands before every tool call of a background run."""
+    """Stands before every tool call of a background run.
+
+    `claim` is the name under which this process has the run.
+    """
+
+    @property
+    def claim(self) -> str:
+        """What names this process's claim of the run to the store."""
+        ...
 
     async def passed(self) -> None:
         """Return once the run is known to be this process's. Raises HandedOver when it is not."""
@@ -151,7 +159,8 @@ class Attempt:
     """One process's attempt at a background run.
 
     `number` counts from 1, `started_at` is the first start of all, `log` what earlier attempts
-    wrote; `resumed` says that there was one, whoever cut it short. `write` puts a row at its place
+    wrote; `resumed` says that there was one, whoever cut it short. `claim` is the name under which
+    this process has the run: whoever has it next has another. `write` puts a row at its place
     in the log, durably, and `check` asks who has the run. Both raise HandedOver when it is another
     process's, and StoreUnavailable where they are to be tried again.
     """
@@ -166,6 +175,7 @@ class Attempt:
     log: Sequence[Mapping[str, Any]]
     write: Callable[[int, Mapping[str, Any]], Awaitable[None]]
     check: Callable[[], Awaitable[None]]
+    claim: str = ""
     traceparent: str | None = None
 
 

@@ -15,6 +15,13 @@ from app.runs.errors import HandedOver
 from app.tasks.rows import LOG, Tables
 from app.tasks.store import Store
 
+# For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
+# until their transaction ends.
+HELD = (
+    "select 1 from dbos.workflow_status"
+    " where workflow_uuid = %s and status = 'PENDING' and owner_xid = %s for share"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Owned:

@@ -114,6 +114,7 @@ class Worker:
             log=log,
             write=lambda place, entry: self._asked(owned.append, place, entry),
             check=lambda: self._asked(owned.check),
+            claim=owned.token or "",
             traceparent=stored.get("traceparent"),
         )
 
