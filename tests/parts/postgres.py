@@ -74,6 +74,12 @@ class Cluster:
         return self.url.removesuffix("/postgres") + f"/{name}"
 
 
+class Shared:
+    """The server on which tests put their stores, if there is one (see tests/conftest.py)."""
+
+    server: Cluster | None = None
+
+
 @contextmanager
 def cluster() -> Iterator[Cluster]:
     """A server, until the block is left."""

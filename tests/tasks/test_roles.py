@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from tests.command import WATCHKEEPER, Serving, serving
+from tests.tasks.background import url_in
 
 AGENT = "quick=tests.tasks.background:quick"
 OTHER = "other=tests.tasks.background:quick"
@@ -49,7 +50,7 @@ def in_folder(folder: Path, name: str) -> Path:
 
 def test_one_asks_and_another_works(tmp_path: Path) -> None:
     """An API-only process takes runs and leaves them; a worker works them and takes none."""
-    store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     api = in_folder(tmp_path, "api")
     with serving(api, AGENT, "--no-background", variables=store) as asked:
         task_id = post(asked, "/agent/async").json()["task_id"]
@@ -65,7 +66,7 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
 
 def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:
     """Its runs wait, are counted, and are worked when it is served again."""
-    store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     with serving(in_folder(tmp_path, "a"), OTHER, "--no-background", variables=store) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
     with serving(in_folder(tmp_path, "b"), AGENT, variables=store) as second:
