@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.runs.errors import InFlight, KeyReused
 from app.runs.tasks import Body
-from app.tasks.rows import OVER, Tables
+from app.tasks.rows import OVER, Tables, can_be_kept
 from app.tasks.store import Store
 
 _KEEP_KEYS_S = 24 * 3600.0
@@ -101,6 +101,8 @@ class Threads:
 
     async def read(self, agent: str, thread_id: str) -> str | None:
         """What was kept, or None for a thread that is not known."""
+        if not can_be_kept(thread_id):
+            return None
 
         def read() -> str | None:
             chosen = sa.select(_THREADS.c.said).where(_is(agent, thread_id))

@@ -24,6 +24,7 @@ STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", 
 DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
+# `stopped` is JSON in a text: PostgreSQL's own keeps no NUL, which a tool may well say.
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
 # How the engine says that a run has ended.
@@ -32,12 +33,16 @@ _LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
          "PENDING": TaskStatus.RUNNING}  # fmt: skip
 
 
+def can_be_kept(name: str) -> bool:
+    """Whether there can be a row of that name: PostgreSQL refuses even to look for a NUL."""
+    return "\0" not in name
+
+
 class Tables:
     """The columns that are read, in the schema where the engine keeps them."""
 
     def __init__(self, *, is_file: bool) -> None:
         schema = None if is_file else "dbos"
-        self._is_file = is_file
         self._is_file = is_file
         self.runs = sa.table(
             "workflow_status",
@@ -118,6 +123,8 @@ class Tables:
 
     def page(self, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
         """A page of runs, newest first, by position: what comes meanwhile moves nothing."""
+        if not can_be_kept(query.agent or ""):
+            return [], None
         run = self.runs.c
         place = self._place.label("place")
         chosen = sa.select(*self.runs.c, place).select_from(self.runs)
@@ -212,6 +219,8 @@ class Tables:
 
     def row(self, engine: sa.Engine, task_id: str) -> Mapping[str, Any] | None:
         """One run."""
+        if not can_be_kept(task_id):
+            return None
         with engine.connect() as connection:
             chosen = sa.select(*self.runs.c).where(self.runs.c.workflow_uuid == task_id)
             found = connection.execute(chosen).mappings().one_or_none()
@@ -246,7 +255,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
         created_at=noted.get(CREATED, row["created_at"] / 1000),
         started_at=started,
         finished_at=finished if status.ended else None,
-        body=body if body is not None else noted.get(STOPPED),
+        body=body if body is not None or STOPPED not in noted else json.loads(noted[STOPPED]),
         fingerprint=noted.get(FINGERPRINT, ""),
         retry_of=noted.get(RETRY_OF),
         thread_id=noted.get(THREAD),
@@ -283,4 +292,4 @@ def _position(cursor: str) -> tuple[int, int | str]:
 
 def _is_moment(number: int) -> bool:
     """Whether a database can compare it."""
-    return 0 <= number < 2**63
+    return type(number) is int and 0 <= number < 2**63
