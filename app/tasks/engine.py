@@ -253,7 +253,11 @@ class Engine:
 
     async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Say what became of a cancelled run that this process worked."""
-        noted = {rows.STOPPED: json.dumps(dict(body)), rows.STUCK: stuck, rows.FINISHED: time.time()}
+        noted = {
+            rows.STOPPED: json.dumps(dict(body)),
+            rows.STUCK: stuck,
+            rows.FINISHED: time.time(),
+        }
         client = self._known_client()
         await self._store.call(client.update_workflow_attributes, task_id, noted, merge=True)
 
