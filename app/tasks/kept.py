@@ -40,10 +40,8 @@ _KEYS = sa.Table(
 
 
 def create(store: Store) -> None:
-    """Make the tables where they are missing. Blocks."""
+    """Make the tables where they are missing; two that do so at once collide. Blocks."""
     with store.calls.begin() as connection:
-        if not store.is_file:  # two processes that create the same table collide
-            connection.execute(sa.text("select pg_advisory_xact_lock(7261951)"))
         _METADATA.create_all(connection)
 
 

@@ -95,7 +95,8 @@ class Supervisor:
     def stop(self) -> None:
         """End, and let others see that this process is gone. Blocks for a moment."""
         self._stop.set()
-        self._thread.join(timeout=5.0)
+        if self._thread.is_alive():  # else it was never started
+            self._thread.join(timeout=5.0)
         self._own.close()
         self._probe.close()
 

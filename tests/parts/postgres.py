@@ -67,6 +67,13 @@ class Cluster:
         self.stop(at_once=at_once)
         self.start()
 
+    def ask_passwords_of(self, role: str) -> None:
+        """Let nobody in as that role without its password; all others are trusted."""
+        rules = self._folder / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("select pg_reload_conf()")
+
     def fresh(self, name: str) -> str:
         """The URL of a new and empty database."""
         with psycopg.connect(self.url, autocommit=True) as connection:
