@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -164,10 +165,6 @@ class Durable:
 
 def _on_loop(
     loop: asyncio.AbstractEventLoop, steps: Checkpoints
-) -> Callable[[Iterable[str]], None]:
+) -> Callable[[Sequence[str]], "Future[None]"]:
     """Forget steps, from another thread."""
-
-    def forget(ids: Iterable[str]) -> None:
-        asyncio.run_coroutine_threadsafe(steps.forget(list(ids)), loop)
-
-    return forget
+    return lambda ids: asyncio.run_coroutine_threadsafe(steps.forget(ids), loop)

@@ -66,7 +66,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """What became of a service on each of them."""
     stores = {name: f"sqlite:///{here / name}" for name in REFUSED} | {url: url for url in WRONG}
-    cases = [(SERVE, {"WATCHKEEPER_STORE_URL": url}) for url in stores.values()]
+    cases: list[tuple[tuple[str, ...], dict[str, str]]] = [
+        (SERVE, {"WATCHKEEPER_STORE_URL": url}) for url in stores.values()
+    ]
     cases += [
         (SERVE, {"WATCHKEEPER_DATA_DIR": str(here / "nowhere" / "deep")}),
         ((*SERVE, "wk_sabotage:quick"), {"WATCHKEEPER_DATA_DIR": str(here / "data")}),

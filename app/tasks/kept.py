@@ -46,9 +46,20 @@ def create(store: Store) -> None:
 
 
 def purge(store: Store, before: float) -> None:
-    """Drop conversations that nobody went on with since then, and keys past their day. Blocks."""
+    """Drop conversations that nobody went on with since then, and keys past their day. Blocks.
+
+    A background run that has not ended keeps its thread, however long it waits.
+    """
+    runs = Tables(is_file=store.is_file).runs.c
     with store.calls.begin() as connection:
-        idle = sa.and_(_THREADS.c.updated_at < before, _THREADS.c.held_until < time.time())
+        held = sa.select(runs.workflow_uuid).where(
+            runs.workflow_uuid == _THREADS.c.held_by, runs.status.not_in(OVER)
+        )
+        idle = sa.and_(
+            _THREADS.c.updated_at < before,
+            _THREADS.c.held_until < time.time(),
+            ~held.exists(),
+        )
         connection.execute(sa.delete(_THREADS).where(idle))
         connection.execute(sa.delete(_KEYS).where(_KEYS.c.held_until < time.time()))
 
