@@ -42,6 +42,11 @@ def calling(tool: str, desk: fakes.ToolDesk, kind: str = "create_agent", **optio
     return fakes.build(kind, model, desk.tools(), **options)
 
 
+def napping() -> Any:
+    """An agent whose tool sleeps for a minute."""
+    return calling("nap", fakes.ToolDesk(60))
+
+
 def path(agent: str = "") -> str:
     """Where an agent takes background runs."""
     return f"/agents/{agent}/async" if agent else "/agent/async"

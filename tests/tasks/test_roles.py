@@ -11,6 +11,7 @@ from tests.command import WATCHKEEPER, Serving, serving
 from tests.tasks.background import url_in
 
 AGENT = "quick=tests.tasks.background:quick"
+NAPS = "naps=tests.tasks.background:napping"
 OTHER = "other=tests.tasks.background:quick"
 LONG_S = 30.0
 
@@ -62,6 +63,24 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
             assert sample(worker, "agent_concurrency_limit") > 0
             for path in ("/agent", "/agent/stream", "/agent/async", "/agents/quick"):
                 assert post(worker, path).status_code == 404
+
+
+def test_one_cancels_what_another_works(tmp_path: Path) -> None:
+    """A run that a worker has is cancelled through another process, which tells what held it."""
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
+    works = (str(WATCHKEEPER), "worker")
+    with (
+        serving(in_folder(tmp_path, "api"), NAPS, "--no-background", variables=store) as asked,
+        serving(in_folder(tmp_path, "worker"), NAPS, command=works, variables=store) as worker,
+    ):
+        task_id = post(asked, "/agent/async").json()["task_id"]
+        at_work = f"{worker.url}/runs/{task_id}"
+        assert seen(lambda: httpx.get(at_work).json().get("phase") == "tool:nap")
+        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=10)
+        assert told.json()["result"] in ("cancelled", "still_stopping")
+        assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
+        assert view(asked, task_id)["status"] == "cancelled"
+        assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
 
 
 def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:

@@ -52,8 +52,11 @@ class Desk:
     def submit(self) -> str:
         """A run in the queue of an agent that nobody serves."""
         task_id = str(uuid.uuid4())
-        options: Any = {"workflow_name": "a", "queue_name": "a", "workflow_id": task_id}
-        self.client.enqueue({**options, "attributes": {rows.CREATED: time.time()}}, {})
+        noted = {rows.CREATED: time.time()}
+        self.client.enqueue(
+            {"workflow_name": "a", "queue_name": "a", "workflow_id": task_id, "attributes": noted},
+            {},
+        )
         return task_id
 
     def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
