@@ -40,7 +40,7 @@ def server() -> Iterator[None]:
     if os.environ.get("STORE") != "postgres":
         yield
         return
-    with cluster() as Shared.server:
+    with cluster(careful=False) as Shared.server:
         yield
 
 

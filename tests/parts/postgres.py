@@ -88,8 +88,8 @@ class Shared:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A server, until the block is left."""
+def cluster(*, careful: bool = True) -> Iterator[Cluster]:
+    """A server, until the block is left; one that is not careful leaves its disk to the system."""
     # Not in pytest's own directory, which is closed to other users.
     folder = Path(tempfile.mkdtemp(prefix="watchkeeper-postgres-"))
     try:
@@ -99,7 +99,7 @@ def cluster() -> Iterator[Cluster]:
         command = [binary("initdb"), "-D", str(data), "-U", "watchkeeper", "-A", "trust", "-N"]
         subprocess.run(_as_user(command), check=True, stdout=subprocess.DEVNULL, timeout=60)
         with (data / "postgresql.conf").open("a") as file:
-            file.write(_CONFIGURATION)
+            file.write(_CONFIGURATION + ("" if careful else "fsync = off\n"))
         server = Cluster(data, _free_port())
         server.start()
         try:
