@@ -44,12 +44,14 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 def _with_service(options: argparse.Namespace) -> int:
-    """The exit code is 0, 1 (could not listen) or 2 (wrong settings or agents)."""
+    """The exit code is 0, 1 (it could not begin, or go on) or 2 (wrong settings or agents)."""
     gc.disable()  # importing makes much that lives long and little garbage
     from app import main as _  # noqa: F401 - all of it, while nothing is collected
     from app import settings as configuration
     from app.agents.registry import AgentLoadError
     from app.api.server import CannotListen
+    from app.durable import CannotOpenStore
+    from app.telemetry import logs
 
     try:
         settings = configuration.read(
@@ -59,8 +61,12 @@ def _with_service(options: argparse.Namespace) -> int:
     except (configuration.SettingsError, AgentLoadError) as wrong:
         print(f"watchkeeper: {wrong}", file=sys.stderr)
         return 2
-    except CannotListen as refused:
+    except (CannotListen, CannotOpenStore) as refused:
         print(f"watchkeeper: {refused}", file=sys.stderr)
+        return 1
+    except Exception as fault:  # noqa: BLE001 - ours, and nobody else would say anything
+        where = " ".join(logs.frames(fault) or ["nowhere"])
+        print(f"watchkeeper: Ended by a fault: {type(fault).__name__} at {where}", file=sys.stderr)
         return 1
 
 

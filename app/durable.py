@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from app.agents.checkpoints import Checkpoints
 from app.api.deps import Role, Service
 from app.api.sse import final
 from app.runs.background import Background
-from app.runs.errors import StoreUnavailable
 from app.runs.events import RunLost, RunRecovered
 from app.runs.runner import Runner
 from app.settings import Settings, SettingsError
@@ -25,12 +25,20 @@ from app.telemetry import catalogue, lines, logs
 from app.telemetry.pipeline import Gauges
 
 
+class CannotOpenStore(Exception):
+    """The store is away, or is not what it should be; the message says what to turn."""
+
+
 @dataclass(slots=True)
 class Durable:
-    """What stands on the store. `engine` may be given to others before it is opened."""
+    """What stands on the store, whose place `variable` decides.
+
+    `engine` may be given to others before it is opened.
+    """
 
     store: Store
     url: str
+    variable: str
     engine: Engine
     threads: Threads
     keys: Keys
@@ -41,10 +49,10 @@ class Durable:
     def of(cls, settings: Settings, runner: Runner) -> "Durable":
         """The parts, not opened. Raises SettingsError for a URL that names no store."""
         url = settings.store or ""
+        variable = configuration.variable("store_url" if settings.store_url else "data_dir")
         try:
             store = Store(url, settings.store_reserve_bytes)
         except ValueError as wrong:
-            variable = configuration.variable("store_url")
             raise SettingsError(f"{variable} names no store: {wrong}.") from wrong
         engine = Engine(
             store,
@@ -52,7 +60,7 @@ class Durable:
             global_concurrency=settings.max_background_runs_everywhere,
             keep_s=settings.keep_tasks_s,
         )
-        return cls(store, url, engine, Threads(store), Keys(store), runner)
+        return cls(store, url, variable, engine, Threads(store), Keys(store), runner)
 
     @property
     def where(self) -> str:
@@ -61,12 +69,26 @@ class Durable:
 
     @asynccontextmanager
     async def opened(self, service: Service) -> AsyncIterator[None]:
-        """Open the store, give agents their place on it, and take runs if this process works."""
-        loop = asyncio.get_running_loop()
+        """Open the store, give agents their place on it, and take runs if this process works.
+
+        Raises CannotOpenStore.
+        """
         self.served = tuple(service.agents)
-        await self.prepare()
         async with AsyncExitStack() as parts:
-            alone = await parts.enter_async_context(self._alone())
+            try:
+                await self._open(service, parts)
+            except Exception as refused:  # of the engine, of either driver, of graphs' steps
+                raise CannotOpenStore(
+                    f"The store {self.where} cannot be opened: {self.store.why(refused)}; see that "
+                    f"it is there and may be written, or set {self.variable} to another."
+                ) from refused
+            yield
+
+    async def _open(self, service: Service, parts: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.wrap_future(self.store.in_thread(self.store.prepare))
+        async with self._alone():
+            await asyncio.wrap_future(self.store.in_thread(kept.create, self.store))
             steps = await parts.enter_async_context(checkpoints.opened(self.url, ownership.HELD))
             for agent in service.agents.values():
                 keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
@@ -84,45 +106,22 @@ class Durable:
                 failed=lambda error: logs.failed(lines.UNHANDLED, error),
             )
             works = service.role is not Role.API
+            parts.push_async_callback(self.engine.stop)
             await self.engine.start(background.execute, list(service.agents), works=works)
-            await alone.aclose()
-            try:
-                yield
-            finally:
-                await self.engine.stop()
-
-    async def prepare(self) -> None:
-        """Make the store ready. Raises SettingsError where it cannot be reached."""
-        try:
-            await asyncio.wrap_future(self.store.in_thread(self._make_ready))
-        except StoreUnavailable as refused:
-            why = type(refused.__cause__).__name__
-            raise SettingsError(
-                f"The store {self.where} cannot be reached or written ({why}); set "
-                f"{configuration.variable('store_url')} or {configuration.variable('data_dir')}."
-            ) from refused
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[AsyncExitStack]:
-        """Keep other processes from opening the store until the stack that is given is closed.
+    async def _alone(self) -> AsyncIterator[None]:
+        """Keep other processes from opening the store meanwhile.
 
         The engine and the steps make their tables when they are opened, and two that do so at
         once collide.
         """
         lock = self.store.alone()
         await asyncio.wrap_future(self.store.in_thread(lock.__enter__))
-        async with AsyncExitStack() as held:
-
-            async def let_go() -> None:
-                await asyncio.wrap_future(self.store.in_thread(lock.__exit__, None, None, None))
-
-            held.push_async_callback(let_go)
-            yield held
-
-    def _make_ready(self) -> None:
-        self.store.prepare()
-        with self.store.alone():
-            kept.create(self.store)
+        try:
+            yield
+        finally:
+            await asyncio.wrap_future(self.store.in_thread(lock.__exit__, None, None, None))
 
     def _tell(self, fact: type[RunRecovered] | type[RunLost], task_id: str, agent: str) -> None:
         """Of agents served here: others have no place among the labels."""
@@ -166,10 +165,6 @@ class Durable:
 
 def _on_loop(
     loop: asyncio.AbstractEventLoop, steps: Checkpoints
-) -> Callable[[Iterable[str]], None]:
+) -> Callable[[Sequence[str]], "Future[None]"]:
     """Forget steps, from another thread."""
-
-    def forget(ids: Iterable[str]) -> None:
-        asyncio.run_coroutine_threadsafe(steps.forget(list(ids)), loop)
-
-    return forget
+    return lambda ids: asyncio.run_coroutine_threadsafe(steps.forget(ids), loop)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -118,7 +118,8 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
 async def serve(settings: Settings, agents: Sequence[str], role: Role = Role.BOTH) -> None:
     """Serve until a signal.
 
-    Raises AgentLoadError, SettingsError or CannotListen before anything is served.
+    Raises AgentLoadError, SettingsError, CannotListen or CannotOpenStore before anything is
+    served.
     """
     parts = assemble(settings)
     parts.service.role = role
@@ -126,15 +127,15 @@ async def serve(settings: Settings, agents: Sequence[str], role: Role = Role.BOT
     parts.pipeline.lead()
     try:
         await load_agents(parts, agents)
-        if parts.durable is not None:
-            await parts.durable.prepare()
         listener = listen(settings.host, settings.port)
-        server = Server(application(parts, agents), lambda: _drain(parts))
-        _announce(parts, listener.getsockname()[1])
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
-        gc.enable()
-        await server.serve(sockets=[listener])
+        # Opened here, and not by the server, which would tell of a failure in its own way.
+        async with lifespan(parts, agents):
+            server = Server(_application(parts, lambda _: nullcontext()), lambda: _drain(parts))
+            _announce(parts, listener.getsockname()[1])
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
+            gc.enable()
+            await server.serve(sockets=[listener])
     finally:
         logs.stop()
 
@@ -156,36 +157,43 @@ def start_logs(parts: Parts) -> None:
 
 def application(parts: Parts, agents: Sequence[str]) -> http.Application:
     """The HTTP application of a service; its lifespan builds agents that are not built yet."""
+    return _application(parts, lambda _: lifespan(parts, agents))
+
+
+@asynccontextmanager
+async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
+    """Open every part, and close them in order. Raises AgentLoadError or CannotOpenStore."""
+    service, pipeline = parts.service, parts.pipeline
+    if not service.agents:
+        await load_agents(parts, agents)
+    asyncio.get_running_loop().set_exception_handler(logs.unhandled)
+    infos = [agent.info for agent in service.agents.values()]
+    gauges, commit = _gauges(parts), parts.settings.commit
+    pipeline.open(infos, routes=http.routes(), gauges=gauges, commit=commit)
+    pipeline.watch_loop()
+    try:
+        async with AsyncExitStack() as open_parts:
+            if parts.durable is not None:
+                await open_parts.enter_async_context(parts.durable.opened(service))
+            logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
+            yield
+            if parts.durable is not None:
+                parts.durable.engine.leave()
+            await service.runner.drain(0.0, 0.0)
+            await service.claims.close()
+    finally:
+        await UPSTREAM.aclose()
+        await pipeline.close()
+        service.threads.shutdown(wait=False)
+        logs.say("info", lines.SERVICE_STOPPED)
+        logs.written()
+
+
+def _application(parts: Parts, opened: http.Lifespan) -> http.Application:
     settings, service, pipeline = parts.settings, parts.service, parts.pipeline
-
-    @asynccontextmanager
-    async def lifespan(_: http.Application) -> AsyncIterator[None]:
-        if not service.agents:
-            await load_agents(parts, agents)
-        asyncio.get_running_loop().set_exception_handler(logs.unhandled)
-        infos = [agent.info for agent in service.agents.values()]
-        pipeline.open(infos, routes=http.routes(), gauges=_gauges(parts), commit=settings.commit)
-        pipeline.watch_loop()
-        try:
-            async with AsyncExitStack() as open_parts:
-                if parts.durable is not None:
-                    await open_parts.enter_async_context(parts.durable.opened(service))
-                logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
-                yield
-                if parts.durable is not None:
-                    parts.durable.engine.leave()
-                await service.runner.drain(0.0, 0.0)
-                await service.claims.close()
-        finally:
-            await UPSTREAM.aclose()
-            await pipeline.close()
-            service.threads.shutdown(wait=False)
-            logs.say("info", lines.SERVICE_STOPPED)
-            logs.written()
-
     app = http.build(
         service,
-        lifespan,
+        opened,
         on_error=lambda error: logs.failed(lines.REQUEST_FAILED, error),
         max_body_bytes=settings.max_body_bytes,
         docs=settings.docs is Docs.ON

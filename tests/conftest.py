@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterator
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from tests.parts.postgres import Shared, cluster
+
 # Modules whose tests hold something to a time: nothing runs beside them.
 ALONE = {
     f"tests/{name}.py"
@@ -30,6 +32,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Services that tests start keep nothing in the working directory."""
     os.environ["WATCHKEEPER_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def server() -> Iterator[None]:
+    """Where STORE=postgres asks for it, stores of tests are databases of one server, not files."""
+    if os.environ.get("STORE") != "postgres":
+        yield
+        return
+    with cluster(careful=False) as Shared.server:
+        yield
 
 
 @pytest.fixture(autouse=True)

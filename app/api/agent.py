@@ -20,8 +20,6 @@ from app.runs.ports import Agent
 from app.runs.runner import Runner
 from app.runs.tasks import Body
 
-_SETTLE_S = 5.0
-
 
 def _problem(description: str) -> dict[str, Any]:
     return {"model": problems.Problem, "description": description}
@@ -90,8 +88,7 @@ async def _ask(
     run = service.runner.start(agent, body.request(agent.info), Mode.SYNC, run_id)
     service.claims.hold(run, key)
     ended = await _end_of(run, service.runner, request)
-    if (settling := service.claims.settled(run)) is not None:  # before the caller can ask again
-        await asyncio.wait({settling}, timeout=_SETTLE_S)
+    await service.claims.given_back(run)
     return _response(run, ended)
 
 

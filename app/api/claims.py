@@ -78,6 +78,11 @@ class Claims:
         """Done when the claims of a run are given back; None where it has none."""
         return self._settling.get(run.id)
 
+    async def given_back(self, run: Run) -> None:
+        """Wait, for a moment, until nothing is claimed for a run: its caller may come again."""
+        if (settling := self.settled(run)) is not None:
+            await asyncio.wait({settling}, timeout=_SETTLE_S)
+
     async def _settle(self, run: Run, key: str | None) -> None:
         """The key first, since a repeat with it must not be made again; both are tried for a while.
 

@@ -24,14 +24,14 @@ from app.runs.ports import Agent
 
 
 class RunBegan(BaseModel):
-    """`run`: always first."""
+    """`run`: always first. In a replay there is no deadline, and of a failure no more is known."""
 
     run_id: str
     trace_id: str | None
-    agent: str
-    deadline_s: float
-    iteration_limit: int
-    demo: bool
+    agent: str | None
+    deadline_s: float | None
+    iteration_limit: int | None
+    demo: bool | None
 
 
 class TokenSaid(BaseModel):
@@ -202,6 +202,7 @@ async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller)
         await asyncio.shield(run.admitted)
     ended = run.ended.result() if run.ended.done() else None
     if not run.admitted.result() and ended is not None and ended.error is not None:
+        await claims.given_back(run)
         headers = {**about(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
     return RunStream(run, runner.emit, service.write_s, on_gone, settled=claims.settled(run))

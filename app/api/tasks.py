@@ -191,12 +191,13 @@ async def retry_task(
     task_id: str, response: Response, service: ServiceDep, idempotency_key: Key = None
 ) -> TaskView:
     """A new run of the same request, which points to the old one."""
-    spec = await service.tasks.spec_of(task_id)
-    if spec is None:
-        raise NotFound
-    service.agent(spec.agent)
-    if not (await find(service, task_id)).status.ended:
+    before = await find(service, task_id)
+    service.agent(before.agent)
+    if not before.status.ended:
         raise InFlight
+    spec = await service.tasks.spec_of(task_id)
+    if spec is None:  # it was purged this moment
+        raise NotFound
     again = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),

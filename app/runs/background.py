@@ -21,6 +21,7 @@ from app.runs.tasks import Attempt, Body, Result
 
 _FLUSH_S = 0.1
 _AGAIN_S = 0.5
+_TELL_TIMES = 20
 _LAST = ("error", "end")  # told from the result, by whoever reads
 
 # A run that ended, as its callers read it.
@@ -67,10 +68,20 @@ class Background:
             raise ended.error
         if isinstance(ended.error, Cancelled):
             body = self._render(run, ended)
-            await self._tell_stopped(run.id, body, stuck=self._runner.is_stuck(run))
+            await self._tell(run, body)
             return Result(Outcome.CANCELLED, body)
         await log.finish()
         return Result(ended.outcome, self._render(run, ended))
+
+    async def _tell(self, run: Run, body: Body) -> None:
+        """That it was cancelled is stored already; what became of it is told if it can be."""
+        stuck = self._runner.is_stuck(run)
+        for _ in range(_TELL_TIMES):
+            try:
+                await self._tell_stopped(run.id, body, stuck=stuck)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(_AGAIN_S)
 
     def stop(self, task_id: str, cancelled: bool) -> None:
         """The store says that a run worked here was cancelled, or that another has it."""

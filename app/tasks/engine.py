@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -79,7 +80,7 @@ class Engine:
         stop: Callable[[str, bool], None],
         recovered: Callable[[str, str], None],
         lost: Callable[[str, str], None],
-        forget: Callable[[Iterable[str]], None],
+        forget: Callable[[Sequence[str]], "Future[None]"],
         purge: Callable[[float], None],
         failed: Callable[[BaseException], None],
     ) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.runs.errors import HandedOver, InFlight, KeyReused
 from app.runs.tasks import Body
-from app.tasks.rows import OVER, Tables
+from app.tasks.rows import OVER, Tables, can_be_kept
 from app.tasks.store import Store
 
 _KEEP_KEYS_S = 24 * 3600.0
@@ -40,17 +40,26 @@ _KEYS = sa.Table(
 
 
 def create(store: Store) -> None:
-    """Make the tables where they are missing. Blocks."""
+    """Make the tables where they are missing; two that do so at once collide. Blocks."""
     with store.calls.begin() as connection:
-        if not store.is_file:  # two processes that create the same table collide
-            connection.execute(sa.text("select pg_advisory_xact_lock(7261951)"))
         _METADATA.create_all(connection)
 
 
 def purge(store: Store, before: float) -> None:
-    """Drop conversations that nobody went on with since then, and keys past their day. Blocks."""
+    """Drop conversations that nobody went on with since then, and keys past their day. Blocks.
+
+    A background run that has not ended keeps its thread, however long it waits.
+    """
+    runs = Tables(is_file=store.is_file).runs.c
     with store.calls.begin() as connection:
-        idle = sa.and_(_THREADS.c.updated_at < before, _THREADS.c.held_until < time.time())
+        held = sa.select(runs.workflow_uuid).where(
+            runs.workflow_uuid == _THREADS.c.held_by, runs.status.not_in(OVER)
+        )
+        idle = sa.and_(
+            _THREADS.c.updated_at < before,
+            _THREADS.c.held_until < time.time(),
+            ~held.exists(),
+        )
         connection.execute(sa.delete(_THREADS).where(idle))
         connection.execute(sa.delete(_KEYS).where(_KEYS.c.held_until < time.time()))
 
@@ -101,6 +110,8 @@ class Threads:
 
     async def read(self, agent: str, thread_id: str) -> str | None:
         """What was kept, or None for a thread that is not known."""
+        if not can_be_kept(thread_id):
+            return None
 
         def read() -> str | None:
             chosen = sa.select(_THREADS.c.said).where(_is(agent, thread_id))

@@ -80,13 +80,29 @@ class Owned:
         )
 
 
-def requeue(store: Store, tables: Tables, row: Mapping[str, Any]) -> bool:
-    """Put back a run whose owner is gone; false if it was cancelled, ended or taken meanwhile."""
+def requeue(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
+    """Put back a run whose owner is gone, with notes.
+
+    False, and nothing is changed, if it was cancelled, ended or taken since its row was read.
+    """
+    as_seen = _as_seen(tables, row)
+    with store.calls.begin() as connection:
+        still = connection.execute(tables.noting(as_seen, noted)).rowcount == 1
+        if still:
+            connection.execute(tables.requeueing(as_seen))
+        return still
+
+
+def note(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
+    """Note something on a run whose owner is gone; false, as above, if it is not any more."""
+    with store.calls.begin() as connection:
+        return connection.execute(tables.noting(_as_seen(tables, row), noted)).rowcount == 1
+
+
+def _as_seen(tables: Tables, row: Mapping[str, Any]) -> sa.ColumnElement[bool]:
     run = tables.runs.c
-    as_seen = sa.and_(
+    return sa.and_(
         run.workflow_uuid == row["workflow_uuid"],
         run.status == "PENDING",
         run.owner_xid.is_not_distinct_from(row["owner_xid"]),
     )
-    with store.calls.begin() as connection:
-        return connection.execute(tables.requeueing(as_seen)).rowcount == 1

@@ -24,12 +24,18 @@ STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", 
 DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
+# `stopped` is JSON in a text: PostgreSQL's own keeps no NUL, which a tool may well say.
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
 # How the engine says that a run has ended.
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
 _LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
          "PENDING": TaskStatus.RUNNING}  # fmt: skip
+
+
+def can_be_kept(name: str) -> bool:
+    """Whether there can be a row of that name: PostgreSQL refuses even to look for a NUL."""
+    return "\0" not in name
 
 
 class Tables:
@@ -117,6 +123,8 @@ class Tables:
 
     def page(self, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
         """A page of runs, newest first, by position: what comes meanwhile moves nothing."""
+        if not can_be_kept(query.agent or ""):
+            return [], None
         run = self.runs.c
         place = self._place.label("place")
         chosen = sa.select(*self.runs.c, place).select_from(self.runs)
@@ -211,6 +219,8 @@ class Tables:
 
     def row(self, engine: sa.Engine, task_id: str) -> Mapping[str, Any] | None:
         """One run."""
+        if not can_be_kept(task_id):
+            return None
         with engine.connect() as connection:
             chosen = sa.select(*self.runs.c).where(self.runs.c.workflow_uuid == task_id)
             found = connection.execute(chosen).mappings().one_or_none()
@@ -294,4 +304,4 @@ def _position(cursor: str) -> tuple[int, int | str]:
 
 def _is_moment(number: int) -> bool:
     """Whether a database can compare it."""
-    return 0 <= number < 2**63
+    return type(number) is int and 0 <= number < 2**63

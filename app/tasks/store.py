@@ -49,10 +49,12 @@ class Store:
         self.reserve_bytes = reserve_bytes
         try:
             self.url = sa.make_url(url)
-        except sa.exc.ArgumentError as wrong:
-            raise ValueError("it is no URL") from wrong
+        except (sa.exc.ArgumentError, ValueError):
+            raise ValueError("it is no URL") from None  # what is wrong may be a password
         if self.url.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError("it is neither sqlite:///PATH nor postgresql://…")
+        if self.is_file and self.url.database in (None, "", ":memory:"):
+            raise ValueError("it names no file")
         self.path = Path(self.url.database or "") if self.is_file else None
         # The process's own work waits where a caller would be refused.
         self.calls = self._engine(_CALLER_BUSY_MS)
@@ -108,6 +110,18 @@ class Store:
             return await asyncio.wait_for(done, ANSWER_S)
         except (*_GONE, TimeoutError) as refused:
             raise StoreUnavailable from refused
+
+    def why(self, refused: BaseException) -> str:
+        """Why the store was refused, as its driver says it: one line, and no statement in it."""
+        cause: BaseException | None = refused
+        while cause is not None:
+            if isinstance(cause, OSError | sqlite3.Error | psycopg.Error):
+                said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+                first = said.strip().partition("\n")[0]
+                secret = self.url.password
+                return (first.replace(secret, "***") if secret else first) or type(cause).__name__
+            cause = cause.__cause__ or cause.__context__
+        return type(refused).__name__
 
     def free_bytes(self) -> int | None:
         """Room on the disk of the file; None where the store is elsewhere."""

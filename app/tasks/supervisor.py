@@ -6,7 +6,8 @@ for runs whose process is gone and puts them back into their queue, where any ot
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,8 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from app.runs.tasks import HUNG_S, EngineStats
-from app.tasks import rows
+from app.tasks import ownership, rows
 from app.tasks.liveness import locks_of
-from app.tasks.ownership import requeue
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.worker import Worker
@@ -45,7 +45,7 @@ class Heard:
     recovered: Callable[[str, str], None] = lambda task_id, agent: None
     lost: Callable[[str, str], None] = lambda task_id, agent: None
     # Runs whose steps are of no use any more; and everything else that is older than that.
-    forget: Callable[[Iterable[str]], None] = lambda ids: None
+    forget: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
     purge: Callable[[float], None] = lambda before: None
     # A fault of ours, after which it goes on looking.
     failed: Callable[[BaseException], None] = lambda error: None
@@ -75,6 +75,8 @@ class Supervisor:
         self._heard = heard
         self._worker = worker
         self._orphans: dict[str, float] = {}
+        self._forgetting: Future[None] | None = None
+        self._forgets = True
         self._keep_s = keep_s
         self._works = works
         self._own = locks_of(store)
@@ -108,7 +110,8 @@ class Supervisor:
     def stop(self) -> None:
         """End, and let others see that this process is gone. Blocks for a moment."""
         self._stop.set()
-        self._thread.join(timeout=5.0)
+        if self._thread.is_alive():  # else it was never started
+            self._thread.join(timeout=5.0)
         self._own.close()
         self._probe.close()
 
@@ -169,19 +172,34 @@ class Supervisor:
         left = list(self._worker.left - self._worker.working)
         if left:
             states = self._tables.states(self._store.calls, left)
-            over = [i for i in left if states.get(i, ("SUCCESS", None))[0] in rows.OVER]
-            elsewhere = [i for i in left if i in states and states[i][1] != self._me]
-            self._worker.left.difference_update(over, elsewhere)
-            if over:
-                self._heard.forget(over)
+            over = {i for i in left if states.get(i, ("SUCCESS", None))[0] in rows.OVER}
+            elsewhere = {i for i in left if i in states and states[i][1] != self._me}
+            self._worker.left.difference_update(elsewhere - over)
+            self._forget(list(over))
         now = time.monotonic()
         rows_here = self._tables.of_process(self._store.calls, self._me)
         mine = {row["workflow_uuid"]: row for row in rows_here}
         for task_id in mine.keys() - self._worker.working:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
-                self._recover(mine[task_id])
+                self.recover(mine[task_id])
         kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        """Have steps forgotten, again and again until they are; a failure is told once."""
+        if not ids or (self._forgetting is not None and not self._forgetting.done()):
+            return
+
+        def done(forgotten: "Future[None]") -> None:
+            wrong = CancelledError() if forgotten.cancelled() else forgotten.exception()
+            if wrong is None:
+                self._worker.left.difference_update(ids)
+            elif self._forgets:
+                self._heard.failed(wrong)
+            self._forgets = wrong is None
+
+        self._forgetting = self._heard.forget(ids)
+        self._forgetting.add_done_callback(done)
 
     def _take_over(self) -> None:
         now = time.monotonic()
@@ -195,7 +213,7 @@ class Supervisor:
                 since = self._suspects.setdefault(owner, now)
                 if now - since >= self._probe.grace_s:
                     for row in self._tables.of_process(self._store.calls, owner):
-                        self._recover(row)
+                        self.recover(row)
             finally:
                 self._probe.give_back(owner)
 
@@ -208,28 +226,30 @@ class Supervisor:
         self._late = {claim: self._late.get(claim, now) for claim in late}
         for claim, since in self._late.items():
             if now - since >= HUNG_S:
-                self._recover(late[claim])
+                self.recover(late[claim])
 
-    def _recover(self, row: Mapping[str, Any]) -> None:
-        """Put back a run that nobody works any more; end it when that was in vain too often."""
+    def recover(self, row: Mapping[str, Any]) -> None:
+        """Put back a run that nobody works any more; end it when that was in vain too often.
+
+        One that was cancelled, or ended, since its row was read is left as it is.
+        """
         task_id, agent, before = row["workflow_uuid"], row["name"], row["attributes"] or {}
         reached = self._tables.reached(self._store.calls, task_id)
         got_further = reached > before.get(rows.REACHED, -1)
         in_vain = 1 if got_further else before.get(rows.IN_VAIN, 0) + 1
-        given_up = in_vain > MOST_IN_VAIN
         noted: dict[str, Any] = {
             rows.TAKEOVERS: before.get(rows.TAKEOVERS, 0) + 1,
             rows.REACHED: reached,
             rows.IN_VAIN: in_vain,
         }
-        if given_up:
-            noted |= {rows.LOST: True, rows.FINISHED: time.time()}
-        self._client.update_workflow_attributes(task_id, noted, merge=True)
-        if given_up:
+        if in_vain <= MOST_IN_VAIN:
+            if ownership.requeue(self._store, self._tables, row, noted):
+                self._heard.recovered(task_id, agent)
+            return
+        noted |= {rows.LOST: True, rows.FINISHED: time.time()}
+        if ownership.note(self._store, self._tables, row, noted):
             self._client.cancel_workflow(task_id)
             self._heard.lost(task_id, agent)
-        elif requeue(self._store, self._tables, row):
-            self._heard.recovered(task_id, agent)
 
     def _purge(self) -> None:
         before = time.time() - self._keep_s
@@ -238,5 +258,5 @@ class Supervisor:
             self._next_purge = 0.0  # there is more
         if ids:
             self._client.delete_workflows(ids)
-            self._heard.forget(ids)
+            self._worker.left.update(ids)  # their steps go with the next look
         self._heard.purge(before)

@@ -69,6 +69,13 @@ class Cluster:
         self.stop(at_once=at_once)
         self.start()
 
+    def ask_passwords_of(self, role: str) -> None:
+        """Let nobody in as that role without its password; all others are trusted."""
+        rules = self._folder / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("select pg_reload_conf()")
+
     def fresh(self, name: str) -> str:
         """The URL of a new and empty database."""
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -82,9 +89,15 @@ class Cluster:
         self.fresh(name)
 
 
+class Shared:
+    """The server on which tests put their stores, if there is one (see tests/conftest.py)."""
+
+    server: Cluster | None = None
+
+
 @contextmanager
-def cluster() -> Iterator[Cluster]:
-    """A server, until the block is left."""
+def cluster(*, careful: bool = True) -> Iterator[Cluster]:
+    """A server, until the block is left; one that is not careful leaves its disk to the system."""
     # Not in pytest's own directory, which is closed to other users.
     folder = Path(tempfile.mkdtemp(prefix="watchkeeper-postgres-"))
     try:
@@ -94,7 +107,7 @@ def cluster() -> Iterator[Cluster]:
         command = [binary("initdb"), "-D", str(data), "-U", "watchkeeper", "-A", "trust", "-N"]
         subprocess.run(_as_user(command), check=True, stdout=subprocess.DEVNULL, timeout=60)
         with (data / "postgresql.conf").open("a") as file:
-            file.write(_CONFIGURATION)
+            file.write(_CONFIGURATION + ("" if careful else "fsync = off\n"))
         server = Cluster(data, _free_port())
         server.start()
         try:

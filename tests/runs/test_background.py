@@ -173,3 +173,27 @@ async def test_a_row_that_nobody_waits_for() -> None:
         await worked(desk, ScriptedAgent(answers), store.attempt(write=refuse))
     gc.collect()
     assert not unheard
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
+    """Once, when the store is there again, and whether its work has stopped."""
+    desk, store = Desk(), Store()
+    told: list[tuple[str, Any, bool]] = []
+    away = [StoreUnavailable(), StoreUnavailable()]
+
+    async def tell_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
+        if away:
+            raise away.pop()
+        told.append((task_id, body, stuck))
+
+    agent = ScriptedAgent(scripted.after(60) if stops else scripted.stubborn(1.0))
+    render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
+    background = Background(desk.runner, lambda: {"scripted": agent}, render, tell_stopped)
+    working = asyncio.create_task(background.execute(store.attempt()))
+    while not agent.calls:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
+    background.stop("t", True)
+    result = await asyncio.wait_for(working, 30)
+    assert result.outcome is Outcome.CANCELLED
+    assert told == [("t", result.body, not stops)]

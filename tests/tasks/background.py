@@ -1,5 +1,8 @@
 """Background runs as their callers use them: submit, wait for the end, read the events."""
 
+import os
+import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +10,22 @@ import httpx
 
 from app.runs.tasks import TaskStatus
 from tests import fakes
+from tests.parts.postgres import Shared
 from tests.service import Served
 from tests.streams.reading import Told, parse
 
 # Nothing is expected to take this long, whatever else the machine does.
 LONG_S = 30.0
+# Whether stores are files here, or databases of a server.
+ON_FILE = os.environ.get("STORE") != "postgres"
 ENDED = {status.value for status in TaskStatus if status.ended}
 
 
+@cache
 def url_in(folder: Path) -> str:
-    """A store of its own in a directory."""
+    """The store of a directory: a file in it, or with STORE=postgres a database of its own."""
+    if Shared.server is not None:
+        return Shared.server.fresh(f"store_{uuid.uuid4().hex}")
     return f"sqlite:///{folder / 'store.sqlite'}"
 
 
@@ -31,6 +40,11 @@ def calling(tool: str, desk: fakes.ToolDesk, kind: str = "create_agent", **optio
     """An agent of a kind that calls one tool of the desk and answers."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool))
     return fakes.build(kind, model, desk.tools(), **options)
+
+
+def napping() -> Any:
+    """An agent whose tool sleeps for a minute."""
+    return calling("nap", fakes.ToolDesk(60))
 
 
 def path(agent: str = "") -> str:

@@ -1,9 +1,10 @@
 """Cancelling a background run says what really became of it, and stops it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
+from langchain_core.messages import AIMessage, BaseMessage
 
 from tests import fakes
 from tests.service import Served, served, until
@@ -13,9 +14,17 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DESK = fakes.ToolDesk(3.0)
 
 
+def odd(messages: Sequence[BaseMessage]) -> AIMessage:
+    """Look up what has an odd name, then nap."""
+    if fakes.results_since_question(messages):
+        return fakes.asks("nap", {}, number=1)
+    return fakes.asks("look", {"order": "\0"})
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     agents = {tool: calling(tool, DESK) for tool in ("nap", "block", "stubborn", "look")}
+    agents["odd"] = fakes.build("create_agent", fakes.ScriptedModel(script=odd), DESK.tools())
     store = url_in(tmp_path_factory.mktemp("cancel"))
     async with served(agents, store_url=store, max_background_runs=2) as service:
         yield service
@@ -91,3 +100,13 @@ async def test_a_run_that_nobody_knows(desk: Served) -> None:
     """404."""
     response = await desk.client.delete("/agent/async/nobody")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_what_tools_said_can_be_kept(desk: Served) -> None:
+    """The steps of a cancelled run are told to whoever asked for them, a NUL in them included."""
+    before = DESK.started.count("nap")
+    task_id = await submit(desk, agent="odd", include_steps=True)
+    await until(lambda: DESK.started.count("nap") > before, 20)
+    assert (await desk.client.delete(f"/agent/async/{task_id}")).status_code == 200
+    problem = (await ended(desk, task_id))["error"]
+    assert [step["result"] for step in problem["steps"]] == ["order \0 shipped", None]

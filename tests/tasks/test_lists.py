@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests import fakes, faults
 from tests.service import Served, served
-from tests.tasks.background import calling, ended, quick, submit, url_in
+from tests.tasks.background import ON_FILE, calling, ended, quick, submit, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -78,7 +78,8 @@ async def test_by_status_and_agent(desk: Served) -> None:
         assert {(task["result"], task["error"]) for task in page["tasks"]} == {(None, None)}
     assert set(ids(await listed(desk, agent="slow"))) == {late, stopped, running}
     assert ids(await listed(desk, agent="slow", status="timeout")) == [late]
-    assert ids(await listed(desk, agent="nobody")) == []
+    for nobody in ("nobody", "no\0body"):
+        assert ids(await listed(desk, agent=nobody)) == []
     await desk.client.delete(f"/agent/async/{running}")
 
 
@@ -103,6 +104,9 @@ def _cursor(value: Any) -> str:
         _cursor([1, 10**30]),
         _cursor([float("inf"), 1]),
         _cursor(["a", "b"]),
+        _cursor([True, True]),
+        _cursor([True, "b"]),
+        _cursor([1, "b"] if ON_FILE else [1, 2]),  # of the other kind of store
     ],
 )
 async def test_a_cursor_that_no_list_gave(desk: Served, cursor: str) -> None:

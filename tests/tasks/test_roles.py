@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 
 from tests.command import WATCHKEEPER, Serving, serving
+from tests.tasks.background import url_in
 
 AGENT = "quick=tests.tasks.background:quick"
+NAPS = "naps=tests.tasks.background:napping"
 OTHER = "other=tests.tasks.background:quick"
 LONG_S = 30.0
 
@@ -49,7 +51,7 @@ def in_folder(folder: Path, name: str) -> Path:
 
 def test_one_asks_and_another_works(tmp_path: Path) -> None:
     """An API-only process takes runs and leaves them; a worker works them and takes none."""
-    store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     api = in_folder(tmp_path, "api")
     with serving(api, AGENT, "--no-background", variables=store) as asked:
         task_id = post(asked, "/agent/async").json()["task_id"]
@@ -63,9 +65,27 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
                 assert post(worker, path).status_code == 404
 
 
+def test_one_cancels_what_another_works(tmp_path: Path) -> None:
+    """A run that a worker has is cancelled through another process, which tells what held it."""
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
+    works = (str(WATCHKEEPER), "worker")
+    with (
+        serving(in_folder(tmp_path, "api"), NAPS, "--no-background", variables=store) as asked,
+        serving(in_folder(tmp_path, "worker"), NAPS, command=works, variables=store) as worker,
+    ):
+        task_id = post(asked, "/agent/async").json()["task_id"]
+        at_work = f"{worker.url}/runs/{task_id}"
+        assert seen(lambda: httpx.get(at_work).json().get("phase") == "tool:nap")
+        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=10)
+        assert told.json()["result"] in ("cancelled", "still_stopping")
+        assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
+        assert view(asked, task_id)["status"] == "cancelled"
+        assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
+
+
 def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:
     """Its runs wait, are counted, and are worked when it is served again."""
-    store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     with serving(in_folder(tmp_path, "a"), OTHER, "--no-background", variables=store) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
     with serving(in_folder(tmp_path, "b"), AGENT, variables=store) as second:

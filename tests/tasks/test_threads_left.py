@@ -72,3 +72,7 @@ async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["code"]) == (409, "in_flight")
         await desk.client.delete(f"/agent/async/{napping}")
         assert (await desk.client.delete("/threads/t")).status_code == 204
+        for method in ("GET", "DELETE"):
+            for nobody in ("t", "%00"):
+                unknown = await desk.client.request(method, f"/threads/{nobody}")
+                assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")

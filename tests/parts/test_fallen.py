@@ -1,0 +1,69 @@
+"""A run whose result the store refuses is taken up again, by the process that worked it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from app.runs.events import RunFinished, RunRecovered
+from app.tasks.store import Store
+from tests import fakes
+from tests.parts.postgres import cluster
+from tests.service import served, until
+from tests.tasks.background import LONG_S, calling, ended, submit, view
+
+# Each refuses to write how a run ended, as a full disk would; and the way back.
+REFUSING = {
+    "sqlite": (
+        """create trigger full_disk before update on workflow_status
+        when new.attributes like '%"outcome"%' begin select raise(abort, 'full'); end""",
+        "drop trigger full_disk",
+    ),
+    "postgresql": (
+        """create function full_disk() returns trigger language plpgsql as $$ begin
+        if new.attributes ? 'outcome' then raise exception 'full'; end if; return new; end $$;
+        create trigger full_disk before update on dbos.workflow_status
+        for each row execute function full_disk()""",
+        "drop trigger full_disk on dbos.workflow_status",
+    ),
+}
+
+
+@pytest.fixture(params=REFUSING)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
+        return
+    with cluster() as server:
+        yield server.url
+
+
+async def test_a_run_that_has_fallen_down(url: str) -> None:
+    """After some ten seconds it is back in the queue, goes on from its last step, and ends."""
+    store = await asyncio.to_thread(Store, url)
+    refuse, allow = REFUSING[store.url.get_backend_name()]
+
+    def do(statement: str) -> None:
+        with store.calls.begin() as connection:
+            connection.execute(sa.text(statement))
+
+    tools = fakes.ToolDesk()
+    async with served({"a": calling("look", tools)}, store_url=url) as desk:
+        await asyncio.to_thread(do, refuse)
+        task_id = await submit(desk)
+        await until(lambda: desk.facts_of(RunFinished), LONG_S)
+        fell_at = time.monotonic()
+        await asyncio.sleep(2)
+        assert (await view(desk, task_id))["status"] == "running"
+        await asyncio.to_thread(do, allow)
+        await until(lambda: desk.facts_of(RunRecovered), LONG_S)
+        print(f"taken up after {time.monotonic() - fell_at:.1f} s")
+        assert time.monotonic() - fell_at > 8
+        told = await ended(desk, task_id)
+        assert (told["status"], told["attempts"]) == ("completed", 2)
+        assert told["result"]["tool_calls"] == 1
+        assert tools.started == ["look"]
+    await asyncio.to_thread(store.close)

@@ -1,0 +1,91 @@
+"""A PostgreSQL that cannot be used stops the start with one sentence, which names what to turn."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.command import Ended, run_all, serving
+from tests.parts.postgres import Cluster, cluster
+
+SERVE = ("serve", "--port", "0")
+PASSWORD = "not-the-one"
+# What the server, or whoever looks for it, says of each; the rest differs between versions.
+REFUSED = {
+    "password": 'FATAL:  password authentication failed for user "stranger"',
+    "database": 'FATAL:  database "nobodys" does not exist',
+    "host": "failed to resolve host 'nowhere.invalid'",
+    "port": "port 1 failed: Connection refused",
+    "rights": "permission denied for",
+    "other": 'relation "workflow_status" already exists',
+    "torn": 'relation "dbos.workflow_status" does not exist',
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as started:
+        with psycopg.connect(started.url, autocommit=True) as connection:
+            connection.execute("create role stranger login password 'the-one'")
+            connection.execute("create role reader login")
+        started.ask_passwords_of("stranger")
+        yield started
+
+
+def spoilt(server: Cluster, name: str, *statements: str) -> str:
+    """A database in which something was done that the service does not expect."""
+    url = server.fresh(name)
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+    return url
+
+
+@pytest.fixture(scope="module")
+def ended(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """What became of a service on each of them."""
+    here = tmp_path_factory.mktemp("here")
+    address = server.url.partition("@")[2]
+    torn = server.fresh("torn")
+    with serving(here, variables={"WATCHKEEPER_STORE_URL": torn}):
+        pass  # now it has every table
+    with psycopg.connect(torn, autocommit=True) as connection:
+        connection.execute("drop table dbos.workflow_status cascade")
+    urls = {
+        "password": f"postgresql://stranger:{PASSWORD}@{address}",
+        "database": server.url.removesuffix("/postgres") + "/nobodys",
+        "host": "postgresql://watchkeeper@nowhere.invalid/watchkeeper",
+        "port": "postgresql://watchkeeper@127.0.0.1:1/watchkeeper",
+        "rights": server.url.replace("watchkeeper@", "reader@"),
+        "other": spoilt(server, "other", "create table watchkeeper_keys (id int)",
+                        "create schema dbos", "create table dbos.workflow_status (id int)"),
+        "torn": torn,
+    }  # fmt: skip
+    cases = [(SERVE, {"WATCHKEEPER_STORE_URL": url}) for url in urls.values()]
+    endings = run_all(cases, here, tmp_path_factory.mktemp("output"))
+    return dict(zip(urls, endings, strict=True))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(ended: dict[str, Ended], name: str) -> None:
+    """It is named without its password, with the reason and the setting, and with code 1."""
+    told = ended[name]
+    assert told.code == 1, told
+    sentence = told.sentence()
+    assert sentence.startswith("The store postgresql://")
+    assert REFUSED[name] in sentence
+    assert sentence.endswith("or set WATCHKEEPER_STORE_URL to another.")
+    assert PASSWORD not in told.err + told.out
+    assert "Traceback" not in told.out
+    assert "select" not in told.out.lower()
+
+
+def test_the_right_password(server: Cluster, tmp_path: Path) -> None:
+    """With it, and with a database of its own, the same stranger is served."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("create database strangers owner stranger")
+    url = server.url.replace("watchkeeper@", "stranger:the-one@")
+    store = url.removesuffix("/postgres") + "/strangers"
+    with serving(tmp_path, variables={"WATCHKEEPER_STORE_URL": store}) as service:
+        assert "the-one" not in service.err.read_text()

@@ -1,0 +1,135 @@
+"""When an Idempotency-Key is free again: whoever was refused may come again with it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.runs.errors import InFlight
+from app.tasks.kept import Keys
+from app.tasks.store import Store
+from tests import fakes, faults
+from tests.service import Served, served, until
+from tests.streams.reading import names_of, of, parse
+from tests.tasks.background import calling, quick, url_in
+from tests.tasks.test_keys import answer, ask
+
+MODES = ("", "stream")
+
+
+async def holds_the_place(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[Any]:
+    """A run that takes the only place there is."""
+    naps = len(tools.started)
+    holding = asyncio.create_task(desk.ask(agent="slow"))
+    await until(lambda: len(tools.started) > naps, 20)
+    return holding
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was refused may ask again at once, with another body too, and is then answered.
+
+    However long the store takes to let go of the key.
+    """
+    free = Keys.free
+
+    async def slowly(self: Keys, key: str, run_id: str) -> None:
+        await asyncio.sleep(0.3)
+        await free(self, key, run_id)
+
+    monkeypatch.setattr(Keys, "free", slowly)
+    tools = fakes.ToolDesk(60)
+    agents = {"quick": quick(), "slow": calling("nap", tools)}
+    options: dict[str, Any] = {"max_running_runs": 1, "max_queued_runs": 0}
+    async with served(agents, store_url=url_in(tmp_path), **options) as desk:
+        holding = await holds_the_place(desk, tools)
+        for question in ("hello", "hello", "something else"):
+            refused = await ask(desk, mode, "full", question=question)
+            assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+            assert refused.json()["outcome"] == "rejected"
+            assert int(refused.headers["retry-after"]) >= 1
+        [run_id] = desk.service.runner.in_flight
+        await desk.client.delete(f"/runs/{run_id}")
+        await holding
+        first, again = [await ask(desk, mode, "full") for _ in range(2)]
+        assert answer(first, mode)["outcome"] == "completed"
+        assert ["idempotent-replay" in told.headers for told in (first, again)] == [False, True]
+        assert answer(again, mode) == answer(first, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
+    """A deadline that passes in the queue frees the key as any other does."""
+    tools = fakes.ToolDesk(60)
+    agents = {"quick": quick(), "slow": calling("nap", tools)}
+    async with served(agents, store_url=url_in(tmp_path), max_running_runs=1) as desk:
+        holding = await holds_the_place(desk, tools)
+        late = [await ask(desk, mode, "late", timeout=0.3) for _ in range(2)]
+        assert {answer_of(told)["phase"] for told in late} == {"queue"}
+        assert len({told.headers["x-run-id"] for told in late}) == 2
+        for run_id in list(desk.service.runner.in_flight):
+            await desk.client.delete(f"/runs/{run_id}")
+        await holding
+
+
+def answer_of(response: Any) -> dict[str, Any]:
+    """The problem of a run that never began: as a plain answer, whatever was asked for."""
+    told: dict[str, Any] = response.json()
+    assert (response.status_code, told["outcome"]) == (504, "timeout")
+    return told
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_after_a_drain(mode: str, tmp_path: Path) -> None:
+    """Whoever was refused by a service that stops is answered by the next one."""
+    url = url_in(tmp_path)
+    async with served({"quick": quick()}, store_url=url) as desk:
+        await desk.service.runner.drain(0.0, 0.0)
+        refused = await ask(desk, mode, "moved")
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+    async with served({"quick": quick()}, store_url=url) as desk:
+        told = await ask(desk, mode, "moved")
+        assert (told.status_code, "idempotent-replay" in told.headers) == (200, False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_after_a_failure(mode: str, tmp_path: Path) -> None:
+    """A failure is an answer, and is replayed; a question to a human is none, and is not."""
+    agents = {
+        "raises": faults.graph_that_raises(OSError("x")),
+        "asks": faults.graph_that_asks(keeps_state=False),
+    }
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        for agent, code, replayed in (
+            ("raises", "agent_failed", True),
+            ("asks", "interrupted", False),
+        ):
+            first, again = [await ask(desk, mode, agent, agent) for _ in range(2)]
+            assert answer(first, mode)["code"] == answer(again, mode)["code"] == code
+            assert ("idempotent-replay" in again.headers) is replayed
+            assert (answer(first, mode) == answer(again, mode)) is replayed
+            if mode == "stream" and replayed:
+                told = parse(again.content)
+                assert names_of(told) == ["run", "error", "end"]
+                assert of(told, "error") == of(told, "end")
+
+
+async def test_after_its_process_died(tmp_path: Path) -> None:
+    """A key that nobody gives back ends by itself, and who had it writes nothing any more."""
+    url = url_in(tmp_path)
+    async with served({"quick": quick()}, store_url=url):
+        store = await asyncio.to_thread(Store, url)
+        keys = Keys(store)
+        assert await keys.claim("k", "same", "dead", 0.5) is None
+        with pytest.raises(InFlight):
+            await keys.claim("k", "same", "next", 30)
+        await asyncio.sleep(0.6)
+        assert await keys.claim("k", "same", "next", 30) is None
+        await keys.keep("k", "dead", {"answer": "too late"})
+        await keys.free("k", "dead")
+        with pytest.raises(InFlight):
+            await keys.claim("k", "same", "third", 30)
+        await keys.keep("k", "next", {"answer": "done"})
+        assert await keys.claim("k", "same", "third", 30) == {"answer": "done"}
+        await asyncio.to_thread(store.close)

@@ -1,0 +1,185 @@
+"""Runs whose process is gone are taken up, given up or left alone, as what became of them says."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+
+from app.runs.tasks import TaskStatus
+from app.tasks import rows
+from app.tasks.rows import Tables
+from app.tasks.store import Store
+from app.tasks.supervisor import MOST_IN_VAIN, Heard, Supervisor
+from app.tasks.worker import Worker
+from tests.service import served
+from tests.tasks.background import LONG_S, quick, url_in
+
+
+class Desk:
+    """A supervisor on a store, what it told, and the runs of processes that are gone."""
+
+    def __init__(self, url: str) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.faults: list[BaseException] = []
+        self.orders: list[tuple[Sequence[str], Future[None]]] = []
+        self.store = Store(url)
+        self.tables = Tables(is_file=self.store.is_file)
+        self.client = DBOSClient(
+            system_database_engine=self.store.calls, serializer=DBOSPortableJSONSerializer()
+        )
+        work: Any = None  # there is none: this process works nothing
+        self.worker = Worker(self.store, self.tables, work, work, self.faults.append)
+        heard = Heard(
+            recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
+            lost=lambda task_id, agent: self.told.append(("lost", task_id)),
+            forget=self.forget,
+            failed=self.faults.append,
+        )
+        parts = (self.store, self.client, self.tables, "me", heard, self.worker)
+        self.supervisor = Supervisor(*parts, keep_s=LONG_S * 1000, works=False)
+
+    def forget(self, ids: Sequence[str]) -> "Future[None]":
+        order: Future[None] = Future()
+        self.orders.append((sorted(ids), order))
+        return order
+
+    def submit(self) -> str:
+        """A run in the queue of an agent that nobody serves."""
+        task_id = str(uuid.uuid4())
+        noted = {rows.CREATED: time.time()}
+        self.client.enqueue(
+            {"workflow_name": "a", "queue_name": "a", "workflow_id": task_id, "attributes": noted},
+            {},
+        )
+        return task_id
+
+    def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
+        """A process takes the run, says how far it is, and is gone; the run as it leaves it."""
+        run = self.tables.runs
+        claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": uuid.uuid4().hex}
+        before = self.tables.log(self.store.calls, task_id, 0)
+        row = {
+            "workflow_uuid": task_id,
+            "key": rows.LOG,
+            "offset": len(before),
+            "value": f'{{"events": [], "progress": {{"iterations": {iterations}}}}}',
+            "function_id": 0,
+        }
+        with self.store.calls.begin() as connection:
+            waiting = sa.and_(run.c.workflow_uuid == task_id, run.c.status == "ENQUEUED")
+            assert connection.execute(sa.update(run).where(waiting).values(claimed)).rowcount == 1
+            connection.execute(self.tables.insert_once(row))
+        return self.row(task_id)
+
+    def row(self, task_id: str) -> dict[str, Any]:
+        found = self.tables.row(self.store.calls, task_id)
+        assert found is not None
+        return dict(found)
+
+    def status(self, task_id: str) -> TaskStatus:
+        return rows.task(self.row(task_id)).status
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store on which a service was: it has every table."""
+    url = url_in(tmp_path_factory.mktemp("supervisor"))
+
+    async def once() -> None:
+        async with served({"quick": quick()}, store_url=url):
+            pass
+
+    asyncio.run(once())
+    return url
+
+
+@pytest.fixture
+def desk(url: str) -> Iterator[Desk]:
+    desk = Desk(url)
+    yield desk
+    desk.supervisor.stop()
+    desk.client.destroy()
+    desk.store.close()
+
+
+def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
+    """It is put back into the queue, and its takeover is counted."""
+    task_id = desk.submit()
+    desk.supervisor.recover(desk.taken(task_id))
+    assert desk.told == [("recovered", task_id)]
+    assert desk.status(task_id) is TaskStatus.PENDING
+    assert desk.row(task_id)["attributes"][rows.TAKEOVERS] == 1
+
+
+@pytest.mark.parametrize("takeovers", [0, MOST_IN_VAIN])
+@pytest.mark.parametrize("meanwhile", ["cancelled", "taken"])
+def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, meanwhile: str) -> None:
+    """A run that was cancelled, or taken, since its row was read is neither put back nor lost."""
+    task_id = desk.submit()
+    for _ in range(takeovers):
+        desk.supervisor.recover(desk.taken(task_id))
+    seen = desk.taken(task_id)
+    desk.told.clear()
+    if meanwhile == "cancelled":
+        desk.client.cancel_workflow(task_id)
+    else:
+        desk.supervisor.recover(seen)
+        if takeovers == 0:
+            desk.told.clear()
+            desk.taken(task_id)
+    before = desk.row(task_id)
+    told = list(desk.told)
+    desk.supervisor.recover(seen)
+    assert desk.row(task_id) == before
+    assert desk.told == told
+
+
+def test_takeovers_in_vain_end_it(desk: Desk) -> None:
+    """After ten takeovers that got it no further the run is given up, as lost."""
+    task_id = desk.submit()
+    for _ in range(MOST_IN_VAIN):
+        desk.supervisor.recover(desk.taken(task_id))
+    assert desk.told == [("recovered", task_id)] * MOST_IN_VAIN
+    desk.supervisor.recover(desk.taken(task_id))
+    assert desk.told[-1] == ("lost", task_id)
+    assert desk.status(task_id) is TaskStatus.FAILED
+
+
+def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
+    """Whoever gets further has all ten again, however often its processes were killed before."""
+    task_id = desk.submit()
+    for iterations in range(2 * MOST_IN_VAIN):
+        desk.supervisor.recover(desk.taken(task_id, iterations))
+    for _ in range(MOST_IN_VAIN - 1):
+        desk.supervisor.recover(desk.taken(task_id, 3))
+    assert {what for what, _ in desk.told} == {"recovered"}
+    desk.supervisor.recover(desk.taken(task_id, 3))
+    assert desk.told[-1] == ("lost", task_id)
+
+
+def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
+    """Steps that could not be forgotten are tried again; that they could not is told once."""
+    ended = desk.submit()
+    desk.client.cancel_workflow(ended)
+    desk.worker.left.add(ended)
+    desk.supervisor.start()
+    for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
+        end = time.monotonic() + LONG_S
+        while len(desk.orders) <= number:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        ids, order = desk.orders[number]
+        assert ids == [ended]
+        assert ended in desk.worker.left
+        if wrong is None:
+            order.set_result(None)
+        else:
+            order.set_exception(wrong)
+    assert not desk.worker.left
+    assert [str(fault) for fault in desk.faults] == ["full"]

@@ -1,0 +1,115 @@
+"""A store that cannot be opened stops the start with one sentence, which names what to turn."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.command import Ended, run_all
+
+SERVE = ("serve", "--port", "0")
+# An agent's module that breaks the service itself, as only a fault of ours could.
+SABOTAGE = """
+from app import main
+
+def listen(*_):
+    raise KeyError("a secret")
+
+main.listen = listen
+from tests.tasks.background import quick
+"""
+# By a name: the URL (of the file of that name), and what the sentence says of it.
+REFUSED = {
+    "text.sqlite": "file is not a database",
+    "folder.sqlite": "unable to open database file",
+    "nowhere/deep/none.sqlite": "Not a directory",
+    "other.sqlite": "table workflow_status already exists",
+    "later.sqlite": "TypeError",
+    "torn.sqlite": "no such table: main.application_versions",
+    "steps.sqlite": "file is not a database",
+}
+# What is no URL of a store; the last one holds a password in the wrong place.
+WRONG = {
+    "mysql://localhost/x": "it is neither sqlite:///PATH nor postgresql://",
+    "sqlite://": "it names no file",
+    "store.sqlite": "it is no URL",
+    "postgresql://me:at@host:a-secret@localhost/x": "it is no URL",
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with stores that are none."""
+    here = tmp_path_factory.mktemp("stores")
+    for name in ("text.sqlite", "steps.steps", "nowhere"):
+        (here / name).write_text("not a database, but long enough to be mistaken for one" * 20)
+    (here / "folder.sqlite").mkdir()
+    (here / "wk_sabotage.py").write_text(SABOTAGE)
+    for name, statements in {
+        "other.sqlite": ["create table workflow_status (id int)"],
+        "later.sqlite": [
+            "create table dbos_migrations (version text)",
+            "insert into dbos_migrations values ('of another world')",
+        ],
+        "torn.sqlite": [
+            "create table dbos_migrations (version integer)",
+            "insert into dbos_migrations values (9999)",
+        ],
+    }.items():
+        with sqlite3.connect(here / name) as file:
+            for statement in statements:
+                file.execute(statement)
+    return here
+
+
+@pytest.fixture(scope="module")
+def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """What became of a service on each of them."""
+    stores = {name: f"sqlite:///{here / name}" for name in REFUSED} | {url: url for url in WRONG}
+    cases: list[tuple[tuple[str, ...], dict[str, str]]] = [
+        (SERVE, {"WATCHKEEPER_STORE_URL": url}) for url in stores.values()
+    ]
+    cases += [
+        (SERVE, {"WATCHKEEPER_DATA_DIR": str(here / "nowhere" / "deep")}),
+        ((*SERVE, "wk_sabotage:quick"), {"WATCHKEEPER_DATA_DIR": str(here / "data")}),
+    ]
+    endings = run_all(cases, here, tmp_path_factory.mktemp("output"))
+    return dict(zip([*stores, "data directory", "fault"], endings, strict=True))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_is_no_store(ended: dict[str, Ended], here: Path, name: str) -> None:
+    """It is named, with the reason and the setting; nobody was told that it serves."""
+    told = ended[name]
+    assert told.code == 1
+    assert told.sentence() == (
+        f"The store {here / name} cannot be opened: {REFUSED[name]}; see that it is there and may "
+        "be written, or set WATCHKEEPER_STORE_URL to another."
+    )
+    assert "Traceback" not in told.out
+
+
+def test_a_data_directory_that_is_none(ended: dict[str, Ended], here: Path) -> None:
+    """Where no URL was given, the directory is what to turn."""
+    told = ended["data directory"]
+    assert told.code == 1
+    assert told.sentence().endswith("or set WATCHKEEPER_DATA_DIR to another.")
+    assert str(here / "nowhere" / "deep" / "store.sqlite") in told.sentence()
+
+
+@pytest.mark.parametrize("url", WRONG)
+def test_a_url_of_no_store(ended: dict[str, Ended], url: str) -> None:
+    """What can be seen without looking is a wrong setting: code 2; no password is repeated."""
+    told = ended[url]
+    assert told.code == 2
+    assert told.sentence().startswith(f"WATCHKEEPER_STORE_URL names no store: {WRONG[url]}")
+    assert "secret" not in told.err + told.out
+
+
+def test_a_fault_of_ours(ended: dict[str, Ended]) -> None:
+    """What nobody expected is said too, by its type and place, and without its text."""
+    told = ended["fault"]
+    assert told.code == 1
+    assert told.sentence().startswith("Ended by a fault: KeyError at ")
+    assert "wk_sabotage.py:5 listen" in told.sentence()
+    assert "secret" not in told.err + told.out
