@@ -48,10 +48,17 @@ def create(store: Store) -> None:
 
 
 def purge(store: Store, before: float) -> None:
-    """Drop conversations that nobody went on with since then, and keys past their day. Blocks."""
+    """Drop conversations that nobody went on with since then, and keys past their day. Blocks.
+
+    One that a background run has is in use, however long that run waits.
+    """
+    run = Tables(is_file=store.is_file).runs.c
+    at_work = sa.select(run.workflow_uuid).where(
+        run.workflow_uuid == _THREADS.c.held_by, run.status.not_in(OVER)
+    )
     with store.calls.begin() as connection:
         idle = sa.and_(_THREADS.c.updated_at < before, _THREADS.c.held_until < time.time())
-        connection.execute(sa.delete(_THREADS).where(idle))
+        connection.execute(sa.delete(_THREADS).where(idle, ~at_work.exists()))
         connection.execute(sa.delete(_KEYS).where(_KEYS.c.held_until < time.time()))
 
 
