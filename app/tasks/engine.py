@@ -178,7 +178,18 @@ class Engine:
         return await self._store.call(self._submit, spec)
 
     def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
-        if not self._store.has_room() and self._tables.row(self._store.calls, spec.id) is None:
+        # A repeat is read and not written: a crowd of them would wait for each other's locks.
+        created = self._tables.row(self._store.calls, spec.id) is None and self._enqueue(spec)
+        task = self._get(spec.id)
+        if task is None:
+            raise StoreUnavailable
+        if not created and task.fingerprint != spec.fingerprint:
+            raise KeyReused
+        return task, created
+
+    def _enqueue(self, spec: TaskSpec) -> bool:
+        """Store a run; false if another submission of it came first."""
+        if not self._store.has_room():
             raise StoreUnavailable
         noted = {
             rows.CREATED: time.time(),
@@ -196,15 +207,9 @@ class Engine:
         }
         try:
             self._known_client().enqueue(options, payload.of(spec))
-            created = True
         except engine_errors.DBOSWorkflowIDInUseError:
-            created = False
-        task = self._get(spec.id)
-        if task is None:
-            raise StoreUnavailable
-        if not created and task.fingerprint != spec.fingerprint:
-            raise KeyReused
-        return task, created
+            return False
+        return True
 
     async def get(self, task_id: str) -> Task | None:
         """One run, with its body if it has ended."""
