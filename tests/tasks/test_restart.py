@@ -1,0 +1,111 @@
+"""A service that is stopped in the middle of runs, and started again on the same store."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+
+from app.runs.events import RunHandedOver, RunRecovered, RunStarted
+from tests import fakes
+from tests.service import served, until
+from tests.streams.reading import names_of
+from tests.tasks.background import calling, ended, events, post, quick, submit, url_in, view
+
+CALLS = ("look", "nap")
+
+
+def looks_and_naps(messages: Sequence[BaseMessage]) -> AIMessage:
+    """Look, then nap, then answer."""
+    done = len(fakes.results_since_question(messages))
+    if done < len(CALLS):
+        return fakes.asks(CALLS[done], {}, number=done)
+    return AIMessage("rested", usage_metadata=fakes.USAGE)
+
+
+def napped(tools: fakes.ToolDesk, times: int) -> bool:
+    """Whether so many naps have begun."""
+    return tools.started.count("nap") == times
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
+    """A graph goes on from its last step, an executor begins anew; both count every turn once."""
+    tools = fakes.ToolDesk(60.0)
+    model = fakes.ScriptedModel(script=looks_and_naps, delay_s=0.2)
+    agents = {"a": fakes.build(kind, model, tools.tools())}
+    task_id = ""
+    for attempt in (1, 2):
+        async with served(agents, store_url=url_in(tmp_path)) as desk:
+            task_id = task_id or await submit(desk, include_steps=True)
+            await until(partial(napped, tools, attempt), 20)
+            before = await view(desk, task_id)
+        assert [fact.attempt for fact in desk.facts_of(RunHandedOver)] == [attempt]
+    tools.seconds = 0.0
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        told = await ended(desk, task_id)
+        story = await events(desk, task_id)
+        assert desk.facts_of(RunRecovered) == []  # it was put back, and nobody had to take it
+        [started] = desk.facts_of(RunStarted)
+        assert started.attempt == 3
+    assert (told["status"], told["attempts"]) == ("completed", 3)
+    assert told["started_at"] == before["started_at"]
+    result = told["result"]
+    assert result["iterations"] == 2
+    whole = kind == "agent_executor"
+    # Of a graph the calls that were at work when it was cut may stand there too.
+    told_tools = [step["tool"] for step in result["steps"]]
+    assert told_tools[:2] == ["look", "nap"]
+    assert result["tool_calls"] == len(told_tools) <= (2 if whole else 4)
+    assert set(told_tools[2:]) <= {"nap"}
+    assert tools.started == (["look", "nap"] * 3 if whole else ["look", "nap", "nap", "nap"])
+    model_calls = 7 if whole else 3
+    assert result["usage"]["input_tokens"] == 10 * model_calls
+    assert result["timings"]["llm_s"] >= 0.2 * model_calls
+    assert [event.id for event in story] == list(range(1, len(story) + 1))
+    assert (names_of(story).count("run"), names_of(story)[-2:]) == (3, ["token", "end"])
+
+
+async def test_the_deadline_goes_on(tmp_path: Path) -> None:
+    """The time between two attempts counts: a run that is late when it goes on is over at once."""
+    tools = fakes.ToolDesk(60.0)
+    agents, timeout_s = {"a": calling("nap", tools)}, 6.0
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, timeout=timeout_s)
+        await until(lambda: tools.started, 20)
+    await asyncio.sleep(timeout_s)
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        up = time.monotonic()
+        told = await ended(desk, task_id)
+        assert time.monotonic() - up < timeout_s
+    assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
+    assert told["attempts"] == 2
+
+
+async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
+    """A run whose agent is gone can be read and not be run again: 404, and nothing is stored."""
+    async with served({"old": quick()}, store_url=url_in(tmp_path)) as desk:
+        task_id = (await ended(desk, await submit(desk)))["task_id"]
+    async with served({"new": quick()}, store_url=url_in(tmp_path)) as desk:
+        assert (await view(desk, task_id))["status"] == "completed"
+        refused = await desk.client.post(f"/agent/async/{task_id}/retry")
+        assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+        listed: dict[str, Any] = (await desk.client.get("/agent/async")).json()
+        assert [task["task_id"] for task in listed["tasks"]] == [task_id]
+
+
+async def test_a_service_that_stops_takes_nothing_new(tmp_path: Path) -> None:
+    """While it drains, submissions and retries are refused with 503 `draining`; reading goes on."""
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        task_id = (await ended(desk, await submit(desk)))["task_id"]
+        await desk.service.runner.drain(0.0, 0.0)
+        retried = await desk.client.post(f"/agent/async/{task_id}/retry")
+        for refused in (await post(desk, key="late"), retried):
+            assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+            assert int(refused.headers["retry-after"]) >= 1
+        listed = (await desk.client.get("/agent/async")).json()["tasks"]
+        assert [task["task_id"] for task in listed] == [task_id]
