@@ -98,6 +98,23 @@ async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
         assert [task["task_id"] for task in listed["tasks"]] == [task_id]
 
 
+async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
+    """GET /runs/{id} tells of it what is stored: how it ended, and what was asked for."""
+    about = {"metadata": {"shop": "7"}, "timeout": 20.0, "max_iterations": 4}
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, **about)
+        await ended(desk, task_id)
+        known = (await desk.client.get(f"/runs/{task_id}")).json()
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        response = await desk.client.get(f"/runs/{task_id}")
+        told = response.json()
+        assert response.headers["x-run-id"] == task_id
+        for name in ("metadata", "timeout_s", "iteration_limit", "outcome", "state", "mode"):
+            assert told[name] == known[name], name
+        assert (told["metadata"], told["timeout_s"]) == ({"shop": "7"}, 20.0)
+        assert (told["iterations"], told["tool_calls"]) == (1, 1)
+
+
 async def test_a_service_that_stops_takes_nothing_new(tmp_path: Path) -> None:
     """While it drains, submissions and retries are refused with 503 `draining`; reading goes on."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
