@@ -26,6 +26,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         "other": quick(),
         "slow": calling("nap", NAPS),
         "broken": broken,
+        "asks": faults.graph_that_asks(keeps_state=False),
     }
     store = url_in(tmp_path_factory.mktemp("keys"))
     async with served(agents, store_url=store, max_running_runs=40) as service:
@@ -168,6 +169,21 @@ async def test_a_key_is_free_after_a_cancelled_run(desk: Served) -> None:
     await desk.client.delete(f"/runs/{run_id}")
     assert (await first).json()["code"] == "cancelled"
     assert (await ask(desk, "", "stopped", "slow")).json()["outcome"] == "completed"
+
+
+@pytest.mark.parametrize("mode", ["", "stream"])
+async def test_a_key_is_free_after_a_run_that_asked_for_a_human(desk: Served, mode: str) -> None:
+    """A run that nobody could answer leaves its key free."""
+    first, second = [answer(await ask(desk, mode, f"asks-{mode}", "asks"), mode) for _ in range(2)]
+    assert (first["outcome"], second["outcome"]) == ("interrupted", "interrupted")
+    assert first["run_id"] != second["run_id"]
+
+
+async def test_a_key_belongs_to_an_agent(desk: Served) -> None:
+    """The same key and body to another agent is another run."""
+    first, second = [await ask(desk, "", "two", agent) for agent in ("quick", "other")]
+    assert (first.json()["agent"], second.json()["agent"]) == ("quick", "other")
+    assert "idempotent-replay" not in second.headers
 
 
 async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:

@@ -100,7 +100,7 @@ async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
 
 async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
     """GET /runs/{id} tells of it what is stored: how it ended, and what was asked for."""
-    about = {"metadata": {"shop": "7"}, "timeout": 20.0, "max_iterations": 4}
+    about: dict[str, Any] = {"metadata": {"shop": "7"}, "timeout": 20.0, "max_iterations": 4}
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, **about)
         await ended(desk, task_id)

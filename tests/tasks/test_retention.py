@@ -65,9 +65,12 @@ async def test_what_has_had_its_time(tmp_path: Path) -> None:
         await until(lambda: tools.started, 20)
     with sqlite3.connect(tmp_path / "store.sqlite") as store:  # it has had it for a week
         store.execute("update watchkeeper_threads set held_until = 1, updated_at = 1")
+        store.execute("insert into watchkeeper_keys values ('past', 'its', 'day', 1, '{}')")
     async with served(agents, store_url=url_in(tmp_path), keep_tasks_s=0.01) as desk:
         await gone(desk, f"/agent/async/{over}")
         await gone(desk, "/threads/t")
+        past = "select key from watchkeeper_keys where key = 'past'"
+        await until(lambda: not rows(tmp_path, past), 20)
         again = await ask(desk, "quick", thread_id="t")
         assert (again.json(), again.headers["idempotent-replay"]) == (answered, "true")
         assert (await view(desk, at_work))["status"] in ("pending", "running")
