@@ -97,6 +97,8 @@ def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
             assert names_of(events)[-2:] == ["error", "end"]
             said = {name: value for name, value in told["error"].items() if value is not None}
             assert events[-1].data == said
+        left = post(api, "/agent/async").json()["task_id"]
+        assert view(api, left, 1.5)["status"] == "pending"
 
 
 def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A service that is stopped in the middle of runs, and started again on the same store."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import tool
 
+from app.runs import idempotency_key
 from app.runs.events import RunHandedOver, RunRecovered, RunStarted
 from tests import fakes
 from tests.service import served, until
@@ -68,6 +71,60 @@ async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
     assert result["timings"]["llm_s"] >= 0.2 * model_calls
     assert [event.id for event in story] == list(range(1, len(story) + 1))
     assert (names_of(story).count("run"), names_of(story)[-2:]) == (3, ["token", "end"])
+
+
+async def test_a_turn_that_was_kept_and_not_told(tmp_path: Path) -> None:
+    """A turn counts towards the limit, also if its process died before it could tell of it."""
+    tools = fakes.ToolDesk(60.0)
+    model = fakes.ScriptedModel(script=fakes.never_stops("nap"))
+    agents = {"a": fakes.build("create_agent", model, tools.tools())}
+    options: dict[str, Any] = {"store_url": url_in(tmp_path), "early_stopping": "force"}
+    async with served(agents, **options) as desk:
+        task_id = await submit(desk, max_iterations=2)
+        await until(lambda: tools.started, 20)
+    with sqlite3.connect(tmp_path / "store.sqlite") as store:
+        assert store.execute("delete from streams").rowcount
+    tools.seconds = 0.0
+    async with served(agents, **options) as desk:
+        told = await ended(desk, task_id)
+        turns = [e.data["iteration"] for e in await events(desk, task_id) if e.name == "iteration"]
+    assert (told["status"], told["result"]["iterations"]) == ("iteration_limit", 2)
+    assert tools.started == ["nap"] * 3  # the first of them was cut, and made again
+    assert turns == [1, 2]
+
+
+async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
+    """`idempotency_key()` is the same when a call is made again, and another for another call."""
+    keys: dict[int, list[str | None]] = {1: [], 2: []}
+    let_go = asyncio.Event()
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay so much."""
+        keys[amount].append(idempotency_key())
+        await let_go.wait()
+        return "paid"
+
+    def pays_twice(messages: Sequence[BaseMessage]) -> AIMessage:
+        if fakes.results_since_question(messages):
+            return AIMessage("done", usage_metadata=fakes.USAGE)
+        one, two = fakes.asks("pay", {"amount": 1}), fakes.asks("pay", {"amount": 2}, number=1)
+        return AIMessage("", tool_calls=[*one.tool_calls, *two.tool_calls])
+
+    model = fakes.ScriptedModel(script=pays_twice)
+    agents = {"a": fakes.build("create_agent", model, [pay])}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: keys[1] and keys[2], 20)
+    let_go.set()
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        assert (await ended(desk, task_id))["status"] == "completed"
+    for said in keys.values():
+        assert len(said) == 2
+        assert said[0] == said[1]
+        assert said[0]
+    assert keys[1] != keys[2]
+    assert idempotency_key() is None
 
 
 async def test_the_deadline_goes_on(tmp_path: Path) -> None:
