@@ -130,6 +130,7 @@ def test_places_everywhere(tmp_path: Path) -> None:
     """WATCHKEEPER_MAX_BACKGROUND_RUNS_EVERYWHERE counts the runs of all processes together."""
     store = store_in(tmp_path, WATCHKEEPER_MAX_BACKGROUND_RUNS_EVERYWHERE="1")
     with serving(in_folder(tmp_path, "first"), SLOW, variables=store) as first:
+        assert str(tmp_path / "store.sqlite") in first.out.read_text() + first.err.read_text()
         holding = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: is_running(first, holding))
         with serving(in_folder(tmp_path, "second"), SLOW, variables=store) as second:

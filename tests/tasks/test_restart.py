@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 
 from app.runs import idempotency_key
 from app.runs.events import RunHandedOver, RunRecovered, RunStarted
@@ -35,13 +36,17 @@ def napped(tools: fakes.ToolDesk, times: int) -> bool:
     return tools.started.count("nap") == times
 
 
-@pytest.mark.parametrize("kind", fakes.KINDS)
+@pytest.mark.parametrize("kind", [*fakes.KINDS, "own"])
 async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
-    """A graph goes on from its last step, an executor begins anew; both count every turn once."""
+    """A graph goes on from its last step, an executor begins anew; both count every turn once.
+
+    So does a graph with a checkpointer of its own, from what that one kept.
+    """
     tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=looks_and_naps, delay_s=0.2)
-    agents = {"a": fakes.build(kind, model, tools.tools())}
-    task_id = ""
+    options = {"checkpointer": InMemorySaver()} if kind == "own" else {}
+    agent = fakes.build("langgraph" if kind == "own" else kind, model, tools.tools(), **options)
+    agents, task_id = {"a": agent}, ""
     for attempt in (1, 2):
         async with served(agents, store_url=url_in(tmp_path)) as desk:
             task_id = task_id or await submit(desk, include_steps=True)

@@ -3,7 +3,11 @@
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from app.api.deps import Role
 from tests import fakes
 from tests.service import served, until
 from tests.tasks.background import calling, ended, post, quick, submit, url_in
@@ -50,6 +54,20 @@ async def test_without_room(tmp_path: Path) -> None:
     async with served(agents, store_url=store) as desk:
         told = await ended(desk, await submit(desk, agent="quick"))
         assert told["status"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["a setting", "a worker"])
+async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
+    """WATCHKEEPER_READY_REQUIRES turns readiness red with the store; a worker is red without."""
+    required = ("store",) if how == "a setting" else ()
+    options: dict[str, Any] = {"store_reserve_bytes": FULL, "ready_requires": required}
+    async with served({"quick": quick()}, store_url=url_in(tmp_path), **options) as desk:
+        if how == "a worker":
+            desk.service.role = Role.WORKER
+        ready = await desk.client.get("/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+        assert ready.json()["checks"]["store"]["state"] == "failed"
+        assert (await desk.client.get("/health/live")).status_code == 200
 
 
 async def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
@@ -111,3 +129,5 @@ async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
         assert (await desk.client.get("/threads/t")).status_code == 404
         second = await post(desk, thread_id="t")
         assert second.status_code == 202
+        retried = await desk.client.post(f"/agent/async/{first}/retry")
+        assert (retried.status_code, retried.json()["code"]) == (409, "in_flight")
