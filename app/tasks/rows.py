@@ -38,7 +38,6 @@ class Tables:
     def __init__(self, *, is_file: bool) -> None:
         schema = None if is_file else "dbos"
         self._is_file = is_file
-        self._is_file = is_file
         self.runs = sa.table(
             "workflow_status",
             *map(sa.column, ("workflow_uuid", "status", "name", "executor_id", "owner_xid")),
