@@ -1,5 +1,6 @@
 """A run that is another process's by now, and one whose result could not be written."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from tests.tasks.background import ended, submit, url_in, view
 @pytest.mark.parametrize("tool", ["nap", "block"])
 async def test_who_lost_a_run_stops(tool: str, tmp_path: Path) -> None:
     """A process that has a run no more stops it and tells no end; a run nobody has is taken up."""
-    tools = fakes.ToolDesk(1.5)
-    model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool, turns=2))
+    tools = fakes.ToolDesk()
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool, turns=2), delay_s=1.0)
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.started, 20)
+        await until(lambda: tools.finished, 20)
+        await asyncio.sleep(0.5)  # the model is asked anew, and what was said before is written
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("update workflow_status set owner_xid = 'of another claim'")
         await until(lambda: desk.facts_of(RunHandedOver), 20)
