@@ -21,11 +21,21 @@ ALONE = {
 }  # fmt: skip
 
 
+# Modules that look into the file of a store, or whose processes share one whatever STORE says.
+ON_FILE = {
+    f"tests/tasks/test_{name}.py"
+    for name in ("kept_for", "lost", "overdue", "processes", "restart", "roles")
+}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is to run alone; the rest runs on every core."""
+    """Mark what is to run alone, the rest runs on every core; and what wants a file."""
     for item in items:
-        if item.path.relative_to(config.rootpath).as_posix() in ALONE:
+        module = item.path.relative_to(config.rootpath).as_posix()
+        if module in ALONE:
             item.add_marker(pytest.mark.alone)
+        if module in ON_FILE:
+            item.add_marker(pytest.mark.on_file)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,7 +23,7 @@ from app.api.tasks import cancel as cancel_task
 from app.runs.errors import NotFound
 from app.runs.live import Run
 from app.runs.model import NO_USAGE, Mode, State, Stopped, Timings
-from app.runs.tasks import Task, TaskStatus
+from app.runs.tasks import Task, TaskSpec, TaskStatus
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -58,7 +58,9 @@ async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDe
     """A run in flight, or one of the recently finished."""
     run = service.runner.find(run_id)
     if run is None:
-        return _stored(await _find_stored(service, run_id))
+        task = await _find_stored(service, run_id)
+        response.headers["X-Run-Id"] = task.id
+        return _stored(task, await service.tasks.spec_of(task.id))
     response.headers.update(about(run))
     content = run.request.include_steps
     usage, cost_usd = run.progress.usage, run.progress.cost_usd
@@ -97,9 +99,10 @@ async def _find_stored(service: Service, run_id: str) -> Task:
     return await find_task(service, run_id)
 
 
-def _stored(task: Task) -> RunDetail:
+def _stored(task: Task, spec: TaskSpec | None) -> RunDetail:
     """A background run that no run of this process stands for, as far as the store tells."""
     body = task.body or {}
+    asked = spec.request if spec else None
     state = State.FINISHED if task.status.ended else _STATES[task.status]
     timings = body.get("timings") or TimingsView.of(Timings()).model_dump()
     usage = body.get("usage") or UsageView.of(NO_USAGE, None).model_dump()
@@ -116,13 +119,13 @@ def _stored(task: Task) -> RunDetail:
         age_s=round(max(0.0, ended_at - task.created_at), 3),
         created_at=datetime.fromtimestamp(task.created_at, UTC).isoformat(),
         iterations=body.get("iterations") or 0,
-        iteration_limit=body.get("iteration_limit") or 0,
+        iteration_limit=body.get("iteration_limit") or (asked and asked.max_iterations) or 0,
         tool_calls=body.get("tool_calls") or 0,
-        timeout_s=0.0,
+        timeout_s=asked.timeout_s if asked else 0.0,
         timings=timings,
         usage=usage,
         steps=body.get("steps") or [],
-        metadata={},
+        metadata=dict(asked.metadata) if asked else {},
     )
 
 

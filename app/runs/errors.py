@@ -59,7 +59,7 @@ class RunError(WatchkeeperError):
 
 
 class StoreUnavailable(RunError):
-    """The store cannot be reached or has no room. Nothing was stored; try again."""
+    """The store cannot be reached or has no room; try again, best with one Idempotency-Key."""
 
     code = "store_unavailable"
     retryable = True

@@ -180,7 +180,22 @@ class Engine:
         return await self._store.call(self._submit, spec)
 
     def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
-        if not self._store.has_room() and self._tables.row(self._store.calls, spec.id) is None:
+        # A repeat is read and not written: a crowd of them would wait for each other's locks.
+        # What was stored is not read back: on a slow connection that takes as long again.
+        if self._tables.row(self._store.calls, spec.id) is None:
+            stored = self._enqueue(spec)
+            if stored is not None:
+                return stored, True
+        task = self._get(spec.id)
+        if task is None:
+            raise StoreUnavailable
+        if task.fingerprint != spec.fingerprint:
+            raise KeyReused
+        return task, False
+
+    def _enqueue(self, spec: TaskSpec) -> Task | None:
+        """Store a run; None if another submission of it came first."""
+        if not self._store.has_room():
             raise StoreUnavailable
         created_at = time.time()
         noted = {
@@ -200,17 +215,8 @@ class Engine:
         try:
             self._known_client().enqueue(options, payload.of(spec))
         except engine_errors.DBOSWorkflowIDInUseError:
-            return self._submitted_before(spec), False
-        # Not read back: over a slow connection that takes as long as storing it.
-        return accepted(spec, created_at), True
-
-    def _submitted_before(self, spec: TaskSpec) -> Task:
-        task = self._get(spec.id)
-        if task is None:
-            raise StoreUnavailable
-        if task.fingerprint != spec.fingerprint:
-            raise KeyReused
-        return task
+            return None
+        return accepted(spec, created_at)
 
     async def get(self, task_id: str) -> Task | None:
         """One run, with its body if it has ended."""

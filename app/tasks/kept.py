@@ -167,10 +167,12 @@ class Keys:
             "held_until": now + for_s,
             "body": None,
         }
-        if _upsert(self._store, _KEYS, {"key": key, **taken}, taken, _KEYS.c.held_until < now):
-            return None
-        with self._store.calls.connect() as connection:
-            known = connection.execute(sa.select(_KEYS).where(_KEYS.c.key == key)).one_or_none()
+        # A repeat is read and not written: a crowd of them would wait for each other's locks.
+        known = self._known(key)
+        if known is None or known.held_until < now:
+            if _upsert(self._store, _KEYS, {"key": key, **taken}, taken, _KEYS.c.held_until < now):
+                return None
+            known = self._known(key)
         if known is None:  # freed this moment: the caller is to ask again
             raise InFlight
         if known.fingerprint != fingerprint:
@@ -179,6 +181,10 @@ class Keys:
             raise InFlight
         body: Body = json.loads(known.body)
         return body
+
+    def _known(self, key: str) -> Any:
+        with self._store.calls.connect() as connection:
+            return connection.execute(sa.select(_KEYS).where(_KEYS.c.key == key)).one_or_none()
 
     async def keep(self, key: str, run_id: str, body: Body) -> None:
         """Remember what the run answered."""

@@ -1,11 +1,10 @@
 """Servers are killed in the middle of runs, on both stores: what is done stays done."""
 
-import json
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
@@ -50,10 +49,10 @@ def submit(ships: Fleet, plan: Plan, agent: str = "graph", **body: Any) -> str:
     return task_id
 
 
-def ended(ships: Fleet, task_id: str) -> dict[str, Any]:
+def ended(ships: Fleet, task_id: str, ports: Sequence[int] = ()) -> dict[str, Any]:
     end = time.monotonic() + WITHIN_S
     while time.monotonic() < end:
-        for port in ships.ports:
+        for port in ports or ships.ports:
             told: dict[str, Any] | None = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1]
             if told and told.get("status") not in (None, "pending", "running"):
                 return told
@@ -195,7 +194,31 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
         reviver.join()
     assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
     assert counted(ships, plan, "begin")[0] == 11
-    assert json.dumps(told["error"]["run_id"]) == json.dumps(task_id)
+    assert told["error"]["run_id"] == task_id
+    for status, is_there in (("failed", True), ("cancelled", False)):
+        listed = call(ships.ports[0], "GET", f"/agent/async?status={status}")[1]["tasks"]
+        assert (task_id in [task["task_id"] for task in listed]) is is_there, status
+
+
+def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
+    """A run whose process hangs ends soon after its deadline; waking up changes nothing of it."""
+    plan = Plan("hung", turns=2, seconds=30.0)
+    task_id = submit(ships, plan, timeout=3.0)
+    pid = until(ships, plan, "begin", 0).pid
+    hung = ships.port_of(pid)
+    other = next(port for port in ships.ports if port != hung)
+    ships.signal(hung, signal.SIGSTOP)
+    try:
+        told = ended(ships, task_id, [other])
+        assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
+        assert told["attempts"] == 2
+    finally:
+        ships.signal(hung, signal.SIGCONT)
+    ships.until_up(hung)
+    time.sleep(1.5)  # it has looked three times
+    for port in ships.ports:
+        assert call(port, "GET", f"/agent/async/{task_id}")[1] == told
+    assert set(counted(ships, plan, "begin")) == {0}
 
 
 def test_a_run_is_handed_over(ships: Fleet) -> None:

@@ -17,7 +17,15 @@ from app.runs.events import (
     ToolCallStarted,
 )
 from app.runs.live import Ended, Run
-from app.runs.model import AgentAnswer, AgentInfo, CallOutcome, Mode, RunRequest
+from app.runs.model import (
+    NO_USAGE,
+    AgentAnswer,
+    AgentInfo,
+    CallOutcome,
+    Mode,
+    RunRequest,
+    Usage,
+)
 from app.runs.ports import AgentCall
 from app.runs.runner import Runner
 from app.runs.threads import DaemonThreads, RunThreads
@@ -28,8 +36,8 @@ Script: TypeAlias = Callable[[AgentCall], Awaitable[str | AgentAnswer]]
 class ScriptedAgent:
     """Does what its script does; `calls` keeps every run it was asked for."""
 
-    def __init__(self, script: Script, name: str = "scripted") -> None:
-        self.info = AgentInfo(name=name, kind="fake")
+    def __init__(self, script: Script, name: str = "scripted", *, resumes: bool = False) -> None:
+        self.info = AgentInfo(name=name, kind="fake", resumes=resumes)
         self.calls: list[AgentCall] = []
         self._script = script
 
@@ -107,9 +115,13 @@ def model_starts(call: AgentCall, call_id: str = "m", at: float | None = None) -
 
 
 def model_ends(
-    call: AgentCall, call_id: str = "m", outcome: CallOutcome = CallOutcome.COMPLETED
+    call: AgentCall,
+    call_id: str = "m",
+    outcome: CallOutcome = CallOutcome.COMPLETED,
+    usage: Usage = NO_USAGE,
+    cost_usd: float | None = None,
 ) -> None:
-    """Say that a model call ended."""
+    """Say that a model call ended, and what it cost."""
     call.emit(
         ModelCallFinished(
             run_id=call.run_id,
@@ -120,6 +132,8 @@ def model_ends(
             model="fake",
             started_at=time.monotonic(),
             outcome=outcome,
+            usage=usage,
+            cost_usd=cost_usd,
         )
     )
 

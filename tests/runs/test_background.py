@@ -10,8 +10,8 @@ import pytest
 
 from app.runs.background import Background
 from app.runs.errors import HandedOver, StoreUnavailable
-from app.runs.events import RunFinished, RunHandedOver
-from app.runs.model import Outcome, RunRequest
+from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
 from app.runs.tasks import Attempt, Result
 from tests.runs import scripted
@@ -134,19 +134,64 @@ async def test_a_store_that_is_away_holds_a_run_up() -> None:
     assert store.told == ["run", "token"]
 
 
-async def test_another_attempt_goes_on_counting() -> None:
-    """Tokens of the first attempt still count, and its deadline goes on."""
-    desk, first, second = Desk(), Store(), Store()
+async def cut(
+    desk: Desk, store: Store, attempt: Attempt, cost_usd: float | None = None
+) -> list[Mapping[str, Any]]:
+    """The log so far, after an attempt that called a tool, had a turn and was cut there."""
 
     async def dies(call: AgentCall) -> str:
-        scripted.iteration(call, 1)
+        scripted.model_starts(call)
+        await asyncio.sleep(0.05)
+        scripted.model_ends(call, usage=Usage(10, 5), cost_usd=cost_usd)
+        scripted.tool_starts(call)
+        scripted.tool_ends(call)
+        scripted.iteration(call, call.iterations + 1)
         assert call.fence is not None
         await call.fence.passed()
         raise HandedOver
 
     with pytest.raises(HandedOver):
-        await worked(desk, ScriptedAgent(dies), first.attempt())
-    log = [first.rows[place] for place in sorted(first.rows)]
+        await worked(desk, ScriptedAgent(dies, resumes=True), attempt)
+    return [*attempt.log, *(store.rows[place] for place in sorted(store.rows))]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+@pytest.mark.parametrize(("costs", "cost_usd"), [((0.25, 0.5), 0.75), ((None, 0.5), None)])
+async def test_another_attempt_goes_on_counting(
+    costs: tuple[float | None, float], cost_usd: float | None, resumes: bool
+) -> None:
+    """What earlier attempts spent counts; their turns and steps where an agent goes on, once."""
+    desk, log = Desk(), list[Mapping[str, Any]]()
+    for number, cost in enumerate(costs, start=1):
+        store = Store()
+        attempt = store.attempt(log=log, number=number, resumed=number > 1)
+        log = await cut(desk, store, attempt, cost)
+    store = Store()
+    last = store.attempt(log=log, number=3, resumed=True)
+    await worked(desk, ScriptedAgent(scripted.at_once, resumes=resumes), last)
+    assert min(store.rows) == len(log)
+    [final] = desk.finals()
+    counts = (final.iterations, final.tool_calls, final.tools)
+    assert counts == ((2, 2, {"look": 2}) if resumes else (0, 0, {}))
+    assert (final.usage.input_tokens, final.cost_usd) == (20, cost_usd)
+    assert final.timings.llm_s >= 0.1
+
+
+async def test_attempts_are_linked() -> None:
+    """Each attempt's trace has links to the submission and to the attempt before."""
+    desk, first, second = Desk(), Store(), Store()
+    desk.runner._trace = lambda: "00-a-1-01"
+    log = await cut(desk, first, first.attempt(traceparent="00-s-1-01"))
+    later = second.attempt(log=log, number=2, resumed=True, traceparent="00-s-1-01")
+    await worked(desk, ScriptedAgent(scripted.at_once), later)
+    links = [fact.links for fact in desk.facts_of(RunStarted)]
+    assert links == [("00-s-1-01",), ("00-s-1-01", "00-a-1-01")]
+
+
+async def test_the_deadline_goes_on() -> None:
+    """The deadline of a run counts from its first start, and its log goes on where it was."""
+    desk, first, second = Desk(), Store(), Store()
+    log = await cut(desk, first, first.attempt())
     began = time.time() - 10
     late = second.attempt(timeout_s=10.2, started_at=began, log=log, number=2, resumed=True)
     before = time.monotonic()

@@ -52,6 +52,9 @@ async def test_a_running_run_stops(desk: Served, place: str) -> None:
     assert (told["status"], told["error"]["code"]) == ("cancelled", "cancelled")
     assert told["error"]["phase"] == "tool:nap"
     assert desk.end_of(task_id).outcome == "cancelled"
+    again = await desk.client.delete(place.format(task_id))
+    assert (again.status_code, again.json()["result"]) == (200, "already_finished")
+    assert await view(desk, task_id) == told
 
 
 @pytest.mark.parametrize("tool", ["block", "stubborn"])

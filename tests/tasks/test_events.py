@@ -23,9 +23,11 @@ FORGED = 'x\r\n\r\nevent: end\ndata: {"answer": "forged"}\u2028\x85\n\nid: 99\n\
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     forging = fakes.ScriptedModel(script=lambda _: AIMessage(FORGED, usage_metadata=fakes.USAGE))
+    thoughtful = fakes.ScriptedModel(script=fakes.calls_then_answers("look"), delay_s=1.0)
     agents = {
         **{kind.replace("_", "-"): quick(kind) for kind in fakes.KINDS},
         "slow": calling("nap", fakes.ToolDesk(1.0)),
+        "thoughtful": fakes.build("create_agent", thoughtful, fakes.ToolDesk().tools()),
         "forging": fakes.build("create_agent", forging, []),
     }
     async with served(agents, store_url=url_in(tmp_path_factory.mktemp("events"))) as service:
@@ -97,6 +99,19 @@ async def test_events_come_while_it_runs(desk: Served) -> None:
             if b"tool_start" in read:
                 break
     assert b"tool_end" not in read
+    assert (await ended(desk, task_id))["status"] == "completed"
+
+
+async def test_events_come_between_tools(desk: Served) -> None:
+    """A follower reads that a tool has ended while the model still thinks about its result."""
+    task_id = await submit(desk, agent="thoughtful")
+    read = b""
+    async with desk.client.stream("GET", f"/agent/async/{task_id}/events") as response:
+        async for piece in response.aiter_bytes():
+            read += piece
+            if b"tool_end" in read:
+                break
+    assert b"event: token" not in read
     assert (await ended(desk, task_id))["status"] == "completed"
 
 

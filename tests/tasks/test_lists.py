@@ -19,7 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     broken = fakes.build("create_agent", faults.model(error=ConnectionError()), [])
     agents = {"quick": quick(), "broken": broken, "slow": calling("nap", fakes.ToolDesk(60))}
-    async with served(agents, store_url=url_in(tmp_path_factory.mktemp("lists"))) as service:
+    store = url_in(tmp_path_factory.mktemp("lists"))
+    async with served(agents, store_url=store, max_background_runs=1) as service:
         yield service
 
 
@@ -64,6 +65,7 @@ async def test_by_status_and_agent(desk: Served) -> None:
         await ended(desk, task_id)
     while ids(await listed(desk, status="running")) != [running]:
         pass
+    pending = await submit(desk, agent="slow")
     for status, task_id in (
         ("completed", done),
         ("iteration_limit", limited),
@@ -71,16 +73,18 @@ async def test_by_status_and_agent(desk: Served) -> None:
         ("timeout", late),
         ("cancelled", stopped),
         ("running", running),
+        ("pending", pending),
     ):
         page = await listed(desk, status=status, limit=500)
         assert task_id in ids(page), status
         assert {task["status"] for task in page["tasks"]} == {status}
         assert {(task["result"], task["error"]) for task in page["tasks"]} == {(None, None)}
-    assert set(ids(await listed(desk, agent="slow"))) == {late, stopped, running}
+    assert set(ids(await listed(desk, agent="slow"))) == {late, stopped, running, pending}
     assert ids(await listed(desk, agent="slow", status="timeout")) == [late]
     for nobody in ("nobody", "no\0body"):
         assert ids(await listed(desk, agent=nobody)) == []
-    await desk.client.delete(f"/agent/async/{running}")
+    for task_id in (pending, running):
+        await desk.client.delete(f"/agent/async/{task_id}")
 
 
 def _cursor(value: Any) -> str:

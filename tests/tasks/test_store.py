@@ -1,9 +1,13 @@
 """What the store allows: none at all, one without room, and one that is opened again."""
 
+import sqlite3
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.api.deps import Role
 from tests import fakes
 from tests.service import served, until
 from tests.tasks.background import ON_FILE, calling, ended, post, quick, submit, url_in
@@ -32,11 +36,14 @@ async def test_without_room(tmp_path: Path) -> None:
     agents = {"slow": calling("nap", desk_of_tools), "quick": quick()}
     store = url_in(tmp_path)
     async with served(agents, store_url=store) as desk:
-        accepted = await submit(desk)
+        first = await post(desk, key="early")
+        accepted = first.json()["task_id"]
         await until(lambda: desk_of_tools.started, 20)
     async with served(agents, store_url=store, store_reserve_bytes=FULL) as desk:
         refused = await post(desk, key="k", thread_id="t")
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        repeated = await post(desk, key="early")
+        assert (repeated.status_code, repeated.json()["task_id"]) == (202, accepted)
         ready = (await desk.client.get("/health/ready")).json()
         assert ready["status"] == "ready"
         assert ready["checks"]["store"]["state"] == "degraded"
@@ -48,6 +55,51 @@ async def test_without_room(tmp_path: Path) -> None:
     async with served(agents, store_url=store) as desk:
         told = await ended(desk, await submit(desk, agent="quick"))
         assert told["status"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["a setting", "a worker"])
+async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
+    """WATCHKEEPER_READY_REQUIRES turns readiness red with the store; a worker is red without."""
+    required = ("store",) if how == "a setting" else ()
+    options: dict[str, Any] = {"store_reserve_bytes": FULL, "ready_requires": required}
+    async with served({"quick": quick()}, store_url=url_in(tmp_path), **options) as desk:
+        if how == "a worker":
+            desk.service.role = Role.WORKER
+        ready = await desk.client.get("/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
+        assert ready.json()["checks"]["store"]["state"] == "failed"
+        assert (await desk.client.get("/health/live")).status_code == 200
+
+
+async def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    """A submission is refused in time, one key is one run, and the run at work still ends."""
+    tools = fakes.ToolDesk(1.0)
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=3))
+    agents = {"a": fakes.build("create_agent", model, tools.tools())}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        at_work = await submit(desk)
+        await until(lambda: tools.started, 20)
+        with sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None) as other:
+            other.execute("begin immediate")
+            began = time.monotonic()
+            refused = await post(desk, key="k")
+            assert time.monotonic() - began < 10
+            assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+            await until(lambda: desk.service.engine and not desk.service.engine.stats.reachable, 20)
+            ready = await desk.client.get("/health/ready")
+            assert (ready.status_code, ready.json()["checks"]["store"]["state"]) == (
+                200,
+                "degraded",
+            )
+            other.execute("rollback")
+        told = await ended(desk, at_work)
+        assert (told["status"], told["result"]["iterations"]) == ("completed", 3)
+        again = await post(desk, key="k")  # whether it was stored after all, only a repeat tells
+        assert again.status_code == 202
+        await ended(desk, again.json()["task_id"])
+        listed = (await desk.client.get("/agent/async")).json()["tasks"]
+        assert [task["task_id"] for task in listed] == [again.json()["task_id"], at_work]
 
 
 async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
@@ -78,3 +130,5 @@ async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
         assert (await desk.client.get("/threads/t")).status_code == 404
         second = await post(desk, thread_id="t")
         assert second.status_code == 202
+        retried = await desk.client.post(f"/agent/async/{first}/retry")
+        assert (retried.status_code, retried.json()["code"]) == (409, "in_flight")

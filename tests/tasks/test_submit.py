@@ -11,7 +11,7 @@ from app.tasks.rows import Tables
 from app.tasks.store import Store
 from tests import fakes, faults
 from tests.service import Served, served, until
-from tests.tasks.background import calling, ended, post, quick, submit, url_in
+from tests.tasks.background import calling, ended, events, post, quick, submit, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -205,6 +205,26 @@ async def test_a_retry_with_a_key_is_one(desk: Served) -> None:
     assert second.headers["idempotent-replay"] == "true"
     told = await ended(desk, first.json()["task_id"])
     assert told["result"]["answer"] == "done: once: order 7 shipped"
+    other = await submit(desk, "twice")
+    await ended(desk, other)
+    refused = await desk.client.post(f"/agent/async/{other}/retry", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (422, "key_reused")
+
+
+async def test_a_retry_of_a_run_that_has_not_ended(desk: Served) -> None:
+    """409, and there is no second run."""
+    task_id = await submit(desk, agent="create-agent-slow")
+    refused = await desk.client.post(f"/agent/async/{task_id}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "in_flight")
+    newest = (await desk.client.get("/agent/async", params={"limit": 1})).json()["tasks"]
+    assert [task["task_id"] for task in newest] == [task_id]
+    await desk.client.delete(f"/agent/async/{task_id}")
+
+
+async def test_the_deadline_of_a_run_without_a_timeout(desk: Served) -> None:
+    """It is WATCHKEEPER_BACKGROUND_TIMEOUT_S, and not that of callers who wait."""
+    [first, *_] = await events(desk, await submit(desk))
+    assert (first.name, first.data["deadline_s"]) == ("run", 120)
 
 
 async def test_bad_bodies(desk: Served) -> None:

@@ -76,3 +76,30 @@ async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
             for nobody in ("t", "%00"):
                 unknown = await desk.client.request(method, f"/threads/{nobody}")
                 assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+
+
+async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
+    """`?agent=` names whose conversation it is; the same thread of another agent is another."""
+    agents = {
+        name: fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+        for name in ("first", "second")
+    }
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        await ended(desk, await submit(desk, "one", "first", thread_id="t"))
+        place, second = "/threads/t", {"agent": "second"}
+        for response in (
+            await desk.client.get(place, params=second),
+            await desk.client.delete(place, params=second),
+            await desk.client.get(place, params={"agent": "nobody"}),
+        ):
+            assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        await desk.ask("two", "second", thread_id="t")
+        kept = {}
+        for name in agents:
+            told = (await desk.client.get(place, params={"agent": name})).json()
+            assert (told["thread_id"], told["agent"]) == ("t", name)
+            kept[name] = [message["content"] for message in told["messages"]]
+        assert kept == {"first": ["one", "heard one"], "second": ["two", "heard two"]}
+        assert (await desk.client.delete(place, params=second)).status_code == 204
+        assert (await desk.client.get(place)).status_code == 200
+        assert (await desk.client.get(place, params=second)).status_code == 404

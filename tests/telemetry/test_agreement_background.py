@@ -110,6 +110,24 @@ async def test_its_trace(watch: Watched) -> None:
     assert [span.attributes["http.route"] for span in servers] == ["/agents/{name}/async"]
 
 
+async def test_the_trace_of_a_retry(watch: Watched) -> None:
+    """A retry is linked to the request that asked for it, not to the first submission."""
+    old = await submitted(watch, "look-langgraph")
+    await ended(watch, old)
+    response = await watch.desk.client.post(f"/agent/async/{old}/retry")
+    run_id = response.json()["task_id"]
+    await ended(watch, run_id)
+    await until(lambda: any(s.kind == "CONSUMER" for s in watch.collector.trace_of(run_id)))
+    (outer,) = [span for span in watch.collector.trace_of(run_id) if span.kind == "CONSUMER"]
+    (link,) = outer.links
+    routes = [
+        span.attributes["http.route"]
+        for span in watch.collector.spans
+        if span.kind == "SERVER" and span.trace_id == link
+    ]
+    assert routes == ["/agent/async/{task_id}/retry"]
+
+
 async def test_what_waits_is_told(watch: Watched) -> None:
     """Depth and age of what waits and works are read from the store."""
     run_id = await submitted(watch, "nap-langgraph")

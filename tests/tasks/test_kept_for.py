@@ -1,0 +1,109 @@
+"""What is kept on the store, for how long, and what goes with it."""
+
+import asyncio
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from tests import fakes
+from tests.service import Served, served, until
+from tests.tasks.background import LONG_S, calling, ended, post, quick, submit, url_in
+
+DAY_S = 24 * 3600.0
+
+
+def rows(folder: Path, query: str, file: str = "store.sqlite") -> list[Any]:
+    """What a query of a file of the store gives."""
+    with sqlite3.connect(folder / file) as store:
+        return store.execute(query).fetchall()
+
+
+def steps_of(folder: Path, task_id: str) -> int:
+    """How many steps of a run are kept."""
+    kept = rows(folder, "select thread_id from checkpoints", "store.steps")
+    return kept.count((task_id,))
+
+
+async def gone(desk: Served, place: str) -> None:
+    """Wait until there is nothing of that name any more."""
+    end = time.monotonic() + LONG_S
+    while (await desk.client.get(place)).status_code != 404:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.1)
+
+
+async def ask(desk: Served, agent: str, **body: Any) -> Any:
+    """POST to an agent that is waited for, with one and the same key."""
+    asked = {"question": "hello", **body}
+    return await desk.client.post(
+        f"/agents/{agent}", json=asked, headers={"Idempotency-Key": "one"}
+    )
+
+
+async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
+    """The steps of a graph are kept while its run is at work, and no longer."""
+    tools = fakes.ToolDesk(1.5)
+    async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: tools.started, 20)
+        assert steps_of(tmp_path, task_id)
+        await ended(desk, task_id)
+        await until(lambda: not steps_of(tmp_path, task_id), 20)
+
+
+async def test_steps_go_with_their_run(tmp_path: Path) -> None:
+    """A run that was cancelled when no process had it takes its steps along when it goes."""
+    tools = fakes.ToolDesk(60.0)
+    store: dict[str, Any] = {"store_url": url_in(tmp_path)}
+    async with served({"slow": calling("nap", tools)}, **store) as desk:
+        task_id = await submit(desk)
+        await until(lambda: tools.started, 20)
+    async with served({"quick": quick()}, **store) as desk:
+        stopped = await desk.client.delete(f"/agent/async/{task_id}")
+        assert stopped.json()["result"] == "cancelled"
+        assert steps_of(tmp_path, task_id)
+    async with served({"quick": quick()}, **store, keep_tasks_s=0.01) as desk:
+        await gone(desk, f"/agent/async/{task_id}")
+        await until(lambda: not steps_of(tmp_path, task_id), 20)
+
+
+async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
+    """An answer is replayed for 24 hours; a key in flight is held for the run's time and 5 s."""
+    tools = fakes.ToolDesk(1.5)
+    held = "select held_until, body is null from watchkeeper_keys"
+    async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        began = time.time()
+        asking = asyncio.create_task(ask(desk, "slow", timeout=20.0))
+        await until(lambda: tools.started, 20)
+        [(until_s, in_flight)] = rows(tmp_path, held)
+        assert in_flight
+        assert 25 <= until_s - began < 25 + 20
+        await asking
+        [(until_s, in_flight)] = rows(tmp_path, held)
+        assert not in_flight
+        assert DAY_S <= until_s - began < DAY_S + 60
+
+
+async def test_a_thread_is_held_however_long_a_run_takes(tmp_path: Path) -> None:
+    """What holds the thread of a background run is the run, and no clock."""
+    tools = fakes.ToolDesk(60.0)
+    async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        first = await submit(desk, thread_id="t")
+        await until(lambda: tools.started, 20)
+        with sqlite3.connect(tmp_path / "store.sqlite") as store:
+            store.execute("update watchkeeper_threads set held_until = 1")
+        assert (await post(desk, thread_id="t")).status_code == 409
+        await desk.client.delete(f"/agent/async/{first}")
+        assert (await post(desk, thread_id="t")).status_code == 202
+
+
+async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
+    """A submission is JSON that later versions can read, and nothing that code is loaded from."""
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        await ended(desk, await submit(desk, "plainly"))
+    [(stored,)] = rows(tmp_path, "select inputs from workflow_input")
+    [(output,)] = rows(tmp_path, "select output from workflow_output")
+    assert "plainly" in str(json.loads(stored))
+    assert json.loads(output)["outcome"] == "completed"

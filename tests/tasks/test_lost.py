@@ -1,0 +1,56 @@
+"""A run that is another process's by now, and one whose result could not be written."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from app.runs.events import RunFinished, RunHandedOver
+from tests import fakes
+from tests.service import served, until
+from tests.tasks.background import ended, submit, url_in, view
+
+
+@pytest.mark.parametrize("tool", ["nap", "block"])
+async def test_who_lost_a_run_stops(tool: str, tmp_path: Path) -> None:
+    """A process that has a run no more stops it and tells no end; a run nobody has is taken up."""
+    tools = fakes.ToolDesk()
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool, turns=2), delay_s=1.0)
+    agents = {"a": fakes.build("create_agent", model, tools.tools())}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: tools.finished, 20)
+        await asyncio.sleep(0.5)  # the model is asked anew, and what was said before is written
+        with sqlite3.connect(tmp_path / "store.sqlite") as store:
+            store.execute("update workflow_status set owner_xid = 'of another claim'")
+        await until(lambda: desk.facts_of(RunHandedOver), 20)
+        assert tools.started == [tool]
+        assert desk.facts_of(RunFinished) == []
+        samples = (await desk.client.get("/metrics")).text
+        assert 'agent_task_attempts_total{agent="a",outcome="handed_over"} 1.0' in samples
+        told = await ended(desk, task_id)
+        assert (told["status"], told["attempts"]) == ("completed", 2)
+        assert told["result"]["iterations"] == 2
+
+
+async def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
+    """The run is taken up again, and ends with a result when there is a place for it."""
+    tools = fakes.ToolDesk()
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
+    agents = {"a": fakes.build("create_agent", model, tools.tools())}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        with sqlite3.connect(tmp_path / "store.sqlite") as store:
+            store.execute(
+                "create trigger full before update of status on workflow_status"
+                " when new.status in ('SUCCESS', 'ERROR')"
+                " begin select raise(abort, 'database or disk is full'); end"
+            )
+        task_id = await submit(desk)
+        await until(lambda: desk.facts_of(RunFinished), 20)
+        assert (await view(desk, task_id, 1.0))["status"] == "running"
+        with sqlite3.connect(tmp_path / "store.sqlite") as store:
+            store.execute("drop trigger full")
+        told = await ended(desk, task_id)
+        assert (told["status"], told["attempts"]) == ("completed", 2)
+        assert tools.started == ["look"]

@@ -1,0 +1,63 @@
+"""The places of background runs: apart from those of callers, and apart for each agent."""
+
+import asyncio
+from pathlib import Path
+
+from app.tasks.engine import Engine
+from tests import fakes
+from tests.service import served, until
+from tests.tasks.background import calling, ended, quick, submit, url_in, view
+
+
+async def test_they_take_no_place_from_callers(tmp_path: Path) -> None:
+    """However many runs are at work in the background, a caller finds a place."""
+    tools = fakes.ToolDesk(60.0)
+    agents = {"slow": calling("nap", tools), "quick": quick()}
+    limits = {"max_running_runs": 1, "max_queued_runs": 0}
+    async with served(agents, store_url=url_in(tmp_path), **limits) as desk:
+        for _ in range(3):
+            await submit(desk, agent="slow")
+        await until(lambda: len(tools.started) == 3, 20)
+        assert (await desk.ask(agent="quick")).status_code == 200
+
+
+async def test_a_full_agent_holds_up_no_other(tmp_path: Path) -> None:
+    """Runs of an agent that has no place left wait, and those of other agents do not."""
+    tools = fakes.ToolDesk(60.0)
+    agents = {"slow": calling("nap", tools), "quick": quick()}
+    async with served(agents, store_url=url_in(tmp_path), max_background_runs=1) as desk:
+        waiting = [await submit(desk, agent="slow") for _ in range(3)]
+        await until(lambda: tools.started, 20)
+        assert (await ended(desk, await submit(desk, agent="quick")))["status"] == "completed"
+        states = [(await view(desk, task_id))["status"] for task_id in waiting]
+        assert sorted(states) == ["pending", "pending", "running"]
+        assert states[0] == "running"
+
+
+async def test_a_process_that_leaves_takes_no_more(tmp_path: Path) -> None:
+    """What is submitted to it waits for the next one, and the deadline waits with it."""
+    agents, store = {"quick": quick()}, url_in(tmp_path)
+    async with served(agents, store_url=store) as desk:
+        assert isinstance(desk.service.engine, Engine)
+        desk.service.engine.leave()
+        task_id = await submit(desk, timeout=3.0)
+        told = await view(desk, task_id, 3.5)
+        assert (told["status"], told["attempts"]) == ("pending", 0)
+    async with served(agents, store_url=store) as desk:
+        told = await ended(desk, task_id)
+        assert (told["status"], told["attempts"]) == ("completed", 1)
+
+
+async def test_a_key_is_free_after_a_refusal(tmp_path: Path) -> None:
+    """A run that found no place leaves its key free."""
+    asked, headers = {"question": "hello"}, {"Idempotency-Key": "refused"}
+    naps = fakes.ToolDesk(1.0)
+    limits = {"max_running_runs": 1, "max_queued_runs": 0}
+    async with served({"a": calling("nap", naps)}, store_url=url_in(tmp_path), **limits) as full:
+        first = asyncio.create_task(full.ask())
+        await until(lambda: naps.started, 20)
+        refused = await full.client.post("/agent", json=asked, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert (await first).status_code == 200
+        again = await full.client.post("/agent", json=asked, headers=headers)
+        assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)

@@ -1,0 +1,190 @@
+"""A service that is stopped in the middle of runs, and started again on the same store."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+
+from app.runs import idempotency_key
+from app.runs.events import RunHandedOver, RunRecovered, RunStarted
+from tests import fakes
+from tests.service import served, until
+from tests.streams.reading import names_of
+from tests.tasks.background import calling, ended, events, post, quick, submit, url_in, view
+
+CALLS = ("look", "nap")
+
+
+def looks_and_naps(messages: Sequence[BaseMessage]) -> AIMessage:
+    """Look, then nap, then answer."""
+    done = len(fakes.results_since_question(messages))
+    if done < len(CALLS):
+        return fakes.asks(CALLS[done], {}, number=done)
+    return AIMessage("rested", usage_metadata=fakes.USAGE)
+
+
+def napped(tools: fakes.ToolDesk, times: int) -> bool:
+    """Whether so many naps have begun."""
+    return tools.started.count("nap") == times
+
+
+@pytest.mark.parametrize("kind", [*fakes.KINDS, "own"])
+async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
+    """A graph goes on from its last step, an executor begins anew; both count every turn once.
+
+    So does a graph with a checkpointer of its own, from what that one kept.
+    """
+    tools = fakes.ToolDesk(60.0)
+    model = fakes.ScriptedModel(script=looks_and_naps, delay_s=0.2)
+    options = {"checkpointer": InMemorySaver()} if kind == "own" else {}
+    agent = fakes.build("langgraph" if kind == "own" else kind, model, tools.tools(), **options)
+    agents, task_id = {"a": agent}, ""
+    for attempt in (1, 2):
+        async with served(agents, store_url=url_in(tmp_path)) as desk:
+            task_id = task_id or await submit(desk, include_steps=True)
+            await until(partial(napped, tools, attempt), 20)
+            before = await view(desk, task_id)
+        assert [fact.attempt for fact in desk.facts_of(RunHandedOver)] == [attempt]
+    tools.seconds = 0.0
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        told = await ended(desk, task_id)
+        story = await events(desk, task_id)
+        assert desk.facts_of(RunRecovered) == []  # it was put back, and nobody had to take it
+        [started] = desk.facts_of(RunStarted)
+        assert started.attempt == 3
+    assert (told["status"], told["attempts"]) == ("completed", 3)
+    assert told["started_at"] == before["started_at"]
+    result = told["result"]
+    assert result["iterations"] == 2
+    whole = kind == "agent_executor"
+    # Of a graph the calls that were at work when it was cut may stand there too.
+    told_tools = [step["tool"] for step in result["steps"]]
+    assert told_tools[:2] == ["look", "nap"]
+    assert result["tool_calls"] == len(told_tools) <= (2 if whole else 4)
+    assert set(told_tools[2:]) <= {"nap"}
+    assert tools.started == (["look", "nap"] * 3 if whole else ["look", "nap", "nap", "nap"])
+    model_calls = 7 if whole else 3
+    assert result["usage"]["input_tokens"] == 10 * model_calls
+    assert result["timings"]["llm_s"] >= 0.2 * model_calls
+    assert [event.id for event in story] == list(range(1, len(story) + 1))
+    assert (names_of(story).count("run"), names_of(story)[-2:]) == (3, ["token", "end"])
+
+
+async def test_a_turn_that_was_kept_and_not_told(tmp_path: Path) -> None:
+    """A turn counts towards the limit, also if its process died before it could tell of it."""
+    tools = fakes.ToolDesk(60.0)
+    model = fakes.ScriptedModel(script=fakes.never_stops("nap"))
+    agents = {"a": fakes.build("create_agent", model, tools.tools())}
+    options: dict[str, Any] = {"store_url": url_in(tmp_path), "early_stopping": "force"}
+    async with served(agents, **options) as desk:
+        task_id = await submit(desk, max_iterations=2)
+        await until(lambda: tools.started, 20)
+    with sqlite3.connect(tmp_path / "store.sqlite") as store:
+        assert store.execute("delete from streams").rowcount
+    tools.seconds = 0.0
+    async with served(agents, **options) as desk:
+        told = await ended(desk, task_id)
+        turns = [e.data["iteration"] for e in await events(desk, task_id) if e.name == "iteration"]
+    assert (told["status"], told["result"]["iterations"]) == ("iteration_limit", 2)
+    assert tools.started == ["nap"] * 3  # the first of them was cut, and made again
+    assert turns == [1, 2]
+
+
+async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
+    """`idempotency_key()` is the same when a call is made again, and another for another call."""
+    keys: dict[int, list[str | None]] = {1: [], 2: []}
+    let_go = asyncio.Event()
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay so much."""
+        keys[amount].append(idempotency_key())
+        await let_go.wait()
+        return "paid"
+
+    def pays_twice(messages: Sequence[BaseMessage]) -> AIMessage:
+        if fakes.results_since_question(messages):
+            return AIMessage("done", usage_metadata=fakes.USAGE)
+        one, two = fakes.asks("pay", {"amount": 1}), fakes.asks("pay", {"amount": 2}, number=1)
+        return AIMessage("", tool_calls=[*one.tool_calls, *two.tool_calls])
+
+    model = fakes.ScriptedModel(script=pays_twice)
+    agents = {"a": fakes.build("create_agent", model, [pay])}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: keys[1] and keys[2], 20)
+    let_go.set()
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        assert (await ended(desk, task_id))["status"] == "completed"
+    for said in keys.values():
+        assert len(said) == 2
+        assert said[0] == said[1]
+        assert said[0]
+    assert keys[1] != keys[2]
+    assert idempotency_key() is None
+
+
+async def test_the_deadline_goes_on(tmp_path: Path) -> None:
+    """The time between two attempts counts: a run that is late when it goes on is over at once."""
+    tools = fakes.ToolDesk(60.0)
+    agents, timeout_s = {"a": calling("nap", tools)}, 6.0
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, timeout=timeout_s)
+        await until(lambda: tools.started, 20)
+    await asyncio.sleep(timeout_s)
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        up = time.monotonic()
+        told = await ended(desk, task_id)
+        assert time.monotonic() - up < timeout_s
+    assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
+    assert told["attempts"] == 2
+
+
+async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
+    """A run whose agent is gone can be read and not be run again: 404, and nothing is stored."""
+    async with served({"old": quick()}, store_url=url_in(tmp_path)) as desk:
+        task_id = (await ended(desk, await submit(desk)))["task_id"]
+    async with served({"new": quick()}, store_url=url_in(tmp_path)) as desk:
+        assert (await view(desk, task_id))["status"] == "completed"
+        refused = await desk.client.post(f"/agent/async/{task_id}/retry")
+        assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+        listed: dict[str, Any] = (await desk.client.get("/agent/async")).json()
+        assert [task["task_id"] for task in listed["tasks"]] == [task_id]
+
+
+async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
+    """GET /runs/{id} tells of it what is stored: how it ended, and what was asked for."""
+    about: dict[str, Any] = {"metadata": {"shop": "7"}, "timeout": 20.0, "max_iterations": 4}
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, **about)
+        await ended(desk, task_id)
+        known = (await desk.client.get(f"/runs/{task_id}")).json()
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        response = await desk.client.get(f"/runs/{task_id}")
+        told = response.json()
+        assert response.headers["x-run-id"] == task_id
+        for name in ("metadata", "timeout_s", "iteration_limit", "outcome", "state", "mode"):
+            assert told[name] == known[name], name
+        assert (told["metadata"], told["timeout_s"]) == ({"shop": "7"}, 20.0)
+        assert (told["iterations"], told["tool_calls"]) == (1, 1)
+
+
+async def test_a_service_that_stops_takes_nothing_new(tmp_path: Path) -> None:
+    """While it drains, submissions and retries are refused with 503 `draining`; reading goes on."""
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        task_id = (await ended(desk, await submit(desk)))["task_id"]
+        await desk.service.runner.drain(0.0, 0.0)
+        retried = await desk.client.post(f"/agent/async/{task_id}/retry")
+        for refused in (await post(desk, key="late"), retried):
+            assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+            assert int(refused.headers["retry-after"]) >= 1
+        listed = (await desk.client.get("/agent/async")).json()["tasks"]
+        assert [task["task_id"] for task in listed] == [task_id]
