@@ -171,7 +171,7 @@ async def cancel(service: Service, task: Task) -> Stopped:
     until = time.monotonic() + _STOP_S
     while time.monotonic() < until:
         told = await find(service, task.id)
-        if told.body is not None:
+        if told.stuck is not None:
             return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
         await asyncio.sleep(_LOOK_S)
     return Stopped.STILL_STOPPING

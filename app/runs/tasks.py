@@ -81,8 +81,8 @@ class TaskSpec:
 class Task:
     """A stored background run; times are seconds since the epoch.
 
-    `body` is the finished run or the problem, in a single look-up of a run that has ended. It is
-    `stuck` when it was cancelled and some of its work would not stop.
+    `body` is the finished run or the problem, in a single look-up of a run that has ended. Of one
+    that was cancelled `stuck` says whether some of its work would not stop, once that is known.
     """
 
     id: str
@@ -96,7 +96,7 @@ class Task:
     fingerprint: str = ""
     retry_of: str | None = None
     thread_id: str | None = None
-    stuck: bool = False
+    stuck: bool | None = None
 
 
 def accepted(spec: TaskSpec, created_at: float) -> Task:

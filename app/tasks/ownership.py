@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.runs.errors import HandedOver
-from app.tasks.rows import LOG, Tables
+from app.tasks.rows import LOG, STUCK, Tables
 from app.tasks.store import Store
 
 # For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
@@ -31,6 +31,7 @@ class Owned:
     tables: Tables
     task_id: str
     token: str | None
+    process: str | None
 
     def check(self) -> None:
         """Make sure that the run is still ours."""
@@ -62,6 +63,21 @@ class Owned:
         """Put the run back into its queue, if it is still ours."""
         with self.store.worker.begin() as connection:
             connection.execute(self.tables.requeueing(self._mine()))
+
+    def say_stopped(self) -> None:
+        """Tell whoever cancelled the run, if somebody did, that it is not at work here any more.
+
+        What became of it, if that was told, is left as it is.
+        """
+        run = self.tables.runs.c
+        untold = sa.and_(
+            run.workflow_uuid == self.task_id,
+            run.status == "CANCELLED",
+            run.executor_id == self.process,
+            run.attributes[STUCK].as_string().is_(None),
+        )
+        with self.store.worker.begin() as connection:
+            connection.execute(self.tables.noting(untold, {STUCK: False}))
 
     def _check(self, connection: sa.Connection) -> None:
         run = self.tables.runs.c

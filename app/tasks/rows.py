@@ -259,7 +259,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
         fingerprint=noted.get(FINGERPRINT, ""),
         retry_of=noted.get(RETRY_OF),
         thread_id=noted.get(THREAD),
-        stuck=bool(noted.get(STUCK)),
+        stuck=noted.get(STUCK),
     )
 
 

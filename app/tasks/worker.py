@@ -75,7 +75,7 @@ class Worker:
     def _work(self, task_id: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         row = self._tables.row(self._store.worker, task_id)
         assert row is not None
-        owned = Owned(self._store, self._tables, task_id, row["owner_xid"])
+        owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
         if self.leaving:
             owned.give_back()
             raise NotOurs
@@ -87,6 +87,7 @@ class Worker:
                 given_back = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
                 owned.note({rows.GIVEN_BACK: given_back})
                 owned.give_back()
+            owned.say_stopped()
             raise NotOurs from another
         return {"outcome": result.outcome.value, "body": dict(result.body)}
 

@@ -1,10 +1,12 @@
 """What a conversation keeps: only what a run said that has it, and that was not cancelled."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from app.agents import registry
@@ -41,6 +43,24 @@ async def test_a_run_that_was_cancelled_keeps_nothing(tmp_path: Path) -> None:
         assert (await ended(desk, task_id))["status"] == "cancelled"
         await until(lambda: not desk.service.runner.in_flight, 20)
         assert (await desk.client.get("/threads/t")).status_code == 404
+
+
+@pytest.mark.parametrize("thread_id", ["t", None])
+async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path) -> None:
+    """A run that answers when it has been cancelled already is known to have stopped."""
+    held = Held()
+    async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, "one", thread_id=thread_id)
+        await asyncio.wait_for(held.asked.wait(), 20)
+        await desk.service.tasks.cancel(task_id)
+        held.let_go.set()
+        await until(lambda: not desk.service.runner.in_flight, 20)
+        end = time.monotonic() + 20
+        while (told := await desk.service.tasks.get(task_id)) is None or told.stuck is None:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.05)
+        assert told.stuck is False
+        assert (await ended(desk, task_id))["error"]["code"] == "cancelled"
 
 
 async def test_half_a_character(tmp_path: Path) -> None:
