@@ -96,7 +96,7 @@ def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
     assert (told["status"], told["attempts"]) == ("completed", 1)
     assert (told["result"]["answer"], told["result"]["iterations"]) == (plan.answer, 3)
     assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2]
-    assert took_s < 10
+    assert took_s < 15
 
 
 def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -92,6 +93,8 @@ def test_slow(served: tuple[Fleet, Proxy]) -> None:
     ships, between = served
     [port] = ships.ports
     plan, body = Plan("slow"), {"question": Plan("slow").question}
+    with ThreadPoolExecutor(4) as callers:  # so that there are connections: opening one is slow too
+        list(callers.map(lambda _: call(port, "GET", "/agent/async", timeout_s=30), range(8)))
     between.delay_s = 0.25
     between.go(Way.SLOW)
     began = time.monotonic()
