@@ -1,0 +1,52 @@
+"""Before each tool call of a background run its process makes sure that the run is its own."""
+
+import pytest
+
+from app.agents import registry
+from app.runs.errors import HandedOver
+from app.runs.events import Event
+from app.runs.model import EarlyStopping
+from app.runs.ports import AgentCall
+from app.settings import Settings
+from tests import fakes
+
+
+class Fence:
+    """One that shuts when so many tools have been called."""
+
+    def __init__(self, tools: fakes.ToolDesk, calls: int) -> None:
+        self._tools = tools
+        self._calls = calls
+
+    def passed_in_thread(self) -> None:
+        """Raises HandedOver."""
+        if len(self._tools.started) >= self._calls:
+            raise HandedOver
+
+    async def passed(self) -> None:
+        """Raises HandedOver."""
+        self.passed_in_thread()
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+@pytest.mark.parametrize("tool", ["look", "block"])
+@pytest.mark.parametrize("calls", [0, 1])
+async def test_a_tool_behind_a_shut_fence(kind: str, tool: str, calls: int) -> None:
+    """A tool of any kind, on the loop or on a thread, does nothing once its run is another's."""
+    tools, facts = fakes.ToolDesk(), list[Event]()
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool, turns=3))
+    built = fakes.build(kind, model, tools.tools())
+    agent = registry.adapt(built, "a", Settings().served("a"))
+    call = AgentCall(
+        run_id="r",
+        question="q",
+        iteration_limit=10,
+        early_stopping=EarlyStopping.FORCE,
+        thread_id=None,
+        emit=facts.append,
+        price=lambda model, usage: None,
+        fence=Fence(tools, calls),
+    )
+    with pytest.raises(HandedOver):
+        await agent.answer(call)
+    assert tools.started == [tool] * calls
