@@ -18,7 +18,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from app.runs.deadline import remaining
-from app.runs.errors import HandedOver
+from app.runs.errors import HandedOver, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -70,6 +70,9 @@ async def opened(url: str, held: str) -> AsyncIterator[Checkpoints]:
             yield Checkpoints(saver)
 
 
+_GONE = (psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError)
+
+
 class _Patient(BaseCheckpointSaver[Any]):
     """A store that is away or full does not take a run with it: it is tried until the deadline."""
 
@@ -100,9 +103,9 @@ async def _until_there(work: Callable[..., Awaitable[T]], *asked: Any, **named: 
     while True:
         try:
             return await work(*asked, **named)
-        except (psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError):
+        except _GONE as refused:
             if remaining() <= _AGAIN_S:
-                raise
+                raise StoreUnavailable from refused  # and not a fault of the agent's
             await asyncio.sleep(_AGAIN_S)
 
 

@@ -15,7 +15,7 @@ from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
-from app.runs.errors import InFlight, InvalidRequest, NotFound
+from app.runs.errors import InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
 from app.runs.model import Stopped
 from app.runs.ports import Agent
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
@@ -235,10 +235,22 @@ async def _stored(
     thread_id = spec.request.thread_id
     if thread_id is not None and not repeated:
         await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
-    task, created = await service.tasks.submit(spec)
+    try:
+        task, created = await service.tasks.submit(spec)
+    except (KeyReused, NoRoom):
+        await _let_go(service, spec)
+        raise
     response.headers["Location"] = f"/agent/async/{task.id}"
     response.headers["X-Run-Id"] = task.id
     response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     if not created:
         response.headers["Idempotent-Replay"] = "true"
     return TaskView.of(task)
+
+
+async def _let_go(service: Service, spec: TaskSpec) -> None:
+    """Give back the thread of a submission that was refused, unless the stored run has it."""
+    stored = await service.tasks.get(spec.id)
+    thread_id = spec.request.thread_id
+    if thread_id is not None and (stored is None or stored.thread_id != thread_id):
+        await service.threads_kept.release(spec.agent, thread_id, spec.id)

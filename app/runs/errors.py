@@ -66,6 +66,10 @@ class StoreUnavailable(RunError):
     retry_after_s = 5
 
 
+class NoRoom(StoreUnavailable):
+    """The store has no room for new runs, and nothing was stored; try again later."""
+
+
 class Overloaded(RunError):
     """The service is full. Try again after the time that Retry-After gives."""
 

@@ -18,7 +18,7 @@ from typing import Any
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 
-from app.runs.errors import KeyReused, StoreUnavailable
+from app.runs.errors import KeyReused, NoRoom, StoreUnavailable
 from app.runs.tasks import (
     Body,
     EngineStats,
@@ -39,10 +39,11 @@ from app.tasks.worker import Worker
 _VERSION = "1"
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
+# Each queue is asked by itself: many of them are asked less often, and followers of a run that
+# says nothing look less and less often, but not less than this.
+_LOOK_AT_LEAST_S = 0.5
 _GIVE_BACK_S = 3.0
 _CLOSE_S = 5.0
-# A follower looks less and less often while nothing comes.
-_LOOK_AT_LEAST_S = 0.5
 
 
 class Engine:
@@ -139,7 +140,7 @@ class Engine:
                 agent,
                 worker_concurrency=min(self._concurrency, everywhere or self._concurrency),
                 global_concurrency=self._global_concurrency,
-                polling_interval_sec=_LOOK_S * len(agents),
+                polling_interval_sec=min(_LOOK_S * len(agents), _LOOK_AT_LEAST_S),
                 on_conflict="always_update",
             )
         self._supervisor.start()
@@ -196,7 +197,7 @@ class Engine:
     def _enqueue(self, spec: TaskSpec) -> Task | None:
         """Store a run; None if another submission of it came first."""
         if not self._store.has_room():
-            raise StoreUnavailable
+            raise NoRoom
         created_at = time.time()
         noted = {
             rows.CREATED: created_at,

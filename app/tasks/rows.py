@@ -29,8 +29,8 @@ STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
 # How the engine says that a run has ended.
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
-_LIVE = {"ENQUEUED": TaskStatus.PENDING, "DELAYED": TaskStatus.PENDING,
-         "PENDING": TaskStatus.RUNNING}  # fmt: skip
+# And what of it has an index, for runs that have not.
+_LIVE = {"ENQUEUED": TaskStatus.PENDING, "PENDING": TaskStatus.RUNNING}
 
 
 def can_be_kept(name: str) -> bool:
@@ -159,7 +159,7 @@ class Tables:
         )
         match status:
             case TaskStatus.PENDING | TaskStatus.RUNNING:
-                return run.status.in_([name for name, known in _LIVE.items() if known is status])
+                return _has_status(run.status, *(n for n, s in _LIVE.items() if s is status))
             case TaskStatus.CANCELLED:
                 return sa.and_(cancelled, sa.not_(lost))
             case TaskStatus.FAILED:
@@ -172,7 +172,7 @@ class Tables:
         run = self.runs.c
         waiting = (
             sa.select(run.name, run.status, sa.func.count(), sa.func.min(run.created_at))
-            .where(run.status.in_(("ENQUEUED", "DELAYED", "PENDING")))
+            .where(_has_status(run.status, *_LIVE))
             .group_by(run.name, run.status)
         )
         loads: dict[str, AgentLoad] = {}
@@ -230,10 +230,16 @@ class Tables:
         """Runs that ended before that moment."""
         run = self.runs.c
         chosen = sa.select(run.workflow_uuid).where(
-            run.status.in_(OVER), run.completed_at < before * 1000
+            run.status.in_(OVER), run.completed_at < int(before * 1000)
         )
         with engine.connect() as connection:
             return list(connection.execute(chosen.limit(limit)).scalars())
+
+
+def _has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[bool]:
+    """Spelt out: an index of some statuses only is not found by what a parameter may hold."""
+    spelt: Any = sa.bindparam("statuses", names, expanding=True, literal_execute=True)
+    return column.in_(spelt)
 
 
 def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Task:

@@ -14,6 +14,8 @@ from tests import fakes
 class Fence:
     """One that shuts when so many tools have been called."""
 
+    claim = "c"
+
     def __init__(self, tools: fakes.ToolDesk, calls: int) -> None:
         self._tools = tools
         self._calls = calls

@@ -11,7 +11,7 @@ from tests.parts.postgres import cluster
 
 
 def main() -> int:
-    """Exit code 1 when something was lost, stuck, wrong or done twice."""
+    """Exit code 1 when something was lost, stuck, wrong or done twice, or too little was tried."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -31,7 +31,10 @@ def main() -> int:
         for name, runs in vars(judged).items():
             if isinstance(runs, list) and runs:
                 print(f"  {name}: {runs[:5]}")
-    return 0 if judged.holds else 1
+        enough = judged.runs > 0 and judged.runs >= trial.runs and faults.total() >= trial.faults
+        if not enough:
+            print("  the time was over before there were so many")
+    return 0 if judged.holds and enough else 1
 
 
 if __name__ == "__main__":

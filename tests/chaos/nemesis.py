@@ -22,21 +22,29 @@ class Nemesis:
     """Does one thing after the other; `done` counts them."""
 
     def __init__(
-        self, ships: Fleet, database: Database | None, seed: int, over: threading.Event
+        self,
+        ships: Fleet,
+        database: Database | None,
+        seed: int,
+        over: threading.Event,
+        *,
+        only_steals: bool = False,
     ) -> None:
         self.done: Counter[str] = Counter()
         self._ships = ships
         self._database = database
         self._chance = random.Random(seed)
         self._over = over
+        self._kinds = [self._kill, self._kill, self._hold]
+        if database is not None:
+            self._kinds += [self._restart, self._steal]
+        if only_steals:
+            self._kinds = [self._steal]
 
     def one(self) -> None:
         """Wait a moment, then do one thing, and leave every server running."""
         self._over.wait(self._chance.uniform(0.4, 1.2))
-        kinds = [self._kill, self._kill, self._hold]
-        if self._database is not None:
-            kinds += [self._restart, self._steal]
-        self._chance.choice(kinds)()
+        self._chance.choice(self._kinds)()
 
     def _kill(self) -> None:
         port = self._chance.choice(self._ships.ports)

@@ -11,6 +11,7 @@ import dbos._sys_db as database
 from app.api import tasks
 from app.runs.background import Background
 from app.runs.tasks import Task, TaskSpec, TaskStatus
+from app.tasks import ownership
 from app.tasks.engine import Engine
 from app.tasks.ownership import Owned
 from app.tasks.supervisor import Supervisor
@@ -36,6 +37,7 @@ def ack_before_store() -> None:
 def no_fence() -> None:
     """A process that lost a run goes on with it."""
     setattr(database, "current_owner_xid", lambda *_: None)  # noqa: B010 - not typed
+    ownership.HELD = "select %s, %s"  # steps
     # Ours: whose the run is is asked in the log's own transactions.
     setattr(Owned, "_check", lambda *_: None)  # noqa: B010 - not typed
     setattr(Owned, "_mine", lambda own: own.tables.runs.c.workflow_uuid == own.task_id)  # noqa: B010

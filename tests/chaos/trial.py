@@ -25,6 +25,7 @@ class Trial:
     seed: int = 1
     bug: str = ""
     still_s: float = 20.0
+    only_steals: bool = False
 
 
 def held(
@@ -35,7 +36,7 @@ def held(
     variables = {"CHAOS_BUG": trial.bug} if trial.bug else {}
     with fleet(folder, store_url, variables=variables) as ships:
         ships.start_all()
-        nemesis = Nemesis(ships, database, trial.seed, over)
+        nemesis = Nemesis(ships, database, trial.seed, over, only_steals=trial.only_steals)
         seeds = range(trial.seed * 100, trial.seed * 100 + trial.clients)
         clients = [Client(ships, history, seed, over) for seed in seeds]
         for client in clients:

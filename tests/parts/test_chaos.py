@@ -52,6 +52,6 @@ def test_a_missing_fence_is_caught(tmp_path: Path, database: Cluster) -> None:
 
     Only PostgreSQL can take a lock away from a process that lives: a file's dies with it.
     """
-    trial = Trial(seconds=45, still_s=SHORT.still_s, bug="no_fence")
+    trial = Trial(seconds=40, still_s=SHORT.still_s, bug="no_fence", only_steals=True)
     judged = tried(trial, tmp_path, database, "unfenced")
     assert judged.stale or judged.finished_twice

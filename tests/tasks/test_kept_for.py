@@ -107,3 +107,16 @@ async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
     [(output,)] = rows(tmp_path, "select output from workflow_output")
     assert "plainly" in str(json.loads(stored))
     assert json.loads(output)["outcome"] == "completed"
+
+
+async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
+    """A store that takes no steps until the deadline is not told as a fault of the agent's."""
+    tools = fakes.ToolDesk(1.0)
+    async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, timeout=3.0)
+        await until(lambda: tools.started, 20)
+        with sqlite3.connect(tmp_path / "store.steps") as steps:
+            steps.execute("alter table checkpoints rename to gone")
+        told = await ended(desk, task_id)
+    assert (told["status"], told["error"]["code"]) == ("failed", "store_unavailable")
+    assert told["error"]["retryable"]
