@@ -49,7 +49,12 @@ class Worker:
         """A workflow of one step: a result that was recorded is not worked for again."""
 
         def work(stored: dict[str, Any]) -> dict[str, Any]:
-            return DBOS.run_step({"name": "agent"}, self._attempt, stored)
+            try:
+                return DBOS.run_step({"name": "agent"}, self._attempt, stored)
+            except Exception as wrong:
+                # The step's result could not be read or recorded: that is not how the run ended.
+                self._failed(wrong)
+                raise NotOurs from wrong
 
         return work
 

@@ -1,10 +1,15 @@
 """What the store allows: none at all, one without room, and one that is opened again."""
 
+import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from tests import fakes
 from tests.service import served, until
-from tests.tasks.background import calling, ended, post, quick, submit, url_in
+from tests.tasks.background import LONG_S, calling, ended, post, quick, submit, url_in, view
 
 FULL = 10**18
 
@@ -75,3 +80,28 @@ async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
         assert (await desk.client.get("/threads/t")).status_code == 404
         second = await post(desk, thread_id="t")
         assert second.status_code == 202
+
+
+@pytest.mark.parametrize("table", ["operation_outputs", "workflow_output"])
+async def test_a_result_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """A run whose step or result cannot be recorded for a while is completed, not failed."""
+    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 1.0)
+    tools = fakes.ToolDesk()
+    async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
+
+        def store(statement: str) -> None:
+            with closing(sqlite3.connect(tmp_path / "store.sqlite", timeout=LONG_S)) as file, file:
+                file.execute(statement)
+
+        store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
+        task_id = await submit(desk)
+        async with asyncio.timeout(LONG_S):
+            while (told := await view(desk, task_id))["attempts"] < 2:
+                assert told["status"] in ("pending", "running"), told
+                await asyncio.sleep(0.05)
+        store("drop trigger full")
+        told = await ended(desk, task_id)
+        assert (told["status"], told["result"]["tool_calls"]) == ("completed", 1)
+        assert tools.started == ["look"]
