@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.chaos.agents import Plan
@@ -80,3 +81,32 @@ def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
     finally:
         server.start()
     becomes("ok")
+
+
+@pytest.mark.parametrize("table", ["operation_outputs", "workflow_output"])
+def test_it_refuses_a_result(served: tuple[Fleet, Cluster], table: str) -> None:
+    """A run whose step or result is refused, in a failover perhaps, ends once it is taken."""
+    ships, server = served
+    [port] = ships.ports
+    plan = Plan(f"refused-{table}", turns=2)
+    with psycopg.connect(server.url, autocommit=True) as session:
+        session.execute(
+            "create or replace function refuse() returns trigger language plpgsql as $$ begin "
+            "raise exception 'read only' using errcode = '25006'; end $$"
+        )
+        session.execute(
+            f"create trigger refused before insert on dbos.{table} "
+            "for each row execute function refuse()".encode()
+        )
+        task_id = call(port, "POST", "/agent/async", {"question": plan.question})[1]["task_id"]
+        end = time.monotonic() + WITHIN_S
+        while True:
+            told = call(port, "GET", f"/agent/async/{task_id}")[1]
+            assert told["status"] in ("pending", "running"), told
+            if told["attempts"] == 2:
+                break
+            assert time.monotonic() < end, told
+            time.sleep(0.1)
+        session.execute(f"drop trigger refused on dbos.{table}".encode())
+    assert _end(port, task_id) == "completed"
+    assert [r.n for r in ships.receipts(plan.name) if r.what == "end"] == [0, 1]
