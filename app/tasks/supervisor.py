@@ -14,6 +14,7 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
+from app.runs.errors import StoreUnavailable
 from app.runs.tasks import EngineStats
 from app.tasks import rows
 from app.tasks.liveness import locks_of
@@ -26,6 +27,7 @@ _EVERY_S = 0.5
 _STATS_EVERY_S = 2.0
 _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
+_SHOWN_WITHIN_S = 5.0
 # A run that is this process's, and that it does not work, for so long: it has fallen down.
 _ORPHAN_S = 10.0
 # So long after its deadline a run is nobody's that could end it.
@@ -84,8 +86,13 @@ class Supervisor:
         self._thread = threading.Thread(target=self._watch, name="watchkeeper-tasks", daemon=True)
 
     def show_alive(self) -> None:
-        """Take this process's lock. Blocks."""
-        self._own.take(self._me)
+        """Take this process's lock. Blocks. Raises StoreUnavailable where it cannot be had."""
+        give_up_at = time.monotonic() + _SHOWN_WITHIN_S
+        while not self._own.take(self._me):
+            # Somebody looks whether it is free, for a moment.
+            if time.monotonic() > give_up_at:
+                raise StoreUnavailable
+            time.sleep(0.01)
 
     def start(self) -> None:
         """Begin to look. Blocks for a first look."""
