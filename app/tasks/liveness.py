@@ -30,6 +30,10 @@ class Locks(Protocol):
         """Let go of a lock that was taken."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what processes that were killed left behind."""
+        ...
+
     def close(self) -> None:
         """Let go of all."""
         ...
@@ -54,7 +58,12 @@ class FileLocks:
         try:
             # The kind that SQLite uses too: unlike flock's, it does not pass to forked children.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed the file since it was opened here. Only who has the
+            # lock of a file removes it, so one that is there now is that of its process.
+            removed = os.fstat(file.fileno()).st_nlink == 0
         except BlockingIOError:
+            removed = True
+        if removed:
             file.close()
             return False
         self._held[name] = file
@@ -64,6 +73,15 @@ class FileLocks:
         """Let go of a lock; its process is gone, so its file goes too."""
         with self._held.pop(name):
             (self._folder / name).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove the files of processes that were killed, before this one has its own.
+
+        One that another process has just made, and not locked yet, goes too: it makes another.
+        """
+        for file in list(self._folder.iterdir()):
+            if self.take(file.name):
+                self.give_back(file.name)
 
     def close(self) -> None:
         """Let go of all."""
@@ -106,6 +124,9 @@ class ServerLocks:
         self._held.discard(name)
         if self._session is not None:
             self._session.execute("select pg_advisory_unlock(%s)", (_number(name),))
+
+    def sweep(self) -> None:
+        """Nothing is left behind: a lock goes with its session."""
 
     def close(self) -> None:
         """Let go of all."""

@@ -87,9 +87,10 @@ class Supervisor:
 
     def show_alive(self) -> None:
         """Take this process's lock. Blocks. Raises StoreUnavailable where it cannot be had."""
+        self._probe.sweep()
         give_up_at = time.monotonic() + _SHOWN_WITHIN_S
         while not self._own.take(self._me):
-            # Somebody looks whether it is free, for a moment.
+            # Another process, which sweeps, has it for a moment; or it was swept away.
             if time.monotonic() > give_up_at:
                 raise StoreUnavailable
             time.sleep(0.01)
