@@ -54,9 +54,11 @@ class Store:
         if self.url.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError("it is neither sqlite:///PATH nor postgresql://…")
         self.path = Path(self.url.database or "") if self.is_file else None
-        # The process's own work waits where a caller would be refused.
+        # The process's own work waits where a caller would be refused. A server has few connections
+        # to give, and a run has one for moments only; those to a file cost nobody anything.
+        at_most = (4 if self.is_file else 2) * _THREADS
         self.calls = self._engine(_CALLER_BUSY_MS)
-        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=4 * _THREADS, wait_s=30.0)
+        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=at_most, wait_s=30.0)
         self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
         self._closed = False
         self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")

@@ -6,8 +6,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy.pool import QueuePool
 
+from app.agents import checkpoints
+from app.tasks.store import Store
 from tests import fakes
+from tests.command import ROOT
 from tests.service import served, until
 from tests.tasks.background import LONG_S, calling, ended, post, quick, submit, url_in, view
 
@@ -105,3 +109,16 @@ async def test_a_result_that_is_refused(
         told = await ended(desk, task_id)
         assert (told["status"], told["result"]["tool_calls"]) == ("completed", 1)
         assert tools.started == ["look"]
+
+
+def test_the_most_connections() -> None:
+    """The page on deploying says how many connections a process opens at most."""
+    store = Store("postgresql://nobody@127.0.0.1/none")
+    of_locks, of_steps = 2, checkpoints._CONNECTIONS
+    most = of_locks + of_steps
+    for pool in (store.calls.pool, store.worker.pool):
+        assert isinstance(pool, QueuePool)
+        most += pool.size() + pool._max_overflow
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert f"at most {most} connections" in " ".join(page.split())
+    store.close()
