@@ -28,6 +28,9 @@ _OPENING = 7261952
 _THREADS = 8
 # SQLite waits for other writers this long; DBOS's own connections wait longer.
 _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
+# A process that hangs in a transaction, or whose forked child still has its socket when it is dead,
+# keeps rows from others for so long.
+_HELD_MS = 10_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 POSTGRES: dict[str, Any] = {
     "connect_timeout": 2,
@@ -133,7 +136,7 @@ class Store:
     ) -> sa.Engine:
         if not self.is_file:
             url = self.url.set(drivername="postgresql+psycopg")
-            return sa.create_engine(
+            server = sa.create_engine(
                 url,
                 pool_size=_THREADS,
                 max_overflow=pool_size - _THREADS,
@@ -141,6 +144,14 @@ class Store:
                 pool_pre_ping=True,
                 connect_args=POSTGRES,
             )
+
+            @event.listens_for(server, "connect")
+            def _bound(connection: Any, _: Any) -> None:
+                connection.autocommit = True
+                connection.execute(f"set idle_in_transaction_session_timeout = {_HELD_MS}")
+                connection.autocommit = False
+
+            return server
         engine = sa.create_engine(
             self.url, pool_size=_THREADS, max_overflow=pool_size - _THREADS + 4, pool_timeout=wait_s
         )

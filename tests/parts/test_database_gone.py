@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
+from app.tasks.store import Store
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.parts.postgres import Cluster, cluster
@@ -110,3 +112,22 @@ def test_it_refuses_a_result(served: tuple[Fleet, Cluster], table: str) -> None:
         session.execute(f"drop trigger refused on dbos.{table}".encode())
     assert _end(port, task_id) == "completed"
     assert [r.n for r in ships.receipts(plan.name) if r.what == "end"] == [0, 1]
+
+
+def test_a_transaction_that_hangs(served: tuple[Fleet, Cluster]) -> None:
+    """Whoever hangs in a transaction, or left it to a child, does not hold a row for ever."""
+    ships, server = served
+    [port] = ships.ports
+    question = Plan("held").question
+    task_id = call(port, "POST", "/agent/async", {"question": question})[1]["task_id"]
+    assert _end(port, task_id) == "completed"
+    touch = sa.text("update dbos.workflow_status set name = name where workflow_uuid = :id")
+    store = Store(server.url)
+    for hangs, waits in ((store.worker, store.calls), (store.calls, store.worker)):
+        with hangs.connect() as holder:
+            holder.execute(touch, {"id": task_id})
+            with waits.begin() as connection:
+                connection.execute(sa.text("set local lock_timeout = '40s'"))
+                assert connection.execute(touch, {"id": task_id}).rowcount == 1
+            holder.invalidate()
+    store.close()
