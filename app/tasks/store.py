@@ -28,6 +28,9 @@ _OPENING = 7261952
 _THREADS = 8
 # SQLite waits for other writers this long; DBOS's own connections wait longer.
 _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
+# A process that hangs in a transaction, or whose forked child still has its socket when it is dead,
+# keeps rows from others for so long.
+_HELD_MS = 10_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 POSTGRES: dict[str, Any] = {
     "connect_timeout": 2,
@@ -56,9 +59,11 @@ class Store:
         if self.is_file and self.url.database in (None, "", ":memory:"):
             raise ValueError("it names no file")
         self.path = Path(self.url.database or "") if self.is_file else None
-        # The process's own work waits where a caller would be refused.
+        # The process's own work waits where a caller would be refused. A server has few connections
+        # to give, and a run has one for moments only; those to a file cost nobody anything.
+        at_most = (4 if self.is_file else 2) * _THREADS
         self.calls = self._engine(_CALLER_BUSY_MS)
-        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=4 * _THREADS, wait_s=30.0)
+        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=at_most, wait_s=30.0)
         self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
         self._closed = False
         self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
@@ -145,7 +150,7 @@ class Store:
     ) -> sa.Engine:
         if not self.is_file:
             url = self.url.set(drivername="postgresql+psycopg")
-            return sa.create_engine(
+            server = sa.create_engine(
                 url,
                 pool_size=_THREADS,
                 max_overflow=pool_size - _THREADS,
@@ -153,6 +158,14 @@ class Store:
                 pool_pre_ping=True,
                 connect_args=POSTGRES,
             )
+
+            @event.listens_for(server, "connect")
+            def _bound(connection: Any, _: Any) -> None:
+                connection.autocommit = True
+                connection.execute(f"set idle_in_transaction_session_timeout = {_HELD_MS}")
+                connection.autocommit = False
+
+            return server
         engine = sa.create_engine(
             self.url, pool_size=_THREADS, max_overflow=pool_size - _THREADS + 4, pool_timeout=wait_s
         )

@@ -15,6 +15,7 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
+from app.runs.errors import StoreUnavailable
 from app.runs.tasks import HUNG_S, EngineStats
 from app.tasks import ownership, rows
 from app.tasks.liveness import locks_of
@@ -28,6 +29,7 @@ _STATS_EVERY_S = 2.0
 _STALE_S = 3.0
 _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
+_SHOWN_WITHIN_S = 5.0
 # A run that is this process's, and that it does not work, for so long: it has fallen down.
 _ORPHAN_S = 10.0
 # A run that kills its process must not tour the fleet: so often in a row it is taken over without
@@ -98,8 +100,14 @@ class Supervisor:
         return EngineStats(reachable=False, reserve_bytes=self._store.reserve_bytes)
 
     def show_alive(self) -> None:
-        """Take this process's lock. Blocks."""
-        self._own.take(self._me)
+        """Take this process's lock. Blocks. Raises StoreUnavailable where it cannot be had."""
+        self._probe.sweep()
+        give_up_at = time.monotonic() + _SHOWN_WITHIN_S
+        while not self._own.take(self._me):
+            # Another process, which sweeps, has it for a moment; or it was swept away.
+            if time.monotonic() > give_up_at:
+                raise StoreUnavailable
+            time.sleep(0.01)
 
     def start(self) -> None:
         """Begin to look. Blocks for a first look."""

@@ -5,6 +5,7 @@ The question is the plan, so any process can go on with a run, and anybody knows
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -23,17 +24,20 @@ from tests import fakes
 RECEIPTS = "CHAOS_RECEIPTS"
 # Which attempt at a run this process makes; told by whoever starts one (see `server`).
 ATTEMPTS: dict[str, int] = {}
+# A child that is left behind ends by itself.
+CHILD_S = 120.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do: turns of parallel tool calls that take so long; some are deadly."""
+    """What a run is to do: turns of parallel tool calls that take so long; some kill, or fork."""
 
     name: str
     turns: int = 1
     parallel: int = 1
     seconds: float = 0.0
     deadly: bool = False
+    forks: bool = False
 
     @property
     def question(self) -> str:
@@ -66,11 +70,12 @@ def receipts(file: Path) -> list[Receipt]:
     return [Receipt(**json.loads(line)) for line in lines if line.endswith("}\n")]
 
 
-def _note(what: str, name: str, n: int) -> None:
+def _note(what: str, name: str, n: int, pid: int | None = None) -> None:
     run = current.get()
     run_id = run.run_id if run else ""
     attempt = ATTEMPTS.get(run_id, 0)
-    receipt = Receipt(what, name, n, run_id, os.getpid(), attempt, idempotency_key(), time.time())
+    pid = pid or os.getpid()
+    receipt = Receipt(what, name, n, run_id, pid, attempt, idempotency_key(), time.time())
     line = json.dumps(asdict(receipt)) + "\n"
     file = os.open(os.environ[RECEIPTS], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
@@ -79,9 +84,19 @@ def _note(what: str, name: str, n: int) -> None:
         os.close(file)
 
 
+def _child() -> int | None:
+    """A child that outlives this process, as those of a pool of processes may."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(CHILD_S,))
+    child.daemon = True
+    child.start()
+    return child.pid
+
+
 @tool
-async def work(name: str, n: int, seconds: float, deadly: bool) -> str:
+async def work(name: str, n: int, seconds: float, deadly: bool, forks: bool) -> str:
     """Do call `n` of a plan."""
+    if forks:
+        _note("forked", name, n, _child())
     _note("begin", name, n)
     if deadly:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -91,8 +106,10 @@ async def work(name: str, n: int, seconds: float, deadly: bool) -> str:
 
 
 @tool
-def work_on_thread(name: str, n: int, seconds: float, deadly: bool) -> str:
+def work_on_thread(name: str, n: int, seconds: float, deadly: bool, forks: bool) -> str:
     """The same on a thread."""
+    if forks:
+        _note("forked", name, n, _child())
     _note("begin", name, n)
     time.sleep(seconds)
     _note("end", name, n)
@@ -110,7 +127,8 @@ def _follow(tool_name: str) -> fakes.Script:
         return AIMessage(f"{plan.name}: {done}", **_USED)
 
     def _call(plan: Plan, n: int) -> Any:
-        asked = {"name": plan.name, "n": n, "seconds": plan.seconds, "deadly": plan.deadly}
+        how = {name: getattr(plan, name) for name in ("name", "seconds", "deadly", "forks")}
+        asked = {"n": n, **how}
         return {"name": tool_name, "args": asked, "id": f"call-{n}", "type": "tool_call"}
 
     return script

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from app.tasks.store import Store
 from tests.chaos.agents import RECEIPTS, Plan, receipts
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.command import Serving, serving
@@ -133,3 +135,22 @@ def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path)
 
 def _port(server: Serving) -> int:
     return int(server.url.rpartition(":")[2])
+
+
+def test_a_transaction_that_hangs(served: tuple[Fleet, Cluster]) -> None:
+    """Whoever hangs in a transaction, or left it to a child, does not hold a row for ever."""
+    ships, server = served
+    [port] = ships.ports
+    question = Plan("held").question
+    task_id = submitted(port, question)
+    assert ended(port, task_id)["status"] == "completed"
+    touch = sa.text("update dbos.workflow_status set name = name where workflow_uuid = :id")
+    store = Store(server.url)
+    for hangs, waits in ((store.worker, store.calls), (store.calls, store.worker)):
+        with hangs.connect() as holder:
+            holder.execute(touch, {"id": task_id})
+            with waits.begin() as connection:
+                connection.execute(sa.text("set local lock_timeout = '40s'"))
+                assert connection.execute(touch, {"id": task_id}).rowcount == 1
+            holder.invalidate()
+    store.close()

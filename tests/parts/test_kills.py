@@ -1,10 +1,12 @@
 """Servers are killed in the middle of runs, on both stores: what is done stays done."""
 
+import os
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
@@ -232,3 +234,30 @@ def test_a_run_is_handed_over(ships: Fleet) -> None:
     assert told["result"]["iterations"] == 4
     assert [counted(ships, plan, "begin")[n] for n in range(4)] == [1, 2, 1, 1]
     assert set(counted(ships, plan, "end").values()) == {1}
+
+
+@pytest.mark.parametrize("agent", ["graph", "own"])
+def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
+    """A run is taken over soon, though children that its tools forked outlive its process."""
+    plan = Plan(f"forked-{agent}", turns=3, seconds=1.5, forks=True)
+
+    def children() -> set[int]:
+        return {r.pid for r in ships.receipts(plan.name) if r.what == "forked"}
+
+    try:
+        task_id = submit(ships, plan, agent)
+        begun = until(ships, plan, "begin", 1)
+        left_behind = children()
+        ships.kill(ships.port_of(begun.pid))
+        killed_at = time.time()
+        told = ended(ships, task_id)
+        for child in left_behind:
+            os.kill(child, 0)  # it was there all the time
+    finally:
+        for child in children():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    taken = min(r.at for r in ships.receipts(plan.name) if r.at > killed_at)
+    assert taken - killed_at < 15
+    assert (told["status"], told["attempts"]) == ("completed", 2)
+    assert [counted(ships, plan, "begin")[n] for n in range(3)] == [1, 2, 1]

@@ -1,16 +1,32 @@
 """What the store allows: none at all, one without room, and one that is opened again."""
 
+import asyncio
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.pool import QueuePool
 
+from app.agents import checkpoints
 from app.api.deps import Role
+from app.tasks.store import Store
 from tests import fakes
+from tests.command import ROOT
 from tests.service import served, until
-from tests.tasks.background import ON_FILE, calling, ended, post, quick, submit, url_in
+from tests.tasks.background import (
+    LONG_S,
+    ON_FILE,
+    calling,
+    ended,
+    post,
+    quick,
+    submit,
+    url_in,
+    view,
+)
 
 FULL = 10**18
 
@@ -132,3 +148,41 @@ async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
         assert second.status_code == 202
         retried = await desk.client.post(f"/agent/async/{first}/retry")
         assert (retried.status_code, retried.json()["code"]) == (409, "in_flight")
+
+
+@pytest.mark.parametrize("table", ["operation_outputs", "workflow_output"])
+async def test_a_result_that_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """A run whose step or result cannot be recorded for a while is completed, not failed."""
+    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 1.0)
+    tools = fakes.ToolDesk()
+    async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
+
+        def store(statement: str) -> None:
+            with closing(sqlite3.connect(tmp_path / "store.sqlite", timeout=LONG_S)) as file, file:
+                file.execute(statement)
+
+        store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
+        task_id = await submit(desk)
+        async with asyncio.timeout(LONG_S):
+            while (told := await view(desk, task_id))["attempts"] < 2:
+                assert told["status"] in ("pending", "running"), told
+                await asyncio.sleep(0.05)
+        store("drop trigger full")
+        told = await ended(desk, task_id)
+        assert (told["status"], told["result"]["tool_calls"]) == ("completed", 1)
+        assert tools.started == ["look"]
+
+
+def test_the_most_connections() -> None:
+    """The page on deploying says how many connections a process opens at most."""
+    store = Store("postgresql://nobody@127.0.0.1/none")
+    of_locks, of_steps = 2, checkpoints._CONNECTIONS
+    most = of_locks + of_steps
+    for pool in (store.calls.pool, store.worker.pool):
+        assert isinstance(pool, QueuePool)
+        most += pool.size() + pool._max_overflow
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert f"at most {most} connections" in " ".join(page.split())
+    store.close()
