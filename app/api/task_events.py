@@ -1,7 +1,5 @@
 """Follows a background run over HTTP: its log is on the store, so any process can tell it."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +11,7 @@ from app.api.task_schemas import body_of
 from app.runs.errors import NotFound
 from app.runs.tasks import Task
 
-_STOP_S, _LOOK_S = 3.0, 0.1
+_STOP_S = 3.0
 
 
 class TaskStream(EventStream):
@@ -53,13 +51,11 @@ class TaskStream(EventStream):
 
     async def _end(self) -> Task:
         """How it ended; whoever worked a cancelled run has a moment to say what became of it."""
-        until = time.monotonic() + _STOP_S
-        while True:
-            task = await self._tasks.get(self._task.id) or self._task
-            told = task.body is not None or task.started_at is None or not task.status.ended
-            if told or time.monotonic() > until:
-                return task
-            await asyncio.sleep(_LOOK_S)
+        task = await self._tasks.get(self._task.id) or self._task
+        if task.status.ended and task.started_at is not None and task.body is None:
+            await self._tasks.wait(task.id, lambda stand: stand.told, _STOP_S)
+            task = await self._tasks.get(task.id) or task
+        return task
 
 
 async def find(service: Service, task_id: str) -> Task:

@@ -6,7 +6,18 @@ from typing import Any, Protocol, TypeAlias
 
 from app.runs.events import Emit, Say
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
-from app.runs.tasks import Body, EngineStats, Execute, Fence, Task, TaskQuery, TaskSpec, TaskStatus
+from app.runs.tasks import (
+    Body,
+    EngineStats,
+    Execute,
+    Fence,
+    Stand,
+    Task,
+    TaskQuery,
+    TaskSpec,
+    TaskStatus,
+    Until,
+)
 
 # What a model call cost in US dollars; None for a model whose price is not known.
 Price: TypeAlias = Callable[[str, Usage], float | None]
@@ -96,8 +107,19 @@ class TaskEngine(Protocol):
         """Say what became of a cancelled run that this process worked; `stuck`: it goes on."""
         ...
 
+    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+        """How a run stands as soon as it stands so.
+
+        None where it does not in that time, or where this process lets go of who waits.
+        """
+        ...
+
     def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log, after so many, as they come; ends when it has ended."""
+        """The rows of a run's log, after so many, as they come; empty in between.
+
+        Ends when it has ended, or when this process lets go of who waits. A store that is away is
+        waited for.
+        """
         ...
 
     @property

@@ -89,6 +89,23 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Stand:
+    """How far a background run is, for whoever waits for it.
+
+    `rows` counts those of its log; `told` says that whoever worked a cancelled run has said what
+    became of it.
+    """
+
+    ended: bool
+    rows: int
+    told: bool
+
+
+# What somebody waits for.
+Until: TypeAlias = Callable[[Stand], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskQuery:
     """Which background runs to list, newest first, after a cursor of an earlier list."""
 

@@ -22,15 +22,18 @@ from app.runs.tasks import (
     Body,
     EngineStats,
     Execute,
+    Stand,
     Task,
     TaskQuery,
     TaskSpec,
     TaskStatus,
+    Until,
 )
 from app.tasks import payload, rows
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import Heard, Supervisor
+from app.tasks.watching import Watcher
 from app.tasks.worker import Worker
 
 # Constant, or what is queued would wait for a process of the version that queued it.
@@ -39,8 +42,6 @@ _NAME = "watchkeeper"
 _LOOK_S = 0.1
 _GIVE_BACK_S = 3.0
 _CLOSE_S = 5.0
-# A follower looks less and less often while nothing comes.
-_LOOK_AT_LEAST_S = 0.5
 
 
 class Engine:
@@ -56,6 +57,7 @@ class Engine:
     ) -> None:
         self._store = store
         self._tables = Tables(is_file=store.is_file)
+        self._watcher = Watcher(store, self._tables)
         self._concurrency = concurrency
         self._global_concurrency = global_concurrency
         self._keep_s = keep_s
@@ -256,32 +258,13 @@ class Engine:
         client = self._known_client()
         await self._store.call(client.update_workflow_attributes, task_id, noted, merge=True)
 
-    async def follow(
-        self, task_id: str, after: int = 0
-    ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log as they come, whichever process writes them; empty in between.
+    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+        """How a run stands as soon as it stands so, or None."""
+        return await self._watcher.wait(task_id, until, within_s)
 
-        Ends when the run has ended and all of its rows were given.
-        """
-        pause_s = _LOOK_S
-        while True:
-            try:
-                # Whether it has ended is asked first: what comes before that is seen below.
-                ended = await self._store.call(self._has_ended, task_id)
-                found = await self._store.call(self._tables.log, self._store.calls, task_id, after)
-            except StoreUnavailable:
-                ended, found = False, []
-            after += len(found)
-            if found or not ended:
-                yield found
-            if ended and not found:
-                return
-            pause_s = _LOOK_S if found else min(_LOOK_AT_LEAST_S, pause_s * 1.2)
-            await asyncio.sleep(pause_s)
-
-    def _has_ended(self, task_id: str) -> bool:
-        states = self._tables.states(self._store.calls, [task_id])
-        return states.get(task_id, ("CANCELLED", None))[0] not in ("ENQUEUED", "DELAYED", "PENDING")
+    def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """The rows of a run's log as they come; empty in between."""
+        return self._watcher.follow(task_id, after)
 
     def _known_client(self) -> DBOSClient:
         if self._client is None:

@@ -1,0 +1,143 @@
+"""Watches runs for whoever waits: one query asks for all that are awaited, however many wait."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.runs.errors import StoreUnavailable
+from app.runs.tasks import Stand, Until
+from app.tasks.rows import LOG, OVER, STUCK, Tables
+from app.tasks.store import Store
+
+_LOOK_S = 0.1
+# A follower is given a sign of life so often while nothing comes.
+_NOTHING_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiter:
+    """Somebody who waits until a run stands so; is told that, or why not, or nothing."""
+
+    task_id: str
+    until: Until
+    told: asyncio.Future[Stand | BaseException | None]
+
+    def tell(self, what: Stand | BaseException | None) -> None:
+        """Wake it; only the first time counts."""
+        if not self.told.done():
+            self.told.set_result(what)
+
+
+class Watcher:
+    """One for each process. It asks only while somebody waits."""
+
+    def __init__(self, store: Store, tables: Tables) -> None:
+        self._store = store
+        self._tables = tables
+        self._waiters: set[Waiter] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def let_go(self) -> None:
+        """Wake all who wait; from now on nobody does."""
+        self._closed = True
+        self._tell_all(None)
+
+    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+        """How a run stands as soon as it stands so.
+
+        None where it does not in that time, or where nobody may wait any more. Raises
+        StoreUnavailable.
+        """
+        if self._closed:
+            return None
+        waiter = Waiter(task_id, until, asyncio.get_running_loop().create_future())
+        self._waiters.add(waiter)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="watcher of runs")
+            self._looking.add_done_callback(self._heard)
+        try:
+            await asyncio.wait({waiter.told}, timeout=within_s)
+        finally:
+            self._waiters.discard(waiter)
+        told = waiter.told.result() if waiter.told.done() else None
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+    async def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """The rows of a run's log as they come, whichever process writes them; empty in between.
+
+        Ends when the run has ended and all of its rows were given, or when nobody may wait.
+        """
+        ended = False
+        while not (ended or self._closed):
+            found: Sequence[Mapping[str, Any]] = []
+            moved = _has_ended_or_more_than(after)
+            try:
+                stand = await self.wait(task_id, moved, _NOTHING_S)
+                if stand is not None and stand.rows > after:
+                    found = await self._rows(task_id, after)
+                # A run that has ended writes no more, so what was found is the rest.
+                ended = stand is not None and stand.ended
+            except StoreUnavailable:
+                pass  # it is followed on when the store is back
+            after += len(found)
+            yield found
+
+    async def _rows(self, task_id: str, after: int) -> Sequence[Mapping[str, Any]]:
+        return await self._store.call(self._tables.log, self._store.calls, task_id, after)
+
+    async def _look(self) -> None:
+        while self._waiters:
+            ids = {waiter.task_id for waiter in self._waiters}
+            try:
+                stands = await self._store.call(self._stands, ids)
+            except StoreUnavailable:
+                self._tell_all(StoreUnavailable())
+            else:
+                for waiter in self._waiters:
+                    stand = stands.get(waiter.task_id, _GONE if waiter.task_id in ids else None)
+                    if stand is not None and waiter.until(stand):
+                        waiter.tell(stand)
+            await asyncio.sleep(_LOOK_S)
+        self._looking = None
+
+    def _stands(self, ids: Collection[str]) -> dict[str, Stand]:
+        """The end of a log is found by its index, however long it is."""
+        run, log = self._tables.runs.c, self._tables.streams.c
+        last = (
+            sa.select(sa.func.max(log.offset))
+            .where(log.workflow_uuid == run.workflow_uuid, log.key == LOG)
+            .correlate(self._tables.runs)
+            .scalar_subquery()
+        )
+        told = run.attributes[STUCK].as_boolean().is_not(None)
+        chosen = sa.select(run.workflow_uuid, run.status.in_(OVER), last, told)
+        with self._store.calls.connect() as connection:
+            found = connection.execute(chosen.where(run.workflow_uuid.in_(ids)))
+            return {
+                task_id: Stand(ended=bool(over), rows=0 if at is None else at + 1, told=bool(said))
+                for task_id, over, at, said in found
+            }
+
+    def _heard(self, looking: asyncio.Task[None]) -> None:
+        """A fault of ours is that of all who wait."""
+        if not looking.cancelled() and (fault := looking.exception()) is not None:
+            self._looking = None
+            self._tell_all(fault)
+
+    def _tell_all(self, what: Stand | BaseException | None) -> None:
+        for waiter in self._waiters:
+            waiter.tell(what)
+
+
+# A run that was dropped while somebody waited: there is no more to come.
+_GONE = Stand(ended=True, rows=0, told=True)
+
+
+def _has_ended_or_more_than(rows: int) -> Until:
+    return lambda stand: stand.ended or stand.rows > rows
