@@ -8,14 +8,14 @@ from starlette.responses import Response
 from app.api.deps import Service
 from app.api.sse import EventStream, Piece, event
 from app.api.task_schemas import body_of
-from app.runs.errors import NotFound
+from app.runs.errors import NotFound, StoreUnavailable
 from app.runs.tasks import Task
 
 _STOP_S = 3.0
 
 
 class TaskStream(EventStream):
-    """Sends the events of a background run after an id, until its `end`.
+    """Sends the events of a background run after an id, until its `end` or this process leaves.
 
     Ids count its events from 1 over all attempts. `error` and `end` follow the last one that was
     written; they are told from the result, which is stored once.
@@ -42,7 +42,14 @@ class TaskStream(EventStream):
                 if number > self._after:
                     told.append(event(name, data, number))
             yield b"".join(told), False
-        task = await self._end()
+        try:
+            task = await self._end()
+        except StoreUnavailable:
+            task = self._task
+        if not task.status.ended:
+            # This process leaves, or cannot ask: who resumes, perhaps at another, reads the rest.
+            yield b"", True
+            return
         body = dict(body_of(task))
         names = ["error", "end"] if "code" in body else ["end"]
         last: list[tuple[str, Any]] = [(name, body) for name in names]

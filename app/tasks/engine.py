@@ -40,7 +40,7 @@ from app.tasks.worker import Worker
 _VERSION = "1"
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
-_GIVE_BACK_S = 3.0
+_SETTLE_S, _GIVE_BACK_S = 1.0, 3.0
 _CLOSE_S = 5.0
 
 
@@ -152,12 +152,20 @@ class Engine:
             for event in self._dbos.background_thread_stop_events:
                 event.set()
 
+    async def let_go(self) -> None:
+        """Wake whoever waits for a run, once what has ended here is stored."""
+        await self._worked_out(_SETTLE_S)
+        await self._watcher.let_go()
+
+    async def _worked_out(self, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
+            await asyncio.sleep(_LOOK_S / 2)
+
     async def stop(self) -> None:
         """Give back what is still worked here, and close."""
         self.leave()
-        until = time.monotonic() + _GIVE_BACK_S
-        while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
-            await asyncio.sleep(_LOOK_S / 2)
+        await self._worked_out(_GIVE_BACK_S)
         if self._dbos is not None:
             # A thread of its own, which nobody waits for when the store is away: the engine would.
             closed = asyncio.Event()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,11 @@ class Watcher:
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
-    def let_go(self) -> None:
-        """Wake all who wait; from now on nobody does."""
+    async def let_go(self) -> None:
+        """Look a last time, then wake all who wait; from now on nobody does."""
+        if self._waiters:
+            with suppress(StoreUnavailable):
+                await self._look_once()
         self._closed = True
         self._tell_all(None)
 
@@ -93,18 +97,21 @@ class Watcher:
 
     async def _look(self) -> None:
         while self._waiters:
-            ids = {waiter.task_id for waiter in self._waiters}
             try:
-                stands = await self._store.call(self._stands, ids)
+                await self._look_once()
             except StoreUnavailable:
                 self._tell_all(StoreUnavailable())
-            else:
-                for waiter in self._waiters:
-                    stand = stands.get(waiter.task_id, _GONE if waiter.task_id in ids else None)
-                    if stand is not None and waiter.until(stand):
-                        waiter.tell(stand)
             await asyncio.sleep(_LOOK_S)
         self._looking = None
+
+    async def _look_once(self) -> None:
+        ids = {waiter.task_id for waiter in self._waiters}
+        stands = await self._store.call(self._stands, ids)
+        for waiter in self._waiters:
+            if waiter.task_id in ids:  # others came while it was asked
+                stand = stands.get(waiter.task_id, _GONE)
+                if waiter.until(stand):
+                    waiter.tell(stand)
 
     def _stands(self, ids: Collection[str]) -> dict[str, Stand]:
         """The end of a log is found by its index, however long it is."""

@@ -84,6 +84,18 @@ async def test_a_store_that_is_away() -> None:
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
 
 
+async def test_letting_go() -> None:
+    """Who waits is told what is known at last, or nothing; whoever comes later does not wait."""
+    store, watcher = watching()
+    waits = [watcher.wait(name, lambda s: s.ended, 30.0) for name in "ab"]
+    waiting = asyncio.gather(*waits)
+    await asyncio.sleep(0.05)
+    store.stands = {"a": ENDED, "b": LATER}
+    await watcher.let_go()
+    assert await asyncio.wait_for(waiting, 5) == [ENDED, None]
+    assert await asyncio.wait_for(watcher.wait("a", lambda s: s.ended, 30.0), 5) is None
+
+
 async def test_a_fault_of_ours() -> None:
     """It reaches who waits, and is no end to watching."""
     store, watcher = watching()
