@@ -81,12 +81,14 @@ async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> St
     """Says what really happened: work that cannot be stopped is `still_stopping`."""
     run = service.runner.find(run_id)
     if run is not None and run.attempt is None:
+        response.headers.update(about(run))
         stopped = await service.runner.cancel(run)
     else:
-        stopped = await cancel_task(service, await _find_stored(service, run_id))
+        task = await _find_stored(service, run_id)
+        response.headers.update(about(task))
+        stopped = await cancel_task(service, task)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers.update(about(run) if run else {"X-Run-Id": run_id})
     return StopResult(run_id=run_id, result=stopped.value)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from starlette.responses import Response
 
 from app.api.deps import Service
+from app.api.headers import about
 from app.api.sse import EventStream, Piece, event
 from app.api.task_schemas import body_of
 from app.runs.errors import NotFound, StoreUnavailable
@@ -24,7 +25,7 @@ class TaskStream(EventStream):
     def __init__(self, service: Service, task: Task, after: int) -> None:
         super().__init__(
             {"run_id": task.id, "agent": task.agent},
-            {"X-Run-Id": task.id},
+            about(task),
             service.runner.emit,
             service.write_s,
         )
@@ -78,7 +79,7 @@ async def follow(service: Service, task_id: str, last_event_id: str | None) -> R
     task = await find(service, task_id)
     after = int(last_event_id or 0)
     if after and task.status.ended and after >= await _last_id(service, task):
-        return Response(status_code=204, headers={"X-Run-Id": task.id})
+        return Response(status_code=204, headers=about(task))
     return TaskStream(service, task, after)
 
 

@@ -10,6 +10,7 @@ from app.api import problems
 from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
 from app.api.claims import Key
 from app.api.deps import Service, ServiceDep
+from app.api.headers import about
 from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
@@ -116,7 +117,7 @@ async def get_task(
         finally:
             ending.cancel()
         task = await find(service, task_id)
-    response.headers["X-Run-Id"] = task.id
+    response.headers.update(about(task))
     if not task.status.ended:
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     return TaskView.of(task)
@@ -153,7 +154,7 @@ async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> 
     stopped = await cancel(service, task)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers["X-Run-Id"] = task_id
+    response.headers.update(about(task))
     return StopResult(run_id=task_id, result=stopped.value)
 
 
@@ -232,7 +233,7 @@ async def _stored(
         await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
     task, created = await service.tasks.submit(spec)
     response.headers["Location"] = f"/agent/async/{task.id}"
-    response.headers["X-Run-Id"] = task.id
+    response.headers.update(about(task))
     response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     if not created:
         response.headers["Idempotent-Replay"] = "true"

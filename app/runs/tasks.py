@@ -71,7 +71,8 @@ class Task:
     """A stored background run; times are seconds since the epoch.
 
     `body` is the finished run or the problem, in a single look-up of a run that has ended. It is
-    `stuck` when it was cancelled and some of its work would not stop.
+    `stuck` when it was cancelled and some of its work would not stop. `trace` is that of the last
+    attempt at it; of its submission, before the first one.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Task:
     retry_of: str | None = None
     thread_id: str | None = None
     stuck: bool = False
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

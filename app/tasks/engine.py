@@ -195,6 +195,7 @@ class Engine:
             rows.FINGERPRINT: spec.fingerprint,
             rows.RETRY_OF: spec.retry_of,
             rows.THREAD: spec.request.thread_id,
+            rows.TRACE: spec.traceparent,
         }
         options: EnqueueOptions = {
             "workflow_name": spec.agent,

@@ -24,6 +24,7 @@ STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", 
 DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
+TRACE = "trace"
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
 # How the engine says that a run has ended.
@@ -250,6 +251,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
         retry_of=noted.get(RETRY_OF),
         thread_id=noted.get(THREAD),
         stuck=bool(noted.get(STUCK)),
+        trace=noted.get(TRACE),
     )
 
 
