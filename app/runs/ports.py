@@ -11,6 +11,7 @@ from app.runs.tasks import (
     EngineStats,
     Execute,
     Fence,
+    Record,
     Stand,
     Task,
     TaskQuery,
@@ -90,6 +91,10 @@ class TaskEngine(Protocol):
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
         """What was submitted as that run."""
+        ...
+
+    async def record(self, task_id: str) -> Record | None:
+        """All that is stored of a run."""
         ...
 
     async def list(self, query: TaskQuery) -> tuple[Sequence[Task], str | None]:

@@ -91,6 +91,15 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """All that is stored of a background run: how it stands, what was asked, its log."""
+
+    task: Task
+    request: RunRequest
+    log: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Stand:
     """How far a background run is, for whoever waits for it.
 

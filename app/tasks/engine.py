@@ -22,6 +22,7 @@ from app.runs.tasks import (
     Body,
     EngineStats,
     Execute,
+    Record,
     Stand,
     Task,
     TaskQuery,
@@ -231,13 +232,23 @@ class Engine:
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
         """What was submitted as that run."""
+        return await self._store.call(self._spec_of, task_id)
 
-        def read() -> TaskSpec | None:
-            found = self._known_client().list_workflows(workflow_ids=[task_id], load_output=False)
-            stored = found[0].input if found else None
-            if not stored:
+    def _spec_of(self, task_id: str) -> TaskSpec | None:
+        found = self._known_client().list_workflows(workflow_ids=[task_id], load_output=False)
+        stored = found[0].input if found else None
+        if not stored:
+            return None
+        return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
+
+    async def record(self, task_id: str) -> Record | None:
+        """All that is stored of a run."""
+
+        def read() -> Record | None:
+            task, spec = self._get(task_id), self._spec_of(task_id)
+            if task is None or spec is None:
                 return None
-            return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
+            return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
 
         return await self._store.call(read)
 
