@@ -36,13 +36,10 @@ class TaskStream(EventStream):
     async def pieces(self) -> AsyncIterator[Piece]:
         """The events as they come, then the end."""
         number = 0
-        async for rows in self._tasks.follow(self._task.id, 0):
-            told = []
-            for name, data in (entry for row in rows for entry in row["events"]):
-                number += 1
-                if number > self._after:
-                    told.append(event(name, data, number))
-            yield b"".join(told), False
+        async for entries in self._tasks.follow(self._task.id, self._after):
+            number = entries[-1].id if entries else number
+            new = [entry for entry in entries if entry.id > self._after]
+            yield b"".join(event(entry.name, entry.data, entry.id) for entry in new), False
         try:
             task = await self._end()
         except StoreUnavailable:
@@ -78,14 +75,14 @@ async def follow(service: Service, task_id: str, last_event_id: str | None) -> R
     """The events of a background run; 204 where there will be no more, so that browsers stop."""
     task = await find(service, task_id)
     after = int(last_event_id or 0)
-    if after and task.status.ended and after >= await _last_id(service, task):
+    if after and task.status.ended and after >= await _last_id(service, task, after):
         return Response(status_code=204, headers=about(task))
     return TaskStream(service, task, after)
 
 
-async def _last_id(service: Service, task: Task) -> int:
-    """The id of the `end` of a run that has ended."""
+async def _last_id(service: Service, task: Task, after: int) -> int:
+    """The id of the `end` of a run that has ended, as somebody asks who has read so far."""
     written = 0
-    async for rows in service.tasks.follow(task.id, 0):
-        written += sum(len(row["events"]) for row in rows)
+    async for entries in service.tasks.follow(task.id, after):
+        written = entries[-1].id if entries else written
     return written + (2 if "code" in body_of(task) else 1)

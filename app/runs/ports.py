@@ -1,11 +1,12 @@
 """What the core needs from outside."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from app.runs.events import Emit, Say
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
+from app.runs.ring import Entry
 from app.runs.tasks import (
     Body,
     EngineStats,
@@ -119,10 +120,11 @@ class TaskEngine(Protocol):
         """
         ...
 
-    def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log, after so many, as they come; empty in between.
+    def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
+        """The events of a run's log as they come, each with its number; none in between.
 
-        Ends when it has ended, or when this process lets go of who waits. A store that is away is
+        Begins at that event, or somewhere before it; at the last ones where there are fewer. Ends
+        when the run has ended, or when this process lets go of who waits. A store that is away is
         waited for.
         """
         ...

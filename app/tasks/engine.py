@@ -10,14 +10,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 
 from app.runs.errors import KeyReused, StoreUnavailable
+from app.runs.ring import Entry
 from app.runs.tasks import (
     Body,
     EngineStats,
@@ -282,9 +282,9 @@ class Engine:
         """How a run stands as soon as it stands so, or None."""
         return await self._watcher.wait(task_id, until, within_s)
 
-    def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log as they come; empty in between."""
-        return self._watcher.follow(task_id, after)
+    def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
+        """The events of a run's log as they come, from that one on or a little before."""
+        return self._watcher.follow(task_id, event)
 
     def _known_client(self) -> DBOSClient:
         if self._client is None:

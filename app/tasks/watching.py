@@ -1,14 +1,16 @@
 """Watches runs for whoever waits: one query asks for all that are awaited, however many wait."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import itertools
+import json
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from app.runs.errors import StoreUnavailable
+from app.runs.ring import Entry
 from app.runs.tasks import Stand, Until
 from app.tasks.rows import LOG, OVER, STUCK, Tables
 from app.tasks.store import Store
@@ -16,6 +18,8 @@ from app.tasks.store import Store
 _LOOK_S = 0.1
 # A follower is given a sign of life so often while nothing comes.
 _NOTHING_S = 1.0
+# Among so many rows of a log the one is looked for where a follower resumes.
+_NEWEST = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,28 +76,53 @@ class Watcher:
             raise told
         return told
 
-    async def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log as they come, whichever process writes them; empty in between.
+    async def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
+        """The events of a run's log as they come, whichever process writes them; none in between.
 
-        Ends when the run has ended and all of its rows were given, or when nobody may wait.
+        Begins at that event, or a little before. Ends when the run has ended and all were given,
+        or when nobody may wait.
         """
+        place: tuple[int, int] | None = None
         ended = False
         while not (ended or self._closed):
-            found: Sequence[Mapping[str, Any]] = []
-            moved = _has_ended_or_more_than(after)
+            told: list[Entry] = []
             try:
-                stand = await self.wait(task_id, moved, _NOTHING_S)
-                if stand is not None and stand.rows > after:
-                    found = await self._rows(task_id, after)
+                if place is None:
+                    place = await self._store.call(self._place, task_id, event)
+                row, number = place
+                stand = await self.wait(task_id, _has_ended_or_more_than(row), _NOTHING_S)
+                if stand is not None and stand.rows > row:
+                    log = self._tables.log
+                    found = await self._store.call(log, self._store.calls, task_id, row)
+                    said = itertools.chain.from_iterable(one["events"] for one in found)
+                    told = [Entry(n, name, data) for n, (name, data) in enumerate(said, number + 1)]
+                    place = row + len(found), number + len(told)
                 # A run that has ended writes no more, so what was found is the rest.
                 ended = stand is not None and stand.ended
             except StoreUnavailable:
                 pass  # it is followed on when the store is back
-            after += len(found)
-            yield found
+            yield told
 
-    async def _rows(self, task_id: str, after: int) -> Sequence[Mapping[str, Any]]:
-        return await self._store.call(self._tables.log, self._store.calls, task_id, after)
+    def _place(self, task_id: str, event: int) -> tuple[int, int]:
+        """The row that has an event, and how many events are before it.
+
+        Who resumes has read nearly all; for one that has not it is the first row.
+        """
+        log = self._tables.streams.c
+        newest = (
+            sa.select(log.offset, log.value)
+            .where(log.workflow_uuid == task_id, log.key == LOG)
+            .order_by(log.offset.desc())
+            .limit(_NEWEST if event else 0)
+        )
+        with self._store.calls.connect() as connection:
+            for row, value in connection.execute(newest):
+                first = json.loads(value).get("first")
+                if first is None:  # an earlier version wrote it
+                    break
+                if first <= event:
+                    return row, first - 1
+        return 0, 0
 
     async def _look(self) -> None:
         while self._waiters:
