@@ -223,6 +223,9 @@ async def _drain(parts: Parts) -> None:
     if parts.durable is not None:
         parts.durable.engine.leave()
     await parts.service.runner.drain(settings.drain_notice_s, settings.drain_s)
+    if parts.durable is not None:
+        # Last, so that whoever waits for a run that ended meanwhile has its answer.
+        await parts.durable.engine.let_go()
 
 
 def _gauges(parts: Parts) -> Gauges:

@@ -24,7 +24,7 @@ ALONE = {
 # Modules that look into the file of a store, or whose processes share one whatever STORE says.
 ON_FILE = {
     f"tests/tasks/test_{name}.py"
-    for name in ("kept_for", "lost", "overdue", "processes", "restart", "roles")
+    for name in ("kept_for", "lost", "overdue", "processes", "restart")
 }
 
 

@@ -89,8 +89,8 @@ def _headers(path: str, method: str, status: int) -> dict[str, str]:
         told |= _RUN
     if answered and asks and not background and not path.endswith("/stream"):
         told |= _ASKED
-    if background and status in (200, 202) and (asks or "{task_id}" in path):
-        told |= {"X-Run-Id": _RUN["X-Run-Id"]}
+    if background and status in (200, 202, 204) and (asks or "{task_id}" in path):
+        told |= _RUN
     if background and asks and status == 202:
         told |= _ACCEPTED
     if asks and status == 200:

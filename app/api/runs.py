@@ -19,11 +19,13 @@ from app.api.schemas import (
     UsageView,
 )
 from app.api.task_events import find as find_task
+from app.api.task_schemas import body_of
 from app.api.tasks import cancel as cancel_task
+from app.runs import snapshot
 from app.runs.errors import NotFound
 from app.runs.live import Run
-from app.runs.model import NO_USAGE, Mode, State, Stopped, Timings
-from app.runs.tasks import Task, TaskSpec, TaskStatus
+from app.runs.model import Mode, State, Stopped
+from app.runs.tasks import Record, Task, TaskStatus
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -43,7 +45,7 @@ async def list_runs(
     agent: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> RunList:
-    """Newest first."""
+    """Those of this process, newest first. `GET /agent/async` lists background runs of all."""
     runner = service.runner
     known = [*runner.in_flight.values(), *runner.finished.values()]
     chosen = [
@@ -55,12 +57,19 @@ async def list_runs(
 
 @router.get("/{run_id}", summary="One run", responses=_UNKNOWN)
 async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDetail:
-    """A run in flight, or one of the recently finished."""
+    """A run in flight, or one of the recently finished; a background run until it is dropped.
+
+    Of a background run that another process works it tells what that one has written last, a few
+    times a second and before each tool call; in which phase it is only that one knows: null.
+    """
     run = service.runner.find(run_id)
     if run is None:
-        task = await _find_stored(service, run_id)
-        response.headers["X-Run-Id"] = task.id
-        return _stored(task, await service.tasks.spec_of(task.id))
+        record = await service.engine.record(run_id) if service.engine is not None else None
+        if record is None:
+            raise NotFound
+        response.headers.update(about(record.task))
+        agent = service.agents.get(record.task.agent)
+        return _stored(record, agent.info.iteration_limit if agent else None)
     response.headers.update(about(run))
     content = run.request.include_steps
     usage, cost_usd = run.progress.usage, run.progress.cost_usd
@@ -83,12 +92,14 @@ async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> St
     """Says what really happened: work that cannot be stopped is `still_stopping`."""
     run = service.runner.find(run_id)
     if run is not None and run.attempt is None:
+        response.headers.update(about(run))
         stopped = await service.runner.cancel(run)
     else:
-        stopped = await cancel_task(service, await _find_stored(service, run_id))
+        task = await _find_stored(service, run_id)
+        response.headers.update(about(task))
+        stopped = await cancel_task(service, task)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers.update(about(run) if run else {"X-Run-Id": run_id})
     return StopResult(run_id=run_id, result=stopped.value)
 
 
@@ -99,33 +110,36 @@ async def _find_stored(service: Service, run_id: str) -> Task:
     return await find_task(service, run_id)
 
 
-def _stored(task: Task, spec: TaskSpec | None) -> RunDetail:
+def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
     """A background run that no run of this process stands for, as far as the store tells."""
-    body = task.body or {}
-    asked = spec.request if spec else None
+    task, request, so_far = record.task, record.request, snapshot.read(record.log)
+    body = body_of(task) if task.status.ended else {}
     state = State.FINISHED if task.status.ended else _STATES[task.status]
-    timings = body.get("timings") or TimingsView.of(Timings()).model_dump()
-    usage = body.get("usage") or UsageView.of(NO_USAGE, None).model_dump()
     ended_at = task.finished_at or time.time()
+    told = {
+        "trace_id": task.trace.split("-")[1] if task.trace else None,
+        "outcome": None,
+        "code": None,
+        "phase": "queue" if state is State.QUEUED else None,
+        "iterations": so_far.iterations,
+        "iteration_limit": so_far.iteration_limit or request.max_iterations or iteration_limit,
+        "tool_calls": so_far.tool_calls,
+        "timings": TimingsView.of(so_far.timings),
+        "usage": UsageView.of(so_far.usage, so_far.cost_usd),
+        "steps": [StepView.of(step, request.include_steps) for step in so_far.steps],
+    }
+    # What is stored of its end is the last word.
+    told |= {name: body[name] for name in told if body.get(name) is not None}
     return RunDetail(
         run_id=task.id,
-        trace_id=body.get("trace_id"),
         agent=task.agent,
         mode=Mode.BACKGROUND,
         state=state,
-        outcome=body.get("outcome"),
-        code=body.get("code"),
-        phase=body.get("phase") or ("queue" if state is State.QUEUED else None),
-        age_s=round(max(0.0, ended_at - task.created_at), 3),
+        age_s=round(max(0.0, ended_at - (task.started_at or task.created_at)), 3),
         created_at=datetime.fromtimestamp(task.created_at, UTC).isoformat(),
-        iterations=body.get("iterations") or 0,
-        iteration_limit=body.get("iteration_limit") or (asked and asked.max_iterations) or 0,
-        tool_calls=body.get("tool_calls") or 0,
-        timeout_s=asked.timeout_s if asked else 0.0,
-        timings=timings,
-        usage=usage,
-        steps=body.get("steps") or [],
-        metadata=dict(asked.metadata) if asked else {},
+        timeout_s=request.timeout_s,
+        metadata=dict(request.metadata),
+        **told,
     )
 
 

@@ -228,11 +228,16 @@ class RunView(BaseModel):
     state: State
     outcome: Outcome | None
     code: str | None
-    phase: str | None = Field(description="queue, llm, tool:NAME or other: what holds it.")
+    phase: str | None = Field(
+        description="queue, llm, tool:NAME or other: what holds it. Null while another process "
+        "works it, and once it has ended with an answer."
+    )
     age_s: float
     created_at: str
     iterations: int
-    iteration_limit: int
+    iteration_limit: int | None = Field(
+        description="Null if only the process that will work it knows."
+    )
     tool_calls: int
     timeout_s: float
 

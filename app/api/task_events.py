@@ -1,23 +1,22 @@
 """Follows a background run over HTTP: its log is on the store, so any process can tell it."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.responses import Response
 
 from app.api.deps import Service
+from app.api.headers import about
 from app.api.sse import EventStream, Piece, event
 from app.api.task_schemas import body_of
-from app.runs.errors import NotFound
+from app.runs.errors import NotFound, StoreUnavailable
 from app.runs.tasks import Task
 
-_STOP_S, _LOOK_S = 3.0, 0.1
+_STOP_S = 3.0
 
 
 class TaskStream(EventStream):
-    """Sends the events of a background run after an id, until its `end`.
+    """Sends the events of a background run after an id, until its `end` or this process leaves.
 
     Ids count its events from 1 over all attempts. `error` and `end` follow the last one that was
     written; they are told from the result, which is stored once.
@@ -26,7 +25,7 @@ class TaskStream(EventStream):
     def __init__(self, service: Service, task: Task, after: int) -> None:
         super().__init__(
             {"run_id": task.id, "agent": task.agent},
-            {"X-Run-Id": task.id},
+            about(task),
             service.runner.emit,
             service.write_s,
         )
@@ -37,14 +36,18 @@ class TaskStream(EventStream):
     async def pieces(self) -> AsyncIterator[Piece]:
         """The events as they come, then the end."""
         number = 0
-        async for rows in self._tasks.follow(self._task.id, 0):
-            told = []
-            for name, data in (entry for row in rows for entry in row["events"]):
-                number += 1
-                if number > self._after:
-                    told.append(event(name, data, number))
-            yield b"".join(told), False
-        task = await self._end()
+        async for entries in self._tasks.follow(self._task.id, self._after):
+            number = entries[-1].id if entries else number
+            new = [entry for entry in entries if entry.id > self._after]
+            yield b"".join(event(entry.name, entry.data, entry.id) for entry in new), False
+        try:
+            task = await self._end()
+        except StoreUnavailable:
+            task = self._task
+        if not task.status.ended:
+            # This process leaves, or cannot ask: who resumes, perhaps at another, reads the rest.
+            yield b"", True
+            return
         body = dict(body_of(task))
         names = ["error", "end"] if "code" in body else ["end"]
         last: list[tuple[str, Any]] = [(name, body) for name in names]
@@ -53,13 +56,11 @@ class TaskStream(EventStream):
 
     async def _end(self) -> Task:
         """How it ended; whoever worked a cancelled run has a moment to say what became of it."""
-        until = time.monotonic() + _STOP_S
-        while True:
-            task = await self._tasks.get(self._task.id) or self._task
-            told = task.body is not None or task.started_at is None or not task.status.ended
-            if told or time.monotonic() > until:
-                return task
-            await asyncio.sleep(_LOOK_S)
+        task = await self._tasks.get(self._task.id) or self._task
+        if task.status.ended and task.started_at is not None and task.body is None:
+            await self._tasks.wait(task.id, lambda stand: stand.told, _STOP_S)
+            task = await self._tasks.get(task.id) or task
+        return task
 
 
 async def find(service: Service, task_id: str) -> Task:
@@ -74,14 +75,14 @@ async def follow(service: Service, task_id: str, last_event_id: str | None) -> R
     """The events of a background run; 204 where there will be no more, so that browsers stop."""
     task = await find(service, task_id)
     after = int(last_event_id or 0)
-    if after and task.status.ended and after >= await _last_id(service, task):
-        return Response(status_code=204, headers={"X-Run-Id": task.id})
+    if after and task.status.ended and after >= await _last_id(service, task, after):
+        return Response(status_code=204, headers=about(task))
     return TaskStream(service, task, after)
 
 
-async def _last_id(service: Service, task: Task) -> int:
-    """The id of the `end` of a run that has ended."""
+async def _last_id(service: Service, task: Task, after: int) -> int:
+    """The id of the `end` of a run that has ended, as somebody asks who has read so far."""
     written = 0
-    async for rows in service.tasks.follow(task.id, 0):
-        written += sum(len(row["events"]) for row in rows)
+    async for entries in service.tasks.follow(task.id, after):
+        written = entries[-1].id if entries else written
     return written + (2 if "code" in body_of(task) else 1)

@@ -1,16 +1,16 @@
 """Background runs over HTTP: accepted when stored, then listed, followed, stopped, retried."""
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from app.api import problems
-from app.api.agent import RUN_RESPONSES, check_limits, plain_json
+from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
 from app.api.claims import Key
 from app.api.deps import Service, ServiceDep
+from app.api.headers import about
 from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
@@ -21,7 +21,6 @@ from app.runs.ports import Agent
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
 from app.runs.tasks import task_id as new_id
 
-_LOOK_S = 0.1
 _LONGEST_WAIT_S = 60.0
 # How long a DELETE waits for another process to say that the work has stopped.
 _STOP_S = 3.0
@@ -109,14 +108,16 @@ async def get_task(
     ] = 0.0,
 ) -> TaskView:
     """Its status and, once it has ended, its result or the problem that stands for it."""
-    until = time.monotonic() + wait
     task = await find(service, task_id)
-    while not task.status.ended and time.monotonic() < until:
-        if await request.is_disconnected():
-            break
-        await asyncio.sleep(_LOOK_S)
+    if wait and not task.status.ended:
+        ending = asyncio.ensure_future(service.tasks.wait(task_id, lambda s: s.ended, wait))
+        try:
+            if await watched(ending, request):
+                ending.result()
+        finally:
+            ending.cancel()
         task = await find(service, task_id)
-    response.headers["X-Run-Id"] = task.id
+    response.headers.update(about(task))
     if not task.status.ended:
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     return TaskView.of(task)
@@ -153,7 +154,7 @@ async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> 
     stopped = await cancel(service, task)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers["X-Run-Id"] = task_id
+    response.headers.update(about(task))
     return StopResult(run_id=task_id, result=stopped.value)
 
 
@@ -168,13 +169,9 @@ async def cancel(service: Service, task: Task) -> Stopped:
             return Stopped.CANCELLED  # it ended at this very moment, and the store had it first
     elif met is TaskStatus.PENDING:
         return Stopped.CANCELLED
-    until = time.monotonic() + _STOP_S
-    while time.monotonic() < until:
-        told = await find(service, task.id)
-        if told.stuck is not None:
-            return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
-        await asyncio.sleep(_LOOK_S)
-    return Stopped.STILL_STOPPING
+    await service.tasks.wait(task.id, lambda stand: stand.told, _STOP_S)
+    told = await find(service, task.id)
+    return Stopped.CANCELLED if told.stuck is False else Stopped.STILL_STOPPING
 
 
 @router.post(
@@ -241,7 +238,7 @@ async def _stored(
         await _let_go(service, spec)
         raise
     response.headers["Location"] = f"/agent/async/{task.id}"
-    response.headers["X-Run-Id"] = task.id
+    response.headers.update(about(task))
     response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     if not created:
         response.headers["Idempotent-Replay"] = "true"

@@ -100,6 +100,7 @@ class Log:
         self._loop = asyncio.get_running_loop()
         self._writing: asyncio.Task[bool | HandedOver | StoreUnavailable] | None = None
         self._rows = len(attempt.log)
+        self._told = sum(len(row["events"]) for row in attempt.log)
         self._written = 0
         self._steps = 0
         self._run: Run | None = None
@@ -178,6 +179,7 @@ class Log:
             return False
         row: dict[str, Any] = {
             "events": [[entry.name, dict(entry.data)] for entry in entries],
+            "first": self._told + 1,  # the number of its first event, for whoever resumes
             "progress": run.so_far(self._steps),
         }
         if self._written == 0:
@@ -187,6 +189,7 @@ class Log:
         except (HandedOver, StoreUnavailable) as refused:
             return refused
         self._rows += 1
+        self._told += len(entries)
         self._written = entries[-1].id
         self._steps += len(row["progress"]["steps"])
         return True

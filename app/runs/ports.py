@@ -1,12 +1,25 @@
 """What the core needs from outside."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from app.runs.events import Emit, Say
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
-from app.runs.tasks import Body, EngineStats, Execute, Fence, Task, TaskQuery, TaskSpec, TaskStatus
+from app.runs.ring import Entry
+from app.runs.tasks import (
+    Body,
+    EngineStats,
+    Execute,
+    Fence,
+    Record,
+    Stand,
+    Task,
+    TaskQuery,
+    TaskSpec,
+    TaskStatus,
+    Until,
+)
 
 # What a model call cost in US dollars; None for a model whose price is not known.
 Price: TypeAlias = Callable[[str, Usage], float | None]
@@ -81,6 +94,10 @@ class TaskEngine(Protocol):
         """What was submitted as that run."""
         ...
 
+    async def record(self, task_id: str) -> Record | None:
+        """All that is stored of a run."""
+        ...
+
     async def list(self, query: TaskQuery) -> tuple[Sequence[Task], str | None]:
         """A page of runs, and the cursor of the next one. Raises ValueError for a bad cursor."""
         ...
@@ -96,8 +113,20 @@ class TaskEngine(Protocol):
         """Say what became of a cancelled run that this process worked; `stuck`: it goes on."""
         ...
 
-    def follow(self, task_id: str, after: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log, after so many, as they come; ends when it has ended."""
+    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+        """How a run stands as soon as it stands so.
+
+        None where it does not in that time, or where this process lets go of who waits.
+        """
+        ...
+
+    def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
+        """The events of a run's log as they come, each with its number; none in between.
+
+        Begins at that event, or somewhere before it; at the last ones where there are fewer. Ends
+        when the run has ended, or when this process lets go of who waits. A store that is away is
+        waited for.
+        """
         ...
 
     @property

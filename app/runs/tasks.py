@@ -83,6 +83,7 @@ class Task:
 
     `body` is the finished run or the problem, in a single look-up of a run that has ended. Of one
     that was cancelled `stuck` says whether some of its work would not stop, once that is known.
+    `trace` is that of the last attempt at it; of its submission, before the first one.
     """
 
     id: str
@@ -97,6 +98,7 @@ class Task:
     retry_of: str | None = None
     thread_id: str | None = None
     stuck: bool | None = None
+    trace: str | None = None
 
 
 def accepted(spec: TaskSpec, created_at: float) -> Task:
@@ -112,7 +114,34 @@ def accepted(spec: TaskSpec, created_at: float) -> Task:
         fingerprint=spec.fingerprint,
         retry_of=spec.retry_of,
         thread_id=spec.request.thread_id,
+        trace=spec.traceparent,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is stored of a background run: how it stands, what was asked, its log."""
+
+    task: Task
+    request: RunRequest
+    log: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """How far a background run is, for whoever waits for it.
+
+    `rows` counts those of its log; `told` says that whoever worked a cancelled run has said what
+    became of it.
+    """
+
+    ended: bool
+    rows: int
+    told: bool
+
+
+# What somebody waits for.
+Until: TypeAlias = Callable[[Stand], bool]
 
 
 @dataclass(frozen=True, slots=True)

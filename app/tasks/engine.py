@@ -10,39 +10,42 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 
 from app.runs.errors import KeyReused, NoRoom, StoreUnavailable
+from app.runs.ring import Entry
 from app.runs.tasks import (
     Body,
     EngineStats,
     Execute,
+    Record,
+    Stand,
     Task,
     TaskQuery,
     TaskSpec,
     TaskStatus,
+    Until,
     accepted,
 )
 from app.tasks import payload, rows
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import Heard, Supervisor
+from app.tasks.watching import Watcher
 from app.tasks.worker import Worker
 
 # Constant, or what is queued would wait for a process of the version that queued it.
 _VERSION = "1"
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
-# Each queue is asked by itself: many of them are asked less often, and followers of a run that
-# says nothing look less and less often, but not less than this.
+# Each queue is asked by itself: many of them are asked less often, but not less than this.
 _LOOK_AT_LEAST_S = 0.5
-_GIVE_BACK_S = 3.0
+_SETTLE_S, _GIVE_BACK_S = 1.0, 3.0
 _CLOSE_S = 5.0
 
 
@@ -59,6 +62,7 @@ class Engine:
     ) -> None:
         self._store = store
         self._tables = Tables(is_file=store.is_file)
+        self._watcher = Watcher(store, self._tables)
         self._concurrency = concurrency
         self._global_concurrency = global_concurrency
         self._keep_s = keep_s
@@ -153,12 +157,20 @@ class Engine:
             for event in self._dbos.background_thread_stop_events:
                 event.set()
 
+    async def let_go(self) -> None:
+        """Wake whoever waits for a run, once what has ended here is stored."""
+        await self._worked_out(_SETTLE_S)
+        await self._watcher.let_go()
+
+    async def _worked_out(self, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
+            await asyncio.sleep(_LOOK_S / 2)
+
     async def stop(self) -> None:
         """Give back what is still worked here, and close."""
         self.leave()
-        until = time.monotonic() + _GIVE_BACK_S
-        while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
-            await asyncio.sleep(_LOOK_S / 2)
+        await self._worked_out(_GIVE_BACK_S)
         if self._dbos is not None:
             # A thread of its own, which nobody waits for when the store is away: the engine would.
             closed = asyncio.Event()
@@ -204,6 +216,7 @@ class Engine:
             rows.FINGERPRINT: spec.fingerprint,
             rows.RETRY_OF: spec.retry_of,
             rows.THREAD: spec.request.thread_id,
+            rows.TRACE: spec.traceparent,
         }
         options: EnqueueOptions = {
             "workflow_name": spec.agent,
@@ -233,13 +246,23 @@ class Engine:
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
         """What was submitted as that run."""
+        return await self._store.call(self._spec_of, task_id)
 
-        def read() -> TaskSpec | None:
-            found = self._known_client().list_workflows(workflow_ids=[task_id], load_output=False)
-            stored = found[0].input if found else None
-            if not stored:
+    def _spec_of(self, task_id: str) -> TaskSpec | None:
+        found = self._known_client().list_workflows(workflow_ids=[task_id], load_output=False)
+        stored = found[0].input if found else None
+        if not stored:
+            return None
+        return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
+
+    async def record(self, task_id: str) -> Record | None:
+        """All that is stored of a run."""
+
+        def read() -> Record | None:
+            task, spec = self._get(task_id), self._spec_of(task_id)
+            if task is None or spec is None:
                 return None
-            return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
+            return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
 
         return await self._store.call(read)
 
@@ -269,32 +292,13 @@ class Engine:
         client = self._known_client()
         await self._store.call(client.update_workflow_attributes, task_id, noted, merge=True)
 
-    async def follow(
-        self, task_id: str, after: int = 0
-    ) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The rows of a run's log as they come, whichever process writes them; empty in between.
+    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+        """How a run stands as soon as it stands so, or None."""
+        return await self._watcher.wait(task_id, until, within_s)
 
-        Ends when the run has ended and all of its rows were given.
-        """
-        pause_s = _LOOK_S
-        while True:
-            try:
-                # Whether it has ended is asked first: what comes before that is seen below.
-                ended = await self._store.call(self._has_ended, task_id)
-                found = await self._store.call(self._tables.log, self._store.calls, task_id, after)
-            except StoreUnavailable:
-                ended, found = False, []
-            after += len(found)
-            if found or not ended:
-                yield found
-            if ended and not found:
-                return
-            pause_s = _LOOK_S if found else min(_LOOK_AT_LEAST_S, pause_s * 1.2)
-            await asyncio.sleep(pause_s)
-
-    def _has_ended(self, task_id: str) -> bool:
-        states = self._tables.states(self._store.calls, [task_id])
-        return states.get(task_id, ("CANCELLED", None))[0] not in ("ENQUEUED", "DELAYED", "PENDING")
+    def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
+        """The events of a run's log as they come, from that one on or a little before."""
+        return self._watcher.follow(task_id, event)
 
     def _known_client(self) -> DBOSClient:
         if self._client is None:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.runs.errors import HandedOver
-from app.tasks.rows import LOG, STUCK, Tables
+from app.tasks.rows import LOG, STUCK, TRACE, Tables
 from app.tasks.store import Store
 
 # For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
@@ -39,7 +39,10 @@ class Owned:
             self._check(connection)
 
     def append(self, offset: int, row: Mapping[str, Any]) -> None:
-        """Write one row of the log, at its place: a row that is there already is not written."""
+        """Write one row of the log, at its place: a row that is there already is not written.
+
+        The trace of an attempt, which its first row has, is noted on the run too.
+        """
         values = {
             "workflow_uuid": self.task_id,
             "key": LOG,
@@ -51,6 +54,9 @@ class Owned:
             # Written first, since SQLite takes its lock for it; what is refused is rolled back.
             connection.execute(self.tables.insert_once(values))
             self._check(connection)
+            if row.get("trace"):
+                noted = {TRACE: row["trace"]}
+                connection.execute(self.tables.noting(self._mine(), noted))
 
     def note(self, noted: Mapping[str, Any]) -> None:
         """Note something on the run's row."""

@@ -24,6 +24,7 @@ STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", 
 DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
+TRACE = "trace"
 # `stopped` is JSON in a text: PostgreSQL's own keeps no NUL, which a tool may well say.
 STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 
@@ -266,6 +267,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
         retry_of=noted.get(RETRY_OF),
         thread_id=noted.get(THREAD),
         stuck=noted.get(STUCK),
+        trace=noted.get(TRACE),
     )
 
 

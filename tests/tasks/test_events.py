@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -60,6 +61,33 @@ async def test_from_any_event_on(desk: Served, place: str) -> None:
         response = await desk.client.get(place.format(task_id), headers=headers)
         assert parse(response.content) == told[after:], after
         assert response.headers["x-run-id"] == task_id
+
+
+async def test_who_resumes_does_not_read_all(
+    desk: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The log is read from the row on that has the event; from its start if no row tells."""
+    task_id = await submit(desk, agent="slow")
+    told = await events(desk, task_id)
+
+    async def numbers(event: int) -> list[int]:
+        assert desk.service.engine is not None
+        followed = desk.service.engine.follow(task_id, event)
+        return [entry.id async for entries in followed for entry in entries]
+
+    last = len(told) - 1
+    assert await numbers(0) == list(range(1, last + 1))
+    resumed = await numbers(last)
+    assert resumed == list(range(resumed[0], last + 1))
+    assert resumed[0] > 1
+    assert await numbers(last + 100) == resumed
+    file = tmp_path_factory.getbasetemp() / "events0" / "store.sqlite"
+    with sqlite3.connect(file, timeout=10) as store:  # as an earlier version wrote it
+        earlier = "update streams set value = json_remove(value, '$.first') where workflow_uuid = ?"
+        store.execute(earlier, (task_id,))
+    assert await numbers(last) == list(range(1, last + 1))
+    for after in range(len(told)):
+        assert await events(desk, task_id, after) == told[after:]
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1e3", "9" * 16])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.command import WATCHKEEPER, Serving, serving
 from tests.tasks.background import url_in
@@ -81,6 +82,54 @@ def test_one_cancels_what_another_works(tmp_path: Path) -> None:
         assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
         assert view(asked, task_id)["status"] == "cancelled"
         assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
+
+
+LOOKS_THEN_NAPS = """
+from tests import fakes
+
+
+def script(messages):
+    done = len(fakes.results_since_question(messages))
+    return fakes.asks(("look", "nap")[done], {}, number=done)
+
+
+slow = fakes.build("KIND", fakes.ScriptedModel(script=script), fakes.ToolDesk(60).tools())
+"""
+
+
+@pytest.mark.parametrize("kind", ["create_agent", "agent_executor"])
+def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
+    """A process that does not work a run tells the same of it as the one that does."""
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
+    folders = [in_folder(tmp_path, name) for name in ("asks", "works")]
+    for folder in folders:
+        (folder / "wk_slow.py").write_text(LOOKS_THEN_NAPS.replace("KIND", kind))
+    body = {"question": "q", "timeout": 77, "max_iterations": 5, "metadata": {"shop": "7"}}
+    with serving(folders[0], "wk_slow:slow", "--no-background", variables=store) as asks:
+        accepted = httpx.post(f"{asks.url}/agent/async", json=body, timeout=10)
+        place = f"/runs/{accepted.json()['task_id']}"
+        waiting = httpx.get(f"{asks.url}{place}").json()
+        assert (waiting["state"], waiting["phase"], waiting["outcome"]) == ("queued", "queue", None)
+        told = {name: waiting[name] for name in ("timeout_s", "iteration_limit", "metadata")}
+        assert told == {"timeout_s": 77.0, "iteration_limit": 5, "metadata": {"shop": "7"}}
+        with serving(folders[1], "wk_slow:slow", variables=store) as works:
+
+            def owner() -> dict[str, Any]:
+                told: dict[str, Any] = httpx.get(f"{works.url}{place}").json()
+                return told
+
+            assert seen(lambda: owner()["phase"] == "tool:nap")
+            response = httpx.get(f"{asks.url}{place}")
+            here, there = response.json(), owner()
+            assert response.headers["x-run-id"] == there["run_id"]
+            assert (here.pop("phase"), there.pop("phase")) == (None, "tool:nap")
+            assert abs(here.pop("age_s") - there.pop("age_s")) < 2
+            timings, at_owner = here.pop("timings"), there.pop("timings")
+            assert timings["llm_s"] == at_owner["llm_s"] > 0
+            assert sum(timings.values()) <= sum(at_owner.values())
+            assert here == there
+            assert (here["iterations"], here["tool_calls"], len(here["steps"])) == (2, 2, 1)
+            assert here["usage"]["input_tokens"] > 0
 
 
 def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:

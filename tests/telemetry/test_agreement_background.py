@@ -140,3 +140,25 @@ async def test_what_waits_is_told(watch: Watched) -> None:
     assert samples.total("agent_run_oldest_age_seconds", agent="nap-langgraph") == 0
     assert samples.total("agent_ready", check="store") == 1
     await asyncio.gather(ended(watch, run_id))
+
+
+async def test_traceresponse(watch: Watched) -> None:
+    """Every response about a background run names a trace: its submission's, then its own."""
+    client = watch.desk.client
+    accepted = await client.post("/agents/nap-langgraph/async", json={"question": "q"})
+    run_id = accepted.json()["task_id"]
+    place = f"/agent/async/{run_id}"
+    submitted = tuple(accepted.headers["traceresponse"].split("-")[1:3])
+    await watch.held("nap-langgraph", "tool:nap")
+    responses = [await client.get(place), await client.get(f"/runs/{run_id}")]
+    responses += [await client.delete(place), await client.get(f"{place}/events")]
+    responses += [await client.get(place), await client.delete(f"/runs/{run_id}")]
+    last = {"Last-Event-ID": "999"}
+    responses += [await client.get(f"{place}/events", headers=last)]
+    assert [response.status_code for response in responses] == [200] * 6 + [204]
+    told = {response.headers["traceresponse"] for response in responses}
+    await until(lambda: any(s.kind == "CONSUMER" for s in watch.collector.trace_of(run_id)))
+    servers = [span for span in watch.collector.spans if span.kind == "SERVER"]
+    assert submitted in [(span.trace_id, span.span_id) for span in servers]
+    own = root_of(watch.collector.trace_of(run_id), run_id)
+    assert told == {f"00-{own.trace_id}-{own.span_id}-01"}

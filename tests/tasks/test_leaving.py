@@ -1,0 +1,121 @@
+"""SIGTERM while callers wait for background runs or follow them: nobody is torn, nobody holds it.
+
+Callers of a process that leaves are answered, and learn the rest from the next one.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.command import Serving, serving
+from tests.streams.reading import Told, names_of, parse
+from tests.tasks.test_roles import in_folder, post, seen, view
+
+NOTICE_S, DRAIN_S, EXTRA_S = 0.2, 0.3, 4.5
+AGENT = """
+from tests import fakes
+from tests.tasks.background import calling
+
+slow = calling("nap", fakes.ToolDesk(4.0))
+"""
+
+
+@contextmanager
+def node(folder: Path, name: str, *arguments: str, drain_s: float = DRAIN_S) -> Iterator[Serving]:
+    """A process on the folder's store."""
+    here = in_folder(folder, name)
+    (here / "wk_slow.py").write_text(AGENT)
+    variables = {
+        "WATCHKEEPER_STORE_URL": f"sqlite:///{folder / 'store.sqlite'}",
+        "WATCHKEEPER_DRAIN_NOTICE_S": str(NOTICE_S),
+        "WATCHKEEPER_DRAIN_S": str(drain_s),
+    }
+    with serving(here, "wk_slow:slow", *arguments, variables=variables) as service:
+        yield service
+
+
+@dataclass
+class Callers:
+    """One that waits and one that follows, on connections of their own."""
+
+    waits: "Future[httpx.Response]"
+    follows: "Future[httpx.Response]"
+
+
+@contextmanager
+def calling(service: Serving, task_id: str) -> Iterator[Callers]:
+    """Have both on their way."""
+    place = f"{service.url}/agent/async/{task_id}"
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            yield Callers(
+                pool.submit(httpx.get, place, params={"wait": 60}, timeout=70),
+                pool.submit(httpx.get, f"{place}/events", timeout=70),
+            )
+        finally:
+            if service.process.poll() is None:
+                service.process.kill()
+
+
+def let_go(service: Serving, callers: Callers, task_id: str) -> list[Told]:
+    """Signal the process: both are answered, and it ends soon. What the follower has read."""
+    began = time.monotonic()
+    service.signal()
+    waited, followed = callers.waits.result(30), callers.follows.result(30)
+    assert service.wait(30) == 0
+    assert time.monotonic() - began < NOTICE_S + DRAIN_S + EXTRA_S
+    assert waited.status_code == followed.status_code == 200
+    assert waited.json()["status"] in ("pending", "running")
+    assert int(waited.headers["retry-after"]) >= 1
+    assert {waited.headers["x-run-id"], followed.headers["x-run-id"]} == {task_id}
+    output = service.out.read_text() + service.err.read_text()
+    assert "Exception in ASGI" not in output
+    assert '"level":"error"' not in output
+    told = parse(followed.content)
+    assert "end" not in names_of(told)
+    return told
+
+
+def test_a_process_that_only_asks(tmp_path: Path) -> None:
+    """Whoever waits at a process without work of its own is let go after the notice."""
+    with node(tmp_path, "api", "--no-background") as asked:
+        task_id = post(asked, "/agent/async").json()["task_id"]
+        with calling(asked, task_id) as callers:
+            time.sleep(1.0)
+            assert let_go(asked, callers, task_id) == []
+
+
+def test_a_process_that_works(tmp_path: Path) -> None:
+    """A follower whose process hands the run over resumes at the next one, without a hole."""
+    with node(tmp_path, "first") as first:
+        task_id = post(first, "/agent/async").json()["task_id"]
+        assert seen(lambda: view(first, task_id)["status"] == "running")
+        with calling(first, task_id) as callers:
+            time.sleep(1.0)
+            told = let_go(first, callers, task_id)
+    assert "tool_start" in names_of(told)
+    with node(tmp_path, "second") as second:
+        place = f"{second.url}/agent/async/{task_id}/events"
+        headers = {"Last-Event-ID": str(told[-1].id)}
+        told += parse(httpx.get(place, headers=headers, timeout=60).content)
+    assert [event.id for event in told] == list(range(1, len(told) + 1))
+    assert names_of(told)[-1] == "end"
+
+
+def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:
+    """Whoever waits for it has its answer, and whoever follows it reads its end."""
+    with node(tmp_path, "patient", drain_s=30) as first:
+        task_id = post(first, "/agent/async").json()["task_id"]
+        assert seen(lambda: view(first, task_id)["status"] == "running")
+        with calling(first, task_id) as callers:
+            time.sleep(1.0)
+            first.signal()
+            waited, followed = callers.waits.result(30), callers.follows.result(30)
+            assert waited.json()["status"] == "completed"
+            assert names_of(parse(followed.content))[-1] == "end"
+            assert first.wait(30) == 0

@@ -1,0 +1,150 @@
+"""Whoever waits for background runs costs the store one question, however many they are."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+
+from app.runs.errors import StoreUnavailable
+from app.runs.tasks import Stand
+from app.tasks.engine import Engine
+from app.tasks.watching import Watcher
+from tests import fakes
+from tests.service import Served, served, until
+from tests.tasks.background import calling, submit, url_in, view
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LATER, ENDED = Stand(False, 2, False), Stand(True, 3, False)
+
+
+class FakeStore:
+    """Says how runs stand, or that it is away; keeps what it was asked."""
+
+    calls = None
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.stands: dict[str, Stand] = {"a": LATER, "b": LATER}
+        self.refuses: Exception | None = None
+
+    async def call(self, work: Any, ids: Any) -> dict[str, Stand]:
+        self.asked.append(set(ids))
+        await asyncio.sleep(0)
+        if self.refuses is not None:
+            raise self.refuses
+        return self.stands
+
+
+def watching() -> tuple[FakeStore, Any]:
+    store: Any = FakeStore()
+    return store, Watcher(store, store)
+
+
+async def test_one_question_for_all() -> None:
+    """Each look asks once for all runs that are awaited, and there is none when nobody waits."""
+    store, watcher = watching()
+    waits = [watcher.wait(name, lambda s: s.ended, 1.0) for name in "ab" * 20]
+    waiting = asyncio.gather(*waits)
+    await asyncio.sleep(0.35)
+    store.stands = {"a": ENDED, "b": ENDED}
+    began = time.monotonic()
+    assert await waiting == [ENDED] * 40
+    assert time.monotonic() - began < 0.5
+    assert store.asked == [{"a", "b"}] * len(store.asked)
+    assert len(store.asked) <= 6
+    await asyncio.sleep(0.3)
+    asked = len(store.asked)
+    await asyncio.sleep(0.3)
+    assert len(store.asked) == asked
+
+
+async def test_a_wait_has_an_end() -> None:
+    """Who has waited long enough is told nothing, and one who leaves is forgotten."""
+    _, watcher = watching()
+    assert await watcher.wait("a", lambda s: s.rows > 2, 0.2) is None
+    leaves = asyncio.create_task(watcher.wait("a", lambda s: s.ended, 60))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    assert not watcher._waiters
+
+
+async def test_a_store_that_is_away() -> None:
+    """All who wait are told, and it can be waited for again when the store is back."""
+    store, watcher = watching()
+    store.refuses = StoreUnavailable()
+    waits = [watcher.wait(name, lambda s: s.ended, 5.0) for name in "ab"]
+    told = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(fault) for fault in told] == [StoreUnavailable] * 2
+    store.refuses, store.stands = None, {"a": ENDED}
+    assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
+
+
+async def test_letting_go() -> None:
+    """Who waits is told what is known at last, or nothing; whoever comes later does not wait."""
+    store, watcher = watching()
+    waits = [watcher.wait(name, lambda s: s.ended, 30.0) for name in "ab"]
+    waiting = asyncio.gather(*waits)
+    await asyncio.sleep(0.05)
+    store.stands = {"a": ENDED, "b": LATER}
+    await watcher.let_go()
+    assert await asyncio.wait_for(waiting, 5) == [ENDED, None]
+    assert await asyncio.wait_for(watcher.wait("a", lambda s: s.ended, 30.0), 5) is None
+
+
+async def test_a_fault_of_ours() -> None:
+    """It reaches who waits, and is no end to watching."""
+    store, watcher = watching()
+    store.refuses = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        await watcher.wait("a", lambda s: s.ended, 5.0)
+    store.refuses, store.stands = None, {"a": ENDED}
+    assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
+
+
+async def test_a_run_that_was_dropped() -> None:
+    """There is nothing to wait for any more: it has ended."""
+    _, watcher = watching()
+    stand = await watcher.wait("c", lambda s: s.ended, 5.0)
+    assert stand is not None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    agents = {"slow": calling("nap", fakes.ToolDesk(60))}
+    async with served(agents, store_url=url_in(tmp_path_factory.mktemp("watch"))) as service:
+        yield service
+
+
+async def test_a_crowd_does_not_ask_the_store(desk: Served) -> None:
+    """Forty callers that wait or follow ask no more of the store than one does."""
+    engine = desk.service.engine
+    assert isinstance(engine, Engine)
+    asked: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
+        asked.append(statement)
+
+    task_id = await submit(desk)
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await view(desk, task_id, 1.0)
+    waits: list[asyncio.Task[Any]] = [
+        asyncio.create_task(view(desk, task_id, 20)) for _ in range(20)
+    ]
+    place = f"{desk.url}/agent/async/{task_id}/events"
+    waits += [asyncio.create_task(desk.client.get(place)) for _ in range(20)]
+    await asyncio.sleep(1.5)
+    sa.event.listen(engine._store.calls, "before_cursor_execute", note)
+    await asyncio.sleep(2.0)
+    sa.event.remove(engine._store.calls, "before_cursor_execute", note)
+    # Twenty by the watcher; the supervisor looks too.
+    assert len(asked) < 80, len(asked)
+    await desk.client.delete(f"/agent/async/{task_id}")
+    began = time.monotonic()
+    views = (await asyncio.gather(*waits))[:20]
+    assert time.monotonic() - began < 5
+    assert {told["status"] for told in views} == {"cancelled"}
