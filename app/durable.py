@@ -21,6 +21,7 @@ from app.tasks import kept, ownership
 from app.tasks.engine import Engine
 from app.tasks.kept import Keys, Threads
 from app.tasks.store import Store
+from app.tasks.supervisor import Heard
 from app.telemetry import catalogue, lines, logs
 from app.telemetry.pipeline import Gauges
 
@@ -97,7 +98,7 @@ class Durable:
             background = Background(
                 self.runner, lambda: service.agents, final, self.engine.tell_stopped
             )
-            self.engine.hear(
+            heard = Heard(
                 stop=background.stop,
                 recovered=lambda task_id, agent: self._tell(RunRecovered, task_id, agent),
                 lost=lambda task_id, agent: self._tell(RunLost, task_id, agent),
@@ -105,6 +106,7 @@ class Durable:
                 purge=lambda before: kept.purge(self.store, before),
                 failed=lambda error: logs.failed(lines.UNHANDLED, error),
             )
+            self.engine.hear(heard)
             works = service.role is not Role.API
             parts.push_async_callback(self.engine.stop)
             await self.engine.start(background.execute, list(service.agents), works=works)

@@ -209,7 +209,7 @@ class Run:
     def so_far(self, steps_told: int) -> dict[str, Any]:
         """What another attempt needs to go on counting, with the steps that were not told."""
         with self._lock:
-            return snapshot.taken(self.progress, steps_told)
+            return snapshot.taken(self.progress, steps_told, content=self.request.include_steps)
 
     def steps(self) -> tuple[Step, ...]:
         """The tool calls that have finished."""

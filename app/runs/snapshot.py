@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from app.runs.model import NO_USAGE, CallOutcome, PhaseKind, Step, Timings, Usage
 from app.runs.progress import Progress
 
 
-def taken(progress: Progress, steps_told: int) -> dict[str, Any]:
+def taken(progress: Progress, steps_told: int, *, content: bool) -> dict[str, Any]:
     """The counts and times so far, and the steps after those that were told before.
+
+    What tools were given and said is kept only with `content`: it is stored as long as the run.
 
     Another attempt counts tool calls by their steps: one that has not ended is made again. Those
     that have begun are for whoever reads how far the run is.
@@ -27,7 +29,10 @@ def taken(progress: Progress, steps_told: int) -> dict[str, Any]:
         "tools_s": timings.tools_s,
         "other_s": timings.other_s,
         "steps_before": steps_told,
-        "steps": [asdict(step) for step in progress.steps[steps_told:]],
+        "steps": [
+            asdict(step if content else replace(step, arguments=None, result=None))
+            for step in progress.steps[steps_told:]
+        ],
     }
 
 

@@ -11,8 +11,8 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
@@ -33,6 +33,7 @@ from app.runs.tasks import (
     accepted,
 )
 from app.tasks import payload, rows
+from app.tasks.pages import page
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import Heard, Supervisor
@@ -79,18 +80,9 @@ class Engine:
         """What was last read of the store."""
         return self._supervisor.stats if self._supervisor else EngineStats()
 
-    def hear(
-        self,
-        *,
-        stop: Callable[[str, bool], None],
-        recovered: Callable[[str, str], None],
-        lost: Callable[[str, str], None],
-        forget: Callable[[Sequence[str]], "Future[None]"],
-        purge: Callable[[float], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
+    def hear(self, heard: Heard) -> None:
         """Whom to tell what the store says; `stop` is called on the loop, the others are not."""
-        self._heard = Heard(self._on_loop(stop), recovered, lost, forget, purge, failed)
+        self._heard = replace(heard, stop=self._on_loop(heard.stop))
 
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
         """Open the store and, if this process `works`, take runs of these agents from it."""
@@ -268,7 +260,7 @@ class Engine:
 
     async def list(self, query: TaskQuery) -> tuple[Sequence[Task], str | None]:
         """A page of runs, newest first. Raises ValueError for a cursor that is none."""
-        return await self._store.call(self._tables.page, self._store.calls, query)
+        return await self._store.call(page, self._tables, self._store.calls, query)
 
     async def cancel(self, task_id: str) -> TaskStatus | None:
         """Order a run to stop: the status in which that met it, None if it had ended before."""

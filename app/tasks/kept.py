@@ -41,7 +41,7 @@ _KEYS = sa.Table(
 
 def create(store: Store) -> None:
     """Make the tables where they are missing; two that do so at once collide. Blocks."""
-    with store.calls.begin() as connection:
+    with store.worker.begin() as connection:  # which waits for others that write
         _METADATA.create_all(connection)
 
 

@@ -1,10 +1,5 @@
-"""Background runs as rows: what is read of the engine's documented tables, and how it is told.
+"""Background runs as rows: what is read of the engine's documented tables, and how it is told."""
 
-The engine's own listing cannot filter by how a run ended, nor page by position, and costs a
-table scan where a sum is wanted.
-"""
-
-import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.runs.model import Outcome
-from app.runs.tasks import AgentLoad, Body, Task, TaskQuery, TaskStatus, status_of
+from app.runs.tasks import AgentLoad, Body, Task, TaskStatus, status_of
 
 # The name of the log of a run among the engine's streams.
 LOG = "log"
@@ -31,7 +26,7 @@ STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
 # How the engine says that a run has ended.
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
 # And what of it has an index, for runs that have not.
-_LIVE = {"ENQUEUED": TaskStatus.PENDING, "PENDING": TaskStatus.RUNNING}
+LIVE = {"ENQUEUED": TaskStatus.PENDING, "PENDING": TaskStatus.RUNNING}
 
 
 def can_be_kept(name: str) -> bool:
@@ -44,7 +39,7 @@ class Tables:
 
     def __init__(self, *, is_file: bool) -> None:
         schema = None if is_file else "dbos"
-        self._is_file = is_file
+        self.is_file = is_file
         self.runs = sa.table(
             "workflow_status",
             *map(sa.column, ("workflow_uuid", "status", "name", "executor_id", "owner_xid")),
@@ -57,7 +52,7 @@ class Tables:
             schema=schema,
         )
         # What the engine knows of a moment is a second on some libraries of SQLite.
-        self._place = sa.column("rowid") if is_file else self.runs.c.workflow_uuid
+        self.place = sa.column("rowid") if is_file else self.runs.c.workflow_uuid
         self.streams = sa.table(
             "streams",
             *map(sa.column, ("workflow_uuid", "key", "value")),
@@ -67,7 +62,7 @@ class Tables:
 
     def insert_once(self, values: Mapping[str, Any]) -> sa.Insert:
         """A row of a log, unless it is there."""
-        insert = (sqlite if self._is_file else postgresql).insert(self.streams)
+        insert = (sqlite if self.is_file else postgresql).insert(self.streams)
         once: sa.Insert = insert.values(**values).on_conflict_do_nothing()
         return once
 
@@ -77,7 +72,7 @@ class Tables:
         text = sa.literal(json.dumps(dict(noted)), sa.Text)
         merged: Any = (
             sa.func.json_patch(sa.func.coalesce(run.attributes, sa.text("'{}'")), text)
-            if self._is_file
+            if self.is_file
             else sa.func.coalesce(run.attributes, sa.text("'{}'::jsonb")).op("||")(
                 sa.cast(text, JSONB)
             )
@@ -122,58 +117,12 @@ class Tables:
         log = self.log(engine, task_id, 0)
         return max((row["progress"]["iterations"] for row in log if "progress" in row), default=0)
 
-    def page(self, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
-        """A page of runs, newest first, by position: what comes meanwhile moves nothing."""
-        if not can_be_kept(query.agent or ""):
-            return [], None
-        run = self.runs.c
-        place = self._place.label("place")
-        chosen = sa.select(*self.runs.c, place).select_from(self.runs)
-        chosen = chosen.order_by(run.created_at.desc(), place.desc())
-        if query.agent is not None:
-            chosen = chosen.where(run.name == query.agent)
-        if query.status is not None:
-            chosen = chosen.where(self._has(query.status))
-        if query.cursor is not None:
-            created, before = _position(query.cursor)
-            if isinstance(before, int) is not self._is_file:
-                raise ValueError(query.cursor)
-            earlier = sa.tuple_(run.created_at, self._place) < sa.tuple_(
-                sa.literal(created), sa.literal(before)
-            )
-            chosen = chosen.where(earlier)
-        with engine.connect() as connection:
-            rows = connection.execute(chosen.limit(query.limit + 1)).mappings().all()
-        tasks = [task(dict(row)) for row in rows[: query.limit]]
-        if len(rows) <= query.limit:
-            return tasks, None
-        last = rows[query.limit - 1]
-        return tasks, _cursor(last["created_at"], last["place"])
-
-    def _has(self, status: TaskStatus) -> sa.ColumnElement[bool]:
-        run = self.runs.c
-        cancelled = run.status == "CANCELLED"
-        lost = sa.func.coalesce(run.attributes[LOST].as_boolean(), sa.false())
-        outcomes = [outcome.value for outcome in Outcome if status_of(outcome) is status]
-        answered = sa.and_(
-            run.status == "SUCCESS", run.attributes[OUTCOME].as_string().in_(outcomes)
-        )
-        match status:
-            case TaskStatus.PENDING | TaskStatus.RUNNING:
-                return _has_status(run.status, *(n for n, s in _LIVE.items() if s is status))
-            case TaskStatus.CANCELLED:
-                return sa.and_(cancelled, sa.not_(lost))
-            case TaskStatus.FAILED:
-                return sa.or_(answered, run.status == "ERROR", sa.and_(cancelled, lost))
-            case _:
-                return answered
-
     def loads(self, engine: sa.Engine) -> dict[str, AgentLoad]:
         """The runs of each agent that have not ended."""
         run = self.runs.c
         waiting = (
             sa.select(run.name, run.status, sa.func.count(), sa.func.min(run.created_at))
-            .where(_has_status(run.status, *_LIVE))
+            .where(has_status(run.status, *LIVE))
             .group_by(run.name, run.status)
         )
         loads: dict[str, AgentLoad] = {}
@@ -237,7 +186,7 @@ class Tables:
             return list(connection.execute(chosen.limit(limit)).scalars())
 
 
-def _has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[bool]:
+def has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[bool]:
     """Spelt out: an index of some statuses only is not found by what a parameter may hold."""
     spelt: Any = sa.bindparam("statuses", names, expanding=True, literal_execute=True)
     return column.in_(spelt)
@@ -249,7 +198,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
     body = None
     if output is not None:
         noted[OUTCOME], body = output["outcome"], output["body"]
-    status = _LIVE.get(row["status"]) or _ended_as(row["status"], noted)
+    status = LIVE.get(row["status"]) or _ended_as(row["status"], noted)
     finished = noted.get(FINISHED)
     if finished is None and row["completed_at"] is not None:
         finished = row["completed_at"] / 1000
@@ -289,27 +238,3 @@ def _ended_as(engine_status: str, noted: Mapping[str, Any]) -> TaskStatus:
     if engine_status == "SUCCESS" and OUTCOME in noted:
         return status_of(Outcome(noted[OUTCOME]))
     return TaskStatus.FAILED
-
-
-def _cursor(created: int, place: int | str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([created, place]).encode()).decode()
-
-
-def _position(cursor: str) -> tuple[int, int | str]:
-    """Raises ValueError for what is no cursor of ours."""
-    try:
-        position = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except RecursionError as deep:
-        raise ValueError(cursor) from deep
-    match position:
-        case [int(created), str(place)] if _is_moment(created) and "\0" not in place:
-            return created, place
-        case [int(created), int(place)] if _is_moment(created) and _is_moment(place):
-            return created, place
-        case _:
-            raise ValueError(cursor)
-
-
-def _is_moment(number: int) -> bool:
-    """Whether a database can compare it."""
-    return type(number) is int and 0 <= number < 2**63

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,8 +111,9 @@ class Supervisor:
             time.sleep(0.01)
 
     def start(self) -> None:
-        """Begin to look. Blocks for a first look."""
-        self._read_stats()
+        """Begin to look. Blocks for a first look, which a store that is busy may refuse."""
+        with suppress(sa.exc.SQLAlchemyError):
+            self._read_stats()
         self._looked_at = time.monotonic()
         self._thread.start()
 

@@ -16,7 +16,7 @@ def step(name: str) -> Step:
 def row(*steps: str, before: int | None = 0, **counted: Any) -> dict[str, Any]:
     """A row of a log that tells these steps after so many that were told already."""
     progress = Progress(0.0)
-    taken = snapshot.taken(progress, 0 if before is None else before)
+    taken = snapshot.taken(progress, 0 if before is None else before, content=True)
     taken |= {"steps": [asdict(step(name)) for name in steps], **counted}
     if before is None:  # as earlier versions wrote it
         for name in ("steps_before", "tool_calls", "other_s"):
