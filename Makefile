@@ -37,7 +37,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.js
 
 test: check ## Every check, unit and service test
 	@$(call needs,curl prometheus prometheus-alertmanager)
-	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -n 4 --dist loadfile -m "not alone" # two for each core: they wait more than they work
 	$(BIN)/pytest -m alone
 
 check: install ## Style, types, architecture, generated pages

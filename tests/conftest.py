@@ -1,6 +1,7 @@
 """What every test stands on: blocking calls in async code are errors."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.alone)
         if module in ON_FILE:
             item.add_marker(pytest.mark.on_file)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Commands that tests start can be interrupted, also where a shell runs us in its background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
