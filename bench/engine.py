@@ -7,7 +7,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer
 from app.tasks.store import Store
 
 QUEUE = "nothing"
-AT_ONCE = 16
+AT_ONCE = 50
 
 
 def main() -> None:

@@ -136,16 +136,14 @@ async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[A
         @asynccontextmanager
         async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[Any]:
             """What the library reads and writes with; a step is one transaction with its claim."""
-            async with super()._cursor(pipeline=pipeline) as cursor:
-                claim = _claimed.get()
-                if claim is None:
-                    yield cursor
-                    return
-                async with cursor.connection.transaction():
+            claim = _claimed.get()
+            # What is sent through one pipeline is one transaction.
+            async with super()._cursor(pipeline=pipeline or claim is not None) as cursor:
+                if claim is not None:
                     await cursor.execute(held, claim)
                     if await cursor.fetchone() is None:
                         raise HandedOver
-                    yield cursor
+                yield cursor
 
     # A connection is checked before it is lent: a server that restarts leaves dead ones behind.
     # Of new ones the pool asks less and less often while the server is away, so it is told to
