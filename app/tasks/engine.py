@@ -251,7 +251,8 @@ class Engine:
         """All that is stored of a run."""
 
         def read() -> Record | None:
-            task, spec = self._get(task_id), self._spec_of(task_id)
+            task = self._get(task_id)
+            spec = self._spec_of(task_id) if task is not None else None
             if task is None or spec is None:
                 return None
             return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))

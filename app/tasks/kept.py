@@ -134,6 +134,8 @@ class Threads:
 
     async def forget(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
+        if not can_be_kept(thread_id):
+            return False
         me = f"forgets {uuid.uuid4()}"
         await self.claim(agent, thread_id, me, _FORGET_S)
         known = await self.read(agent, thread_id) is not None

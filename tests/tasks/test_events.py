@@ -63,6 +63,7 @@ async def test_from_any_event_on(desk: Served, place: str) -> None:
         assert response.headers["x-run-id"] == task_id
 
 
+@pytest.mark.on_file
 async def test_who_resumes_does_not_read_all(
     desk: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -82,6 +82,7 @@ def test_files_of_killed_processes_go(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.on_file
 async def test_a_start_sweeps(tmp_path: Path) -> None:
     """A service that starts removes what killed ones left, and leaves nothing itself."""
     folder = tmp_path / "store.alive"

@@ -73,6 +73,7 @@ async def test_without_room(tmp_path: Path) -> None:
         assert told["status"] == "completed"
 
 
+@pytest.mark.on_file
 @pytest.mark.parametrize("how", ["a setting", "a worker"])
 async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
     """WATCHKEEPER_READY_REQUIRES turns readiness red with the store; a worker is red without."""
@@ -87,6 +88,7 @@ async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
         assert (await desk.client.get("/health/live")).status_code == 200
 
 
+@pytest.mark.on_file
 async def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     """A submission is refused in time, one key is one run, and the run at work still ends."""
     tools = fakes.ToolDesk(1.0)
@@ -150,6 +152,7 @@ async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
         assert (retried.status_code, retried.json()["code"]) == (409, "in_flight")
 
 
+@pytest.mark.on_file
 @pytest.mark.parametrize("table", ["operation_outputs", "workflow_output"])
 async def test_a_result_that_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
