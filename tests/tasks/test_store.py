@@ -18,7 +18,6 @@ from tests.command import ROOT
 from tests.service import served, until
 from tests.tasks.background import (
     LONG_S,
-    ON_FILE,
     calling,
     ended,
     post,
@@ -45,7 +44,7 @@ async def test_without_a_store() -> None:
             assert int(response.headers["retry-after"]) >= 1
 
 
-@pytest.mark.skipif(not ON_FILE, reason="how much room a server has is not known to its clients")
+@pytest.mark.on_file
 async def test_without_room(tmp_path: Path) -> None:
     """With less room than the reserve nothing new is taken, and what was accepted finishes."""
     desk_of_tools = fakes.ToolDesk(1.0)
