@@ -187,7 +187,7 @@ class Engine:
     def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         # A repeat is read and not written: a crowd of them would wait for each other's locks.
         # What was stored is not read back: on a slow connection that takes as long again.
-        if self._tables.row(self._store.calls, spec.id) is None:
+        if self._tables.row(self._store.looks, spec.id) is None:
             stored = self._enqueue(spec)
             if stored is not None:
                 return stored, True
@@ -229,7 +229,7 @@ class Engine:
         return await self._store.call(self._get, task_id)
 
     def _get(self, task_id: str) -> Task | None:
-        row = self._tables.row(self._store.calls, task_id)
+        row = self._tables.row(self._store.looks, task_id)
         if row is None or row["status"] != "SUCCESS":
             return None if row is None else rows.task(row)
         found = self._known_client().list_workflows(workflow_ids=[task_id], load_input=False)

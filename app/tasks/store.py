@@ -63,6 +63,13 @@ class Store:
         # to give, and a run has one for moments only; those to a file cost nobody anything.
         at_most = (4 if self.is_file else 2) * _THREADS
         self.calls = self._engine(_CALLER_BUSY_MS)
+        # The same connections, for one look at one row: no transaction, which takes two more round
+        # trips to a server.
+        self.looks = (
+            self.calls
+            if self.is_file
+            else self.calls.execution_options(isolation_level="AUTOCOMMIT")
+        )
         self.worker = self._engine(_WORKER_BUSY_MS, pool_size=at_most, wait_s=30.0)
         self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
         self._closed = False

@@ -95,7 +95,7 @@ def test_slow(served: tuple[Fleet, Proxy]) -> None:
     plan, body = Plan("slow"), {"question": Plan("slow").question}
     with ThreadPoolExecutor(4) as callers:  # so that there are connections: opening one is slow too
         list(callers.map(lambda _: call(port, "GET", "/agent/async", timeout_s=30), range(8)))
-    between.delay_s = 0.15
+    between.delay_s = 0.25
     between.go(Way.SLOW)
     began = time.monotonic()
     status, told = call(port, "POST", "/agent/async", body, {"Idempotency-Key": "s"}, timeout_s=30)
