@@ -46,7 +46,7 @@ _NAME = "watchkeeper"
 _LOOK_S = 0.1
 # Each queue is asked by itself: many of them are asked less often, but not less than this.
 _LOOK_AT_LEAST_S = 0.5
-_SETTLE_S, _GIVE_BACK_S = 1.0, 3.0
+_SETTLE_S, _GIVE_BACK_S = 2.0, 3.0
 _CLOSE_S = 5.0
 
 
@@ -155,9 +155,14 @@ class Engine:
         await self._watcher.let_go()
 
     async def _worked_out(self, within_s: float) -> None:
+        """Wait until nothing is at work here and, as the engine stores it last, how it ended."""
         until = time.monotonic() + within_s
-        while self._worker and self._worker.working and time.monotonic() < until:  # noqa: ASYNC110 - threads
-            await asyncio.sleep(_LOOK_S / 2)
+        with suppress(StoreUnavailable):
+            while self._worker and time.monotonic() < until:
+                mine = await self._store.call(self._tables.of_process, self._store.calls, self._me)
+                if not (mine or self._worker.working):
+                    return
+                await asyncio.sleep(_LOOK_S / 2)
 
     async def stop(self) -> None:
         """Give back what is still worked here, and close."""

@@ -87,24 +87,24 @@ async def test_changed() -> None:
     it = ring()
     began = time.monotonic()
     await it.changed(0, 0.05)
-    assert 0.04 < time.monotonic() - began < 0.5
-    waiting = asyncio.create_task(it.changed(0, 5.0))
+    assert 0.04 < time.monotonic() - began < 5
+    waiting = asyncio.create_task(it.changed(0, 60.0))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     it.add("run")
-    await asyncio.wait_for(waiting, 0.5)
-    await asyncio.wait_for(it.changed(0, 5.0), 0.5)
+    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(it.changed(0, 60.0), 5)
 
 
 async def test_closed() -> None:
     """A ring that is closed makes nobody wait, and wakes who waits."""
     it = ring()
     it.add("run")
-    waiting = [asyncio.create_task(it.changed(1, 5.0)) for _ in range(3)]
+    waiting = [asyncio.create_task(it.changed(1, 60.0)) for _ in range(3)]
     await asyncio.sleep(0.01)
     it.finish()
-    await asyncio.wait_for(asyncio.gather(*waiting), 0.5)
-    await asyncio.wait_for(it.changed(1, 5.0), 0.5)
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    await asyncio.wait_for(it.changed(1, 60.0), 5)
     assert [entry.name for entry in it.since(0)] == ["run"]
 
 
@@ -128,7 +128,7 @@ async def test_from_threads() -> None:
     await asyncio.sleep(0)
     for thread in threads:
         thread.start()
-    await asyncio.wait_for(reading, 5.0)
+    await asyncio.wait_for(reading, 30)
     for thread in threads:
         thread.join()
     assert read == list(range(1, 3_201))
@@ -140,8 +140,8 @@ async def test_a_thread_wakes_a_reader() -> None:
     began = time.monotonic()
     timer = threading.Timer(0.05, it.add, args=("token",), kwargs={"text": "x"})
     timer.start()
-    await it.changed(0, 5.0)
-    assert time.monotonic() - began < 0.5
+    await it.changed(0, 60.0)
+    assert time.monotonic() - began < 5
     timer.join()
 
 
@@ -151,12 +151,12 @@ async def test_readers_hold_nothing() -> None:
     for _ in range(MOST_ENTRIES):
         it.add("token", text="x" * 20)
     behind = [it.since(0) for _ in range(20)]
-    waiting = [asyncio.create_task(it.changed(MOST_ENTRIES, 5.0)) for _ in range(1_000)]
+    waiting = [asyncio.create_task(it.changed(MOST_ENTRIES, 60.0)) for _ in range(1_000)]
     await asyncio.sleep(0)
     began = time.monotonic()
     it.add("token", text="last")
-    assert time.monotonic() - began < 0.5
-    await asyncio.wait_for(asyncio.gather(*waiting), 1.0)
+    assert time.monotonic() - began < 5
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
     assert all(len(entries) == MOST_ENTRIES for entries in behind)
     assert it._waiting == set()
 
@@ -164,7 +164,7 @@ async def test_readers_hold_nothing() -> None:
 async def test_a_reader_that_was_cancelled() -> None:
     """A reader that is cancelled while it waits leaves nothing behind."""
     it = ring()
-    waiting = asyncio.create_task(it.changed(0, 5.0))
+    waiting = asyncio.create_task(it.changed(0, 60.0))
     await asyncio.sleep(0.01)
     waiting.cancel()
     await asyncio.wait({waiting})

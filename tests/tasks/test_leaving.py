@@ -3,17 +3,25 @@
 Callers of a process that leaves are answered, and learn the rest from the next one.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
+from dbos._sys_db import SystemDatabase
 
+from app.tasks.engine import Engine
+from tests import fakes
 from tests.command import Serving, serving
+from tests.service import served, until
 from tests.streams.reading import Told, names_of, parse
+from tests.tasks import background
 from tests.tasks.test_roles import in_folder, post, seen, view
 
 NOTICE_S, DRAIN_S, EXTRA_S = 0.2, 0.3, 4.5
@@ -119,3 +127,28 @@ def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:
             assert waited.json()["status"] == "completed"
             assert names_of(parse(followed.content))[-1] == "end"
             assert first.wait(30) == 0
+
+
+async def test_an_end_that_is_still_being_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits at a process that leaves has the answer, however slowly its end is stored."""
+    stores = SystemDatabase.update_workflow_outcome
+
+    def slowly(*arguments: Any, **named: Any) -> None:
+        time.sleep(0.7)
+        stores(*arguments, **named)
+
+    monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", slowly)
+    agents = {"slow": background.calling("nap", fakes.ToolDesk(0.5))}
+    async with served(agents, store_url=background.url_in(tmp_path)) as desk:
+        task_id = await background.submit(desk)
+        await until(lambda: task_id in desk.service.runner.in_flight, 20)
+        waiting = asyncio.create_task(background.view(desk, task_id, 60))
+        await asyncio.sleep(0.2)
+        engine = desk.service.engine
+        assert isinstance(engine, Engine)
+        engine.leave()
+        await desk.service.runner.drain(0.0, 30.0)
+        await engine.let_go()
+        assert (await asyncio.wait_for(waiting, 10))["status"] == "completed"

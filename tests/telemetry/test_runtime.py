@@ -36,7 +36,7 @@ async def test_a_tool_that_holds_the_loop(watch: Watched) -> None:
     began = time.time()
     assert (await watch.desk.ask(agent="hog")).status_code == 200
     line = await watch.log.one("event_loop_blocked")
-    assert datetime.fromisoformat(line["timestamp"]).timestamp() - began < 1.0
+    assert datetime.fromisoformat(line["timestamp"]).timestamp() - began < 5
     assert line["level"] == "warning"
     assert "fakes.py:" in line["where"]
     assert line["where"].endswith(" hog")
