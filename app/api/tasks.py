@@ -198,7 +198,7 @@ async def retry_task(
     again = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),
-        fingerprint=fingerprint("retry", task_id),
+        fingerprint=fingerprint("retry", task_id) if idempotency_key else "",
         traceparent=service.trace(),
         retry_of=task_id,
     )
@@ -218,7 +218,7 @@ async def _submit(
         id=new_id(info.name, key),
         agent=info.name,
         request=body.request(info),
-        fingerprint=body.fingerprint(),
+        fingerprint=body.fingerprint() if key else "",
         traceparent=service.trace(),
     )
     return await _stored(service, spec, key, response)
@@ -228,9 +228,9 @@ async def _stored(
     service: Service, spec: TaskSpec, key: str | None, response: Response
 ) -> TaskView:
     service.runner.refuse_if_draining()
-    repeated = key is not None and await service.tasks.get(spec.id) is not None
     thread_id = spec.request.thread_id
-    if thread_id is not None and not repeated:
+    # A repeat has its thread already.
+    if thread_id is not None and (key is None or await service.tasks.get(spec.id) is None):
         await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
     try:
         task, created = await service.tasks.submit(spec)

@@ -65,8 +65,8 @@ def status_of(outcome: Outcome) -> TaskStatus:
 class TaskSpec:
     """What is to be stored: `timeout_s` of the request counts from the run's first start.
 
-    `fingerprint` tells another body under the same id. `traceparent` is the span of the
-    submission, and `retry_of` the run that this one repeats.
+    `fingerprint` tells another body under the same id; empty where nobody can repeat it.
+    `traceparent` is the span of the submission, and `retry_of` the run that this one repeats.
     """
 
     id: str

@@ -192,7 +192,7 @@ class Engine:
     def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         # A repeat is read and not written: a crowd of them would wait for each other's locks.
         # What was stored is not read back: on a slow connection that takes as long again.
-        if self._tables.row(self._store.looks, spec.id) is None:
+        if not spec.fingerprint or self._tables.row(self._store.looks, spec.id) is None:
             stored = self._enqueue(spec)
             if stored is not None:
                 return stored, True

@@ -65,9 +65,10 @@ class Owned:
             if changed.rowcount != 1:
                 raise HandedOver
 
-    def give_back(self) -> None:
-        """Put the run back into its queue, if it is still ours."""
+    def give_back(self, noted: Mapping[str, Any]) -> None:
+        """Put the run back into its queue, with notes, if it is still ours."""
         with self.store.worker.begin() as connection:
+            connection.execute(self.tables.noting(self._mine(), noted))
             connection.execute(self.tables.requeueing(self._mine()))
 
     def say_stopped(self) -> None:

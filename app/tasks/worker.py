@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,16 +76,14 @@ class Worker:
         assert row is not None
         owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
         if self.leaving:
-            owned.give_back()
+            owned.give_back({})
             raise NotOurs
         try:
             result = self._wait_for(self._begin(rows.task(row), owned, stored))
             owned.note({rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()})
         except HandedOver as another:
-            with suppress(HandedOver):
-                given_back = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
-                owned.note({rows.GIVEN_BACK: given_back})
-                owned.give_back()
+            given_back = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
+            owned.give_back({rows.GIVEN_BACK: given_back})
             owned.say_stopped()
             raise NotOurs from another
         return {"outcome": result.outcome.value, "body": dict(result.body)}
