@@ -19,7 +19,8 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from bench import engine, table
-from bench.process import ROOT, free_port, running, watchkeeper
+from bench.process import ROOT, running, watchkeeper
+from tests.ports import free_port
 
 AGENT = "nothing=bench.agents:nothing"
 RUNS = 300

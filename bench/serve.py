@@ -16,7 +16,8 @@ import uvloop
 
 from bench import agents, table
 from bench.load import Ask, Seen, drive
-from bench.process import Server, free_port, rss_mb, running, uvicorn, watchkeeper
+from bench.process import Server, rss_mb, running, uvicorn, watchkeeper
+from tests.ports import free_port
 
 # What the ratios say: which contender beside which, and what was aimed at.
 RATIOS = (

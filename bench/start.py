@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import table
-from bench.process import free_port, running, uvicorn, watchkeeper
+from bench.process import running, uvicorn, watchkeeper
+from tests.ports import free_port
 
 ROUNDS = 3
 # Model libraries, and what they bring: nothing that serves the demo uses them.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import uvloop
 
 from bench import table
-from bench.process import Server, free_port, running, uvicorn, watchkeeper
+from bench.process import Server, running, uvicorn, watchkeeper
+from tests.ports import free_port
 from tests.upstreams import aimock
 
 CLIENTS, ROUNDS = 10, 4

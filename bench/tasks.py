@@ -17,8 +17,9 @@ from pathlib import Path
 import httpx
 
 from bench import drain, table
-from bench.process import Server, free_port, running, watchkeeper
+from bench.process import Server, running, watchkeeper
 from tests.parts.postgres import cluster
+from tests.ports import free_port
 
 AGENT = "bench.agents:graph"
 RUNS, AT_ONCE, ALONE = 200, 10, 30

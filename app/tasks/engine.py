@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 
@@ -157,7 +158,7 @@ class Engine:
     async def _worked_out(self, within_s: float) -> None:
         """Wait until nothing is at work here and, as the engine stores it last, how it ended."""
         until = time.monotonic() + within_s
-        with suppress(StoreUnavailable):
+        with suppress(StoreUnavailable, sa.exc.SQLAlchemyError):  # it may never have been opened
             while self._worker and time.monotonic() < until:
                 mine = await self._store.call(self._tables.of_process, self._store.calls, self._me)
                 if not (mine or self._worker.working):

@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 from tests.chaos.agents import RECEIPTS, Receipt, receipts
 from tests.command import environment
+from tests.ports import free_port
 
 UP_S = 30.0
 Reply = tuple[int | None, Any]
@@ -33,7 +33,7 @@ class Fleet:
         under: Sequence[str] = (),
         variables: Mapping[str, str],
     ) -> None:
-        self.ports = [_free_port() for _ in range(servers)]
+        self.ports = [free_port() for _ in range(servers)]
         self.pids: dict[int, int] = {}
         self._file = folder / "receipts"
         self._log = (folder / "servers.log").open("ab")
@@ -165,10 +165,3 @@ def _is_there(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,7 +1,6 @@
 """Prometheus and Alertmanager with the rules that are shipped, sped up by one factor."""
 
 import json
-import socket
 import subprocess
 import time
 import tomllib
@@ -16,6 +15,7 @@ import httpx
 from dashboards import rules
 from dashboards.rules.values import FILE, Values, scaled
 from tests.parts.prometheus import Prometheus, binary
+from tests.ports import free_port
 
 # A minute of the rules is a second of a drill: windows, `for`, ages, intervals, and what
 # Alertmanager waits for. Thresholds are as they are. The shortest window, 5m, holds ten scrapes.
@@ -99,7 +99,7 @@ def watching(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Wat
         text = _PROMETHEUS.format(interval=interval, here=here, alertmanager=address)
         (here / "prometheus.yml").write_text(text)
         (here / "targets.json").write_text("[]")
-        port = _free_port()
+        port = free_port()
         command = [
             binary("prometheus"),
             f"--config.file={here / 'prometheus.yml'}",
@@ -125,7 +125,7 @@ def sped_up() -> Values:
 def alertmanager(here: Path, configuration: str) -> Iterator[Alertmanager]:
     """A real Alertmanager on a free port."""
     (here / "alertmanager.yml").write_text(configuration)
-    port = _free_port()
+    port = free_port()
     command = [
         binary("prometheus-alertmanager"),
         f"--config.file={here / 'alertmanager.yml'}",
@@ -168,10 +168,3 @@ def until(claim: Callable[[], object], within_s: float, otherwise: str) -> float
             raise TimeoutError(f"{otherwise} (within {within_s:g} s)")
         time.sleep(0.1)
     return time.monotonic() - began
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

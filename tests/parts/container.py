@@ -6,7 +6,6 @@ no way to gain any, and no shell.
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.ports import free_port
 
 _UP_WITHIN_S = 60
 
@@ -84,9 +85,7 @@ def running(
     root: Path, settings: dict[str, Any], *command: str, agents: Path | None = None
 ) -> Iterator[Container]:
     """Run the image's own command, or another, from its files; killed at the end at the latest."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = dict(line.split("=", 1) for line in settings["Env"])
     # What the image would listen on is for a network of its own.
     environment |= {

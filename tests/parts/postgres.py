@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+
+from tests.ports import free_port
 
 _USER = "postgres"
 _UP_S = 30.0
@@ -108,7 +109,7 @@ def cluster(*, careful: bool = True) -> Iterator[Cluster]:
         subprocess.run(_as_user(command), check=True, stdout=subprocess.DEVNULL, timeout=60)
         with (data / "postgresql.conf").open("a") as file:
             file.write(_CONFIGURATION + ("" if careful else "fsync = off\n"))
-        server = Cluster(data, _free_port())
+        server = Cluster(data, free_port())
         server.start()
         try:
             yield server
@@ -125,10 +126,3 @@ def _as_user(command: Sequence[str]) -> list[str]:
     user = pwd.getpwnam(_USER)
     who = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     return [shutil.which("setpriv") or "setpriv", *who, *command]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,7 +1,6 @@
 """A real Prometheus that scrapes one address, on a free loopback port."""
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.ports import free_port
 
 _START_S = 20
 
@@ -28,7 +29,7 @@ def scraping(target: str, folder: Path, rules: Sequence[Path] = ()) -> Iterator[
 
     It evaluates the files of `rules` each second too, where a group does not say otherwise.
     """
-    port = _free_port()
+    port = free_port()
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
@@ -110,10 +111,3 @@ class Prometheus:
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=query)
         answer.raise_for_status()
         return answer.json()["data"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,12 +1,13 @@
 """Stands between a service and its database, and can be silent, slow, or gone."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Any
+
+from tests.ports import free_port
 
 _PIECE = 65536
 _STARTED_S, _CUT_S = 10.0, 5.0
@@ -38,9 +39,7 @@ class Proxy:
 
     def start(self) -> None:
         """Begin to forward."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._thread.start()
         self.go(Way.OPEN)
 
