@@ -15,7 +15,7 @@ from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
-from app.runs.errors import InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
+from app.runs.errors import Cancelled, InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
 from app.runs.model import Stopped
 from app.runs.ports import Agent
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
@@ -161,17 +161,28 @@ async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> 
 async def cancel(service: Service, task: Task) -> Stopped:
     """Order a run to stop, and wait a moment for whoever works it to say that it has."""
     met = await service.tasks.cancel(task.id)
+    here = service.runner.find(task.id)
     if met is None:
-        return Stopped.ALREADY_FINISHED
-    here = service.runner.in_flight.get(task.id)
-    if here is not None:
-        if await service.runner.cancel(here) is Stopped.ALREADY_FINISHED:
-            return Stopped.CANCELLED  # it ended at this very moment, and the store had it first
-    elif met is TaskStatus.PENDING:
+        stuck = here is not None and service.runner.is_stuck(here)
+        return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
+    if met is TaskStatus.PENDING:
+        await _tell_unworked(service, task)
         return Stopped.CANCELLED
-    await service.tasks.wait(task.id, lambda stand: stand.told, _STOP_S)
+    if here is not None:
+        service.runner.stop(here, Cancelled())
+    if await service.tasks.wait(task.id, lambda stand: stand.told, _STOP_S) is None:
+        return Stopped.STILL_STOPPING
     told = await find(service, task.id)
-    return Stopped.CANCELLED if told.stuck is False else Stopped.STILL_STOPPING
+    if told.status is not TaskStatus.CANCELLED:  # it had ended at that very moment
+        return Stopped.ALREADY_FINISHED
+    return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
+
+
+async def _tell_unworked(service: Service, task: Task) -> None:
+    """The end of a run that nobody works is told by whoever stopped it."""
+    agent, record = service.agents.get(task.agent), await service.tasks.record(task.id)
+    if agent is not None and record is not None:
+        service.runner.tell_unworked(agent.info, record)
 
 
 @router.post(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from app.runs.deadline import remaining
-from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
+from app.runs.errors import Cancelled, HandedOver, RunError, StoreUnavailable
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome
 from app.runs.ports import Agent
@@ -56,7 +56,7 @@ class Background:
         former = self._runner.in_flight.get(attempt.task_id)
         if former is not None:  # lost and found again, before it had stopped
             await asyncio.shield(former.ended)
-        log = Log(attempt, lambda: self._runner.stop(run, HandedOver()))
+        log = Log(attempt, lambda reason: self._runner.stop(run, reason))
         run = self._runner.work(self._agents()[attempt.agent], attempt, log)
         log.open(run)
         writing = asyncio.create_task(log.keep_up(), name=f"log of {run.id}")
@@ -70,7 +70,7 @@ class Background:
             body = self._render(run, ended)
             await self._tell(run, body)
             return Result(Outcome.CANCELLED, body)
-        await log.finish()
+        await log.finish(ended.outcome)
         return Result(ended.outcome, self._render(run, ended))
 
     async def _tell(self, run: Run, body: Body) -> None:
@@ -93,12 +93,12 @@ class Background:
 class Log:
     """Writes what one attempt says, in order."""
 
-    def __init__(self, attempt: Attempt, lose: Callable[[], None]) -> None:
+    def __init__(self, attempt: Attempt, lose: Callable[[RunError], None]) -> None:
         self.claim = attempt.claim
         self._attempt = attempt
         self._lose = lose
         self._loop = asyncio.get_running_loop()
-        self._writing: asyncio.Task[bool | HandedOver | StoreUnavailable] | None = None
+        self._writing: asyncio.Task[bool | RunError | StoreUnavailable] | None = None
         self._rows = len(attempt.log)
         self._told = sum(len(row["events"]) for row in attempt.log)
         self._written = 0
@@ -113,7 +113,7 @@ class Log:
     async def keep_up(self) -> None:
         """Write what there is, a few times a second, until the run is lost or this cancelled."""
         assert self._run is not None
-        with suppress(HandedOver):
+        with suppress(Cancelled, HandedOver):
             while True:
                 await self._run.ring.changed(self._written, 15.0)
                 await self._patiently(self._write)
@@ -122,7 +122,7 @@ class Log:
     async def passed(self) -> None:
         """Return once all that was said is written, and the run is known to be ours.
 
-        Raises HandedOver when it is not, and stops it.
+        Raises Cancelled or HandedOver when it is not, and stops it.
         """
         await self._patiently(self._written_and_ours)
 
@@ -135,18 +135,19 @@ class Log:
             asked = asyncio.run_coroutine_threadsafe(self.passed(), self._loop)
             asked.result(None if math.isinf(left_s) else left_s)
 
-    async def finish(self) -> None:
-        """Write the rest. Raises HandedOver when the run was lost before it could be written."""
+    async def finish(self, outcome: Outcome) -> None:
+        """Store how it ended, then the rest. Raises HandedOver when the run was lost before."""
+        await self._patiently(lambda: self._attempt.end(outcome))
         await self._patiently(self._write)
 
-    async def _patiently(self, work: Callable[[], Awaitable[bool]]) -> None:
-        """Until the store is there; a run that is another's by now is stopped here."""
+    async def _patiently(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Until the store is there; a run that is another's, or nobody's, is stopped here."""
         while True:
             try:
                 await work()
                 return
-            except HandedOver:
-                self._lose()
+            except (Cancelled, HandedOver) as gone:
+                self._lose(gone)
                 raise
             except StoreUnavailable:
                 await asyncio.sleep(_AGAIN_S)
@@ -170,7 +171,7 @@ class Log:
             return written
         raise written
 
-    async def _write_row(self) -> bool | HandedOver | StoreUnavailable:
+    async def _write_row(self) -> bool | RunError | StoreUnavailable:
         """What refuses the row is given, not raised: whoever waited for it may have left."""
         run = self._run
         assert run is not None
@@ -186,7 +187,7 @@ class Log:
             row["trace"] = run.trace
         try:
             await self._attempt.write(self._rows, row)
-        except (HandedOver, StoreUnavailable) as refused:
+        except (Cancelled, HandedOver, StoreUnavailable) as refused:
             return refused
         self._rows += 1
         self._told += len(entries)

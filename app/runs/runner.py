@@ -35,16 +35,18 @@ from app.runs.events import (
 from app.runs.live import Ended, Run
 from app.runs.model import (
     AgentAnswer,
+    AgentInfo,
     Left,
     Mode,
     Outcome,
     Phase,
+    PhaseKind,
     RunRequest,
     State,
     Stopped,
 )
 from app.runs.ports import Agent, AgentCall, Price
-from app.runs.tasks import HUNG_S, Attempt, Fence
+from app.runs.tasks import HUNG_S, Attempt, Fence, Record
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
@@ -122,6 +124,14 @@ class Runner:
         due_at = time.monotonic() + left_s
         run.timers.append(loop.call_later(left_s, self._time_is_up, run, due_at))
         return run
+
+    def tell_unworked(self, agent: AgentInfo, record: Record) -> None:
+        """Tell the end of a background run that was cancelled while nobody worked it."""
+        loop, task = asyncio.get_running_loop(), record.task
+        arrived_at = time.monotonic() - max(0.0, time.time() - (task.started_at or task.created_at))
+        run = Run(task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop, arrived_at)
+        snapshot.restore(run.progress, record.log, whole=not agent.resumes)
+        self._tell_end(run, Outcome.CANCELLED, None, Cancelled(), Phase(PhaseKind.QUEUE))
 
     def _time_is_up(self, run: Run, due_at: float) -> None:
         """A process that was held still does not tell an end that another one may have told."""
@@ -307,5 +317,9 @@ class Runner:
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
     try:
         return await agent.answer(call)
+    except HandedOver:
+        if call.fence is not None:  # which knows whether its caller has ended it
+            await call.fence.passed()
+        raise
     except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
         raise AgentFailed from raised

@@ -30,7 +30,7 @@ class Fence(Protocol):
         ...
 
     async def passed(self) -> None:
-        """Return once the run is known to be this process's. Raises HandedOver when it is not."""
+        """Return once the run is known to be this process's. Raises Cancelled or HandedOver."""
         ...
 
     def passed_in_thread(self) -> None:
@@ -131,8 +131,7 @@ class Record:
 class Stand:
     """How far a background run is, for whoever waits for it.
 
-    `rows` counts those of its log; `told` says that whoever worked a cancelled run has said what
-    became of it.
+    `rows` counts those of its log; `told` says that whoever works it has said what became of it.
     """
 
     ended: bool
@@ -190,8 +189,9 @@ class Attempt:
     `number` counts from 1, `started_at` is the first start of all, `log` what earlier attempts
     wrote; `resumed` says that there was one, whoever cut it short. `claim` is the name under which
     this process has the run: whoever has it next has another. `write` puts a row at its place
-    in the log, durably, and `check` asks who has the run. Both raise HandedOver when it is another
-    process's, and StoreUnavailable where they are to be tried again.
+    in the log, durably, `check` asks who has the run, and `end` stores how it ended, which nobody
+    can cancel any more. They raise Cancelled when its caller has ended the run, HandedOver when it
+    is another process's, and StoreUnavailable where they are to be tried again.
     """
 
     task_id: str
@@ -204,6 +204,7 @@ class Attempt:
     log: Sequence[Mapping[str, Any]]
     write: Callable[[int, Mapping[str, Any]], Awaitable[None]]
     check: Callable[[], Awaitable[None]]
+    end: Callable[[Outcome], Awaitable[None]]
     claim: str = ""
     traceparent: str | None = None
 

@@ -273,15 +273,12 @@ class Engine:
         """Order a run to stop: the status in which that met it, None if it had ended before."""
 
         def order() -> TaskStatus | None:
-            before = self._tables.row(self._store.calls, task_id)
-            if before is None or rows.task(before).status.ended:
+            with self._store.calls.begin() as connection:
+                ordered = self._tables.cancelling(task_id, time.time())
+                found = connection.execute(ordered).one_or_none()
+            if found is None:
                 return None
-            self._known_client().cancel_workflow(task_id)
-            after = self._tables.row(self._store.calls, task_id)
-            if after is None or after["status"] != "CANCELLED":
-                return None
-            picked_up = after["executor_id"] != before["executor_id"]
-            return TaskStatus.RUNNING if picked_up else rows.task(before).status
+            return TaskStatus.PENDING if rows.STUCK in found.attributes else TaskStatus.RUNNING
 
         return await self._store.call(order)
 

@@ -7,12 +7,12 @@ again perhaps, has another token, so what it began before is refused.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
-from app.runs.errors import HandedOver
-from app.tasks.rows import LOG, STUCK, TRACE, Tables
+from app.runs.errors import Cancelled, HandedOver
+from app.tasks.rows import LOG, LOST, STUCK, TRACE, Tables
 from app.tasks.store import Store
 
 # For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
@@ -25,7 +25,11 @@ HELD = (
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One claim of a run. Its methods block, and raise HandedOver when it is another's by now."""
+    """One claim of a run.
+
+    Its methods block. They raise Cancelled when the run's caller has ended it, and HandedOver when
+    it is another process's by now.
+    """
 
     store: Store
     tables: Tables
@@ -63,12 +67,25 @@ class Owned:
         with self.store.worker.begin() as connection:
             changed = connection.execute(self.tables.noting(self._mine(), noted))
             if changed.rowcount != 1:
-                raise HandedOver
+                self._refuse(connection)
 
-    def give_back(self, noted: Mapping[str, Any]) -> None:
-        """Put the run back into its queue, with notes, if it is still ours."""
+    def end(self, noted: Mapping[str, Any]) -> None:
+        """Note how the run ended, which stands from now on.
+
+        An order to stop that came after that end, and that nothing was said of, is taken back:
+        the end has been told.
+        """
+        run = self.tables.runs.c
+        too_late = sa.and_(self._untold(), run.attributes[LOST].as_boolean().is_(None))
+        ended = self.tables.noting(sa.or_(self._mine(), too_late), noted)
         with self.store.worker.begin() as connection:
-            connection.execute(self.tables.noting(self._mine(), noted))
+            claimed = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
+            if connection.execute(claimed).rowcount != 1:
+                self._refuse(connection)
+
+    def give_back(self) -> None:
+        """Put the run back into its queue, if it is still ours."""
+        with self.store.worker.begin() as connection:
             connection.execute(self.tables.requeueing(self._mine()))
 
     def say_stopped(self) -> None:
@@ -76,15 +93,8 @@ class Owned:
 
         What became of it, if that was told, is left as it is.
         """
-        run = self.tables.runs.c
-        untold = sa.and_(
-            run.workflow_uuid == self.task_id,
-            run.status == "CANCELLED",
-            run.executor_id == self.process,
-            run.attributes[STUCK].as_string().is_(None),
-        )
         with self.store.worker.begin() as connection:
-            connection.execute(self.tables.noting(untold, {STUCK: False}))
+            connection.execute(self.tables.noting(self._untold(), {STUCK: False}))
 
     def _check(self, connection: sa.Connection) -> None:
         run = self.tables.runs.c
@@ -92,7 +102,28 @@ class Owned:
         if not self.store.is_file:
             mine = mine.with_for_update()
         if connection.execute(mine).one_or_none() is None:
+            self._refuse(connection)
+
+    def _refuse(self, connection: sa.Connection) -> NoReturn:
+        run = self.tables.runs.c
+        cancelled = sa.and_(
+            run.workflow_uuid == self.task_id,
+            run.status == "CANCELLED",
+            run.attributes[LOST].as_boolean().is_(None),
+        )
+        if connection.execute(sa.select(run.name).where(cancelled)).one_or_none() is None:
             raise HandedOver
+        raise Cancelled
+
+    def _untold(self) -> sa.ColumnElement[bool]:
+        """It was cancelled while it was at work here, and nothing was said of that yet."""
+        run = self.tables.runs.c
+        return sa.and_(
+            run.workflow_uuid == self.task_id,
+            run.status == "CANCELLED",
+            run.executor_id == self.process,
+            run.attributes[STUCK].as_string().is_(None),
+        )
 
     def _mine(self) -> sa.ColumnElement[bool]:
         run = self.tables.runs.c

@@ -15,18 +15,20 @@ from app.runs.tasks import AgentLoad, Body, Task, TaskStatus, status_of
 # The name of the log of a run among the engine's streams.
 LOG = "log"
 # What we note on a run's row beside what the engine does.
-STARTED, FINISHED, OUTCOME, TAKEOVERS = "started_at", "finished_at", "outcome", "takeovers"
+STARTED, FINISHED, OUTCOME, ATTEMPTS = "started_at", "finished_at", "outcome", "attempts"
 DEADLINE = "deadline_at"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
 TRACE = "trace"
 # `stopped` is JSON in a text: PostgreSQL's own keeps no NUL, which a tool may well say.
-STOPPED, STUCK, GIVEN_BACK, LOST = "stopped", "stuck", "given_back", "lost"
+STOPPED, STUCK, LOST = "stopped", "stuck", "lost"
 
 # How the engine says that a run has ended.
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
 # And what of it has an index, for runs that have not.
 LIVE = {"ENQUEUED": TaskStatus.PENDING, "PENDING": TaskStatus.RUNNING}
+# So long the process that works a run which is cancelled has to say what became of it.
+SAY_S = 3.0
 
 
 def can_be_kept(name: str) -> bool:
@@ -68,8 +70,10 @@ class Tables:
 
     def noting(self, which: sa.ColumnElement[bool], noted: Mapping[str, Any]) -> sa.Update:
         """Merge notes into the row of a run."""
+        return self._merging(which, sa.literal(json.dumps(dict(noted)), sa.Text))
+
+    def _merging(self, which: sa.ColumnElement[bool], text: sa.ColumnElement[str]) -> sa.Update:
         run = self.runs.c
-        text = sa.literal(json.dumps(dict(noted)), sa.Text)
         merged: Any = (
             sa.func.json_patch(sa.func.coalesce(run.attributes, sa.text("'{}'")), text)
             if self.is_file
@@ -91,6 +95,33 @@ class Tables:
                 recovery_attempts=0,
                 started_at_epoch_ms=None,
             )
+        )
+
+    def cancelling(self, task_id: str, now: float) -> sa.Update:
+        """Order a run to stop that has not ended, as the engine's own cancel does.
+
+        Gives its notes: one that nobody works has stopped with that, and is told so.
+        """
+        run = self.runs.c
+        at_work = sa.and_(run.status == "PENDING", run.attributes[STARTED].as_float().is_not(None))
+        ordered = {FINISHED: now}
+        stopped = ordered | {STUCK: False}
+        noted = sa.case((at_work, json.dumps(ordered)), else_=json.dumps(stopped))
+        which = sa.and_(
+            run.workflow_uuid == task_id,
+            has_status(run.status, *LIVE),
+            run.attributes[OUTCOME].as_string().is_(None),
+        )
+        return (
+            self._merging(which, noted)
+            .values(
+                status="CANCELLED",
+                owner_xid=None,
+                queue_name=None,
+                started_at_epoch_ms=None,
+                completed_at=int(now * 1000),
+            )
+            .returning(run.attributes)
         )
 
     def overdue(self, engine: sa.Engine, before: float) -> list[Mapping[str, Any]]:
@@ -192,13 +223,29 @@ def has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[b
     return column.in_(spelt)
 
 
+def is_at_rest(status: str, noted: Mapping[str, Any]) -> bool:
+    """Whether a run has ended for good.
+
+    One that is ordered to stop at the moment of its end may have ended otherwise, and whoever
+    works it says so a moment later.
+    """
+    if status != "CANCELLED":
+        return status in OVER
+    told = STUCK in noted or LOST in noted or FINISHED not in noted
+    return told or time.time() - noted[FINISHED] > SAY_S
+
+
 def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Task:
     """A row as the core knows it; the output, where it was read, says best how the run ended."""
     noted = dict(row["attributes"] or {})
     body = None
     if output is not None:
         noted[OUTCOME], body = output["outcome"], output["body"]
-    status = LIVE.get(row["status"]) or _ended_as(row["status"], noted)
+    status = TaskStatus.RUNNING
+    if is_at_rest(row["status"], noted):
+        status = _ended_as(row["status"], noted)
+    elif row["status"] == "ENQUEUED":
+        status = TaskStatus.PENDING
     finished = noted.get(FINISHED)
     if finished is None and row["completed_at"] is not None:
         finished = row["completed_at"] / 1000
@@ -207,7 +254,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
         id=row["workflow_uuid"],
         agent=row["name"],
         status=status,
-        attempts=noted.get(TAKEOVERS, 0) + noted.get(GIVEN_BACK, 0) + (started is not None),
+        attempts=noted.get(ATTEMPTS, 0),
         created_at=noted.get(CREATED, row["created_at"] / 1000),
         started_at=started,
         finished_at=finished if status.ended else None,
@@ -235,6 +282,6 @@ def _body(noted: str | None) -> Body | None:
 def _ended_as(engine_status: str, noted: Mapping[str, Any]) -> TaskStatus:
     if engine_status == "CANCELLED":
         return TaskStatus.FAILED if noted.get(LOST) else TaskStatus.CANCELLED
-    if engine_status == "SUCCESS" and OUTCOME in noted:
+    if engine_status == "SUCCESS" and noted.get(OUTCOME):
         return status_of(Outcome(noted[OUTCOME]))
     return TaskStatus.FAILED

@@ -248,7 +248,6 @@ class Supervisor:
         got_further = reached > before.get(rows.REACHED, -1)
         in_vain = 1 if got_further else before.get(rows.IN_VAIN, 0) + 1
         noted: dict[str, Any] = {
-            rows.TAKEOVERS: before.get(rows.TAKEOVERS, 0) + 1,
             rows.REACHED: reached,
             rows.IN_VAIN: in_vain,
         }

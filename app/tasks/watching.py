@@ -3,16 +3,17 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.runs.errors import StoreUnavailable
 from app.runs.ring import Entry
 from app.runs.tasks import Stand, Until
-from app.tasks.rows import LOG, OVER, STUCK, Tables
+from app.tasks.rows import LOG, OUTCOME, STUCK, Tables, is_at_rest
 from app.tasks.store import Store
 
 _LOOK_S = 0.1
@@ -151,14 +152,10 @@ class Watcher:
             .correlate(self._tables.runs)
             .scalar_subquery()
         )
-        told = run.attributes[STUCK].as_boolean().is_not(None)
-        chosen = sa.select(run.workflow_uuid, run.status.in_(OVER), last, told)
+        chosen = sa.select(run.workflow_uuid, run.status, last, run.attributes)
         with self._store.calls.connect() as connection:
             found = connection.execute(chosen.where(run.workflow_uuid.in_(ids)))
-            return {
-                task_id: Stand(ended=bool(over), rows=0 if at is None else at + 1, told=bool(said))
-                for task_id, over, at, said in found
-            }
+            return {task_id: _stand(*of_it) for task_id, *of_it in found}
 
     def _heard(self, looking: asyncio.Task[None]) -> None:
         """A fault of ours is that of all who wait."""
@@ -173,6 +170,12 @@ class Watcher:
 
 # A run that was dropped while somebody waited: there is no more to come.
 _GONE = Stand(ended=True, rows=0, told=True)
+
+
+def _stand(status: str, last: int | None, noted: Mapping[str, Any] | None) -> Stand:
+    noted = noted or {}
+    told = noted.get(STUCK) is not None or noted.get(OUTCOME) is not None
+    return Stand(ended=is_at_rest(status, noted), rows=0 if last is None else last + 1, told=told)
 
 
 def _has_ended_or_more_than(rows: int) -> Until:

@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOS
 
-from app.runs.errors import HandedOver, StoreUnavailable
+from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
+from app.runs.model import Outcome
 from app.runs.tasks import Attempt, Execute, Result, Task
 from app.tasks import payload, rows
 from app.tasks.ownership import Owned
@@ -76,16 +77,16 @@ class Worker:
         assert row is not None
         owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
         if self.leaving:
-            owned.give_back({})
+            owned.give_back()
             raise NotOurs
         try:
             result = self._wait_for(self._begin(rows.task(row), owned, stored))
-            owned.note({rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()})
-        except HandedOver as another:
-            given_back = (row["attributes"] or {}).get(rows.GIVEN_BACK, 0) + 1
-            owned.give_back({rows.GIVEN_BACK: given_back})
+            if result.outcome is Outcome.CANCELLED:  # whoever cancelled it has stored that
+                owned.note({rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()})
+        except (Cancelled, HandedOver) as gone:
+            owned.give_back()
             owned.say_stopped()
-            raise NotOurs from another
+            raise NotOurs from gone
         return {"outcome": result.outcome.value, "body": dict(result.body)}
 
     def _wait_for(self, attempt: Attempt) -> Result:
@@ -97,21 +98,26 @@ class Worker:
     def _begin(self, known: Task, owned: Owned, stored: Mapping[str, Any]) -> Attempt:
         request = payload.request(stored)
         started_at = known.started_at or time.time()
+        # An end that was noted and not stored has not come: this attempt ends anew.
+        noted: dict[str, Any] = {rows.ATTEMPTS: known.attempts + 1, rows.OUTCOME: None}
         if known.started_at is None:
-            deadline_at = started_at + request.timeout_s
-            owned.note({rows.STARTED: started_at, rows.DEADLINE: deadline_at})
+            noted |= {rows.STARTED: started_at, rows.DEADLINE: started_at + request.timeout_s}
+        owned.note(noted)
         log = self._tables.log(self._store.worker, known.id, 0) if known.started_at else []
         return Attempt(
             task_id=known.id,
             agent=known.agent,
             request=request,
-            number=max(1, known.attempts + (known.started_at is None)),
+            number=known.attempts + 1,
             resumed=known.started_at is not None,
             created_at=known.created_at,
             started_at=started_at,
             log=log,
             write=lambda place, entry: self._asked(owned.append, place, entry),
             check=lambda: self._asked(owned.check),
+            end=lambda outcome: self._asked(
+                owned.end, {rows.OUTCOME: outcome.value, rows.FINISHED: time.time()}
+            ),
             claim=owned.token or "",
             traceparent=stored.get("traceparent"),
         )

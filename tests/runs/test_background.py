@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.runs.background import Background
-from app.runs.errors import HandedOver, StoreUnavailable
+from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver, RunStarted
 from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
@@ -26,6 +26,7 @@ class Store:
         self.checks = 0
         self.refuse: list[Exception] = []
         self.slow_s = 0.0
+        self.ended: list[Outcome] = []
 
     async def write(self, place: int, row: Mapping[str, Any]) -> None:
         self._refuse()
@@ -35,6 +36,10 @@ class Store:
     async def check(self) -> None:
         self.checks += 1
         self._refuse()
+
+    async def end(self, outcome: Outcome) -> None:
+        self._refuse()
+        self.ended.append(outcome)
 
     def _refuse(self) -> None:
         if self.refuse:
@@ -59,6 +64,7 @@ class Store:
             "log": (),
             "write": self.write,
             "check": self.check,
+            "end": self.end,
         }
         return Attempt(**{**given, **others})
 
@@ -125,12 +131,34 @@ async def test_a_lost_run_stops_at_the_fence(when: str) -> None:
     assert RunFinished not in kinds
 
 
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_run_that_was_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
+    """The fence tells a caller's end from another process's, whoever met it first."""
+    desk, store = Desk(), Store()
+
+    async def acts(call: AgentCall) -> str:
+        assert call.fence is not None
+        store.refuse = [Cancelled()] * 3
+        if raises:
+            raise HandedOver  # what keeps steps or conversations knows no more
+        await call.fence.passed()
+        return "done"
+
+    result = await worked(desk, ScriptedAgent(acts), store.attempt())
+    assert result.outcome is Outcome.CANCELLED
+    kinds = [type(fact) for fact in desk.facts]
+    assert RunFinished in kinds
+    assert RunHandedOver not in kinds
+    assert store.ended == []
+
+
 async def test_a_store_that_is_away_holds_a_run_up() -> None:
     """Nothing is lost while the store is away: it is tried again."""
     desk, store = Desk(), Store()
     store.refuse = [StoreUnavailable(), StoreUnavailable()]
     result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt())
     assert result.outcome is Outcome.COMPLETED
+    assert store.ended == [Outcome.COMPLETED]
     assert store.told == ["run", "token"]
 
 

@@ -66,8 +66,12 @@ async def test_work_that_cannot_be_stopped(desk: Served, tool: str) -> None:
     assert response.json() == {"run_id": task_id, "result": "still_stopping"}
     assert (await ended(desk, task_id))["status"] == "cancelled"
     finished = DESK.finished.count(tool)
+    again = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (again.status_code, again.json()["result"]) == (202, "still_stopping")
     await until(lambda: DESK.finished.count(tool) > finished, 20)
     assert (await view(desk, task_id))["status"] == "cancelled"
+    last = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (last.status_code, last.json()["result"]) == (200, "already_finished")
 
 
 @pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
@@ -92,6 +96,9 @@ async def test_a_run_that_waits_never_starts(desk: Served) -> None:
     told = await view(desk, waiting)
     assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
     assert (told["error"]["code"], told["error"]["run_id"]) == ("cancelled", waiting)
+    assert told["created_at"] <= told["finished_at"]
+    end = desk.end_of(waiting)
+    assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")
     for task_id in holding:
         assert (await ended(desk, task_id))["status"] == "completed"
     last = await submit(desk, agent="look")

@@ -12,6 +12,7 @@ from sqlalchemy.pool import QueuePool
 
 from app.agents import checkpoints
 from app.api.deps import Role
+from app.runs.events import RunRecovered
 from app.tasks.store import Store
 from tests import fakes
 from tests.command import ROOT
@@ -168,7 +169,8 @@ async def test_a_result_that_is_refused(
         store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
         task_id = await submit(desk)
         async with asyncio.timeout(LONG_S):
-            while (told := await view(desk, task_id))["attempts"] < 2:
+            while not desk.facts_of(RunRecovered):
+                told = await view(desk, task_id)
                 assert told["status"] in ("pending", "running"), told
                 await asyncio.sleep(0.05)
         store("drop trigger full")

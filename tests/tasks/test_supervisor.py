@@ -114,7 +114,7 @@ def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
     desk.supervisor.recover(desk.taken(task_id))
     assert desk.told == [("recovered", task_id)]
     assert desk.status(task_id) is TaskStatus.PENDING
-    assert desk.row(task_id)["attributes"][rows.TAKEOVERS] == 1
+    assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
 
 
 @pytest.mark.parametrize("takeovers", [0, MOST_IN_VAIN])

@@ -1,0 +1,111 @@
+"""A cancel that meets a run just as it begins or ends: all who are asked say the same of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from app.runs.background import Log
+from app.runs.events import RunFinished, RunHandedOver
+from app.runs.model import Outcome
+from app.tasks.worker import Worker
+from tests import fakes
+from tests.service import Served, served, until
+from tests.tasks.background import calling, ended, post, submit, url_in, view
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    quick, slow = fakes.ToolDesk(), fakes.ToolDesk(60)
+    agents = {"look": calling("look", quick), "nap": calling("nap", slow)}
+    async with served(agents, store_url=url_in(tmp_path_factory.mktemp("races"))) as service:
+        yield service
+
+
+async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) -> set[str]:
+    """Every status that a caller could read meanwhile."""
+    seen = set()
+    while not deleting.done():
+        seen.add((await view(desk, task_id))["status"])
+    return seen
+
+
+async def test_an_end_that_has_been_told_stands(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that ends as it is cancelled, its process has the last word, and nobody another."""
+    may_store = asyncio.Event()
+    stores = Log.finish
+
+    async def finish(log: Log, outcome: Outcome) -> None:
+        await may_store.wait()
+        await stores(log, outcome)
+
+    monkeypatch.setattr(Log, "finish", finish)
+    task_id = await submit(desk, agent="look", thread_id="kept")
+    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
+    waiting = asyncio.create_task(view(desk, task_id, 60))
+    deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    looking = asyncio.create_task(seen_until(desk, deleting, task_id))
+    await asyncio.sleep(0.5)
+    may_store.set()
+    response = await asyncio.wait_for(deleting, 20)
+    assert (response.status_code, response.json()["result"]) == (200, "already_finished")
+    assert await looking <= {"running", "completed"}
+    for told in (await waiting, await ended(desk, task_id)):
+        assert (told["status"], told["result"]["outcome"]) == ("completed", "completed")
+    assert desk.end_of(task_id).outcome == "completed"
+    assert (await desk.client.get("/threads/kept?agent=look")).status_code == 200
+    again = await desk.client.delete(f"/agent/async/{task_id}")
+    assert again.json()["result"] == "already_finished"
+
+
+async def test_taken_from_the_queue_and_not_begun(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that a process has taken and not begun has stopped at once, and is told of once."""
+    loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    begin = Worker._begin
+
+    def later(worker: Worker, *arguments: Any) -> Any:
+        loop.call_soon_threadsafe(taken.set)
+        asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
+        return begin(worker, *arguments)
+
+    monkeypatch.setattr(Worker, "_begin", later)
+    task_id = await submit(desk, agent="look")
+    await asyncio.wait_for(taken.wait(), 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    may_begin.set()
+    engine: Any = desk.service.engine
+    await until(lambda: task_id not in engine._worker.working, 20)
+    told = await ended(desk, task_id)
+    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
+    assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def test_a_cancel_that_the_fence_meets_first(desk: Served) -> None:
+    """A run whose store says first that it was cancelled is cancelled, not another process's."""
+    for _ in range(3):
+        task_id = await submit(desk, agent="look", question="one")
+        await until(lambda at=task_id: at in desk.service.runner.in_flight, 20)  # type: ignore[misc]
+        await desk.service.tasks.cancel(task_id)  # as from another process
+        told = await ended(desk, task_id)
+        end = desk.end_of(task_id)
+        assert told["status"] == end.outcome
+    assert not desk.facts_of(RunHandedOver)
+
+
+async def test_cancelled_by_another_process_in_a_tool(desk: Served) -> None:
+    """It stops, and the log's last word is the caller's."""
+    task_id = (await post(desk, agent="nap")).json()["task_id"]
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.service.tasks.cancel(task_id)
+    assert (await ended(desk, task_id))["status"] == "cancelled"
+    await until(lambda: task_id not in desk.service.runner.in_flight, 20)
+    assert desk.end_of(task_id).outcome == "cancelled"
