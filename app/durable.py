@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from app.agents.checkpoints import Checkpoints
 from app.api.deps import Role, Service
 from app.api.sse import final
 from app.runs.background import Background
+from app.runs.errors import RunError, StoreUnavailable, WorkerLost
 from app.runs.events import RunLost, RunRecovered
 from app.runs.runner import Runner
 from app.settings import Settings, SettingsError
@@ -98,10 +99,15 @@ class Durable:
             background = Background(
                 self.runner, lambda: service.agents, final, self.engine.tell_stopped
             )
+
+            def unworked(task_id: str, error: RunError) -> None:
+                telling = self._tell_unworked(service, task_id, error)
+                asyncio.run_coroutine_threadsafe(telling, loop)
+
             heard = Heard(
                 stop=background.stop,
-                recovered=lambda task_id, agent: self._tell(RunRecovered, task_id, agent),
-                lost=lambda task_id, agent: self._tell(RunLost, task_id, agent),
+                recovered=self._tell_recovered,
+                unworked=unworked,
                 forget=_on_loop(loop, steps),
                 purge=lambda before: kept.purge(self.store, before),
                 failed=lambda error: logs.failed(lines.UNHANDLED, error),
@@ -125,10 +131,21 @@ class Durable:
         finally:
             await asyncio.wrap_future(self.store.in_thread(lock.__exit__, None, None, None))
 
-    def _tell(self, fact: type[RunRecovered] | type[RunLost], task_id: str, agent: str) -> None:
+    def _tell_recovered(self, task_id: str, agent: str) -> None:
         """Of agents served here: others have no place among the labels."""
         if agent in self.served:
-            self.runner.emit(fact(run_id=task_id, agent=agent, at=time.monotonic()))
+            self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
+
+    async def _tell_unworked(self, service: Service, task_id: str, error: RunError) -> None:
+        with suppress(StoreUnavailable):
+            record = await self.engine.record(task_id)
+            agent = service.agents.get(record.task.agent) if record is not None else None
+            if record is None or agent is None:
+                return
+            if isinstance(error, WorkerLost):
+                at = time.monotonic()
+                self.runner.emit(RunLost(run_id=task_id, agent=agent.info.name, at=at))
+            self.runner.tell_unworked(agent.info, record, error)
 
     def gauges(self, service: Service) -> Gauges:
         """What is told of the store at each scrape, as it was last read."""

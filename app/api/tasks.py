@@ -18,12 +18,10 @@ from app.api.task_schemas import TaskList, TaskView
 from app.runs.errors import Cancelled, InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
 from app.runs.model import Stopped
 from app.runs.ports import Agent
-from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
+from app.runs.tasks import STOP_S, Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
 from app.runs.tasks import task_id as new_id
 
 _LONGEST_WAIT_S = 60.0
-# How long a DELETE waits for another process to say that the work has stopped.
-_STOP_S = 3.0
 _RETRY_AFTER_S = 1
 # How long a thread is held for a run that may not be stored; a stored one holds it by itself.
 _HELD_S = 10.0
@@ -166,23 +164,15 @@ async def cancel(service: Service, task: Task) -> Stopped:
         stuck = here is not None and service.runner.is_stuck(here)
         return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if met is TaskStatus.PENDING:
-        await _tell_unworked(service, task)
         return Stopped.CANCELLED
     if here is not None:
         service.runner.stop(here, Cancelled())
-    if await service.tasks.wait(task.id, lambda stand: stand.told, _STOP_S) is None:
+    if await service.tasks.wait(task.id, lambda stand: stand.told, STOP_S) is None:
         return Stopped.STILL_STOPPING
     told = await find(service, task.id)
     if told.status is not TaskStatus.CANCELLED:  # it had ended at that very moment
         return Stopped.ALREADY_FINISHED
     return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
-
-
-async def _tell_unworked(service: Service, task: Task) -> None:
-    """The end of a run that nobody works is told by whoever stopped it."""
-    agent, record = service.agents.get(task.agent), await service.tasks.record(task.id)
-    if agent is not None and record is not None:
-        service.runner.tell_unworked(agent.info, record)
 
 
 @router.post(

@@ -17,7 +17,7 @@ from app.runs.events import (
     ToolCallStarted,
 )
 from app.runs.live import Ended, Run
-from app.runs.model import AgentAnswer, CallOutcome, Outcome, Phase
+from app.runs.model import AgentAnswer, CallOutcome, Mode, Outcome, Phase
 
 _CALL_OUTCOMES = {
     Outcome.TIMEOUT: CallOutcome.TIMEOUT,
@@ -138,7 +138,8 @@ def final_fact(run: Run, ended: Ended) -> RunFinished:
         phase=ended.phase,
         error=ended.error.__cause__ if ended.error else None,
         metadata=run.request.metadata,
-        attempt=run.attempt.number if run.attempt else 1,
+        # None of a background run that ended while nobody worked it.
+        attempt=run.attempt.number if run.attempt else int(run.mode is not Mode.BACKGROUND),
         stored_s=beginning.stored_s(run),
     )
 

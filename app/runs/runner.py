@@ -125,13 +125,13 @@ class Runner:
         run.timers.append(loop.call_later(left_s, self._time_is_up, run, due_at))
         return run
 
-    def tell_unworked(self, agent: AgentInfo, record: Record) -> None:
-        """Tell the end of a background run that was cancelled while nobody worked it."""
+    def tell_unworked(self, agent: AgentInfo, record: Record, error: RunError) -> None:
+        """Tell the end of a background run that came while nobody worked it."""
         loop, task = asyncio.get_running_loop(), record.task
         arrived_at = time.monotonic() - max(0.0, time.time() - (task.started_at or task.created_at))
         run = Run(task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop, arrived_at)
         snapshot.restore(run.progress, record.log, whole=not agent.resumes)
-        self._tell_end(run, Outcome.CANCELLED, None, Cancelled(), Phase(PhaseKind.QUEUE))
+        self._tell_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
     def _time_is_up(self, run: Run, due_at: float) -> None:
         """A process that was held still does not tell an end that another one may have told."""

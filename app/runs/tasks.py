@@ -13,6 +13,8 @@ _IDS = uuid.UUID("5d0a7c1e-7f0e-4bb1-9a55-6a1c6a0c8f11")
 
 # So long after its deadline a run is no longer that of a process that has not ended it.
 HUNG_S = 10.0
+# So long whoever works a run that is cancelled has to say what became of it.
+STOP_S = 4.0
 
 # A finished run or a problem, as callers read it; stored once, at the end.
 Body: TypeAlias = Mapping[str, Any]

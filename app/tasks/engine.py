@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 
-from app.runs.errors import KeyReused, NoRoom, StoreUnavailable
+from app.runs.errors import Cancelled, KeyReused, NoRoom, StoreUnavailable
 from app.runs.ring import Entry
 from app.runs.tasks import (
     Body,
@@ -278,7 +278,12 @@ class Engine:
                 found = connection.execute(ordered).one_or_none()
             if found is None:
                 return None
-            return TaskStatus.PENDING if rows.STUCK in found.attributes else TaskStatus.RUNNING
+            if rows.STUCK in found.attributes:
+                self._heard.unworked(task_id, Cancelled())
+                return TaskStatus.PENDING
+            if self._supervisor is not None:
+                self._supervisor.ordered(task_id, found.executor_id)
+            return TaskStatus.RUNNING
 
         return await self._store.call(order)
 

@@ -88,13 +88,14 @@ class Owned:
         with self.store.worker.begin() as connection:
             connection.execute(self.tables.requeueing(self._mine()))
 
-    def say_stopped(self) -> None:
+    def say_stopped(self) -> bool:
         """Tell whoever cancelled the run, if somebody did, that it is not at work here any more.
 
-        What became of it, if that was told, is left as it is.
+        What became of it, if that was told, is left as it is, and false is given.
         """
         with self.store.worker.begin() as connection:
-            connection.execute(self.tables.noting(self._untold(), {STUCK: False}))
+            said = connection.execute(self.tables.noting(self._untold(), {STUCK: False}))
+            return said.rowcount == 1
 
     def _check(self, connection: sa.Connection) -> None:
         run = self.tables.runs.c

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.runs.model import Outcome
-from app.runs.tasks import AgentLoad, Body, Task, TaskStatus, status_of
+from app.runs.tasks import STOP_S, AgentLoad, Body, Task, TaskStatus, status_of
 
 # The name of the log of a run among the engine's streams.
 LOG = "log"
@@ -27,8 +27,6 @@ STOPPED, STUCK, LOST = "stopped", "stuck", "lost"
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
 # And what of it has an index, for runs that have not.
 LIVE = {"ENQUEUED": TaskStatus.PENDING, "PENDING": TaskStatus.RUNNING}
-# So long the process that works a run which is cancelled has to say what became of it.
-SAY_S = 3.0
 
 
 def can_be_kept(name: str) -> bool:
@@ -100,7 +98,7 @@ class Tables:
     def cancelling(self, task_id: str, now: float) -> sa.Update:
         """Order a run to stop that has not ended, as the engine's own cancel does.
 
-        Gives its notes: one that nobody works has stopped with that, and is told so.
+        Gives its notes and its process; one that nobody works has stopped with that.
         """
         run = self.runs.c
         at_work = sa.and_(run.status == "PENDING", run.attributes[STARTED].as_float().is_not(None))
@@ -121,7 +119,7 @@ class Tables:
                 started_at_epoch_ms=None,
                 completed_at=int(now * 1000),
             )
-            .returning(run.attributes)
+            .returning(run.attributes, run.executor_id)
         )
 
     def overdue(self, engine: sa.Engine, before: float) -> list[Mapping[str, Any]]:
@@ -232,7 +230,7 @@ def is_at_rest(status: str, noted: Mapping[str, Any]) -> bool:
     if status != "CANCELLED":
         return status in OVER
     told = STUCK in noted or LOST in noted or FINISHED not in noted
-    return told or time.time() - noted[FINISHED] > SAY_S
+    return told or time.time() - noted[FINISHED] > STOP_S
 
 
 def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Task:

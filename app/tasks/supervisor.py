@@ -16,10 +16,11 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
-from app.runs.errors import StoreUnavailable
+from app.runs.errors import Cancelled, RunError, StoreUnavailable, WorkerLost
 from app.runs.tasks import HUNG_S, EngineStats
 from app.tasks import ownership, rows
 from app.tasks.liveness import locks_of
+from app.tasks.ownership import Owned
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.worker import Worker
@@ -44,9 +45,10 @@ class Heard:
 
     # A run worked here was cancelled, or is another process's by now (false).
     stop: Callable[[str, bool], None] = lambda task_id, cancelled: None
-    # A dead process's run, of an agent, was put back; or was given up.
+    # A dead process's run, of an agent, was put back.
     recovered: Callable[[str, str], None] = lambda task_id, agent: None
-    lost: Callable[[str, str], None] = lambda task_id, agent: None
+    # A run that nobody works was given up, or cancelled: nobody else tells its end.
+    unworked: Callable[[str, RunError], None] = lambda task_id, error: None
     # Runs whose steps are of no use any more; and everything else that is older than that.
     forget: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
     purge: Callable[[float], None] = lambda before: None
@@ -78,6 +80,7 @@ class Supervisor:
         self._heard = heard
         self._worker = worker
         self._orphans: dict[str, float] = {}
+        self._ordered: dict[str, tuple[str, float]] = {}
         self._forgetting: Future[None] | None = None
         self._forgets = True
         self._keep_s = keep_s
@@ -143,6 +146,7 @@ class Supervisor:
         self._own.take(self._me)
         self._obey()
         self._tidy()
+        self._answer_for_the_dead()
         if self._works:
             self._take_over()
             self._take_overdue()
@@ -211,6 +215,26 @@ class Supervisor:
         self._forgetting = self._heard.forget(ids)
         self._forgetting.add_done_callback(done)
 
+    def ordered(self, task_id: str, owner: str) -> None:
+        """A run that `owner` works was ordered to stop; it may be gone and not able to say so."""
+        self._ordered[task_id] = owner, time.monotonic()
+
+    def _answer_for_the_dead(self) -> None:
+        now = time.monotonic()
+        for task_id, (owner, since) in list(self._ordered.items()):
+            if owner == self._me or now - since > _ORPHAN_S:
+                del self._ordered[task_id]
+                continue
+            if not self._probe.take(owner):
+                continue
+            try:
+                if now - since >= self._probe.grace_s:
+                    del self._ordered[task_id]
+                    if Owned(self._store, self._tables, task_id, None, owner).say_stopped():
+                        self._heard.unworked(task_id, Cancelled())
+            finally:
+                self._probe.give_back(owner)
+
     def _take_over(self) -> None:
         now = time.monotonic()
         owners = self._tables.processes(self._store.calls) - {self._me}
@@ -258,7 +282,7 @@ class Supervisor:
         noted |= {rows.LOST: True, rows.FINISHED: time.time()}
         if ownership.note(self._store, self._tables, row, noted):
             self._client.cancel_workflow(task_id)
-            self._heard.lost(task_id, agent)
+            self._heard.unworked(task_id, WorkerLost())
 
     def _purge(self) -> None:
         before = time.time() - self._keep_s

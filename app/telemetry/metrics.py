@@ -132,7 +132,7 @@ class Metrics:
             case RunRecovered():
                 self._child(catalogue.TASK_RECOVERED, fact.agent).inc()
             case RunLost():
-                self._child(catalogue.RUNS, fact.agent, Mode.BACKGROUND, Outcome.FAILED).inc()
+                pass  # its end is told as well
             case FirstToken():
                 child = self._child(
                     catalogue.LLM_FIRST_TOKEN, fact.agent, fact.provider, fact.model
@@ -181,7 +181,7 @@ class Metrics:
         self._child(catalogue.RUNS, fact.agent, fact.mode, fact.outcome).inc(1, exemplar)
         duration = self._child(catalogue.RUN_DURATION, fact.agent, fact.outcome)
         duration.observe(fact.duration_s, exemplar)
-        if fact.mode is Mode.BACKGROUND:
+        if fact.mode is Mode.BACKGROUND and fact.attempt:
             self._child(catalogue.TASK_ATTEMPTS, fact.agent, fact.outcome).inc()
         if fact.outcome is Outcome.REJECTED:
             self._child(catalogue.REJECTED, fact.code or catalogue.OTHER).inc()

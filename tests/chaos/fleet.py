@@ -100,6 +100,12 @@ class Fleet:
         """The port of a process."""
         return next(port for port, known in self.pids.items() if known == pid)
 
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """What all servers logged of an event."""
+        written = Path(self._log.name).read_text().splitlines()
+        found = [json.loads(line) for line in written if line[:1] == "{" and line[-1:] == "}"]
+        return [line for line in found if line["event"] == event]
+
     def receipts(self, name: str | None = None) -> list[Receipt]:
         """What tools wrote, of one plan or of all."""
         return [r for r in receipts(self._file) if name in (None, r.name)]

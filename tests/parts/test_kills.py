@@ -197,6 +197,8 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
     assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
     assert counted(ships, plan, "begin")[0] == 11
     assert told["error"]["run_id"] == task_id
+    ends = [line for line in ships.lines("run_finished") if line["run_id"] == task_id]
+    assert [(line["outcome"], line["code"]) for line in ends] == [("failed", "worker_lost")]
     for status, is_there in (("failed", True), ("cancelled", False)):
         listed = call(ships.ports[0], "GET", f"/agent/async?status={status}")[1]["tasks"]
         assert (task_id in [task["task_id"] for task in listed]) is is_there, status

@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 from langchain_core.messages import AIMessage, BaseMessage
 
+from app.runs.events import RunFinished
 from tests import fakes
 from tests.service import Served, served, until
 from tests.tasks.background import calling, ended, submit, url_in, view
@@ -97,6 +98,7 @@ async def test_a_run_that_waits_never_starts(desk: Served) -> None:
     assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
     assert (told["error"]["code"], told["error"]["run_id"]) == ("cancelled", waiting)
     assert told["created_at"] <= told["finished_at"]
+    await until(lambda: any(fact.run_id == waiting for fact in desk.facts_of(RunFinished)), 20)
     end = desk.end_of(waiting)
     assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")
     for task_id in holding:

@@ -86,6 +86,7 @@ async def test_taken_from_the_queue_and_not_begun(
     await until(lambda: task_id not in engine._worker.working, 20)
     told = await ended(desk, task_id)
     assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 

@@ -1,6 +1,5 @@
 """Processes that share work: one dies, one hangs back, one is asked about what another does."""
 
-import json
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from tests.command import WATCHKEEPER, Serving, serving
 from tests.streams.reading import names_of, parse
 from tests.tasks.background import calling
 from tests.tasks.test_restart import looks_and_naps
-from tests.tasks.test_roles import LONG_S, in_folder, post, seen, view
+from tests.tasks.test_roles import LONG_S, in_folder, logged, post, seen, view
 
 NAP_S = "TEST_NAP_S"
 WORKER = (str(WATCHKEEPER), "worker")
@@ -51,13 +50,6 @@ def calls(service: Serving, tool: str) -> float:
     """How often a process called a tool to its end."""
     labels = f'agent="steps",outcome="completed",tool="{tool}"'
     return sample(service, "agent_tool_call_duration_seconds_count", labels)
-
-
-def logged(service: Serving, event: str) -> list[dict[str, Any]]:
-    """The lines of an event that a service wrote."""
-    lines = [json.loads(line) for line in service.out.read_text().splitlines() if line[:1] == "{"]
-    lines += [json.loads(line) for line in service.err.read_text().splitlines() if line[:1] == "{"]
-    return [line for line in lines if line["event"] == event]
 
 
 def is_running(service: Serving, task_id: str) -> bool:

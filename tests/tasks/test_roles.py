@@ -1,5 +1,6 @@
 """Processes that share a store: one answers callers, another works, an agent comes and goes."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,13 @@ def view(service: Serving, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
     place = f"{service.url}/agent/async/{task_id}"
     told: dict[str, Any] = httpx.get(place, params={"wait": wait_s}, timeout=LONG_S + 5).json()
     return told
+
+
+def logged(service: Serving, event: str) -> list[dict[str, Any]]:
+    """The lines of an event that a service wrote."""
+    lines = [json.loads(line) for line in service.out.read_text().splitlines() if line[:1] == "{"]
+    lines += [json.loads(line) for line in service.err.read_text().splitlines() if line[:1] == "{"]
+    return [line for line in lines if line["event"] == event]
 
 
 def seen(claim: Callable[[], bool]) -> bool:
@@ -82,6 +90,23 @@ def test_one_cancels_what_another_works(tmp_path: Path) -> None:
         assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
         assert view(asked, task_id)["status"] == "cancelled"
         assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
+
+
+def test_one_cancels_what_a_dead_process_worked(tmp_path: Path) -> None:
+    """Nobody works it, so it has stopped, and whoever cancelled it tells its end."""
+    store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
+    works = (str(WATCHKEEPER), "worker")
+    with serving(in_folder(tmp_path, "api"), NAPS, "--no-background", variables=store) as asked:
+        with serving(in_folder(tmp_path, "dies"), NAPS, command=works, variables=store) as worker:
+            task_id = post(asked, "/agent/async").json()["task_id"]
+            assert seen(lambda: view(asked, task_id)["attempts"] == 1)
+            worker.process.kill()
+        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=20)
+        assert (told.status_code, told.json()["result"]) == (200, "cancelled")
+        assert view(asked, task_id)["status"] == "cancelled"
+        assert seen(lambda: bool(logged(asked, "run_finished")))
+        [line] = logged(asked, "run_finished")
+        assert (line["run_id"], line["outcome"]) == (task_id, "cancelled")
 
 
 LOOKS_THEN_NAPS = """

@@ -37,7 +37,7 @@ class Desk:
         self.worker = Worker(self.store, self.tables, work, work, self.faults.append)
         heard = Heard(
             recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
-            lost=lambda task_id, agent: self.told.append(("lost", task_id)),
+            unworked=lambda task_id, error: self.told.append((error.code, task_id)),
             forget=self.forget,
             failed=self.faults.append,
         )
@@ -147,7 +147,7 @@ def test_takeovers_in_vain_end_it(desk: Desk) -> None:
         desk.supervisor.recover(desk.taken(task_id))
     assert desk.told == [("recovered", task_id)] * MOST_IN_VAIN
     desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told[-1] == ("lost", task_id)
+    assert desk.told[-1] == ("worker_lost", task_id)
     assert desk.status(task_id) is TaskStatus.FAILED
 
 
@@ -160,7 +160,7 @@ def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
         desk.supervisor.recover(desk.taken(task_id, 3))
     assert {what for what, _ in desk.told} == {"recovered"}
     desk.supervisor.recover(desk.taken(task_id, 3))
-    assert desk.told[-1] == ("lost", task_id)
+    assert desk.told[-1] == ("worker_lost", task_id)
 
 
 def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
