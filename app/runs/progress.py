@@ -16,6 +16,7 @@ from app.runs.events import (
     IterationCounted,
     ModelCallFinished,
     ModelCallStarted,
+    RunBeganAnew,
     RunStarted,
     SubAgentFinished,
     SubAgentStarted,
@@ -61,6 +62,8 @@ class Progress:
         self.ttft_s: float | None = None
         self.unpriced = False
         self.steps: list[Step] = []
+        # Those of earlier attempts that count no more, since the run began anew.
+        self.steps_dropped = 0
         self.open: dict[str, OpenCall] = {}
         self._spent = dict.fromkeys(PhaseKind, 0.0)
         self._phase = _QUEUE
@@ -116,9 +119,17 @@ class Progress:
                 self._finish_tool(fact)
             case IterationCounted():
                 self.iterations = fact.iteration
+            case RunBeganAnew():
+                self._begin_anew()
             case _:
                 pass
         self._phase = self._now_in(queued=not isinstance(fact, RunStarted))
+
+    def _begin_anew(self) -> None:
+        self.iterations = self.tool_calls = 0
+        self.tools.clear()
+        self.steps_dropped = len(self.steps)
+        self.steps.clear()
 
     def _spend(self, fact: ModelCallFinished) -> None:
         """One call without a price leaves the whole without one: a part of it would mislead."""
