@@ -180,6 +180,7 @@ async def test_a_node_that_is_gone_twice(tmp_path: Path, log: Log) -> None:
     result = told["result"]
     assert shop.desk.started == ["look", "nap", "look", "nap", "nap"]
     assert (told["status"], result["iterations"]) == ("completed", 2)
+    assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
     assert len(log.of("run_began_anew")) == 1
 
 
@@ -239,7 +240,7 @@ async def test_a_tool_that_is_gone(kind: str, tmp_path: Path, log: Log) -> None:
         told = await ended(desk, task_id)
         samples = parsed(await desk.client.get("/metrics"))
     result = told["result"]
-    assert (told["status"], result["iterations"]) == ("completed", 2)
+    assert (told["status"], result["iterations"], result["tool_calls"]) == ("completed", 2, 1)
     read = fakes.results_since_question(model.asked[-1])
     assert "nap" in read[-1].text
     assert [line["reason"] for line in log.of("tool_rejected")] == ["unknown_tool"]
