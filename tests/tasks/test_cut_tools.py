@@ -1,6 +1,7 @@
 """A tool that is at work when its run is handed over is cut, and made again by the next process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +42,20 @@ async def test_a_tool_that_is_cut(tool: str, kind: str, tmp_path: Path) -> None:
         assert {step["call_id"] for step in steps} <= said
     if kind != "agent_executor":  # of whose calls the model's own ids are not known
         assert said == {"call-0"}
+
+
+@pytest.mark.parametrize(("body", "ends"), [({}, "cancelled"), ({"timeout": 1.0}, "timeout")])
+async def test_a_tool_whose_run_is_stopped(body: dict[str, Any], ends: str, tmp_path: Path) -> None:
+    """Its step says how; the events of a cancelled run end before that of its tool."""
+    tools = fakes.ToolDesk(60.0)
+    async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, include_steps=True, **body)
+        await until(lambda: tools.started, 20)
+        if not body:
+            await desk.client.delete(f"/agent/async/{task_id}")
+        told = await ended(desk, task_id)
+        story = await events(desk, task_id)
+    assert told["status"] == ends
+    assert [(s["tool"], s["outcome"]) for s in told["error"]["steps"]] == [("nap", ends)]
+    outcomes = [event.data["outcome"] for event in story if event.name == "tool_end"]
+    assert outcomes == ([ends] if body else [])
