@@ -142,7 +142,7 @@ class RunHandler(BaseCallbackHandler):
         # Structured output that fits ends the run; if the model is asked again, it did not fit.
         self.models.turn.unusable = bool(calls) and not asked
         for name in asked:
-            self._reject_if_unknown(name)
+            self.reject_if_unknown(name)
 
     @_watching
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -154,7 +154,7 @@ class RunHandler(BaseCallbackHandler):
         """An AgentExecutor acts on a turn whose model call named no tool calls (ReAct)."""
         if inside.get() is None and not self.models.turn.counted:
             self._count(1)
-            self._reject_if_unknown(action.tool)
+            self.reject_if_unknown(action.tool)
 
     @_watching
     def on_tool_start(
@@ -187,7 +187,8 @@ class RunHandler(BaseCallbackHandler):
         """A tool raised."""
         self.tool_calls.fail(run_id, error)
 
-    def _reject_if_unknown(self, name: str) -> None:
+    def reject_if_unknown(self, name: str) -> None:
+        """The model asked for this tool, which the agent may not have."""
         if self.tools and name not in self.tools and not self.finishing:
             self.tool_calls.reject(name, Rejection.UNKNOWN_TOOL)
 

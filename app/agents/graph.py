@@ -5,14 +5,15 @@ from contextlib import aclosing
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
+from langgraph.types import StateSnapshot
 
-from app.agents import anatomy
+from app.agents import anatomy, next_nodes
 from app.agents.builder import ATTEMPTS
 from app.agents.callback import RunHandler
 from app.agents.checkpoints import CLAIM
@@ -22,7 +23,7 @@ from app.agents.final import last_answer
 from app.agents.speaking import handler_for
 from app.agents.tools import guarded
 from app.runs.errors import Interrupted
-from app.runs.events import IterationCounted
+from app.runs.events import IterationCounted, RunBeganAnew
 from app.runs.model import AgentAnswer, AgentInfo
 from app.runs.ports import AgentCall, ThreadStore
 
@@ -86,7 +87,7 @@ class GraphAgent:
         """
         graph = self._durable if call.durable else self._graph
         config = _config(call, in_thread=self._keeps_threads)
-        state, asked = await self._begin(call, handler, graph, config)
+        state, asked, config = await self._begin(call, handler, graph, config)
         stream = graph.astream(
             asked,
             {**config, "callbacks": [handler], "recursion_limit": _RECURSION_LIMIT},
@@ -106,24 +107,32 @@ class GraphAgent:
 
     async def _begin(
         self, call: AgentCall, handler: RunHandler, graph: Any, config: RunnableConfig
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The state to start from and what to ask: nothing, where an earlier attempt had begun.
+    ) -> tuple[dict[str, Any], dict[str, Any] | None, RunnableConfig]:
+        """The state to start from, what to ask, and of what step.
 
-        Whether there is anything left to do is the graph's to say: what it would do next can be
-        empty in the middle of a run.
+        Nothing is asked where an earlier attempt had begun: the graph goes on from its last step,
+        or from its input where another version of it made that step. Whether there is anything
+        left to do is the graph's to say: what it would do next can be empty in the middle of a
+        run.
         """
         asked: list[BaseMessage] = [HumanMessage(call.question)]
         may_be_kept = call.resumed or (self._keeps_threads and call.thread_id is not None)
         if may_be_kept and graph.checkpointer:
             kept = await graph.aget_state(config)
             if (kept.metadata or {}).get(_RUN) == call.run_id:
+                nodes = await next_nodes.missing(graph, config)
+                if nodes:
+                    _begin_anew(handler, nodes)
+                    return {}, None, await _from_input(graph, config, kept)
                 _go_on(handler, kept.values.get("messages", []), self._output_tools)
-                return dict(kept.values), None
+                return dict(kept.values), None, config
             # A run that was cut in the middle may have left calls that nobody answered.
             asked = [*_unanswered(kept.values.get("messages", [])), *asked]
         if not self._keeps_threads:
             asked = [*await self._conversations.so_far(call.thread_id), *asked]
-        return {}, {"messages": asked}
+        if call.iterations:
+            _begin_anew(handler, ())
+        return {}, {"messages": asked}, config
 
     async def _conclude(self, call: AgentCall, messages: list[BaseMessage], text: str) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
@@ -151,6 +160,19 @@ def _config(call: AgentCall, *, in_thread: bool) -> RunnableConfig:
     return {"configurable": {"thread_id": call.run_id, **claim}, "metadata": metadata}
 
 
+async def _from_input(graph: Any, config: RunnableConfig, kept: StateSnapshot) -> RunnableConfig:
+    """The step in which the run was asked; what followed stays behind it."""
+    while (kept.metadata or {}).get("source") != "input" and kept.parent_config:
+        kept = await graph.aget_state(kept.parent_config)
+    at = kept.config["configurable"]
+    return {**config, "configurable": {**config["configurable"], **at}}
+
+
+def _begin_anew(handler: RunHandler, nodes: tuple[str, ...]) -> None:
+    handler.iterations = 0
+    handler.call.emit(RunBeganAnew(**handler.about, at=handler.clock(), nodes=nodes))
+
+
 def _go_on(
     handler: RunHandler, messages: Sequence[BaseMessage], output_tools: frozenset[str]
 ) -> None:
@@ -175,19 +197,25 @@ def _go_on(
                 tool_calls=len(turn.tool_calls),
             )
         )
+    for request in _open_calls(messages):  # an earlier version may have had other tools
+        if request["name"] not in output_tools:
+            handler.reject_if_unknown(request["name"])
     handler.models.basis = messages[: len(messages) - len(_last_turn(messages))]
 
 
 def _unanswered(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
     """A result for each tool call that never got one: providers refuse a call without."""
+    return [
+        ToolMessage("This call was not made.", tool_call_id=str(request["id"]), status="error")
+        for request in _open_calls(messages)
+    ]
+
+
+def _open_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
     turn = _last_turn(messages)
     asked = turn[0].tool_calls if turn and isinstance(turn[0], AIMessage) else []
     answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
-    return [
-        ToolMessage("This call was not made.", tool_call_id=str(request["id"]), status="error")
-        for request in asked
-        if request["id"] not in answered
-    ]
+    return [request for request in asked if request["id"] not in answered]
 
 
 def _last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -5,6 +5,7 @@ from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphBubbleUp
 
 from app.agents.refusal import IncompleteAnswer
+from app.runs.errors import HandedOver
 from app.runs.model import CallOutcome, Usage
 
 
@@ -42,6 +43,8 @@ def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
         return CallOutcome.INTERRUPTED
     if isinstance(error, IncompleteAnswer):
         return CallOutcome.INCOMPLETE
+    if isinstance(error, HandedOver):
+        return CallOutcome.CANCELLED  # it was not let in, since its run is another process's
     return CallOutcome.RATE_LIMITED if getattr(error, "status_code", 0) == 429 else otherwise
 
 

@@ -211,6 +211,17 @@ class RunHandedOver(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunBeganAnew(Fact):
+    """A background run begins again from its input: what was kept of it is no use to its agent.
+
+    `nodes` are those that it would have gone on with and the agent does not have; none where
+    nothing was kept. What an earlier attempt cost stays, its iterations and steps do not.
+    """
+
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecovered(Fact):
     """A background run of a process that died was put back into its queue."""
 
@@ -262,6 +273,7 @@ Event: TypeAlias = (
     | WorkAbandoned
     | RunFinished
     | RunHandedOver
+    | RunBeganAnew
     | RunRecovered
     | RunLost
     | StreamOpened

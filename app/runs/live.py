@@ -90,7 +90,6 @@ class Run:
         self.admitted: asyncio.Future[bool] = loop.create_future()
         self._said: list[str] = []
         self._turn_began_at = 0
-        self._call_ids: dict[str, str] = {}
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.ends_at))
         self.ended: asyncio.Future[Ended] = loop.create_future()
@@ -111,13 +110,19 @@ class Run:
         """The trace that its request is recorded in; `trace` is all of W3C's header."""
         return self.trace.split("-")[1] if self.trace else None
 
-    def record(self, fact: Event) -> None:
-        """Fold a fact in and pass it on; after the final fact nothing is said of a run."""
+    def record(self, fact: Event, *, counts: bool = True) -> None:
+        """Fold a fact in and pass it on; after the final fact nothing is said of a run.
+
+        One that does not count is told to the sinks alone, and to nobody who reads the run.
+        """
         with self._lock:
             if self.state is State.FINISHED:
                 return
             if isinstance(fact, RunFinished | RunHandedOver):
                 self.state = State.FINISHED
+            if not counts:
+                self._emit(fact)
+                return
             self.progress.add(fact)
             self._emit(fact)
             if isinstance(fact, RunStarted) and self.trace is None:
@@ -166,16 +171,15 @@ class Run:
                     demo=self.agent.demo,
                 )
             case ToolCallStarted() if fact.own:
-                call_id = fact.tool_call_id or fact.call_id
-                self._call_ids[fact.call_id] = call_id
+                call_id = self.progress.call_ids[fact.call_id]
                 self.ring.add(
                     "tool_start", tool=fact.tool, call_id=call_id, iteration=fact.iteration
                 )
-            case ToolCallFinished() if fact.call_id in self._call_ids:
+            case ToolCallFinished() if fact.call_id in self.progress.call_ids:
                 self.ring.add(
                     "tool_end",
                     tool=fact.tool,
-                    call_id=self._call_ids.pop(fact.call_id),
+                    call_id=self.progress.call_ids[fact.call_id],
                     outcome=fact.outcome,
                     duration_s=round(fact.at - fact.started_at, 4),
                 )

@@ -16,6 +16,7 @@ from app.runs.events import (
     IterationCounted,
     ModelCallFinished,
     ModelCallStarted,
+    RunBeganAnew,
     RunStarted,
     SubAgentFinished,
     SubAgentStarted,
@@ -60,7 +61,11 @@ class Progress:
         self.cost_usd: float | None = None
         self.ttft_s: float | None = None
         self.unpriced = False
+        # The ids by which the run's readers know its own tool calls.
+        self.call_ids: dict[str, str] = {}
         self.steps: list[Step] = []
+        # Those of earlier attempts that count no more, since the run began anew.
+        self.steps_dropped = 0
         self.open: dict[str, OpenCall] = {}
         self._spent = dict.fromkeys(PhaseKind, 0.0)
         self._phase = _QUEUE
@@ -110,15 +115,24 @@ class Progress:
             case ToolCallStarted():
                 self.open[fact.call_id] = OpenCall(fact)
                 if fact.own:
+                    self.call_ids[fact.call_id] = self._unique(fact)
                     self.tool_calls += 1
                     self.tools[fact.tool] += 1
             case ToolCallFinished():
                 self._finish_tool(fact)
             case IterationCounted():
                 self.iterations = fact.iteration
+            case RunBeganAnew():
+                self._begin_anew()
             case _:
                 pass
         self._phase = self._now_in(queued=not isinstance(fact, RunStarted))
+
+    def _begin_anew(self) -> None:
+        self.iterations = self.tool_calls = 0
+        self.tools.clear()
+        self.steps_dropped = len(self.steps)
+        self.steps.clear()
 
     def _spend(self, fact: ModelCallFinished) -> None:
         """One call without a price leaves the whole without one: a part of it would mislead."""
@@ -139,7 +153,7 @@ class Progress:
             Step(
                 iteration=started.iteration,
                 tool=started.tool,
-                call_id=self._unique(started),
+                call_id=self.call_ids[fact.call_id],
                 arguments=_bounded(started.arguments),
                 result=cut(fact.result),
                 outcome=fact.outcome,
@@ -151,7 +165,7 @@ class Progress:
     def _unique(self, started: ToolCallStarted) -> str:
         """The model's own id of the call, unless it gave it to an earlier one too."""
         said = started.tool_call_id
-        repeated = any(step.call_id == said for step in self.steps)
+        repeated = said in self.call_ids.values() or any(s.call_id == said for s in self.steps)
         return started.call_id if said is None or repeated else said
 
     def _account(self, now: float) -> None:

@@ -270,13 +270,14 @@ class Runner:
         error: RunError | None,
         phase: Phase | None,
     ) -> Ended:
-        for fact in ending.of_open_calls(run, outcome):
-            run.record(fact)
+        handed_over = isinstance(error, HandedOver)
+        # What is at work when a run is handed over is made again: of this call only the sinks know.
+        for fact in ending.of_open_calls(run, Outcome.CANCELLED if handed_over else outcome):
+            run.record(fact, counts=not handed_over)
         self._report_left(run)
         if answer is not None and run.mode is not Mode.SYNC:
             run.settle_text(answer.text)
         ended = ending.ended(run, outcome, answer, error, phase)
-        handed_over = isinstance(error, HandedOver)
         run.record(ending.handed_over(run) if handed_over else ending.final_fact(run, ended))
         return ended
 

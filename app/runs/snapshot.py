@@ -12,12 +12,15 @@ from app.runs.progress import Progress
 def taken(progress: Progress, steps_told: int, *, content: bool) -> dict[str, Any]:
     """The counts and times so far, and the steps after those that were told before.
 
+    Where the run began anew, those that were told before that are not among its steps.
+
     What tools were given and said is kept only with `content`: it is stored as long as the run.
 
     Another attempt counts tool calls by their steps: one that has not ended is made again. Those
     that have begun are for whoever reads how far the run is.
     """
     timings = progress.timings()
+    steps_told -= progress.steps_dropped
     return {
         "iterations": progress.iterations,
         "tool_calls": progress.tool_calls,
@@ -52,7 +55,7 @@ def restore(progress: Progress, log: Sequence[Mapping[str, Any]], *, whole: bool
     progress.ttft_s = last["ttft_s"]
     if not whole:
         progress.iterations = last["iterations"]
-        progress.steps = [_step(step) for snapshot in said for step in snapshot["steps"]]
+        progress.steps = _steps(said)
         progress.tools.update(step.tool for step in progress.steps)
         progress.tool_calls = len(progress.steps)
     progress.account_for(
@@ -81,11 +84,7 @@ def read(log: Sequence[Mapping[str, Any]]) -> SoFar:
     said = [row["progress"] for row in log if "progress" in row]
     if not said:
         return SoFar()
-    steps: list[Step] = []
-    for told in said:
-        # An attempt that began anew tells its steps from the first one on.
-        del steps[told.get("steps_before", len(steps)) :]
-        steps += [_step(step) for step in told["steps"]]
+    steps = _steps(said)
     last = said[-1]
     limits = [
         data["iteration_limit"] for row in log for name, data in row["events"] if name == "run"
@@ -101,6 +100,15 @@ def read(log: Sequence[Mapping[str, Any]]) -> SoFar:
         ),
         steps=tuple(steps),
     )
+
+
+def _steps(said: Sequence[Mapping[str, Any]]) -> list[Step]:
+    steps: list[Step] = []
+    for told in said:
+        # An attempt that began anew tells its steps from the first one on.
+        del steps[told.get("steps_before", len(steps)) :]
+        steps += [_step(step) for step in told["steps"]]
+    return steps
 
 
 def _step(told: Mapping[str, Any]) -> Step:

@@ -21,6 +21,11 @@ RUN_STARTED = Line("run_started", "debug", "A run has its place and begins to wo
 RUN_HANDED_OVER = Line(
     "run_handed_over", "info", "A background run goes on in another process, or after a restart."
 )
+RUN_BEGAN_ANEW = Line(
+    "run_began_anew",
+    "warning",
+    "A background run begins again from its input; its next `nodes` are not in the agent served.",
+)
 TASK_RECOVERED = Line(
     "task_recovered", "warning", "A background run was taken over from a process that died."
 )

@@ -21,6 +21,7 @@ from app.runs.events import (
     ModelCallFinished,
     ModelCallRetried,
     ModelCallStarted,
+    RunBeganAnew,
     RunFinished,
     RunHandedOver,
     RunLost,
@@ -157,7 +158,7 @@ class Metrics:
                 self._child(catalogue.STREAMS, fact.agent).inc()
             case StreamClosed():
                 self._stream_closed(fact)
-            case ModelCallStarted() | IterationCounted():
+            case ModelCallStarted() | IterationCounted() | RunBeganAnew():
                 pass
             case SubAgentStarted() | SubAgentFinished() | WorkAbandoned():
                 pass

@@ -10,6 +10,7 @@ from app.runs.events import (
     ModelCallFinished,
     ModelCallRetried,
     ModelCallStarted,
+    RunBeganAnew,
     RunFinished,
     RunHandedOver,
     RunLost,
@@ -44,6 +45,8 @@ def write(fact: Event) -> None:
                 say("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
         case RunHandedOver():
             say("info", lines.RUN_HANDED_OVER, **about, attempt=fact.attempt)
+        case RunBeganAnew():
+            say("warning", lines.RUN_BEGAN_ANEW, **about, nodes=list(fact.nodes))
         case RunRecovered():
             say("warning", lines.TASK_RECOVERED, **about)
         case RunLost():

@@ -26,6 +26,7 @@ from app.runs.events import (
     ModelCallFinished,
     ModelCallRetried,
     ModelCallStarted,
+    RunBeganAnew,
     RunFinished,
     RunHandedOver,
     RunLost,
@@ -111,7 +112,7 @@ class Traces:
                 pass
             case ModelCallRetried() | WorkAbandoned() | StreamOpened() | StreamClosed():
                 pass
-            case RunRecovered() | RunLost():
+            case RunBeganAnew() | RunRecovered() | RunLost():
                 pass
             case _:
                 assert_never(fact)

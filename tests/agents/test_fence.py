@@ -4,7 +4,7 @@ import pytest
 
 from app.agents import registry
 from app.runs.errors import HandedOver
-from app.runs.events import Event
+from app.runs.events import Event, ToolCallFinished
 from app.runs.model import EarlyStopping
 from app.runs.ports import AgentCall
 from app.settings import Settings
@@ -52,3 +52,5 @@ async def test_a_tool_behind_a_shut_fence(kind: str, tool: str, calls: int) -> N
     with pytest.raises(HandedOver):
         await agent.answer(call)
     assert tools.started == [tool] * calls
+    outcomes = [fact.outcome for fact in facts if isinstance(fact, ToolCallFinished)]
+    assert outcomes == ["completed"] * calls + ["cancelled"]  # which is no error of the tool's

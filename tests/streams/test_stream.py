@@ -88,9 +88,17 @@ def _agents(tools: Sequence[BaseTool]) -> dict[str, Any]:
     for kind in fakes.KINDS:
         parallel = fakes.ScriptedModel(script=fakes.calls_then_answers("look", parallel=3))
         agents[f"parallel-{kind}"] = fakes.build(kind, parallel, tools)
+        repeating = fakes.ScriptedModel(script=_repeats_its_ids)
+        agents[f"repeating-{kind}"] = fakes.build(kind, repeating, tools)
         broken = fakes.ScriptedModel(script=fakes.calls_then_answers("broken"))
         agents[f"broken-{kind}"] = fakes.build(kind, broken, tools)
     return {**agents, "structured": _structured()}
+
+
+def _repeats_its_ids(messages: Sequence[BaseMessage]) -> AIMessage:
+    """Two turns in which one call has the same id."""
+    done = len(fakes.results_since_question(messages))
+    return fakes.asks("look", {"order": str(done)}) if done < 2 else AIMessage("done")
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -169,6 +177,16 @@ async def test_tools(desk: Served, kind: str) -> None:
     assert all(call.keys() == {"tool", "call_id", "iteration"} for call in began)
     assert all(call.keys() == {"tool", "call_id", "outcome", "duration_s"} for call in ended)
     assert of(events, "iteration") == [{"iteration": 1, "tool_calls": 3}]
+
+
+@kinds
+async def test_a_model_that_repeats_its_ids(desk: Served, kind: str) -> None:
+    """Steps and events know a call by the same id, which no other call has."""
+    events = await stream(desk, f"repeating-{kind}", include_steps=True)
+    ids = [step["call_id"] for step in events[-1].data["steps"]]
+    assert len(set(ids)) == 2
+    for name in ("tool_start", "tool_end"):
+        assert [call["call_id"] for call in of(events, name)] == ids
 
 
 @kinds

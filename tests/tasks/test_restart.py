@@ -65,11 +65,8 @@ async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
     result = told["result"]
     assert result["iterations"] == 2
     whole = kind == "agent_executor"
-    # Of a graph the calls that were at work when it was cut may stand there too.
-    told_tools = [step["tool"] for step in result["steps"]]
-    assert told_tools[:2] == ["look", "nap"]
-    assert result["tool_calls"] == len(told_tools) <= (2 if whole else 4)
-    assert set(told_tools[2:]) <= {"nap"}
+    assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
+    assert result["tool_calls"] == 2
     assert tools.started == (["look", "nap"] * 3 if whole else ["look", "nap", "nap", "nap"])
     model_calls = 7 if whole else 3
     assert result["usage"]["input_tokens"] == 10 * model_calls

@@ -1,0 +1,61 @@
+"""A tool that is at work when its run is handed over is cut, and made again by the next process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.runs.events import ToolCallFinished
+from tests import fakes
+from tests.service import served, until
+from tests.tasks.background import calling, ended, events, submit, url_in, view
+from tests.telemetry.watched import parsed
+
+DURATIONS = "agent_tool_call_duration_seconds_count"
+
+
+@pytest.mark.parametrize("kind", fakes.KINDS)
+@pytest.mark.parametrize("tool", ["nap", "block", "stubborn"])
+async def test_a_tool_that_is_cut(tool: str, kind: str, tmp_path: Path) -> None:
+    """It is told as cancelled, which is no error; the run's readers know one call, by one id."""
+    tools = fakes.ToolDesk(3.0)
+    agents = {"a": calling(tool, tools, kind)}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, include_steps=True)
+        await until(lambda: tools.started, 20)
+        await desk.service.runner.drain(0.0, 0.0)
+        [cut] = desk.facts_of(ToolCallFinished)
+        samples = parsed(await desk.client.get("/metrics"))
+        assert (await view(desk, task_id))["status"] in ("pending", "running")
+    assert cut.outcome == "cancelled"
+    assert samples.nonzero(DURATIONS, agent="a", tool=tool) == {("cancelled",): 1.0}
+    tools.seconds = 0.0
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        result = (await ended(desk, task_id))["result"]
+        story = await events(desk, task_id)
+        known = (await desk.client.get(f"/runs/{task_id}")).json()
+    said = {event.data["call_id"] for event in story if event.name == "tool_start"}
+    assert [event.data["outcome"] for event in story if event.name == "tool_end"] == ["completed"]
+    assert result["tool_calls"] == known["tool_calls"] == 1
+    for steps in (result["steps"], known["steps"]):
+        assert [(step["tool"], step["outcome"]) for step in steps] == [(tool, "completed")]
+        assert {step["call_id"] for step in steps} <= said
+    if kind != "agent_executor":  # of whose calls the model's own ids are not known
+        assert said == {"call-0"}
+
+
+@pytest.mark.parametrize(("body", "ends"), [({}, "cancelled"), ({"timeout": 1.0}, "timeout")])
+async def test_a_tool_whose_run_is_stopped(body: dict[str, Any], ends: str, tmp_path: Path) -> None:
+    """Its step says how; the events of a cancelled run end before that of its tool."""
+    tools = fakes.ToolDesk(60.0)
+    async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, include_steps=True, **body)
+        await until(lambda: tools.started, 20)
+        if not body:
+            await desk.client.delete(f"/agent/async/{task_id}")
+        told = await ended(desk, task_id)
+        story = await events(desk, task_id)
+    assert told["status"] == ends
+    assert [(s["tool"], s["outcome"]) for s in told["error"]["steps"]] == [("nap", ends)]
+    outcomes = [event.data["outcome"] for event in story if event.name == "tool_end"]
+    assert outcomes == ([ends] if body else [])
