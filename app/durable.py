@@ -65,8 +65,16 @@ class Durable:
 
     @property
     def where(self) -> str:
-        """The place of the store, for people: a path, or a URL without its password."""
-        return str(self.store.path or self.store.url.render_as_string(hide_password=True))
+        """The place of the store, for people: a path, or a URL without a password."""
+        return str(self.store.path or configuration.masked(self.url))
+
+    @property
+    def _driver_url(self) -> str:
+        """The URL in the one spelling that all drivers read in the same way."""
+        if self.store.is_file:
+            return self.url
+        server = self.store.url.set(drivername="postgresql")
+        return server.render_as_string(hide_password=False)
 
     @asynccontextmanager
     async def opened(self, service: Service) -> AsyncIterator[None]:
@@ -90,7 +98,9 @@ class Durable:
         await asyncio.wrap_future(self.store.in_thread(self.store.prepare))
         async with self._alone():
             await asyncio.wrap_future(self.store.in_thread(kept.create, self.store))
-            steps = await parts.enter_async_context(checkpoints.opened(self.url, ownership.HELD))
+            steps = await parts.enter_async_context(
+                checkpoints.opened(self._driver_url, ownership.HELD)
+            )
             for agent in service.agents.values():
                 keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
                 if keep_in is not None:
