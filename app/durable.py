@@ -25,6 +25,9 @@ from app.tasks.supervisor import Heard
 from app.telemetry import catalogue, lines, logs
 from app.telemetry.pipeline import Gauges
 
+# How often it is looked whether the store went away or came back.
+_LOOK_S = 0.5
+
 
 class CannotOpenStore(Exception):
     """The store is away, or is not what it should be; the message says what to turn."""
@@ -120,6 +123,20 @@ class Durable:
             works = service.role is not Role.API
             parts.push_async_callback(self.engine.stop)
             await self.engine.start(background.execute, list(service.agents), works=works)
+            telling = asyncio.create_task(self._tell_of_the_store(), name="reach of the store")
+            parts.callback(telling.cancel)
+
+    async def _tell_of_the_store(self) -> None:
+        """Say when it goes away and when it is back, and not with each request meanwhile."""
+        reachable = True
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self.engine.stats.reachable != reachable:
+                reachable = not reachable
+                if reachable:
+                    logs.say("info", lines.STORE_BACK)
+                else:
+                    logs.say("warning", lines.STORE_UNREACHABLE)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

@@ -195,6 +195,7 @@ def _application(parts: Parts, opened: http.Lifespan) -> http.Application:
         service,
         opened,
         on_error=lambda error: logs.failed(lines.REQUEST_FAILED, error),
+        on_refused=pipeline.refused,
         max_body_bytes=settings.max_body_bytes,
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),

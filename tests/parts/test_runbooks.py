@@ -28,6 +28,7 @@ _SAYS_NOTHING = (
     "state=queued",
     ".age_s > .timeout_s",
     "_other",
+    '"store_unreachable"',
 )
 _PLANS = ("fine", "nine", "loop", "raise", "invent", "fail", "block", "crash")
 
