@@ -78,7 +78,8 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Away:
 
         assert seen(lambda: told()["agent_tasks_running naps"] == 1)
         assert seen(lambda: told()["agent_tasks_queued naps"] == 2)
-        assert seen(lambda: told()["agent_tasks_unservable"] > 0)
+        oldest = "agent_task_oldest_age_seconds naps queued"
+        assert seen(lambda: told()["agent_tasks_unservable"] > 0 and told()[oldest] > 0)
         before = told()
         with held(file):
             assert seen(lambda: told()[ready] == 0)
@@ -103,3 +104,17 @@ def test_its_refusals(away: Away) -> None:
     assert away.refused == [(503, "store_unavailable")] * 2
     assert away.before[f"{REJECTED} store_unavailable"] == 0
     assert away.meanwhile[f"{REJECTED} store_unavailable"] == 2
+
+
+def test_its_figures(away: Away) -> None:
+    """What waited stays told as it was read last: nothing has become well meanwhile."""
+    told = {
+        "agent_tasks_queued naps": 2,
+        "agent_tasks_running naps": 1,
+        "agent_tasks_unservable": away.before["agent_tasks_unservable"],
+    }
+    assert told["agent_tasks_unservable"] > 0
+    assert {name: away.meanwhile[name] for name in told} == told
+    for age in ("naps queued", "naps running"):
+        name = f"agent_task_oldest_age_seconds {age}"
+        assert away.meanwhile[name] >= away.before[name] > 0
