@@ -283,7 +283,7 @@ def _sentences(
         where = ".".join(map(str, fault["loc"]))
         if name in options:
             source = f"--{name.replace('_', '-')}"
-        elif len(fault["loc"]) == 1 and variable(name) in os.environ:
+        elif variable(name) in os.environ:
             source = variable(name)
         else:
             source = f"{where} in {config}"
