@@ -1,6 +1,6 @@
 """Every error as `application/problem+json` (RFC 9457), with a stable `code`.
 
-`detail` is a fixed sentence for each code. Nothing that a caller, a model, a tool or an
+`detail` is a fixed sentence; a few codes have two. Nothing that a caller, a model, a tool or an
 exception said stands in a problem, but for steps that the caller asked for.
 """
 
