@@ -29,6 +29,7 @@ _SAYS_NOTHING = (
     ".age_s > .timeout_s",
     "_other",
     '"store_unreachable"',
+    ".attempts > 1",
 )
 _PLANS = ("fine", "nine", "loop", "raise", "invent", "fail", "block", "crash")
 
