@@ -144,10 +144,10 @@ async def _work(settings: Any, options: argparse.Namespace) -> int:
     from app.api.deps import Role
     from app.settings import SettingsError
 
-    if options.check:
-        return await _serve(settings, options)
     if settings.store is None:
         raise SettingsError("A worker needs a store: set WATCHKEEPER_STORE_URL.")
+    if options.check:
+        return await _serve(settings, options)
     await service.serve(settings, options.agents, Role.WORKER)
     return 0
 

@@ -26,6 +26,9 @@ from app.tasks.supervisor import Heard
 from app.telemetry import catalogue, lines, logs
 from app.telemetry.pipeline import Gauges
 
+# How often it is looked whether the store went away or came back.
+_LOOK_S = 0.5
+
 
 class CannotOpenStore(Exception):
     """The store is away, or is not what it should be; the message says what to turn."""
@@ -66,8 +69,16 @@ class Durable:
 
     @property
     def where(self) -> str:
-        """The place of the store, for people: a path, or a URL without its password."""
-        return str(self.store.path or self.store.url.render_as_string(hide_password=True))
+        """The place of the store, for people: a path, or a URL without a password."""
+        return str(self.store.path or configuration.masked(self.url))
+
+    @property
+    def _driver_url(self) -> str:
+        """The URL in the one spelling that all drivers read in the same way."""
+        if self.store.is_file:
+            return self.url
+        server = self.store.url.set(drivername="postgresql")
+        return server.render_as_string(hide_password=False)
 
     @asynccontextmanager
     async def opened(self, service: Service) -> AsyncIterator[None]:
@@ -91,7 +102,9 @@ class Durable:
         await asyncio.wrap_future(self.store.in_thread(self.store.prepare))
         async with self._alone():
             await asyncio.wrap_future(self.store.in_thread(kept.create, self.store))
-            steps = await parts.enter_async_context(checkpoints.opened(self.url, ownership.HELD))
+            steps = await parts.enter_async_context(
+                checkpoints.opened(self._driver_url, ownership.HELD)
+            )
             for agent in service.agents.values():
                 keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
                 if keep_in is not None:
@@ -116,6 +129,20 @@ class Durable:
             works = service.role is not Role.API
             parts.push_async_callback(self.engine.stop)
             await self.engine.start(background.execute, list(service.agents), works=works)
+            telling = asyncio.create_task(self._tell_of_the_store(), name="reach of the store")
+            parts.callback(telling.cancel)
+
+    async def _tell_of_the_store(self) -> None:
+        """Say when it goes away and when it is back, and not with each request meanwhile."""
+        reachable = True
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self.engine.stats.reachable != reachable:
+                reachable = not reachable
+                if reachable:
+                    logs.say("info", lines.STORE_BACK)
+                else:
+                    logs.say("warning", lines.STORE_UNREACHABLE)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

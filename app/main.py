@@ -195,6 +195,7 @@ def _application(parts: Parts, opened: http.Lifespan) -> http.Application:
         service,
         opened,
         on_error=lambda error: logs.failed(lines.REQUEST_FAILED, error),
+        on_refused=pipeline.refused,
         max_body_bytes=settings.max_body_bytes,
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),
@@ -253,13 +254,19 @@ def _announce(parts: Parts, port: int) -> None:
     url = f"http://{host}:{port}"
     names = ", ".join(f"{a.info.name} ({a.info.kind})" for a in service.agents.values())
     question = "Where is order 10023?" if service.demo else "…"
-    told = [
-        f"Watchkeeper {service.version} serves {names} on {url}",
-        *([f"Background runs are kept in {parts.durable.where}"] if parts.durable else []),
-        *(["The demo model answers: no language model is configured."] if service.demo else []),
-        "Try:",
+    works = service.role is Role.WORKER
+    does = f"works background runs of {names}" if works else f"serves {names} on {url}"
+    ask = [
         f"  curl -s {url}/agent -H 'content-type: application/json' \\",
         f'    -d \'{{"question": "{question}"}}\'',
+    ]
+    told = [
+        f"Watchkeeper {service.version} {does}",
+        *([f"Background runs are kept in {parts.durable.where}"] if parts.durable else []),
+        *(["The demo model answers: no language model is configured."] if service.demo else []),
+        *([f"A worker takes no questions; it tells of itself on {url}"] if works else []),
+        "Try:",
+        *([f"  curl -s {url}/health/ready"] if works else ask),
         f"  curl -s {url}/runs",
         f"  curl -s {url}/metrics",
     ]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import (
     BaseModel,
@@ -19,6 +20,7 @@ from pydantic import (
     field_serializer,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -68,7 +70,9 @@ class AgentSettings(BaseModel):
 class Settings(BaseSettings):
     """The settings of a service. Each is read from `WATCHKEEPER_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
@@ -103,6 +107,7 @@ class Settings(BaseSettings):
     )
     store_url: str = Field(
         "",
+        repr=False,
         description="The store of background runs and conversations: `sqlite:///PATH`, "
         "`postgresql://…`, or `none` for a service without. Unset: a file in `data_dir`.",
     )
@@ -158,6 +163,20 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
+    @field_validator("store_url")
+    @classmethod
+    def _says_where_its_password_ends(cls, url: str) -> str:
+        """Two readers of a URL differ in what is a password and what is a host otherwise."""
+        _, _, address = url.partition("://")
+        before, slash, path = address.partition("/")
+        if not url.startswith("sqlite") and (before.count("@") > 1 or "@" in slash + path):
+            raise PydanticCustomError(
+                "store_url",
+                "only one @ may stand in the URL, before the host: write every other one as %40, "
+                "and a / of a password as %2F",
+            )
+        return url
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -193,8 +212,7 @@ class Settings(BaseSettings):
 
     @field_serializer("store_url")
     def _masked(self, url: str) -> str:
-        """What is shown of it: never a password."""
-        return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+        return masked(url)
 
     @property
     def store(self) -> str | None:
@@ -202,6 +220,19 @@ class Settings(BaseSettings):
         if self.store_url == "none":
             return None
         return self.store_url or f"sqlite:///{self.data_dir.absolute() / 'store.sqlite'}"
+
+
+def masked(url: str) -> str:
+    """A URL of a store as it may be shown: without a password, wherever one stands."""
+    if "@" in url and "://" not in url:
+        return "***"
+    address, mark, query = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url).partition("?")
+    parts = query.split("&")
+    for place, part in enumerate(parts):
+        name = part.partition("=")[0]
+        if "password" in unquote(name).lower():
+            parts[place] = f"{name}=***"
+    return f"{address}{mark}{'&'.join(parts)}"
 
 
 class SettingsError(Exception):
@@ -252,8 +283,9 @@ def _sentences(
         where = ".".join(map(str, fault["loc"]))
         if name in options:
             source = f"--{name.replace('_', '-')}"
-        elif len(fault["loc"]) == 1 and variable(name) in os.environ:
+        elif variable(name) in os.environ:
             source = variable(name)
         else:
             source = f"{where} in {config}"
-        yield f"{source}: {fault['msg']} (it is {fault['input']!r})."
+        given = "" if name == "store_url" else f" (it is {fault['input']!r})"
+        yield f"{source}: {fault['msg']}{given}."

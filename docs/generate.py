@@ -61,22 +61,26 @@ def _settings() -> Iterator[str]:
 
 def _errors() -> Iterator[str]:
     yield "# Error codes"
-    yield "Decide by `code`; it is stable. `detail` is a fixed sentence and tells nothing secret."
+    yield (
+        "Decide by `code`; it is stable. `detail` is one of these sentences and tells nothing "
+        "secret; a few codes have two."
+    )
     yield _table(("status", "code", "retryable", "detail"), (*_run_errors(), *_http_errors()))
 
 
 def _run_errors() -> Iterator[tuple[object, ...]]:
     for error in _classes(errors.WatchkeeperError):
-        if error.code in STATUSES and "code" in vars(error):
+        if error.code in STATUSES and error is not errors.RunError:
             retry = "yes" if error.retryable else "no"
             yield STATUSES[error.code], f"`{error.code}`", retry, error.__doc__
 
 
 def _http_errors() -> Iterator[tuple[object, ...]]:
+    known = {error.__doc__ for error in _classes(errors.WatchkeeperError)}
     not_http = of_status(400, "invalid_http")
     yield not_http.status, f"`{not_http.code}`", "no", not_http.detail
     for status, (code, detail) in HTTP_ERRORS.items():
-        if code not in STATUSES:
+        if code not in STATUSES or detail not in known:
             yield status, f"`{code}`", "no", detail
 
 

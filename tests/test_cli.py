@@ -63,6 +63,14 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "no such file": (Case((*SERVE, "--config", "no.toml")), "no settings file no.toml"),
     "no toml": (Case((*SERVE, "--config", "wk_shop.py")), "wk_shop.py is not TOML"),
     "unknown in the file": (Case((*SERVE, "--config", "odd.toml")), "prot in odd.toml"),
+    "worker without a store": (
+        Case(("worker", "--port", "0"), {"WATCHKEEPER_STORE_URL": "none"}),
+        "A worker needs a store: set WATCHKEEPER_STORE_URL.",
+    ),
+    "check of such a worker": (
+        Case(("worker", "--check"), {"WATCHKEEPER_STORE_URL": "none"}),
+        "A worker needs a store: set WATCHKEEPER_STORE_URL.",
+    ),
     "several processes": (Case(SERVE, {"WEB_CONCURRENCY": "4"}), "run several services"),
 }
 OTHERS: dict[str, Case] = {

@@ -113,6 +113,8 @@ def test_a_default_never_exceeds_its_maximum(write: WriteFile) -> None:
         ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "loud"),
         ("DOCS", "maybe"),
+        ("READY_REQUIRES", "x"),
+        ("READY_REQUIRES", "store, x"),
         ("AGENTS", "shop:orders"),
         ("AGENTS", '{"a": {"max_iterations": 0}}'),
     ],

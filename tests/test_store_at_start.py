@@ -1,6 +1,8 @@
 """A store that cannot be opened stops the start with one sentence, which names what to turn."""
 
+import json
 import sqlite3
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -28,13 +30,29 @@ REFUSED = {
     "torn.sqlite": "no such table: main.application_versions",
     "steps.sqlite": "file is not a database",
 }
-# What is no URL of a store; the last one holds a password in the wrong place.
+# What is no URL of a store; the last one has a password.
 WRONG = {
     "mysql://localhost/x": "it is neither sqlite:///PATH nor postgresql://",
     "sqlite://": "it names no file",
     "store.sqlite": "it is no URL",
-    "postgresql://me:at@host:a-secret@localhost/x": "it is no URL",
+    "postgresql://me:a-secret@localhost:port/x": "it is no URL",
 }
+# Where the password ends is anybody's guess.
+UNCLEAR = [
+    "postgresql://me:at@a-secret@localhost/x",
+    "postgresql://me:slash/a-secret@localhost/x",
+    "postgresql://localhost:1/x?user=me@here&password=a-secret",
+    "postgresql://localhost/x?user=me&password=at@a-secret",
+]
+# Passwords in every place where a driver takes one.
+CLEAR = [
+    "postgresql://me:a-secret@127.0.0.1:1/x",
+    "postgresql://me:a-secret?#:@127.0.0.1:1/x",
+    "postgresql://127.0.0.1:1/x?user=me&password=a-secret",
+    "postgresql://127.0.0.1:1/x?password=a-secret&pass%77ord=a-secret&user=me",
+    "postgresql://me@127.0.0.1:1/x?sslmode=disable&sslpassword=a-secret",
+    "postgresql+psycopg://127.0.0.1:1/x?user=me&password=%61-secret%40",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +87,15 @@ def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End
     cases: list[tuple[tuple[str, ...], dict[str, str]]] = [
         (SERVE, {"WATCHKEEPER_STORE_URL": url}) for url in stores.values()
     ]
+    passwords = list(product(((), ("--check",)), CLEAR + UNCLEAR))
+    cases += [((*SERVE, *check), {"WATCHKEEPER_STORE_URL": url}) for check, url in passwords]
     cases += [
         (SERVE, {"WATCHKEEPER_DATA_DIR": str(here / "nowhere" / "deep")}),
         ((*SERVE, "wk_sabotage:quick"), {"WATCHKEEPER_DATA_DIR": str(here / "data")}),
     ]
     endings = run_all(cases, here, tmp_path_factory.mktemp("output"))
-    return dict(zip([*stores, "data directory", "fault"], endings, strict=True))
+    names = ["".join((url, *check)) for check, url in passwords]
+    return dict(zip([*stores, *names, "data directory", "fault"], endings, strict=True))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -104,6 +125,31 @@ def test_a_url_of_no_store(ended: dict[str, Ended], url: str) -> None:
     assert told.code == 2
     assert told.sentence().startswith(f"WATCHKEEPER_STORE_URL names no store: {WRONG[url]}")
     assert "secret" not in told.err + told.out
+
+
+@pytest.mark.parametrize("url", CLEAR)
+def test_a_password_is_not_told(ended: dict[str, Ended], url: str) -> None:
+    """Wherever it stands in the URL: not by a start that fails, and not by `--check`."""
+    told, checked = ended[url], ended[f"{url}--check"]
+    assert told.code == 1
+    assert told.sentence().startswith("The store postgresql")
+    assert "127.0.0.1:1/x" in told.sentence()
+    assert checked.code == 0
+    assert "127.0.0.1:1/x" in json.loads(checked.out.partition("\n}")[0] + "}")["store_url"]
+    for text in (told.err + told.out, checked.err + checked.out):
+        assert "secret" not in text
+        assert "***" in text
+
+
+@pytest.mark.parametrize("url", UNCLEAR)
+def test_a_password_without_an_end(ended: dict[str, Ended], url: str) -> None:
+    """Is refused, with what to write in its place, and is not repeated."""
+    for told in (ended[url], ended[f"{url}--check"]):
+        assert told.code == 2
+        assert told.sentence().startswith("WATCHKEEPER_STORE_URL: ")
+        assert "%40" in told.sentence()
+        assert "secret" not in told.err + told.out
+        assert "me" not in told.sentence().split()
 
 
 def test_a_fault_of_ours(ended: dict[str, Ended]) -> None:

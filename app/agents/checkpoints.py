@@ -149,7 +149,7 @@ async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[A
     # Of new ones the pool asks less and less often while the server is away, so it is told to
     # stop soon: whoever wants one makes it begin anew.
     pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-        url.replace("+psycopg", "", 1),
+        url,
         min_size=1,
         max_size=_CONNECTIONS,
         timeout=_POOL_S,

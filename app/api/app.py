@@ -30,6 +30,7 @@ def build(
     lifespan: Lifespan,
     *,
     on_error: Callable[[Exception], None],
+    on_refused: Callable[[str], None],
     max_body_bytes: int,
     docs: bool,
     cors_origins: Sequence[str] = (),
@@ -53,7 +54,7 @@ def build(
     app.state.service = service
     for router in (*(_ASKING if asks else ()), *_LOOKING):
         app.include_router(router)
-    problems.install(app)
+    problems.install(app, on_refused)
     openapi.install(app)
     if cors_origins:
         app.add_middleware(

@@ -1,12 +1,12 @@
 """Every error as `application/problem+json` (RFC 9457), with a stable `code`.
 
-`detail` is a fixed sentence for each code. Nothing that a caller, a model, a tool or an
+`detail` is a fixed sentence; a few codes have two. Nothing that a caller, a model, a tool or an
 exception said stands in a problem, but for steps that the caller asked for.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -148,16 +148,21 @@ def of_status(status: int, code: str | None = None) -> Problem:
     return _problem(status, code or usual, _DETAILS.get(code or usual, detail))
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of this application with a problem."""
+def install(app: FastAPI, on_refused: Callable[[str], None]) -> None:
+    """Answer every error of this application with a problem.
+
+    `on_refused` is told the code of a refusal for the service's own sake, where no run was begun.
+    """
+
+    async def _ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, WatchkeeperError)
+        if isinstance(error, Draining | StoreUnavailable):
+            on_refused(error.code)
+        return respond(of_error(error), retry_headers(error))
+
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(WatchkeeperError, _ours)
-
-
-async def _ours(request: Request, error: Exception) -> Response:
-    assert isinstance(error, WatchkeeperError)
-    return respond(of_error(error), retry_headers(error))
 
 
 async def _http(request: Request, error: Exception) -> Response:

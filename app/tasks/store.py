@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote, quote_plus
 
 import psycopg
 import sqlalchemy as sa
@@ -130,10 +131,19 @@ class Store:
             if isinstance(cause, OSError | sqlite3.Error | psycopg.Error):
                 said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
                 first = said.strip().partition("\n")[0]
-                secret = self.url.password
-                return (first.replace(secret, "***") if secret else first) or type(cause).__name__
+                for secret in self._secrets():
+                    first = first.replace(secret, "***")
+                return first or type(cause).__name__
             cause = cause.__cause__ or cause.__context__
         return type(refused).__name__
+
+    def _secrets(self) -> Iterator[str]:
+        """Every password in the URL, as it is and as it is written."""
+        given = [(name, each) for name, each in self.url.normalized_query.items()]
+        for name, values in (("password", (self.url.password,)), *given):
+            for value in values if "password" in name.lower() else ():
+                if value:
+                    yield from (value, quote(value, safe=""), quote_plus(value))
 
     def free_bytes(self) -> int | None:
         """Room on the disk of the file; None where the store is elsewhere."""

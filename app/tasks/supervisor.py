@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -101,7 +101,8 @@ class Supervisor:
         return self._stats
 
     def _out_of_reach(self) -> EngineStats:
-        return EngineStats(reachable=False, reserve_bytes=self._store.reserve_bytes)
+        """What was read last still stands: a queue that nobody sees has not become empty."""
+        return replace(self._stats, reachable=False)
 
     def show_alive(self) -> None:
         """Take this process's lock. Blocks. Raises StoreUnavailable where it cannot be had."""

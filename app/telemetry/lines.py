@@ -32,6 +32,12 @@ TASK_RECOVERED = Line(
 TASK_LOST = Line(
     "task_lost", "error", "A background run lost every process that worked it, and is given up."
 )
+STORE_UNREACHABLE = Line(
+    "store_unreachable",
+    "warning",
+    "The store does not answer; until `store_back` what needs it is refused.",
+)
+STORE_BACK = Line("store_back", "info", "The store answers again.")
 RUN_TIMED_OUT = Line("run_timed_out", "warning", "A run missed its deadline; `phase` held it.")
 LIMIT_REACHED = Line("iteration_limit_reached", "warning", "A run was stopped at its limit.")
 LLM_CALL = Line("llm_call", "debug; warning on failure", "A model call ended.")

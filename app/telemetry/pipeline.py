@@ -123,6 +123,10 @@ class Pipeline:
         tracer = self.export.provider.get_tracer("watchkeeper")
         return Traces(tracer, captures_content=export.captures_content())
 
+    def refused(self, reason: str) -> None:
+        """A request was refused that had not become a run."""
+        self._count(catalogue.REJECTED, reason)
+
     def log_dropped(self) -> None:
         """Nobody reads the log: a line was lost."""
         self._count(catalogue.LOGS_DROPPED)

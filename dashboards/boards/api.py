@@ -50,8 +50,8 @@ _IN = row(
     ),
     graph(
         "Requests turned away",
-        "Refused before any work was done: the service is full (overloaded), stops (draining), or "
-        "does not know the caller.",
+        "Refused before any work was done: the service is full (overloaded), stops (draining), "
+        "does not know the caller, or cannot use its store.",
         PER_MINUTE,
         per_minute(REJECTED, REFUSAL),
         stacked=True,

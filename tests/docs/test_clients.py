@@ -1,5 +1,6 @@
 """The clients that are shown work, over connections that break as well."""
 
+import json
 import re
 import socket
 import subprocess
@@ -119,6 +120,23 @@ def test_resuming(language: str, text: str, url: str, tmp_path: Path) -> None:
     before_last, last = said.splitlines()[-2:]
     assert last == f"completed [demo model, no LLM configured] {ANSWER}"
     assert last == f"completed {before_last}"
+
+
+def test_in_the_background(url: str, tmp_path: Path) -> None:
+    """The commands read each event of one run once, and its result, and stop a second one."""
+    [text] = [text for _, text in BLOCKS if "/agent/async" in text]
+    said = said_by("sh", text, url, tmp_path)
+    before, after = (
+        [int(number) for number in re.findall(r"^id: (\d+)$", told, re.M)]
+        for told in ((tmp_path / "events.txt").read_text(), said)
+    )
+    assert before
+    assert before + after == list(range(1, after[-1] + 1))
+    run, stopped = said.splitlines()[-1].replace("}{", "}\n{").splitlines()
+    assert json.loads(run)["status"] == "completed"
+    assert json.loads(run)["result"]["answer"].endswith(ANSWER)
+    assert json.loads(stopped)["result"] in ("cancelled", "already_finished")
+    assert json.loads(stopped)["run_id"] != json.loads(run)["run_id"]
 
 
 def test_the_page() -> None:

@@ -24,6 +24,7 @@ from app.__main__ import _parser
 from app.api.problems import STATUSES
 from app.runs.model import Outcome
 from app.runs.prices import Prices
+from app.runs.tasks import status_of
 from app.telemetry.catalogue import METRICS
 from app.telemetry.lines import LINES
 from docs import generate
@@ -324,6 +325,28 @@ def test_the_contract(demo: Demo) -> None:
     asked = documented["/agent"]["post"]["responses"]
     shown = {status for row in table.splitlines() for status in re.findall(r"\b\d{3}\b", row)}
     assert set(asked) <= shown
+
+
+def test_what_becomes_of_a_background_run() -> None:
+    """The table of outcomes says which status each has; an outcome that is not there has none."""
+    text = (ROOT / "docs" / "behaviour.md").read_text()
+    table = text.partition("| `outcome` | `status` |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if "`" in line]
+    told = {
+        Outcome(outcome): status.strip(" `")
+        for outcomes, status in rows
+        for outcome in re.findall(r"`(\w+)`", outcomes)
+    }
+    assert told == {outcome: status_of(outcome) for outcome in told}
+    assert set(Outcome) - set(told) == {Outcome.DISCONNECTED, Outcome.REJECTED}
+
+
+@pytest.mark.parametrize("path", ["nowhere", "runs/none", "agent/async/none"])
+def test_the_sentence_of_a_problem(demo: Demo, path: str) -> None:
+    """What a problem says stands in the reference, with its code."""
+    told = httpx.get(f"{demo.url}/{path}").json()
+    row = f"| {told['status']} | `{told['code']}` | no | {told['detail']} |"
+    assert row in (ROOT / "docs" / "reference" / "errors.md").read_text()
 
 
 def codes_sent() -> set[str]:

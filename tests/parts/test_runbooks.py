@@ -28,6 +28,8 @@ _SAYS_NOTHING = (
     "state=queued",
     ".age_s > .timeout_s",
     "_other",
+    '"store_unreachable"',
+    ".attempts > 1",
 )
 _PLANS = ("fine", "nine", "loop", "raise", "invent", "fail", "block", "crash")
 

@@ -11,9 +11,12 @@ from tests.parts.postgres import Cluster, cluster
 
 SERVE = ("serve", "--port", "0")
 PASSWORD = "not-the-one"
+# The right one, as it is and as a URL has it.
+RIGHT, RIGHT_WRITTEN = "the-one@/?&%", "the-one%40%2F%3F%26%25"
 # What the server, or whoever looks for it, says of each; the rest differs between versions.
 REFUSED = {
     "password": 'FATAL:  password authentication failed for user "stranger"',
+    "password in the query": 'FATAL:  password authentication failed for user "stranger"',
     "database": 'FATAL:  database "nobodys" does not exist',
     "host": "failed to resolve host 'nowhere.invalid'",
     "port": "port 1 failed: Connection refused",
@@ -27,7 +30,7 @@ REFUSED = {
 def server() -> Iterator[Cluster]:
     with cluster() as started:
         with psycopg.connect(started.url, autocommit=True) as connection:
-            connection.execute("create role stranger login password 'the-one'")
+            connection.execute(f"create role stranger login password '{RIGHT}'".encode())
             connection.execute("create role reader login")
         started.ask_passwords_of("stranger")
         yield started
@@ -54,6 +57,7 @@ def ended(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         connection.execute("drop table dbos.workflow_status cascade")
     urls = {
         "password": f"postgresql://stranger:{PASSWORD}@{address}",
+        "password in the query": f"postgresql://{address}?user=stranger&password={PASSWORD}",
         "database": server.url.removesuffix("/postgres") + "/nobodys",
         "host": "postgresql://watchkeeper@nowhere.invalid/watchkeeper",
         "port": "postgresql://watchkeeper@127.0.0.1:1/watchkeeper",
@@ -81,11 +85,19 @@ def test_refused(ended: dict[str, Ended], name: str) -> None:
     assert "select" not in told.out.lower()
 
 
-def test_the_right_password(server: Cluster, tmp_path: Path) -> None:
-    """With it, and with a database of its own, the same stranger is served."""
+@pytest.mark.parametrize("way", ["before the host", "in the query"])
+def test_the_right_password(server: Cluster, tmp_path: Path, way: str) -> None:
+    """With it, and with a database of its own, the same stranger is served; it is not told."""
+    name = f"strangers_{way[:2]}"
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute("create database strangers owner stranger")
-    url = server.url.replace("watchkeeper@", "stranger:the-one@")
-    store = url.removesuffix("/postgres") + "/strangers"
+        connection.execute(f"create database {name} owner stranger".encode())
+    address = server.url.partition("@")[2].removesuffix("postgres") + name
+    store = {
+        "before the host": f"postgresql://stranger:{RIGHT_WRITTEN}@{address}",
+        "in the query": f"postgresql://{address}?user=stranger&password={RIGHT_WRITTEN}",
+    }[way]
     with serving(tmp_path, variables={"WATCHKEEPER_STORE_URL": store}) as service:
-        assert "the-one" not in service.err.read_text()
+        said = service.err.read_text() + service.out.read_text()
+    assert "Background runs are kept in postgresql://" in said
+    assert "***" in said
+    assert "the-one" not in said

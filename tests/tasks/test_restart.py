@@ -183,5 +183,7 @@ async def test_a_service_that_stops_takes_nothing_new(tmp_path: Path) -> None:
         for refused in (await post(desk, key="late"), retried):
             assert (refused.status_code, refused.json()["code"]) == (503, "draining")
             assert int(refused.headers["retry-after"]) >= 1
+        metrics = (await desk.client.get("/metrics")).text
+        assert 'agent_requests_rejected_total{reason="draining"} 2.0' in metrics
         listed = (await desk.client.get("/agent/async")).json()["tasks"]
         assert [task["task_id"] for task in listed] == [task_id]

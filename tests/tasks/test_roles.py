@@ -1,6 +1,7 @@
 """Processes that share a store: one answers callers, another works, an agent comes and goes."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
             assert view(asked, task_id, LONG_S)["status"] == "completed"
             assert httpx.get(f"{worker.url}/health/ready").status_code == 200
             assert sample(worker, "agent_concurrency_limit") > 0
+            said = worker.err.read_text()
+            assert "works background runs of quick (create_agent)" in said
+            told = re.findall(rf"curl -s ({worker.url}\S*)", said)
+            assert [address.removeprefix(worker.url) for address in told] == [
+                "/health/ready",
+                "/runs",
+                "/metrics",
+            ]
+            assert {httpx.get(address).status_code for address in told} == {200}
             for path in ("/agent", "/agent/stream", "/agent/async", "/agents/quick"):
                 assert post(worker, path).status_code == 404
 

@@ -63,7 +63,13 @@ AT_ZERO = {
     "agent_tool_rejected_calls_total": 3,
 }
 AT_ZERO_FOR_ALL = {
-    "agent_requests_rejected_total": {"overloaded", "draining", "rate_limited", "unauthorized"},
+    "agent_requests_rejected_total": {
+        "overloaded",
+        "draining",
+        "rate_limited",
+        "unauthorized",
+        "store_unavailable",
+    },
     "agent_telemetry_errors_total": None,
     "agent_telemetry_label_overflow_total": None,
     "agent_telemetry_spans_dropped_total": None,
