@@ -110,7 +110,7 @@ class Threads:
 
     async def read(self, agent: str, thread_id: str) -> str | None:
         """What was kept, or None for a thread that is not known."""
-        if not can_be_kept(thread_id):
+        if not (can_be_kept(agent) and can_be_kept(thread_id)):
             return None
 
         def read() -> str | None:
@@ -134,7 +134,7 @@ class Threads:
 
     async def forget(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
-        if not can_be_kept(thread_id):
+        if not (can_be_kept(agent) and can_be_kept(thread_id)):
             return False
         me = f"forgets {uuid.uuid4()}"
         await self.claim(agent, thread_id, me, _FORGET_S)
