@@ -190,9 +190,9 @@ def _field_error(place: Sequence[Any], kind: str, message: str) -> FieldError:
     if kind == "extra_forbidden":
         known = ", ".join(RunBody.model_fields)
         return FieldError(field="body", message=f"Unknown field. Known are: {known}.")
-    if place[0] == "header":  # a name of the contract, too: only declared ones are checked
+    if place[0] in ("header", "query"):  # names of the contract, too: only declared are checked
         return FieldError(field=str(place[-1]), message=message)
-    named = [str(part) for part in place if part in RunBody.model_fields or part == "query"]
+    named = [str(part) for part in place if part in RunBody.model_fields]
     return FieldError(field=named[0] if named else "body", message=message)
 
 

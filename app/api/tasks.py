@@ -85,7 +85,7 @@ async def list_tasks(
     try:
         tasks, following = await service.tasks.list(TaskQuery(status, agent, limit, cursor))
     except ValueError as wrong:
-        raise InvalidRequest("query", "cursor is not one that a list gave") from wrong
+        raise InvalidRequest("cursor", "must be one that a list gave") from wrong
     if following is not None:
         address = request.url.include_query_params(cursor=following)
         response.headers["Link"] = f'<{address.path}?{address.query}>; rel="next"'

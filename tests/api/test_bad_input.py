@@ -224,10 +224,15 @@ async def test_unknown_file(desk: Served, path: str) -> None:
     is_problem(response, 404, "not_found")
 
 
-@pytest.mark.parametrize("query", ["state=canary-5f1c", "limit=0", "limit=501", "limit=x"])
-async def test_bad_query(desk: Served, query: str) -> None:
-    """A query that cannot be served is 422."""
-    is_problem(await desk.client.get(f"/runs?{query}"), 422, "invalid_request")
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [("state=canary-5f1c", ["state"]), ("limit=0", ["limit"]), ("limit=501", ["limit"]),
+     ("limit=x", ["limit"]), ("limit=0&state=canary-5f1c", ["limit", "state"])],
+)  # fmt: skip
+async def test_bad_query(desk: Served, query: str, named: list[str]) -> None:
+    """A query that cannot be served is 422 and names what was wrong with it."""
+    problem = is_problem(await desk.client.get(f"/runs?{query}"), 422, "invalid_request")
+    assert sorted(error["field"] for error in problem["errors"]) == named
 
 
 async def test_no_conversations() -> None:
