@@ -16,7 +16,7 @@ from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
 from app.runs.errors import InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
-from app.runs.model import Stopped
+from app.runs.model import AgentInfo, RunRequest, Stopped
 from app.runs.ports import Agent
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
 from app.runs.tasks import task_id as new_id
@@ -189,7 +189,7 @@ async def retry_task(
 ) -> TaskView:
     """A new run of the same request, which points to the old one."""
     before = await find(service, task_id)
-    service.agent(before.agent)
+    agent = service.agent(before.agent)
     if not before.status.ended:
         raise InFlight
     spec = await service.tasks.spec_of(task_id)
@@ -198,11 +198,22 @@ async def retry_task(
     again = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),
+        request=_within_limits(spec.request, agent.info),
         fingerprint=fingerprint("retry", task_id) if idempotency_key else "",
         traceparent=service.trace(),
         retry_of=task_id,
     )
     return await _stored(service, again, idempotency_key, response)
+
+
+def _within_limits(request: RunRequest, agent: AgentInfo) -> RunRequest:
+    """The limits may have been higher when it was asked for."""
+    iterations = request.max_iterations
+    return replace(
+        request,
+        timeout_s=min(request.timeout_s, agent.background_timeout_s),
+        max_iterations=iterations and min(iterations, agent.iteration_limit),
+    )
 
 
 async def _submit(
