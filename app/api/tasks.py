@@ -15,7 +15,7 @@ from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
-from app.runs.errors import InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
+from app.runs.errors import InFlight, InvalidRequest, KeyReused, NoRoom, NotFound, NotServed
 from app.runs.model import AgentInfo, RunRequest, Stopped
 from app.runs.ports import Agent
 from app.runs.tasks import Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
@@ -189,7 +189,9 @@ async def retry_task(
 ) -> TaskView:
     """A new run of the same request, which points to the old one."""
     before = await find(service, task_id)
-    agent = service.agent(before.agent)
+    agent = service.agents.get(before.agent)
+    if agent is None:
+        raise NotServed
     if not before.status.ended:
         raise InFlight
     spec = await service.tasks.spec_of(task_id)

@@ -156,11 +156,11 @@ async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
         assert (await view(desk, task_id))["status"] == "completed"
         refused = await desk.client.post(f"/agent/async/{task_id}/retry")
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+        assert "agent" in refused.json()["detail"]
         listed: dict[str, Any] = (await desk.client.get("/agent/async")).json()
         assert [task["task_id"] for task in listed["tasks"]] == [task_id]
 
 
-async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
 async def test_a_retry_keeps_to_the_limits_in_force(tmp_path: Path) -> None:
     """A run of a time with higher limits is run again within those there are now."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
@@ -177,6 +177,7 @@ async def test_a_retry_keeps_to_the_limits_in_force(tmp_path: Path) -> None:
         assert [run["iteration_limit"] for run in again] == [4, 4]
 
 
+async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
     """GET /runs/{id} tells of it what is stored: how it ended, and what was asked for."""
     about: dict[str, Any] = {"metadata": {"shop": "7"}, "timeout": 20.0, "max_iterations": 4}
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
