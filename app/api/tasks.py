@@ -36,6 +36,9 @@ def _problem(description: str) -> dict[str, Any]:
 _STORE: dict[int | str, dict[str, Any]] = {
     503: _problem("`store_unavailable` (with `Retry-After`)")
 }
+_TAKING: dict[int | str, dict[str, Any]] = {
+    503: _problem("`draining` or `store_unavailable` (with `Retry-After`)")
+}
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: _problem("`not_found`"), **_STORE}
 _submitting: dict[str, Any] = {
     "status_code": 202,
@@ -43,7 +46,7 @@ _submitting: dict[str, Any] = {
     "responses": {
         **{status: told for status, told in RUN_RESPONSES.items() if status not in (500, 504)},
         409: _problem("`in_flight`: another run has this thread"),
-        **_STORE,
+        **_TAKING,
     },
     "dependencies": [Depends(plain_json)],
 }
@@ -182,6 +185,7 @@ async def cancel(service: Service, task: Task) -> Stopped:
         409: _problem("`in_flight`: it has not ended, or another run has its thread"),
         422: _problem("`invalid_request`, or `key_reused`"),
         **_UNKNOWN,
+        **_TAKING,
     },
 )
 async def retry_task(
