@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from app.api.schemas import RunBody, StepView, TimingsView, asked_steps
 from app.runs.errors import (
@@ -148,10 +149,20 @@ def of_status(status: int, code: str | None = None) -> Problem:
     return _problem(status, code or usual, _DETAILS.get(code or usual, detail))
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of this application with a problem."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error of this application, which has these routes, with a problem."""
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code != 405:
+            return await _http(request, error)
+        # The one route that refused the method knows its own methods only.
+        there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+        methods = {method for route in there for method in getattr(route, "methods", None) or ()}
+        return respond(of_status(405), {"Allow": ", ".join(sorted(methods))})
+
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(WatchkeeperError, _ours)
 
 
@@ -160,8 +171,7 @@ async def _ours(request: Request, error: Exception) -> Response:
     return respond(of_error(error), retry_headers(error))
 
 
-async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _http(request: Request, error: HTTPException) -> Response:
     encoded = error.status_code == 400 and not sends_plain_json(request)
     return respond(of_status(415 if encoded else error.status_code), error.headers)
 
