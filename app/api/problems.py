@@ -61,6 +61,9 @@ HTTP_ERRORS = {
     500: ("internal_error", "Something went wrong."),
 }
 
+# What a folder of files takes; it does not say so itself.
+_OF_FILES = ("GET", "HEAD")
+
 _DETAILS = {"invalid_http": "What was sent is not HTTP."}
 
 _TITLES = {
@@ -159,7 +162,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         # The one route that refused the method knows its own methods only.
         there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
         methods = {method for route in there for method in getattr(route, "methods", None) or ()}
-        return respond(of_status(405), {"Allow": ", ".join(sorted(methods))})
+        return respond(of_status(405), {"Allow": ", ".join(sorted(methods or _OF_FILES))})
 
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, http)

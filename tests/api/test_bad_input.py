@@ -200,7 +200,8 @@ async def test_unknown_agent(desk: Served, name: str) -> None:
      ("PUT", "/agent/async", "GET, POST"), ("PUT", "/agent/async/x", "DELETE, GET"),
      ("GET", "/agent/async/x/retry", "POST"), ("POST", "/agent/async/x/events", "GET"),
      ("POST", "/threads/x", "DELETE, GET"), ("POST", "/runs/x", "DELETE, GET"),
-     ("POST", "/openapi.json", "GET, HEAD")],
+     ("POST", "/openapi.json", "GET, HEAD"),
+     ("POST", "/static-offline-docs/swagger-ui.css", "GET, HEAD")],
 )  # fmt: skip
 async def test_wrong_method(desk: Served, method: str, path: str, allowed: str) -> None:
     """A method that an address does not take is 405 and names those it takes."""
