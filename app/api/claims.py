@@ -52,12 +52,10 @@ class Claims:
         time that the caller gives.
         """
         timeout_s = body.timeout or agent.timeout_s
-        until = time.monotonic() + timeout_s + _SLACK_S
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._take(agent, body, key, run_id, timeout_s + _SLACK_S)
-        except (StoreUnavailable, TimeoutError):  # what it did not answer it may do all the same
-            self._later(run_id, self._give_back(agent.name, key, body.thread_id, run_id, until))
+        except TimeoutError:
             raise StoreUnavailable from None
 
     async def _take(
@@ -71,11 +69,13 @@ class Claims:
             if known is not None:
                 return known
         if body.thread_id is not None:
+            until = time.monotonic() + for_s
             try:
                 await self._threads.claim(agent.name, body.thread_id, run_id, for_s)
-            except InFlight:
-                if key is not None and self._keys is not None:
-                    await self._keys.free(_named(agent.name, key), run_id)
+            except (InFlight, StoreUnavailable, asyncio.CancelledError) as refused:
+                freed = self._later(run_id, self._give_back(agent.name, key, None, run_id, until))
+                if isinstance(refused, InFlight):  # else there is nobody to wait for
+                    await asyncio.wait({freed}, timeout=_WAIT_S)
                 raise
         return None
 
@@ -84,10 +84,11 @@ class Claims:
         if key is not None or run.request.thread_id is not None:
             self._later(run.id, self._settle(run, key))
 
-    def _later(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, run_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         settling = asyncio.create_task(work, name=f"claims of {run_id}")
         self._settling[run_id] = settling
         settling.add_done_callback(lambda _: self._settling.pop(run_id, None))
+        return settling
 
     async def given_back(self, run: Run) -> None:
         """Wait until nothing is claimed for a run that has ended: its caller may come again.
