@@ -13,7 +13,6 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 
-from app.runs.deadline import remaining
 from app.runs.errors import HandedOver, InFlight, StoreUnavailable
 from app.runs.ports import AgentCall, ThreadStore
 
@@ -56,13 +55,14 @@ class Conversations:
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """A store that is away does not take the run with it: it is tried until the deadline."""
+    """A store that is away does not take the run with it: it is tried until the run is stopped.
+
+    The deadline does that, so it alone decides how such a run ends.
+    """
     while True:
         try:
             return await work()
         except StoreUnavailable:
-            if remaining() <= _AGAIN_S:
-                raise
             await asyncio.sleep(_AGAIN_S)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import uuid
 from typing import Any
 
@@ -81,11 +82,11 @@ async def _ask(
     service: Service, agent: Agent, body: RunBody, request: Request, key: str | None
 ) -> Response:
     check_limits(body, agent.info)
-    run_id = str(uuid.uuid4())
+    run_id, arrived_at = str(uuid.uuid4()), time.monotonic()
     known = await service.claims.take(agent.info, body, key, run_id)
     if known is not None:
         return _replay(known)
-    run = service.runner.start(agent, body.request(agent.info), Mode.SYNC, run_id)
+    run = service.runner.start(agent, body.request(agent.info), Mode.SYNC, run_id, arrived_at)
     service.claims.hold(run, key)
     ended = await _end_of(run, service.runner, request)
     await service.claims.given_back(run)

@@ -52,9 +52,13 @@ def build(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    for router in (*(_ASKING if asks else ()), *_LOOKING):
+    routers = (*(_ASKING if asks else ()), *_LOOKING)
+    pages = [*app.routes]
+    for router in routers:
         app.include_router(router)
-    problems.install(app, on_refused)
+    problems.install(
+        app, [*pages, *(route for router in routers for route in router.routes)], on_refused
+    )
     openapi.install(app)
     if cors_origins:
         app.add_middleware(

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Annotated, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import Header
 
@@ -18,8 +17,11 @@ from app.runs.tasks import Body, fingerprint
 
 # A claim outlives its run's deadline by so much: a process that dies gives nothing back.
 _SLACK_S = 5.0
-_SETTLE_S = 5.0
+_CLOSE_S = 5.0
 _AGAIN_S = 0.5
+# So long an answer waits for a store that is slow to take its claims back; the deadline is kept.
+_WAIT_S = 1.0
+_PAST_DEADLINE_S = 0.15
 _REMEMBERED = (Outcome.COMPLETED, Outcome.ITERATION_LIMIT, Outcome.FAILED)
 
 Key: TypeAlias = Annotated[
@@ -46,67 +48,85 @@ class Claims:
     ) -> Body | None:
         """Claim for a run; what to replay instead, if its key has been answered.
 
-        Raises InFlight, KeyReused, or StoreUnavailable where a key cannot be looked up.
+        Raises InFlight, KeyReused, or StoreUnavailable where the store cannot be asked within the
+        time that the caller gives.
         """
-        for_s = (body.timeout or agent.timeout_s) + _SLACK_S
+        timeout_s = body.timeout or agent.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._take(agent, body, key, run_id, timeout_s + _SLACK_S)
+        except TimeoutError:
+            raise StoreUnavailable from None
+
+    async def _take(
+        self, agent: AgentInfo, body: RunBody, key: str | None, run_id: str, for_s: float
+    ) -> Body | None:
         if key is not None:
             if self._keys is None:
                 raise StoreUnavailable
-            named = _named(agent, key)
+            named = _named(agent.name, key)
             known = await self._keys.claim(named, body.fingerprint(), run_id, for_s)
             if known is not None:
                 return known
         if body.thread_id is not None:
+            until = time.monotonic() + for_s
             try:
                 await self._threads.claim(agent.name, body.thread_id, run_id, for_s)
-            except (InFlight, StoreUnavailable):
-                if key is not None and self._keys is not None:
-                    with suppress(StoreUnavailable):  # then it ends by itself
-                        await self._keys.free(_named(agent, key), run_id)
+            except (InFlight, StoreUnavailable, asyncio.CancelledError) as refused:
+                freed = self._later(run_id, self._give_back(agent.name, key, None, run_id, until))
+                if isinstance(refused, InFlight):  # else there is nobody to wait for
+                    await asyncio.wait({freed}, timeout=_WAIT_S)
                 raise
         return None
 
     def hold(self, run: Run, key: str | None) -> None:
         """From now on until the run has ended."""
-        if key is None and run.request.thread_id is None:
-            return
-        settling = asyncio.create_task(self._settle(run, key), name=f"claims of {run.id}")
-        self._settling[run.id] = settling
-        settling.add_done_callback(lambda _: self._settling.pop(run.id, None))
+        if key is not None or run.request.thread_id is not None:
+            self._later(run.id, self._settle(run, key))
 
-    def settled(self, run: Run) -> asyncio.Task[None] | None:
-        """Done when the claims of a run are given back; None where it has none."""
-        return self._settling.get(run.id)
+    def _later(self, run_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        settling = asyncio.create_task(work, name=f"claims of {run_id}")
+        self._settling[run_id] = settling
+        settling.add_done_callback(lambda _: self._settling.pop(run_id, None))
+        return settling
 
     async def given_back(self, run: Run) -> None:
-        """Wait, for a moment, until nothing is claimed for a run: its caller may come again."""
-        if (settling := self.settled(run)) is not None:
-            await asyncio.wait({settling}, timeout=_SETTLE_S)
+        """Wait until nothing is claimed for a run that has ended: its caller may come again.
+
+        A store that is slow or away makes nobody wait past the deadline, or long before it.
+        """
+        if (settling := self._settling.get(run.id)) is not None:
+            left_s = run.ends_at + _PAST_DEADLINE_S - time.monotonic()
+            await asyncio.wait({settling}, timeout=max(0.0, min(_WAIT_S, left_s)))
 
     async def _settle(self, run: Run, key: str | None) -> None:
-        """The key first, since a repeat with it must not be made again; both are tried for a while.
-
-        What cannot be given back ends by itself, soon after the deadline.
-        """
+        """The key first, since a repeat with it must not be made again."""
         ended = await asyncio.shield(run.ended)
-        thread_id, keys = run.request.thread_id, self._keys
+        agent, keys, until = run.agent.name, self._keys, run.ends_at + _SLACK_S
+        if key is not None and keys is not None and ended.outcome in _REMEMBERED:
+            named, body = _named(agent, key), final(run, ended)
+            await _patiently(lambda: keys.keep(named, run.id, body), until)
+            key = None
+        await self._give_back(agent, key, run.request.thread_id, run.id, until)
+
+    async def _give_back(
+        self, agent: str, key: str | None, thread_id: str | None, run_id: str, until: float
+    ) -> None:
+        """Tried until the claims end by themselves."""
+        keys = self._keys
         if key is not None and keys is not None:
-            named = _named(run.agent, key)
-            if ended.outcome in _REMEMBERED:
-                await _patiently(lambda: keys.keep(named, run.id, final(run, ended)))
-            else:
-                await _patiently(lambda: keys.free(named, run.id))
+            named = _named(agent, key)
+            await _patiently(lambda: keys.free(named, run_id), until)
         if thread_id is not None:
-            await _patiently(lambda: self._threads.release(run.agent.name, thread_id, run.id))
+            await _patiently(lambda: self._threads.release(agent, thread_id, run_id), until)
 
     async def close(self) -> None:
         """Wait, for a moment, until nothing is left to settle."""
         if self._settling:
-            await asyncio.wait(set(self._settling.values()), timeout=_SETTLE_S)
+            await asyncio.wait(set(self._settling.values()), timeout=_CLOSE_S)
 
 
-async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
-    until = time.monotonic() + _SLACK_S
+async def _patiently(work: Callable[[], Awaitable[None]], until: float) -> None:
     while time.monotonic() < until:
         try:
             await work()
@@ -115,5 +135,5 @@ async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(_AGAIN_S)
 
 
-def _named(agent: AgentInfo, key: str) -> str:
-    return fingerprint(agent.name, key)
+def _named(agent: str, key: str) -> str:
+    return fingerprint(agent, key)

@@ -97,8 +97,8 @@ def _headers(path: str, method: str, status: int) -> dict[str, str]:
         told |= _REPLAYED
     if path == "/agent/async" and not asks and status == 200:
         told |= _PAGE
-    may_try_again = (asks and status == 409) or (status == 503 and not path.startswith("/health"))
-    pending = background and not asks and "{task_id}" in path and status == 200
+    may_try_again = status == 409 or (status == 503 and not path.startswith("/health"))
+    pending = path.endswith("/async/{task_id}") and method == "get" and status == 200
     if may_try_again or pending:
         told |= _RETRY
     return told

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from app.api.schemas import RunBody, StepView, TimingsView, asked_steps
 from app.runs.errors import (
@@ -59,6 +60,9 @@ HTTP_ERRORS = {
     422: ("invalid_request", "The request cannot be served as it was written."),
     500: ("internal_error", "Something went wrong."),
 }
+
+# What a folder of files takes; it does not say so itself.
+_OF_FILES = ("GET", "HEAD")
 
 _DETAILS = {"invalid_http": "What was sent is not HTTP."}
 
@@ -148,25 +152,33 @@ def of_status(status: int, code: str | None = None) -> Problem:
     return _problem(status, code or usual, _DETAILS.get(code or usual, detail))
 
 
-def install(app: FastAPI, on_refused: Callable[[str], None]) -> None:
-    """Answer every error of this application with a problem.
+def install(app: FastAPI, routes: Sequence[BaseRoute], on_refused: Callable[[str], None]) -> None:
+    """Answer every error of this application, which has these routes, with a problem.
 
     `on_refused` is told the code of a refusal for the service's own sake, where no run was begun.
     """
 
-    async def _ours(request: Request, error: Exception) -> Response:
+    async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, WatchkeeperError)
         if isinstance(error, Draining | StoreUnavailable):
             on_refused(error.code)
         return respond(of_error(error), retry_headers(error))
 
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code != 405:
+            return await _http(request, error)
+        # The one route that refused the method knows its own methods only.
+        there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+        methods = {method for route in there for method in getattr(route, "methods", None) or ()}
+        return respond(of_status(405), {"Allow": ", ".join(sorted(methods or _OF_FILES))})
+
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(WatchkeeperError, _ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(WatchkeeperError, ours)
 
 
-async def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _http(request: Request, error: HTTPException) -> Response:
     encoded = error.status_code == 400 and not sends_plain_json(request)
     return respond(of_status(415 if encoded else error.status_code), error.headers)
 
@@ -195,9 +207,9 @@ def _field_error(place: Sequence[Any], kind: str, message: str) -> FieldError:
     if kind == "extra_forbidden":
         known = ", ".join(RunBody.model_fields)
         return FieldError(field="body", message=f"Unknown field. Known are: {known}.")
-    if place[0] == "header":  # a name of the contract, too: only declared ones are checked
+    if place[0] in ("header", "query"):  # names of the contract, too: only declared are checked
         return FieldError(field=str(place[-1]), message=message)
-    named = [str(part) for part in place if part in RunBody.model_fields or part == "query"]
+    named = [str(part) for part in place if part in RunBody.model_fields]
     return FieldError(field=named[0] if named else "body", message=message)
 
 

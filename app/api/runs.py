@@ -1,6 +1,7 @@
 """What is in flight, what recently ended, and how to stop it: `/runs`."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -116,6 +117,9 @@ def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
     body = body_of(task) if task.status.ended else {}
     state = State.FINISHED if task.status.ended else _STATES[task.status]
     ended_at = task.finished_at or time.time()
+    age_s = round(max(0.0, ended_at - (task.started_at or task.created_at)), 3)
+    waits = state is State.QUEUED and task.started_at is None
+    timings = replace(so_far.timings, queue_s=age_s) if waits else so_far.timings
     told = {
         "trace_id": task.trace.split("-")[1] if task.trace else None,
         "outcome": None,
@@ -124,7 +128,7 @@ def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
         "iterations": so_far.iterations,
         "iteration_limit": so_far.iteration_limit or request.max_iterations or iteration_limit,
         "tool_calls": so_far.tool_calls,
-        "timings": TimingsView.of(so_far.timings),
+        "timings": TimingsView.of(timings),
         "usage": UsageView.of(so_far.usage, so_far.cost_usd),
         "steps": [StepView.of(step, request.include_steps) for step in so_far.steps],
     }
@@ -135,7 +139,7 @@ def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
         agent=task.agent,
         mode=Mode.BACKGROUND,
         state=state,
-        age_s=round(max(0.0, ended_at - (task.started_at or task.created_at)), 3),
+        age_s=age_s,
         created_at=datetime.fromtimestamp(task.created_at, UTC).isoformat(),
         timeout_s=request.timeout_s,
         metadata=dict(request.metadata),

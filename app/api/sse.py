@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
@@ -22,7 +22,6 @@ from app.runs.tasks import Body
 _PING_S = 15.0
 _MOST_AT_ONCE = 200
 _ABORT_S = 1.0
-_SETTLE_S = 5.0
 _HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # proxies would hold events back to send them together
@@ -130,14 +129,14 @@ class RunStream(EventStream):
         write_s: float,
         on_gone: Callable[[], None] = lambda: None,
         after: int = 0,
-        settled: asyncio.Future[None] | None = None,
+        given_back: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         who = {"run_id": run.id, "agent": run.agent.name}
         super().__init__(who, about(run), emit, write_s, on_gone)
         self._run = run
         self._ended = run.ended
         self._ring = run.ring
-        self._settled = settled
+        self._given_back = given_back
         self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -149,8 +148,8 @@ class RunStream(EventStream):
             body = b"".join(self._encoded(entries))
             at_end = bool(entries) and entries[-1].name == "end"
             done = at_end or (closed and len(entries) == len(waiting))
-            if done and self._settled is not None:  # whoever reads the end may ask again at once
-                await asyncio.wait({self._settled}, timeout=_SETTLE_S)
+            if done and self._given_back is not None:  # who reads the end may ask again at once
+                await self._given_back()
             yield body, done
             if done:
                 return

@@ -1,9 +1,11 @@
 """The same run as a stream: `POST /agent/stream`, and following any run's events."""
 
 import asyncio
+import time
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -186,11 +188,11 @@ class Caller:
 async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller) -> Response:
     check_limits(body, agent.info)
     runner, claims = service.runner, service.claims
-    run_id = str(uuid.uuid4())
+    run_id, arrived_at = str(uuid.uuid4()), time.monotonic()
     known = await claims.take(agent.info, body, caller.key, run_id)
     if known is not None:
         return Replay(known, runner.emit, service.write_s)
-    run = runner.start(agent, body.request(agent.info), Mode.STREAM, run_id)
+    run = runner.start(agent, body.request(agent.info), Mode.STREAM, run_id, arrived_at)
     claims.hold(run, caller.key)
 
     def on_gone() -> None:
@@ -205,4 +207,5 @@ async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller)
         await claims.given_back(run)
         headers = {**about(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
-    return RunStream(run, runner.emit, service.write_s, on_gone, settled=claims.settled(run))
+    settled = partial(claims.given_back, run)
+    return RunStream(run, runner.emit, service.write_s, on_gone, given_back=settled)

@@ -15,8 +15,16 @@ from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
-from app.runs.errors import Cancelled, InFlight, InvalidRequest, KeyReused, NoRoom, NotFound
-from app.runs.model import Stopped
+from app.runs.errors import (
+    Cancelled,
+    InFlight,
+    InvalidRequest,
+    KeyReused,
+    NoRoom,
+    NotFound,
+    NotServed,
+)
+from app.runs.model import AgentInfo, RunRequest, Stopped
 from app.runs.ports import Agent
 from app.runs.tasks import STOP_S, Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
 from app.runs.tasks import task_id as new_id
@@ -34,6 +42,9 @@ def _problem(description: str) -> dict[str, Any]:
 _STORE: dict[int | str, dict[str, Any]] = {
     503: _problem("`store_unavailable` (with `Retry-After`)")
 }
+_TAKING: dict[int | str, dict[str, Any]] = {
+    503: _problem("`draining` or `store_unavailable` (with `Retry-After`)")
+}
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: _problem("`not_found`"), **_STORE}
 _submitting: dict[str, Any] = {
     "status_code": 202,
@@ -41,7 +52,7 @@ _submitting: dict[str, Any] = {
     "responses": {
         **{status: told for status, told in RUN_RESPONSES.items() if status not in (500, 504)},
         409: _problem("`in_flight`: another run has this thread"),
-        **_STORE,
+        **_TAKING,
     },
     "dependencies": [Depends(plain_json)],
 }
@@ -83,7 +94,7 @@ async def list_tasks(
     try:
         tasks, following = await service.tasks.list(TaskQuery(status, agent, limit, cursor))
     except ValueError as wrong:
-        raise InvalidRequest("query", "cursor is not one that a list gave") from wrong
+        raise InvalidRequest("cursor", "must be one that a list gave") from wrong
     if following is not None:
         address = request.url.include_query_params(cursor=following)
         response.headers["Link"] = f'<{address.path}?{address.query}>; rel="next"'
@@ -183,6 +194,7 @@ async def cancel(service: Service, task: Task) -> Stopped:
         409: _problem("`in_flight`: it has not ended, or another run has its thread"),
         422: _problem("`invalid_request`, or `key_reused`"),
         **_UNKNOWN,
+        **_TAKING,
     },
 )
 async def retry_task(
@@ -190,7 +202,9 @@ async def retry_task(
 ) -> TaskView:
     """A new run of the same request, which points to the old one."""
     before = await find(service, task_id)
-    service.agent(before.agent)
+    agent = service.agents.get(before.agent)
+    if agent is None:
+        raise NotServed
     if not before.status.ended:
         raise InFlight
     spec = await service.tasks.spec_of(task_id)
@@ -199,11 +213,22 @@ async def retry_task(
     again = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),
+        request=_within_limits(spec.request, agent.info),
         fingerprint=fingerprint("retry", task_id) if idempotency_key else "",
         traceparent=service.trace(),
         retry_of=task_id,
     )
     return await _stored(service, again, idempotency_key, response)
+
+
+def _within_limits(request: RunRequest, agent: AgentInfo) -> RunRequest:
+    """The limits may have been higher when it was asked for."""
+    iterations = request.max_iterations
+    return replace(
+        request,
+        timeout_s=min(request.timeout_s, agent.background_timeout_s),
+        max_iterations=iterations and min(iterations, agent.iteration_limit),
+    )
 
 
 async def _submit(

@@ -35,10 +35,10 @@ class ThreadView(BaseModel):
     messages: list[MessageView]
 
 
-@router.get("/{thread_id}", summary="A conversation", responses=_RESPONSES)
+@router.get("/{thread_id:path}", summary="A conversation", responses=_RESPONSES)
 async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> ThreadView:
     """What was said; an agent with a checkpointer of its own keeps its conversations itself."""
-    name = service.agent(agent).info.name
+    name = agent or service.agent().info.name  # the store may know one that is no longer served
     said = await service.threads_kept.read(name, thread_id)
     if said is None:
         raise NotFound
@@ -50,7 +50,7 @@ async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -
 
 
 @router.delete(
-    "/{thread_id}",
+    "/{thread_id:path}",
     summary="Drop a conversation",
     status_code=204,
     responses={
@@ -60,7 +60,7 @@ async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -
 )
 async def drop_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> Response:
     """The next run with this thread_id begins a new one."""
-    name = service.agent(agent).info.name
+    name = agent or service.agent().info.name
     if not await service.threads_kept.forget(name, thread_id):
         raise NotFound
     return Response(status_code=204)

@@ -38,6 +38,10 @@ class NotFound(WatchkeeperError):
     code = "not_found"
 
 
+class NotServed(NotFound):
+    """The run is there, and its agent is not served here any more."""
+
+
 class InFlight(WatchkeeperError):
     """A run with this Idempotency-Key, or on this thread, is still in flight. Try again."""
 

@@ -80,14 +80,20 @@ class Runner:
         self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
 
     def start(
-        self, agent: Agent, request: RunRequest, mode: Mode, run_id: str | None = None
+        self,
+        agent: Agent,
+        request: RunRequest,
+        mode: Mode,
+        run_id: str | None = None,
+        arrived_at: float | None = None,
     ) -> Run:
-        """Begin a run, or queue it; its end is `run.ended`.
+        """Begin a run, or queue it; its end is `run.ended`. Its deadline counts from its arrival.
 
         A run that is refused ends at once, as `rejected`, with Overloaded or Draining.
         """
         loop = asyncio.get_running_loop()
-        run = Run(run_id or str(uuid.uuid4()), agent.info, mode, request, self.emit, loop)
+        run_id = run_id or str(uuid.uuid4())
+        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at)
         run.trace = self._trace()
         self.in_flight[run.id] = run
         if self.draining:
@@ -95,13 +101,14 @@ class Runner:
             return run
         begin = partial(run.context.run, self._begin, run, agent, loop)
         try:
-            run.ticket = self.admission.enter(begin, request.timeout_s)
+            left_s = max(0.0, run.ends_at - time.monotonic())
+            run.ticket = self.admission.enter(begin, left_s)
         except Overloaded as refusal:
             self._settle(run, error=refusal)
             return run
         if run.state is State.QUEUED:
             run.record(RunQueued(run_id=run.id, agent=run.agent.name, at=run.arrived_at, mode=mode))
-        run.timers.append(loop.call_later(request.timeout_s, self.stop, run, DeadlineExceeded()))
+        run.timers.append(loop.call_later(left_s, self.stop, run, DeadlineExceeded()))
         return run
 
     def work(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:

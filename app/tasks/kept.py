@@ -110,7 +110,7 @@ class Threads:
 
     async def read(self, agent: str, thread_id: str) -> str | None:
         """What was kept, or None for a thread that is not known."""
-        if not can_be_kept(thread_id):
+        if not (can_be_kept(agent) and can_be_kept(thread_id)):
             return None
 
         def read() -> str | None:
@@ -134,7 +134,7 @@ class Threads:
 
     async def forget(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
-        if not can_be_kept(thread_id):
+        if not (can_be_kept(agent) and can_be_kept(thread_id)):
             return False
         me = f"forgets {uuid.uuid4()}"
         await self.claim(agent, thread_id, me, _FORGET_S)
@@ -144,7 +144,7 @@ class Threads:
         return known
 
     def _execute(self, statement: Any) -> int:
-        with self._store.calls.begin() as connection:
+        with self._store.change() as connection:
             return connection.execute(statement).rowcount
 
 
@@ -200,7 +200,7 @@ class Keys:
         await self._store.call(self._execute, sa.delete(_KEYS).where(mine))
 
     def _execute(self, statement: Any) -> None:
-        with self._store.calls.begin() as connection:
+        with self._store.change() as connection:
             connection.execute(statement)
 
 
@@ -220,5 +220,5 @@ def _upsert(
     keys = [column.name for column in table.primary_key]
     statement = insert.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
     changed_one = statement.returning(sa.literal(True))
-    with store.calls.begin() as connection:
+    with store.change() as connection:
         return connection.execute(changed_one).scalar_one_or_none() is not None

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,6 +74,7 @@ class Store:
         )
         self.worker = self._engine(_WORKER_BUSY_MS, pool_size=at_most, wait_s=30.0)
         self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
+        self._working = threading.local()
         self._closed = False
         self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
 
@@ -118,11 +120,30 @@ class Store:
         """Do blocking work with the store. Raises StoreUnavailable, within seconds."""
         if self._closed:
             raise StoreUnavailable
-        done = asyncio.wrap_future(self._pool.submit(work, *args, **kwargs))
+        given_up = threading.Event()
+
+        def called() -> T:
+            self._working.given_up = given_up
+            return work(*args, **kwargs)
+
         try:
-            return await asyncio.wait_for(done, ANSWER_S)
+            return await asyncio.wait_for(asyncio.wrap_future(self._pool.submit(called)), ANSWER_S)
         except (*_GONE, TimeoutError) as refused:
             raise StoreUnavailable from refused
+        finally:
+            given_up.set()
+
+    @contextmanager
+    def change(self) -> Iterator[sa.Connection]:
+        """A transaction of a `call`, undone when nobody waits for it any more. Blocks.
+
+        Who was told that the store is away has gone on: what is done later, undoes what was done
+        since.
+        """
+        with self.calls.begin() as connection:
+            yield connection
+            if self._working.given_up.is_set():
+                raise StoreUnavailable
 
     def why(self, refused: BaseException) -> str:
         """Why the store was refused, as its driver says it: one line, and no statement in it."""

@@ -110,6 +110,24 @@ async def test_headers(document: dict[str, Any], method: str, path: str) -> None
             assert ("server-timing" in named) is not path.endswith("/stream")
 
 
+@calls
+async def test_when_to_try_again(document: dict[str, Any], method: str, path: str) -> None:
+    """`Retry-After` is documented where it is sent, and nowhere else."""
+    looks, accepts = ("get", "/agent/async/{task_id}"), path.endswith(("/async", "/retry"))
+    sent = {"409", "503"} | ({"202"} if accepts else set())
+    sent |= {"200"} if (method, path) == looks else set()
+    told = document["paths"][path][method]["responses"]
+    named = {status for status in told if "Retry-After" in told[status]["headers"]}
+    assert named == (set() if path.startswith(HEALTH) else sent & told.keys())
+
+
+async def test_draining(document: dict[str, Any]) -> None:
+    """What refuses new runs while it drains says so."""
+    for path, calls in document["paths"].items():
+        if "post" in calls:
+            assert "`draining`" in calls["post"]["responses"]["503"]["description"], path
+
+
 @pytest.mark.parametrize("path", [path for _, path in STATUSES if "stream" in path or "ev" in path])
 async def test_streams(document: dict[str, Any], path: str) -> None:
     """A stream is documented as one, with a model for each of its events."""

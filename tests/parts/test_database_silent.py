@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -86,6 +87,36 @@ def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
     assert ended(port, one)["status"] == "completed"
     assert [r.run_id for r in ships.receipts(once.name) if r.what == "begin"] == [one]
     until(_store_is(port, "ok"), "readiness stays red")
+
+
+@pytest.mark.parametrize("way", [Way.SILENT, Way.SHUT])
+@pytest.mark.parametrize("path", ["/agents/graph", "/agents/graph/stream"])
+def test_whoever_waits_is_answered_in_time(
+    served: tuple[Fleet, Proxy], path: str, way: Way
+) -> None:
+    """A run with a key and a thread ends at its deadline, whatever became of the database."""
+    ships, between = served
+    [port] = ships.ports
+    plan, name = Plan(f"waits {way} {path}", seconds=30.0), f"waits-{way}-{path.rpartition('/')[2]}"
+    body = {"question": plan.question, "timeout": 3, "thread_id": name}
+    with ThreadPoolExecutor(1) as caller:
+        began = time.monotonic()
+        asking = caller.submit(_last_word, port, path, body, {"Idempotency-Key": name})
+        until(lambda: ships.receipts(plan.name), "its call has not begun")
+        between.go(way)
+        told = asking.result(30)
+    took_s = time.monotonic() - began
+    print(f"{path} answered after {took_s:.2f} s")
+    assert '"timeout"' in told
+    assert 2.9 < took_s < 3.0 + 1.5
+    between.go(Way.OPEN)
+    until(_store_is(port, "ok"), "readiness stays red")
+
+
+def _last_word(port: int, path: str, body: Any, headers: Mapping[str, str]) -> str:
+    """All that was answered, read to its end."""
+    response = httpx.post(f"http://127.0.0.1:{port}{path}", json=body, headers=headers, timeout=30)
+    return response.text
 
 
 def test_slow(served: tuple[Fleet, Proxy]) -> None:

@@ -1,11 +1,13 @@
 """A cancel that meets a run just as it begins or ends: all who are asked say the same of it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from dbos._sys_db import SystemDatabase
 
 from app.runs.background import Log
 from app.runs.events import RunFinished, RunHandedOver
@@ -62,6 +64,25 @@ async def test_an_end_that_has_been_told_stands(
     assert (await desk.client.get("/threads/kept?agent=look")).status_code == 200
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert again.json()["result"] == "already_finished"
+
+
+async def test_an_end_that_is_being_stored_stands(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment in which a run has noted its end nothing is left to cancel."""
+    stores = SystemDatabase.update_workflow_outcome
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(1.0)
+        return stores(*arguments, **named)
+
+    monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", slowly)
+    task_id = await submit(desk, agent="look")
+    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
+    await asyncio.sleep(0.4)  # its end is noted, and not stored
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "already_finished")
+    assert (await ended(desk, task_id))["status"] == "completed"
 
 
 async def test_taken_from_the_queue_and_not_begun(

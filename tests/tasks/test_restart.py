@@ -153,8 +153,25 @@ async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
         assert (await view(desk, task_id))["status"] == "completed"
         refused = await desk.client.post(f"/agent/async/{task_id}/retry")
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+        assert "agent" in refused.json()["detail"]
         listed: dict[str, Any] = (await desk.client.get("/agent/async")).json()
         assert [task["task_id"] for task in listed["tasks"]] == [task_id]
+
+
+async def test_a_retry_keeps_to_the_limits_in_force(tmp_path: Path) -> None:
+    """A run of a time with higher limits is run again within those there are now."""
+    async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
+        ids = [await submit(desk, timeout=timeout_s, max_iterations=9) for timeout_s in (3, 600)]
+        for task_id in ids:
+            await ended(desk, task_id)
+    limits: dict[str, Any] = {"background_timeout_s": 5.0, "max_iterations": 4}
+    async with served({"a": quick()}, store_url=url_in(tmp_path), **limits) as desk:
+        again = []
+        for task_id in ids:
+            response = await desk.client.post(f"/agent/async/{task_id}/retry")
+            again.append((await desk.client.get(f"/runs/{response.json()['run_id']}")).json())
+        assert [run["timeout_s"] for run in again] == [3.0, 5.0]
+        assert [run["iteration_limit"] for run in again] == [4, 4]
 
 
 async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
         place = f"/runs/{accepted.json()['task_id']}"
         waiting = httpx.get(f"{asks.url}{place}").json()
         assert (waiting["state"], waiting["phase"], waiting["outcome"]) == ("queued", "queue", None)
+        assert waiting["timings"]["queue_s"] == waiting["age_s"] > 0
         told = {name: waiting[name] for name in ("timeout_s", "iteration_limit", "metadata")}
         assert told == {"timeout_s": 77.0, "iteration_limit": 5, "metadata": {"shop": "7"}}
         with serving(folders[1], "wk_slow:slow", variables=store) as works:

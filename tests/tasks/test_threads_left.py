@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -103,3 +104,45 @@ async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
         assert (await desk.client.delete(place, params=second)).status_code == 204
         assert (await desk.client.get(place)).status_code == 200
         assert (await desk.client.get(place, params=second)).status_code == 404
+
+
+async def test_a_thread_of_any_name(tmp_path: Path) -> None:
+    """Whatever name a thread has, it can be read and dropped, a slash in it included."""
+    agent = fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+    async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
+        for name in (
+            "team/42",
+            "/",
+            "a/",
+            "team%2F42",
+            "?a=b#c",
+            "\u00e9 \U0001f98a",
+            "a//b",
+        ):
+            assert (await desk.ask("one", thread_id=name)).status_code == 200
+            place = f"/threads/{quote(name, safe='')}"
+            kept = await desk.client.get(place)
+            assert (kept.status_code, kept.json().get("thread_id")) == (200, name)
+            assert (await desk.client.delete(place)).status_code == 204
+            assert (await desk.client.get(place)).status_code == 404
+        for nothing in ("/threads", "/threads/"):
+            assert (await desk.client.get(nothing)).status_code == 404
+
+
+async def test_a_conversation_outlives_its_agent(tmp_path: Path) -> None:
+    """What the store keeps of an agent that is no longer served can be read and dropped."""
+    model = fakes.ScriptedModel(script=says)
+    agent = fakes.build("create_agent", model, [])
+    async with served({"old": agent}, store_url=url_in(tmp_path)) as desk:
+        await desk.ask("one", thread_id="t")
+    async with served({"new": agent}, store_url=url_in(tmp_path)) as desk:
+        assert (await desk.client.get("/threads/t")).status_code == 404
+        old, nobody = {"agent": "old"}, {"agent": "\0"}
+        kept = await desk.client.get("/threads/t", params=old)
+        assert (kept.status_code, kept.json()["agent"]) == (200, "old")
+        assert [m["content"] for m in kept.json()["messages"]] == ["one", "heard one"]
+        assert (await desk.client.delete("/threads/t", params=old)).status_code == 204
+        for method in ("GET", "DELETE"):
+            for whose in (old, nobody):
+                gone = await desk.client.request(method, "/threads/t", params=whose)
+                assert (gone.status_code, gone.json()["code"]) == (404, "not_found")

@@ -1,0 +1,67 @@
+"""What a run claims before it starts is given back where it does not start."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.agents.conversations import InMemory
+from app.api.claims import Claims
+from app.api.schemas import RunBody
+from app.runs.errors import InFlight, StoreUnavailable, WatchkeeperError
+from app.runs.tasks import Body
+from tests import fakes
+from tests.service import served, until
+
+
+class Keys:
+    """Every key is free; it knows who has which."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, str] = {}
+
+    async def claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+        self.held[key] = run_id
+        return None
+
+    async def keep(self, key: str, run_id: str, body: Body) -> None:
+        raise AssertionError
+
+    async def free(self, key: str, run_id: str) -> None:
+        if self.held.get(key) == run_id:
+            del self.held[key]
+
+
+class Threads(InMemory):
+    """No thread can be had: that is said, or nothing is."""
+
+    def __init__(self, refusal: WatchkeeperError | None) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+        if self.refusal is None:
+            await asyncio.sleep(60)
+        else:
+            raise self.refusal
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [(InFlight(), InFlight), (StoreUnavailable(), StoreUnavailable), (None, StoreUnavailable)],
+)
+async def test_a_key_is_given_back(
+    refusal: WatchkeeperError | None, told: type[WatchkeeperError]
+) -> None:
+    """Whoever gets a key and then not its thread lets go of the key, whatever was in the way."""
+    agent = fakes.build("create_agent", fakes.ScriptedModel(script=fakes.never_stops("look")), [])
+    async with served({"a": agent}) as desk:
+        info = desk.service.agent("a").info
+    keys = Keys()
+    claims = Claims(keys, Threads(refusal))
+    body = RunBody(question="q", thread_id="t", timeout=0.2)
+    began = time.monotonic()
+    with pytest.raises(told):
+        await claims.take(info, body, "key", "run")
+    assert time.monotonic() - began < 5
+    await until(lambda: not keys.held)
