@@ -55,7 +55,9 @@ async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path)
         held.let_go.set()
         await until(lambda: not desk.service.runner.in_flight, 20)
         told, end = await ended(desk, task_id), desk.end_of(task_id)
-        assert told["status"] == end.outcome == ("cancelled" if thread_id else "completed")
+        # Without one it stands, unless its process looked at the store just then.
+        assert told["status"] == end.outcome
+        assert thread_id is None or end.outcome == "cancelled"
 
 
 async def test_half_a_character(tmp_path: Path) -> None:
