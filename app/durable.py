@@ -115,7 +115,8 @@ class Durable:
 
             def unworked(task_id: str, error: RunError) -> None:
                 telling = self._tell_unworked(service, task_id, error)
-                asyncio.run_coroutine_threadsafe(telling, loop)
+                told = asyncio.run_coroutine_threadsafe(telling, loop)
+                told.add_done_callback(_tell_fault)
 
             heard = Heard(
                 stop=background.stop,
@@ -207,6 +208,11 @@ class Durable:
             catalogue.STORE_FREE: free,
             catalogue.STORE_RESERVE: lambda: {(): float(self.engine.stats.reserve_bytes)},
         }
+
+
+def _tell_fault(told: "Future[None]") -> None:
+    if not told.cancelled() and (wrong := told.exception()) is not None:
+        logs.failed(lines.UNHANDLED, wrong)
 
 
 def _on_loop(

@@ -273,7 +273,7 @@ class Engine:
         """Order a run to stop: the status in which that met it, None if it had ended before."""
 
         def order() -> TaskStatus | None:
-            with self._store.calls.begin() as connection:
+            with self._store.change() as connection:
                 ordered = self._tables.cancelling(task_id, time.time())
                 found = connection.execute(ordered).one_or_none()
             if found is None:
