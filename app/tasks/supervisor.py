@@ -196,7 +196,8 @@ class Supervisor:
         mine = {row["workflow_uuid"]: row for row in rows_here}
         for task_id in mine.keys() - self._worker.working:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
-                self.recover(mine[task_id])
+                self.recover(mine[task_id], died=False)
+                del self._orphans[task_id]
         kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
 
@@ -263,15 +264,15 @@ class Supervisor:
             if now - since >= HUNG_S:
                 self.recover(late[claim])
 
-    def recover(self, row: Mapping[str, Any]) -> None:
-        """Put back a run that nobody works any more; end it when that was in vain too often.
+    def recover(self, row: Mapping[str, Any], *, died: bool = True) -> None:
+        """Put back a run that nobody works any more; end it when its processes died too often.
 
         One that was cancelled, or ended, since its row was read is left as it is.
         """
         task_id, agent, before = row["workflow_uuid"], row["name"], row["attributes"] or {}
         reached = self._tables.reached(self._store.calls, task_id)
         got_further = reached > before.get(rows.REACHED, -1)
-        in_vain = 1 if got_further else before.get(rows.IN_VAIN, 0) + 1
+        in_vain = (0 if got_further else before.get(rows.IN_VAIN, 0)) + died
         noted: dict[str, Any] = {
             rows.REACHED: reached,
             rows.IN_VAIN: in_vain,
