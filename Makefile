@@ -37,7 +37,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.js
 
 test: check ## Every check, unit and service test
 	@$(call needs,curl prometheus prometheus-alertmanager)
-	$(BIN)/pytest -n 4 --dist loadfile -m "not alone" # two for each core: they wait more than they work
+	$(BIN)/pytest -n 5 --dist loadfile -m "not alone" # more than cores: they wait more than they work
 	$(BIN)/pytest -m alone
 
 check: install ## Style, types, architecture, generated pages

@@ -88,7 +88,7 @@ async def test_draining() -> None:
     async with served(_agents(0.6)) as desk:
         early = asyncio.ensure_future(desk.ask())
         await until(lambda: desk.service.runner.admission.running)
-        draining = asyncio.ensure_future(desk.service.runner.drain(0.2, 5.0))
+        draining = asyncio.ensure_future(desk.service.runner.drain(1.5, 10.0))
         await until(lambda: desk.service.runner.leaving)
         assert (await desk.client.get("/health/ready")).status_code == 503
         assert (await desk.client.get("/health/live")).status_code == 200
