@@ -1,5 +1,6 @@
 """What every test stands on: blocking calls in async code are errors."""
 
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.alone)
         if module in ON_FILE:
             item.add_marker(pytest.mark.on_file)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays until the end: to walk through all of it holds a test up."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,7 +17,7 @@ from tests.service import Served, served, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 
-TIMEOUT_S = 0.45
+TIMEOUT_S = 0.6
 # The promise is 0.25 s; a shared machine may take longer to wake us.
 LATE_S = 0.9
 # Much longer than the deadline, so that waiting for the work shows.
