@@ -12,6 +12,7 @@ from dbos._sys_db import SystemDatabase
 from app.runs.background import Log
 from app.runs.events import RunFinished, RunHandedOver
 from app.runs.model import Outcome
+from app.tasks.rows import OUTCOME
 from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import Served, served, until
@@ -131,3 +132,21 @@ async def test_cancelled_by_another_process_in_a_tool(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "cancelled"
     await until(lambda: task_id not in desk.service.runner.in_flight, 20)
     assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def test_an_end_that_was_noted_by_a_process_that_died(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has not come: the next attempt at the run can be cancelled."""
+    begin = Worker._begin
+
+    def after_another(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
+        owned.note({OUTCOME: "completed"})
+        return begin(worker, known, owned, stored)
+
+    monkeypatch.setattr(Worker, "_begin", after_another)
+    task_id = await submit(desk, agent="nap")
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    assert (await ended(desk, task_id))["status"] == "cancelled"
