@@ -177,11 +177,15 @@ class Watched:
         await asyncio.get_running_loop().run_in_executor(None, export.provider.force_flush)
 
     async def trace_of(self, run_id: str) -> list[Received]:
-        """The whole trace of a run; waits until its outermost span, the last to end, has come."""
+        """The whole trace of a run; waits for the run's span and the one around it.
+
+        Either may be the last to end: a request whose caller left is over before its run.
+        """
 
         def has_come() -> bool:
-            kinds = {span.kind for span in self.collector.trace_of(run_id)}
-            return "INTERNAL" in kinds and bool({"SERVER", "CONSUMER"} & kinds)
+            spans = self.collector.trace_of(run_id)
+            around = {"SERVER", "CONSUMER"} & {span.kind for span in spans}
+            return bool(around and any(is_root(span, run_id) for span in spans))
 
         await until(has_come)
         return self.collector.trace_of(run_id)
@@ -232,10 +236,11 @@ def parent_of(span: Received, spans: Sequence[Received]) -> Received | None:
 
 def root_of(spans: Sequence[Received], run_id: str) -> Received:
     """The one invoke_agent span of a run."""
-    own = [
-        span
-        for span in spans
-        if span.kind == "INTERNAL" and span.attributes.get("agent.run.id") == run_id
-    ]
+    own = [span for span in spans if is_root(span, run_id)]
     assert len(own) == 1, own
     return own[0]
+
+
+def is_root(span: Received, run_id: str) -> bool:
+    """Whether it is the invoke_agent span of the run; those of its tools are INTERNAL as well."""
+    return span.kind == "INTERNAL" and span.attributes.get("agent.run.id") == run_id
