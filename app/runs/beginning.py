@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from app.runs.errors import AgentFailed, HandedOver
 from app.runs.events import RunStarted
 from app.runs.live import Run
-from app.runs.model import Mode
-from app.runs.ports import AgentCall, Price
+from app.runs.model import AgentAnswer, Mode
+from app.runs.ports import Agent, AgentCall, Price
 
 
 def started(run: Run, now: float) -> RunStarted:
@@ -41,6 +42,18 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
         iterations=run.progress.iterations,
         fence=run.fence,
     )
+
+
+async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
+    """Ask the agent: the body of the run's task."""
+    try:
+        return await agent.answer(call)
+    except HandedOver:
+        if call.fence is not None:  # which knows whether its caller has ended it
+            await call.fence.passed()
+        raise
+    except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
+        raise AgentFailed from raised
 
 
 def stored_s(run: Run) -> float:

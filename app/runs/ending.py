@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextvars import Context
 from dataclasses import replace
 
 from app.runs import beginning
@@ -161,3 +162,17 @@ def drop_answer(run: Run) -> None:
     ended = run.ended.result()
     run.ended = asyncio.get_running_loop().create_future()
     run.ended.set_result(replace(ended, answer=None))
+
+
+def let_go(run: Run, error: RunError | None) -> None:
+    """A remembered run keeps no frames and no timers alive."""
+    run.timers.clear()
+    run.ticket = None
+    run.context = Context()
+    run.request = replace(run.request, question="")
+    run.fence = None
+    if run.attempt is not None:
+        run.attempt = replace(run.attempt, request=run.request, log=())
+    if error is not None:
+        error.__cause__ = error.__context__ = None
+        error.__traceback__ = None

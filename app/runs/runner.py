@@ -10,15 +10,12 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextvars import Context
-from dataclasses import replace
 from functools import partial
 
 from app.runs import beginning, ending, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
 from app.runs.errors import (
-    AgentFailed,
     Cancelled,
     CutByShutdown,
     DeadlineExceeded,
@@ -27,11 +24,7 @@ from app.runs.errors import (
     Overloaded,
     RunError,
 )
-from app.runs.events import (
-    Emit,
-    RunQueued,
-    WorkAbandoned,
-)
+from app.runs.events import Emit, RunQueued, WorkAbandoned
 from app.runs.live import Ended, Run
 from app.runs.model import (
     AgentAnswer,
@@ -45,7 +38,7 @@ from app.runs.model import (
     State,
     Stopped,
 )
-from app.runs.ports import Agent, AgentCall, Price
+from app.runs.ports import Agent, Price
 from app.runs.tasks import HUNG_S, Attempt, Fence, Record
 from app.runs.threads import DaemonThreads
 
@@ -222,7 +215,7 @@ class Runner:
         run.record(beginning.started(run, now))
         call = beginning.call_for(run, self._price, self._fault)
         run.admitted.set_result(True)
-        run.task = loop.create_task(_answer(agent, call), name=f"run {run.id}")
+        run.task = loop.create_task(beginning.answer(agent, call), name=f"run {run.id}")
         run.task.add_done_callback(partial(self._task_done, run))
 
     def _task_done(self, run: Run, task: asyncio.Task[AgentAnswer]) -> None:
@@ -267,7 +260,9 @@ class Runner:
             ending.drop_answer(run)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
-        self._let_go(run, error)
+        ending.let_go(run, error)
+        if run.task not in self._abandoned:
+            run.task = None
 
     def _tell_end(
         self,
@@ -288,21 +283,6 @@ class Runner:
         run.record(ending.handed_over(run) if handed_over else ending.final_fact(run, ended))
         return ended
 
-    def _let_go(self, run: Run, error: RunError | None) -> None:
-        """A remembered run keeps no frames, timers or task alive."""
-        run.timers.clear()
-        run.ticket = None
-        run.context = Context()
-        run.request = replace(run.request, question="")
-        run.fence = None
-        if run.attempt is not None:
-            run.attempt = replace(run.attempt, request=run.request, log=())
-        if run.task not in self._abandoned:
-            run.task = None
-        if error is not None:
-            error.__cause__ = error.__context__ = None
-            error.__traceback__ = None
-
     def _left(self, run: Run) -> Left:
         stuck = run.task is not None and run.task in self._abandoned
         return Left(threads=self._threads.busy_for(run.id), tasks=int(stuck))
@@ -320,14 +300,3 @@ class Runner:
                     tasks=left.tasks,
                 )
             )
-
-
-async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
-    try:
-        return await agent.answer(call)
-    except HandedOver:
-        if call.fence is not None:  # which knows whether its caller has ended it
-            await call.fence.passed()
-        raise
-    except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
-        raise AgentFailed from raised
