@@ -15,10 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
-from dbos import error as engine_errors
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
-from app.runs.errors import Cancelled, KeyReused, NoRoom, StoreUnavailable
+from app.runs.errors import Cancelled, StoreUnavailable
 from app.runs.ring import Entry
 from app.runs.tasks import (
     Body,
@@ -31,18 +30,16 @@ from app.runs.tasks import (
     TaskSpec,
     TaskStatus,
     Until,
-    accepted,
 )
-from app.tasks import payload, rows
+from app.tasks import rows
 from app.tasks.pages import page
+from app.tasks.records import VERSION, Records
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import Heard, Supervisor
 from app.tasks.watching import Watcher
 from app.tasks.worker import Worker
 
-# Constant, or what is queued would wait for a process of the version that queued it.
-_VERSION = "1"
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
 # Each queue is asked by itself: many of them are asked less often, but not less than this.
@@ -73,7 +70,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dbos: DBOS | None = None
         self._worker: Worker | None = None
-        self._client: DBOSClient | None = None
+        self._records: Records | None = None
         self._supervisor: Supervisor | None = None
 
     @property
@@ -97,15 +94,16 @@ class Engine:
     def _open(self, worker: Worker, agents: Sequence[str], works: bool) -> None:
         # It logs the text of exceptions, which may quote what callers and tools said.
         logging.getLogger("dbos").setLevel(logging.CRITICAL)
-        self._client = DBOSClient(
+        client = DBOSClient(
             system_database_engine=self._store.calls,
             serializer=DBOSPortableJSONSerializer(),
             application_name=_NAME,
             retry_connection_errors=False,
         )
+        self._records = Records(self._store, self._tables, client)
         self._supervisor = Supervisor(
             self._store,
-            self._client,
+            client,
             self._tables,
             self._me,
             self._heard,
@@ -121,7 +119,7 @@ class Engine:
                 "system_database_url": self._store.url.render_as_string(hide_password=False),
                 "system_database_engine": self._store.worker,
                 "executor_id": self._me,
-                "application_version": _VERSION,
+                "application_version": VERSION,
                 "serializer": DBOSPortableJSONSerializer(),
                 "use_listen_notify": False,
                 "log_level": "CRITICAL",
@@ -188,82 +186,19 @@ class Engine:
 
     async def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         """Store a run; true if it is new. Raises KeyReused for a key with another body."""
-        return await self._store.call(self._submit, spec)
-
-    def _submit(self, spec: TaskSpec) -> tuple[Task, bool]:
-        # A repeat is read and not written: a crowd of them would wait for each other's locks.
-        # What was stored is not read back: on a slow connection that takes as long again.
-        if not spec.fingerprint or self._tables.row(self._store.looks, spec.id) is None:
-            stored = self._enqueue(spec)
-            if stored is not None:
-                return stored, True
-        task = self._get(spec.id)
-        if task is None:
-            raise StoreUnavailable
-        if task.fingerprint != spec.fingerprint:
-            raise KeyReused
-        return task, False
-
-    def _enqueue(self, spec: TaskSpec) -> Task | None:
-        """Store a run; None if another submission of it came first."""
-        if not self._store.has_room():
-            raise NoRoom
-        created_at = time.time()
-        noted = {
-            rows.CREATED: created_at,
-            rows.FINGERPRINT: spec.fingerprint,
-            rows.RETRY_OF: spec.retry_of,
-            rows.THREAD: spec.request.thread_id,
-            rows.TRACE: spec.traceparent,
-        }
-        options: EnqueueOptions = {
-            "workflow_name": spec.agent,
-            "queue_name": spec.agent,
-            "workflow_id": spec.id,
-            "workflow_id_reuse_policy": "reject",
-            "app_version": _VERSION,
-            "attributes": {name: value for name, value in noted.items() if value is not None},
-        }
-        try:
-            self._known_client().enqueue(options, payload.of(spec))
-        except engine_errors.DBOSWorkflowIDInUseError:
-            return None
-        return accepted(spec, created_at)
+        return await self._store.call(self._known_records().submit, spec)
 
     async def get(self, task_id: str) -> Task | None:
         """One run, with its body if it has ended."""
-        return await self._store.call(self._get, task_id)
-
-    def _get(self, task_id: str) -> Task | None:
-        row = self._tables.row(self._store.looks, task_id)
-        if row is None or row["status"] != "SUCCESS":
-            return None if row is None else rows.task(row)
-        found = self._known_client().list_workflows(workflow_ids=[task_id], load_input=False)
-        output = found[0].output if found else None
-        return rows.task(row, output)
+        return await self._store.call(self._known_records().task, task_id)
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
         """What was submitted as that run."""
-        return await self._store.call(self._spec_of, task_id)
-
-    def _spec_of(self, task_id: str) -> TaskSpec | None:
-        found = self._known_client().list_workflows(workflow_ids=[task_id], load_output=False)
-        stored = found[0].input if found else None
-        if not stored:
-            return None
-        return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
+        return await self._store.call(self._known_records().spec, task_id)
 
     async def record(self, task_id: str) -> Record | None:
         """All that is stored of a run."""
-
-        def read() -> Record | None:
-            task = self._get(task_id)
-            spec = self._spec_of(task_id) if task is not None else None
-            if task is None or spec is None:
-                return None
-            return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
-
-        return await self._store.call(read)
+        return await self._store.call(self._known_records().record, task_id)
 
     async def list(self, query: TaskQuery) -> tuple[Sequence[Task], str | None]:
         """A page of runs, newest first. Raises ValueError for a cursor that is none."""
@@ -289,9 +224,7 @@ class Engine:
 
     async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Say what became of a cancelled run that this process worked."""
-        noted = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
-        client = self._known_client()
-        await self._store.call(client.update_workflow_attributes, task_id, noted, merge=True)
+        await self._store.call(self._known_records().tell_stopped, task_id, body, stuck)
 
     async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
         """How a run stands as soon as it stands so, or None."""
@@ -301,10 +234,10 @@ class Engine:
         """The events of a run's log as they come, from that one on or a little before."""
         return self._watcher.follow(task_id, event)
 
-    def _known_client(self) -> DBOSClient:
-        if self._client is None:
+    def _known_records(self) -> Records:
+        if self._records is None:  # the store has not been opened yet
             raise StoreUnavailable
-        return self._client
+        return self._records
 
     def _on_loop(self, call: Callable[[str, bool], None]) -> Callable[[str, bool], None]:
         def tell(task_id: str, cancelled: bool) -> None:

@@ -1,0 +1,95 @@
+"""What is stored of single runs, and what it says; each call is made on a thread of the store."""
+
+import time
+
+from dbos import DBOSClient, EnqueueOptions
+from dbos import error as engine_errors
+
+from app.runs.errors import KeyReused, NoRoom, StoreUnavailable
+from app.runs.tasks import Body, Record, Task, TaskSpec, accepted
+from app.tasks import payload, rows
+from app.tasks.rows import Tables
+from app.tasks.store import Store
+
+# Constant, or what is queued would wait for a process of the version that queued it.
+VERSION = "1"
+
+
+class Records:
+    """Submissions, and what became of them."""
+
+    def __init__(self, store: Store, tables: Tables, client: DBOSClient) -> None:
+        self._store = store
+        self._tables = tables
+        self._client = client
+
+    def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
+        """Store a run; true if it is new. Raises KeyReused for a key with another body."""
+        # A repeat is read and not written: a crowd of them would wait for each other's locks.
+        # What was stored is not read back: on a slow connection that takes as long again.
+        if not spec.fingerprint or self._tables.row(self._store.looks, spec.id) is None:
+            stored = self._enqueue(spec)
+            if stored is not None:
+                return stored, True
+        task = self.task(spec.id)
+        if task is None:
+            raise StoreUnavailable
+        if task.fingerprint != spec.fingerprint:
+            raise KeyReused
+        return task, False
+
+    def _enqueue(self, spec: TaskSpec) -> Task | None:
+        """Store a run; None if another submission of it came first."""
+        if not self._store.has_room():
+            raise NoRoom
+        created_at = time.time()
+        noted = {
+            rows.CREATED: created_at,
+            rows.FINGERPRINT: spec.fingerprint,
+            rows.RETRY_OF: spec.retry_of,
+            rows.THREAD: spec.request.thread_id,
+            rows.TRACE: spec.traceparent,
+        }
+        options: EnqueueOptions = {
+            "workflow_name": spec.agent,
+            "queue_name": spec.agent,
+            "workflow_id": spec.id,
+            "workflow_id_reuse_policy": "reject",
+            "app_version": VERSION,
+            "attributes": {name: value for name, value in noted.items() if value is not None},
+        }
+        try:
+            self._client.enqueue(options, payload.of(spec))
+        except engine_errors.DBOSWorkflowIDInUseError:
+            return None
+        return accepted(spec, created_at)
+
+    def task(self, task_id: str) -> Task | None:
+        """One run, with its body if it has ended."""
+        row = self._tables.row(self._store.looks, task_id)
+        if row is None or row["status"] != "SUCCESS":
+            return None if row is None else rows.task(row)
+        found = self._client.list_workflows(workflow_ids=[task_id], load_input=False)
+        output = found[0].output if found else None
+        return rows.task(row, output)
+
+    def spec(self, task_id: str) -> TaskSpec | None:
+        """What was submitted as that run."""
+        found = self._client.list_workflows(workflow_ids=[task_id], load_output=False)
+        stored = found[0].input if found else None
+        if not stored:
+            return None
+        return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
+
+    def record(self, task_id: str) -> Record | None:
+        """All that is stored of a run."""
+        task = self.task(task_id)
+        spec = self.spec(task_id) if task is not None else None
+        if task is None or spec is None:
+            return None
+        return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
+
+    def tell_stopped(self, task_id: str, body: Body, stuck: bool) -> None:
+        """Note what became of a cancelled run."""
+        noted = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
+        self._client.update_workflow_attributes(task_id, noted, merge=True)
