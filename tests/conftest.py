@@ -7,8 +7,13 @@ from collections.abc import Generator, Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from tests.parts.postgres import Shared, cluster
+
+# How long an example takes, or its making, says nothing on a machine that does other things too.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Modules whose tests hold something to a time: nothing runs beside them.
 ALONE = {
