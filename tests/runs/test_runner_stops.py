@@ -18,6 +18,7 @@ from app.runs.events import (
     ModelCallFinished,
     RunFinished,
     ToolCallFinished,
+    ToolCallStarted,
     WorkAbandoned,
 )
 from app.runs.model import CallOutcome, Outcome, Stopped
@@ -26,8 +27,8 @@ from app.runs.runner import GRACE_S
 from tests.runs import scripted
 from tests.runs.scripted import Desk, after, at_once, stubborn
 
-# What a loaded machine may add to a bound of the product; what is stopped would take longer.
-SLACK_S = 10.0
+# What a machine may add to a bound of the product; one that does other things, now and then.
+SLACK_S, SELDOM_S = 0.25, 10.0
 
 
 async def test_the_deadline() -> None:
@@ -38,7 +39,7 @@ async def test_the_deadline() -> None:
     took_s = time.monotonic() - began
     assert isinstance(ended.error, DeadlineExceeded)
     assert ended.outcome is Outcome.TIMEOUT
-    assert 0.2 <= took_s < 0.2 + SLACK_S
+    assert 0.2 <= took_s < 0.2 + SELDOM_S
     assert desk.facts_of(WorkAbandoned) == []
     assert desk.idle()
 
@@ -49,7 +50,7 @@ async def test_the_deadline_is_hard() -> None:
     began = time.monotonic()
     run = desk.start(stubborn(door), timeout_s=0.2)
     ended = await run.ended
-    assert time.monotonic() - began < 0.2 + GRACE_S + SLACK_S
+    assert time.monotonic() - began < 0.2 + GRACE_S + SELDOM_S
     assert ended.outcome is Outcome.TIMEOUT
     (left,) = desk.facts_of(WorkAbandoned)
     assert (left.tasks, left.threads) == (1, 0)
@@ -60,6 +61,18 @@ async def test_the_deadline_is_hard() -> None:
     assert len(desk.finals()) == 2, "the late end of the task says nothing more"
 
 
+async def test_the_grace_is_short() -> None:
+    """Work that will not stop holds an answer for a tenth of a second, as its best times show."""
+    door, took_s = asyncio.Event(), list[float]()
+    for _ in range(5):
+        desk = Desk()
+        began = time.monotonic()
+        await desk.ask(stubborn(door), timeout_s=0.1)
+        took_s.append(time.monotonic() - began)
+    door.set()
+    assert 0.2 <= min(took_s) < 0.2 + SLACK_S
+
+
 async def test_a_thread_that_cannot_be_stopped() -> None:
     """A run whose thread hangs ends in time and says exactly what it left behind."""
     desk = Desk()
@@ -67,7 +80,11 @@ async def test_a_thread_that_cannot_be_stopped() -> None:
     door = threading.Event()
 
     async def script(_: AgentCall) -> str:
-        await asyncio.gather(*(asyncio.to_thread(door.wait, 60) for _ in range(3)))
+        loop = asyncio.get_running_loop()
+        hanging = [loop.run_in_executor(None, door.wait, 60) for _ in range(3)]
+        while desk.threads.busy < 3:
+            pass  # they begin before the deadline can come
+        await asyncio.wait(hanging)
         return "too late"
 
     began = time.monotonic()
@@ -75,7 +92,7 @@ async def test_a_thread_that_cannot_be_stopped() -> None:
     left_at_work = desk.threads.abandoned
     door.set()
     assert left_at_work == 3
-    assert time.monotonic() - began < 0.2 + GRACE_S + SLACK_S
+    assert time.monotonic() - began < 0.2 + GRACE_S + SELDOM_S
     assert ended.outcome is Outcome.TIMEOUT
     (left,) = desk.facts_of(WorkAbandoned)
     assert (left.threads, left.tasks) == (3, 0)
@@ -176,7 +193,9 @@ async def test_what_was_done_is_kept() -> None:
     timings = ended.timings
     spent = timings.queue_s + timings.llm_s + timings.tools_s + timings.other_s
     assert spent == pytest.approx(ended.duration_s, abs=1e-6)
-    assert timings.tools_s > 0.1
+    began = {fact.call_id: fact.at for fact in desk.facts_of(ToolCallStarted)}
+    over = {fact.call_id: fact.at for fact in desk.facts_of(ToolCallFinished)}
+    assert timings.tools_s >= over["2"] - began["2"] - 1e-6
 
 
 async def test_every_call_that_started_ends() -> None:
