@@ -67,7 +67,7 @@ def tools() -> fakes.ToolDesk:
 
 @pytest.fixture(scope="module")
 def grace() -> Iterator[None]:
-    """What can stop has the time to, whatever the machine does; the runner's tests hold the real."""
+    """What can stop has the time to; the real grace is seen to in the tests of the runner."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(runner, "GRACE_S", GRACE_S)
         yield
