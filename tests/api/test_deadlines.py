@@ -21,7 +21,7 @@ kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 
 # Every agent is asked at once, each with a little more time than the one before: so long that a
 # machine that stands still for a moment does not keep a run from what is to hold it.
-TIMEOUT_S, APART_S = 3.0, 0.1
+TIMEOUT_S, APART_S = 6.0, 0.1
 GRACE_S = 4.0
 # The promise is 0.25 s; a shared machine may take longer to wake us.
 LATE_S = 0.9
