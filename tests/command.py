@@ -15,8 +15,8 @@ from pathlib import Path
 
 WATCHKEEPER = Path(sys.executable).with_name("watchkeeper")
 ROOT = Path(__file__).parents[1]
-_UP_WITHIN_S = 40.0
-_ENDED_WITHIN_S = 60.0
+_UP_WITHIN_S = 60.0
+_ENDED_WITHIN_S = 110.0
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -7,17 +7,20 @@ from collections.abc import Generator, Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from tests.parts.postgres import Shared, cluster
+
+# How long an example takes, or its making, says nothing on a machine that does other things too.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Modules whose tests hold something to a time: nothing runs beside them.
 ALONE = {
     f"tests/{name}.py"
     for name in (
         "agents/test_tools_in_graphs", "api/test_deadlines", "api/test_leaving",
-        "api/test_overload", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
-        "runs/test_runner_queue", "runs/test_runner_stops", "runs/test_threads",
-        "runs/test_threads_end", "streams/test_memory", "streams/test_readers",
+        "runs/test_runner_stops", "streams/test_memory", "streams/test_readers",
         "telemetry/test_pipeline_faults", "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip

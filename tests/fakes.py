@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Annotated, Any, TypedDict
@@ -25,6 +26,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import Field
+
+from app.runs.deadline import current
 
 Script = Callable[[Sequence[BaseMessage]], AIMessage]
 SYSTEM_PROMPT = "You are the order desk of a small shop."
@@ -148,13 +151,54 @@ def never_stops(
 
 
 class ToolDesk:
-    """A set of tools that misbehave in known ways, and what they saw."""
+    """A set of tools that misbehave in known ways, and what they saw.
+
+    Those that take their time take `seconds`, or until they are let go. `runs` has the run of
+    each call that began.
+    """
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.started: list[str] = []
+        self.runs: list[str] = []
         self.finished: list[str] = []
         self.cancelled: list[str] = []
+        self._let_go: list[Callable[[], object]] = []
+        self._times_let_go = 0
+
+    def let_go(self) -> None:
+        """End the calls that are at work now, as if their time were over; on their event loop."""
+        self._times_let_go += 1
+        held, self._let_go = self._let_go, []
+        for end in held:
+            end()
+
+    def _begin(self, name: str) -> None:
+        run = current.get()
+        self.runs.append(run.run_id if run else "")
+        self.started.append(name)
+
+    async def _hold(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        door = loop.create_future()
+
+        def end() -> None:
+            if not door.done():
+                door.set_result(None)
+
+        timer = loop.call_later(seconds, end)
+        self._let_go.append(end)
+        try:
+            await door
+        finally:
+            timer.cancel()
+            if end in self._let_go:
+                self._let_go.remove(end)
+
+    def _block(self) -> None:
+        door = threading.Event()
+        self._let_go.append(door.set)
+        door.wait(self.seconds)
 
     def tools(self) -> list[BaseTool]:
         """Named: look, nap, stubborn, block, hog, broken."""
@@ -162,15 +206,15 @@ class ToolDesk:
         @tool
         async def look(order: str = "1") -> str:
             """Look an order up, at once."""
-            self.started.append("look")
+            self._begin("look")
             return f"order {order} shipped"
 
         @tool
         async def nap() -> str:
             """Sleep, and let oneself be cancelled."""
-            self.started.append("nap")
+            self._begin("nap")
             try:
-                await asyncio.sleep(self.seconds)
+                await self._hold(self.seconds)
             except asyncio.CancelledError:
                 self.cancelled.append("nap")
                 raise
@@ -180,11 +224,11 @@ class ToolDesk:
         @tool
         async def stubborn() -> str:
             """Sleep, and swallow every cancellation."""
-            self.started.append("stubborn")
-            end = time.monotonic() + self.seconds
-            while (left := end - time.monotonic()) > 0:
+            self._begin("stubborn")
+            end, before = time.monotonic() + self.seconds, self._times_let_go
+            while (left := end - time.monotonic()) > 0 and self._times_let_go == before:
                 try:
-                    await asyncio.sleep(left)
+                    await self._hold(left)
                 except asyncio.CancelledError:
                     self.cancelled.append("stubborn")
             self.finished.append("stubborn")
@@ -193,15 +237,15 @@ class ToolDesk:
         @tool
         def block() -> str:
             """Sleep on a thread, where nothing can stop it."""
-            self.started.append("block")
-            time.sleep(self.seconds)
+            self._begin("block")
+            self._block()
             self.finished.append("block")
             return "blocked"
 
         @tool
         async def hog() -> str:
             """Hold the event loop itself."""
-            self.started.append("hog")
+            self._begin("hog")
             end = time.monotonic() + self.seconds
             while time.monotonic() < end:
                 pass
@@ -210,7 +254,7 @@ class ToolDesk:
         @tool
         async def broken() -> str:
             """Raise, with a secret in the exception."""
-            self.started.append("broken")
+            self._begin("broken")
             raise ValueError("secret-in-exception")
 
         return [look, nap, stubborn, block, hog, broken]

@@ -69,7 +69,7 @@ class Served:
         assert (runner.admission.running, runner.admission.waiting) == (0, 0)
 
 
-async def until(claim: Callable[[], object], within_s: float = 5.0) -> float:
+async def until(claim: Callable[[], object], within_s: float = 30.0) -> float:
     """Wait until the claim is true and say how long it took; fails when it takes longer."""
     began = time.monotonic()
     while not claim():

@@ -72,7 +72,7 @@ async def exchange(url: str, *parts: bytes) -> Reply:
 
 async def read_reply(reader: asyncio.StreamReader) -> Reply:
     """One answer whose length is declared."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
     first, *lines = head.decode("latin-1").strip().split("\r\n")
     pairs = (line.partition(":") for line in lines)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}

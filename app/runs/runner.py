@@ -235,6 +235,8 @@ class Runner:
         """The grace is over: end the run and leave its task behind."""
         if run.ended.done() or run.task is None or run.stopping is None:
             return
+        if run.task.done():  # the loop was held: what ends the run is next
+            return
         self._abandoned.add(run.task)
         self._settle(run, error=run.stopping)
 

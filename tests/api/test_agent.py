@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from app.agents import demo
 from app.runs import remaining
+from app.runs.events import ModelCallFinished
 from app.runs.model import Outcome
 from tests import fakes, faults
 from tests.service import Served, served, until
@@ -130,11 +131,20 @@ async def test_usage(desk: Served, kind: str) -> None:
 @kinds
 async def test_timings_add_up(desk: Served, kind: str) -> None:
     """Queue, llm, tools and other add up to the duration; parallel tools count once."""
-    run = (await desk.ask(agent=f"naps-{kind}")).json()
+    run = (await desk.ask(agent=f"naps-{kind}", include_steps=True)).json()
     timings = run["timings"]
     assert sum(timings.values()) == pytest.approx(run["duration_s"], abs=0.001)
-    assert 0.2 <= timings["tools_s"] < 0.4
-    assert 0.2 <= timings["llm_s"] < 0.4
+    covered_s, until_s = 0.0, 0.0
+    for step in sorted(run["steps"], key=lambda step: step["started_s"]):
+        ended_s = step["started_s"] + step["duration_s"]
+        covered_s += max(0.0, ended_s - max(until_s, step["started_s"]))
+        until_s = max(until_s, ended_s)
+    assert timings["tools_s"] == pytest.approx(covered_s, abs=0.01)
+    assert timings["tools_s"] >= 0.2
+    asked = [f for f in desk.facts_of(ModelCallFinished) if f.run_id == run["run_id"]]
+    thought_s = sum(call.at - call.started_at for call in asked)
+    assert timings["llm_s"] == pytest.approx(thought_s, abs=0.01)
+    assert timings["llm_s"] >= 0.2
     assert all(seconds >= 0 for seconds in timings.values())
 
 
@@ -284,6 +294,6 @@ async def test_a_run_that_knows_its_deadline() -> None:
     agents = {kind: fakes.build(kind, faults.model(), [look]) for kind in fakes.KINDS}
     async with served(agents) as service:
         for kind in agents:
-            assert (await service.ask(agent=kind, timeout=5)).status_code == 200
+            assert (await service.ask(agent=kind, timeout=90)).status_code == 200
     assert len(told) == len(agents)
-    assert all(4 < left < 5 for left in told)
+    assert all(30 < left < 90 for left in told)

@@ -1,6 +1,7 @@
 """Any bytes at all: random JSON, too much of it, and what is not even HTTP."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -84,17 +85,17 @@ bodies = anything | st.fixed_dictionaries(
 @given(body=bodies)
 @settings(
     max_examples=150,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_any_json(desk: Served, body: Any) -> None:
     """Any JSON at all is answered, refused, or runs out of the time that it asked for."""
+    began = time.monotonic()
     response = await desk.client.post("/agent", content=json.dumps(body), headers=JSON)
     assert response.status_code in (200, 422, 504), response.text
     if response.status_code == 504:
-        assert body["timeout"] < 0.1
+        assert body["timeout"] <= time.monotonic() - began
     if response.status_code == 422:
         is_problem(response, 422, "invalid_request")
 
@@ -102,10 +103,9 @@ async def test_any_json(desk: Served, body: Any) -> None:
 @given(body=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 @settings(
     max_examples=60,
-    deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_any_bytes(desk: Served, body: bytes) -> None:
     """Any bytes at all are refused, as no JSON or as no question."""

@@ -59,9 +59,9 @@ async def test_a_key_is_given_back(
         info = desk.service.agent("a").info
     keys = Keys()
     claims = Claims(keys, Threads(refusal))
-    body = RunBody(question="q", thread_id="t", timeout=0.2)
+    body = RunBody(question="q", thread_id="t", timeout=0.2 if refusal is None else 60)
     began = time.monotonic()
     with pytest.raises(told):
         await claims.take(info, body, "key", "run")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     await until(lambda: not keys.held)

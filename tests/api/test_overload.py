@@ -1,6 +1,7 @@
 """When there is more work than places: wait, be refused at once, or run out of time waiting."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,15 +9,20 @@ from typing import Any
 
 import httpx
 import pytest
+from langchain_core.tools import BaseTool
 
 from app.runs.events import RunFinished, RunQueued, RunStarted
 from app.runs.model import Outcome
 from tests import fakes, faults, wire
 from tests.service import Served, served, until
 
+# Longer than whatever waits for it may take.
+HELD_S = 60.0
+# At once, on a machine that does other things too: nothing that holds is over by then.
+SOON_S = 10.0
 
-def _agents(seconds: float) -> dict[str, Any]:
-    tools = fakes.ToolDesk(seconds=seconds).tools()
+
+def _agents(tools: list[BaseTool]) -> dict[str, Any]:
     agents = {
         name: fakes.build(
             "create_agent", fakes.ScriptedModel(script=fakes.calls_then_answers(name)), tools
@@ -35,20 +41,23 @@ async def napping(desk: Served, number: int) -> list[asyncio.Task[httpx.Response
     return naps
 
 
-async def end_all(desk: Served) -> None:
-    """Cancel whatever is in flight."""
-    for run_id in list(desk.service.runner.in_flight):
+async def end_all(desk: Served, *run_ids: str) -> None:
+    """Cancel these runs, or whatever is in flight."""
+    for run_id in run_ids or list(desk.service.runner.in_flight):
         await desk.client.delete(f"/runs/{run_id}")
 
 
 @asynccontextmanager
 async def desk_with(
-    places: int, queue: int, seconds: float = 2.0, *, taken: int = 0
+    places: int, queue: int, seconds: float = HELD_S, *, taken: int = 0
 ) -> AsyncIterator[Served]:
     """A service with so many places and seats, of which some are taken by naps."""
-    async with served(_agents(seconds), max_running_runs=places, max_queued_runs=queue) as desk:
+    held = fakes.ToolDesk(seconds=seconds)
+    agents = _agents(held.tools())
+    async with served(agents, max_running_runs=places, max_queued_runs=queue) as desk:
         naps = await napping(desk, taken)
         yield desk
+        held.let_go()
         await end_all(desk)
         await asyncio.gather(*naps)
         desk.books_balance()
@@ -72,7 +81,7 @@ async def test_full() -> None:
     async with desk_with(1, 1, taken=2) as desk:
         began = time.monotonic()
         response = await desk.ask(agent="look")
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < SOON_S
         is_refused(response)
         end = desk.end_of(response.json()["run_id"])
         assert (end.outcome, end.code) == (Outcome.REJECTED, "overloaded")
@@ -96,25 +105,23 @@ async def test_a_queued_run() -> None:
 
 async def test_first_come_first_served() -> None:
     """Runs that waited are served in the order of their arrival, with the wait in their timings."""
-    async with desk_with(1, 3, seconds=0.2) as desk:
-        first = asyncio.ensure_future(desk.ask("first", agent="nap"))
-        await until(lambda: desk.service.runner.in_flight)
-        order: list[str] = []
-
-        async def ask(name: str) -> Any:
-            run = (await desk.ask(name, agent="look")).json()
-            order.append(name)
-            return run
-
+    async with desk_with(1, 3, taken=1) as desk:
         asking = []
         for number in range(3):
-            asking.append(asyncio.ensure_future(ask(f"q{number}")))
+            asking.append(asyncio.ensure_future(desk.ask(f"q{number}", agent="look")))
             await until(lambda: desk.service.runner.admission.waiting == len(asking))
-        runs = await asyncio.gather(*asking)
-        assert order == ["q0", "q1", "q2"]
-        assert runs[0]["timings"]["queue_s"] > 0.1
+        waited_since = time.monotonic()
+        await asyncio.sleep(0.1)
+        waited_s = time.monotonic() - waited_since
+        (first, *_) = desk.facts_of(RunStarted)
+        await end_all(desk, first.run_id)
+        runs = [response.json() for response in await asyncio.gather(*asking)]
+        started = [fact.run_id for fact in desk.facts_of(RunStarted)]
+        assert started == [first.run_id, *(run["run_id"] for run in runs)]
+        assert all(run["timings"]["queue_s"] >= waited_s - 0.001 for run in runs)
         assert runs[0]["duration_s"] == pytest.approx(sum(runs[0]["timings"].values()), abs=0.001)
-        assert (await first).json()["timings"]["queue_s"] < 0.1
+        queued = {fact.run_id for fact in desk.facts_of(RunQueued)}
+        assert queued == {run["run_id"] for run in runs}
 
 
 async def test_out_of_time_in_the_queue() -> None:
@@ -122,11 +129,13 @@ async def test_out_of_time_in_the_queue() -> None:
     async with desk_with(1, 1, taken=1) as desk:
         began = time.monotonic()
         response = await desk.ask(agent="look", timeout=0.3)
-        assert 0.3 <= time.monotonic() - began < 0.9
+        assert 0.3 <= time.monotonic() - began < SOON_S
         problem = response.json()
         assert (response.status_code, problem["code"]) == (504, "timeout")
         assert (problem["phase"], problem["outcome"]) == ("queue", "timeout")
-        assert problem["timings"]["queue_s"] == pytest.approx(0.3, abs=0.3)
+        assert problem["timings"]["queue_s"] == pytest.approx(
+            sum(problem["timings"].values()), abs=0.01
+        )
         assert problem["timings"]["llm_s"] == problem["timings"]["tools_s"] == 0
         assert desk.service.runner.admission.waiting == 0
         end = desk.end_of(problem["run_id"])
@@ -152,49 +161,69 @@ async def test_left_from_the_queue() -> None:
         async with wire.connection(desk.url) as (_, writer):
             writer.write(wire.ask("/agents/look", question="q"))
             await until(lambda: desk.service.runner.admission.waiting)
-        await until(lambda: not desk.service.runner.admission.waiting, 1.0)
+        await until(lambda: not desk.service.runner.admission.waiting, SOON_S)
         outcomes = [fact.outcome for fact in desk.facts_of(RunFinished)]
         assert outcomes == [Outcome.DISCONNECTED]
 
 
+def learned_s(desk: Served) -> float:
+    """How long a run takes, as far as the service has learned."""
+    mean_s = desk.service.runner.admission.mean_service_s
+    assert mean_s is not None
+    return mean_s
+
+
 @asynccontextmanager
-async def taught(seconds: float, waiting: int) -> AsyncIterator[Served]:
-    """A service of one place that knows how long its runs take, with so many that wait."""
-    async with desk_with(1, 3, seconds) as desk:
+async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
+    """A service of one place that knows how long its runs take, with so many that wait.
+
+    The place and the seats are held until the tools are let go of.
+    """
+    tools = fakes.ToolDesk(seconds=seconds)
+    async with served(_agents(tools.tools()), max_running_runs=1, max_queued_runs=3) as desk:
         assert (await desk.ask(agent="nap")).status_code == 200
+        assert learned_s(desk) >= seconds
+        tools.seconds = HELD_S
         naps = await napping(desk, waiting + 1)
-        yield desk
+        yield desk, tools
         await end_all(desk)
         await asyncio.gather(*naps)
+        desk.books_balance()
 
 
 async def test_a_wait_that_is_too_long() -> None:
     """A run whose usual wait alone is longer than its timeout is refused at arrival."""
-    async with taught(0.5, waiting=2) as desk:
+    async with taught(0.5, waiting=2) as (desk, _):
         began = time.monotonic()
         response = await desk.ask(agent="nap", timeout=0.4)
-        assert time.monotonic() - began < 0.3
-        assert is_refused(response) in (1, 2)
+        assert time.monotonic() - began < SOON_S
+        # Two that wait and the one that asks.
+        assert is_refused(response) == math.ceil(3 * learned_s(desk))
 
 
 async def test_a_deadline_that_cannot_be_met() -> None:
     """A run that would get its place but not the time to use it is refused at arrival."""
-    async with taught(0.8, waiting=0) as desk:
+    async with taught(0.8, waiting=0) as (desk, _):
         # The place is free in 0.8 s and the run takes 0.8 s more, so 1.1 s cannot be enough.
         is_refused(await desk.ask(agent="nap", timeout=1.1))
 
 
 async def test_a_deadline_that_can_be_met() -> None:
     """A run that has the time to wait is not refused."""
-    async with taught(0.3, waiting=1) as desk:
-        assert (await desk.ask(agent="nap", timeout=5)).status_code == 200
+    async with taught(0.3, waiting=1) as (desk, tools):
+        asking = asyncio.ensure_future(desk.ask(agent="nap", timeout=90))
+        await until(lambda: desk.service.runner.admission.waiting == 2)
+        await until(lambda: len(tools.started) == 2)
+        tools.seconds = 0.0
+        tools.let_go()
+        assert (await asking).status_code == 200
 
 
 async def test_retry_after_is_learned() -> None:
     """Retry-After follows what runs took."""
-    async with taught(0.6, waiting=3) as desk:
-        # Three that wait and the one that asks, 0.6 s each.
-        assert is_refused(await desk.ask(agent="nap")) in (2, 3)
+    async with taught(0.6, waiting=3) as (desk, _):
+        # Three that wait and the one that asks.
+        assert is_refused(await desk.ask(agent="nap")) == math.ceil(4 * learned_s(desk))
 
 
 @pytest.mark.parametrize(
@@ -205,70 +234,13 @@ async def test_retry_after_is_learned() -> None:
 )  # fmt: skip
 async def test_places_come_back(agent: str, status: int, outcome: str) -> None:
     """However a run ends, its place is free when its caller knows, and the next one gets it."""
-    async with desk_with(1, 1, seconds=0.8) as desk:
+    async with desk_with(1, 1) as desk:
         for _ in range(3):
-            response = await desk.ask(agent=agent, timeout=0.15 if status == 504 else 5.0)
+            response = await desk.ask(agent=agent, timeout=0.15 if status == 504 else 60.0)
             assert response.status_code == status
             assert desk.end_of(response.headers["x-run-id"]).outcome == outcome
             assert desk.service.runner.admission.running == 0
         assert (await desk.ask(agent="look")).status_code == 200
-
-
-@asynccontextmanager
-async def desk_with_slow_tools(kind: str) -> AsyncIterator[Served]:
-    """A service with two threads and a sync tool that takes its time."""
-    tools = fakes.ToolDesk(seconds=0.9).tools()
-    agents = {
-        name: fakes.build(kind, fakes.ScriptedModel(script=fakes.calls_then_answers(name)), tools)
-        for name in ("look", "block")
-    }
-    async with served(agents, tool_threads=2) as desk:
-        yield desk
-        await until(lambda: desk.service.threads.busy == 0)
-        assert (await desk.ask(agent="block")).status_code == 200
-        desk.books_balance()
-
-
-@asynccontextmanager
-async def desk_without_threads(kind: str) -> AsyncIterator[Served]:
-    """A service whose every thread is held by a tool that hangs, its run long over."""
-    async with desk_with_slow_tools(kind) as desk:
-        hung = [asyncio.ensure_future(desk.ask(agent="block", timeout=0.2)) for _ in range(2)]
-        assert {r.status_code for r in await asyncio.gather(*hung)} == {504}
-        assert desk.service.threads.busy == 2
-        yield desk
-
-
-@pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_threads_run_out(kind: str) -> None:
-    """When runs in flight hold every thread, a sync tool waits for one until its deadline."""
-    async with desk_with_slow_tools(kind) as desk:
-        holding = [asyncio.ensure_future(desk.ask(agent="block")) for _ in range(2)]
-        await until(lambda: desk.service.threads.busy == 2)
-        began = time.monotonic()
-        response = await desk.ask(agent="block", timeout=0.3)
-        # A tool that has no thread yet may not have begun, as far as LangChain tells.
-        assert response.status_code == 504
-        assert response.json()["phase"] in ("tool:block", "other")
-        assert time.monotonic() - began < 0.9
-        assert {r.status_code for r in await asyncio.gather(*holding)} == {200}
-
-
-@pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_hung_tools_make_room(kind: str) -> None:
-    """Hung tools of ended runs that hold every thread do not keep other sync tools from one."""
-    async with desk_without_threads(kind) as desk:
-        assert desk.service.threads.abandoned == 2
-        assert (await desk.ask(agent="block")).status_code == 200
-
-
-@pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_hung_tool_hurts_nobody_else(kind: str) -> None:
-    """When hung tools hold every thread, a run without sync tools is served as ever."""
-    async with desk_without_threads(kind) as desk:
-        began = time.monotonic()
-        assert (await desk.ask(agent="look")).status_code == 200
-        assert time.monotonic() - began < 0.5
 
 
 async def test_a_storm() -> None:
@@ -279,4 +251,4 @@ async def test_a_storm() -> None:
         assert set(statuses) == {200, 503}
         assert statuses.count(200) >= 12
         assert len(desk.facts_of(RunFinished)) == 200
-        assert max(end.duration_s for end in desk.facts_of(RunFinished)) < 10
+        assert max(end.duration_s for end in desk.facts_of(RunFinished)) < 25

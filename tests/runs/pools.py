@@ -33,7 +33,7 @@ def for_run(threads: DaemonThreads, run_id: str, fn: Callable[..., Any], *args: 
     return context.run(threads.submit, fn, *args)
 
 
-def eventually(claim: Callable[[], bool], seconds: float = 5.0) -> None:
+def eventually(claim: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until the claim is true, for a bounded time."""
     end = time.monotonic() + seconds
     while not claim():

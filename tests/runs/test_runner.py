@@ -95,7 +95,7 @@ def test_an_agent_that_wants_to_exit() -> None:
     async def serve() -> tuple[str | None, Outcome]:
         desk = Desk()
         run = desk.start(raises(SystemExit(2)))
-        await asyncio.wait({run.ended}, timeout=2.0)
+        await asyncio.wait({run.ended}, timeout=30)
         ended = run.ended.result()
         return ended.error.code if ended.error else None, (await desk.ask(at_once)).outcome
 

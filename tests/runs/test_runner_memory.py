@@ -18,6 +18,7 @@ class Payload:
 
 
 held: ContextVar[list[weakref.ref[Payload]]] = ContextVar("held")
+door: ContextVar[asyncio.Event] = ContextVar("door")
 
 
 def holding() -> Payload:
@@ -56,7 +57,7 @@ async def failing(call: AgentCall) -> str:
 async def late(call: AgentCall) -> str:
     """Swallow the cancellation and raise after the run has ended."""
     mine = holding()
-    await stubborn(0.4)(call)
+    await stubborn(door.get())(call)
     raise ValueError(mine)
 
 
@@ -65,10 +66,13 @@ async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     """A remembered run holds no task, no frame and nothing that its agent held."""
     payloads: list[weakref.ref[Payload]] = []
     held.set(payloads)
+    door.set(asyncio.Event())
     desk = Desk()
     run = desk.start(script, timeout_s=0.05)
     await run.ended
-    await asyncio.sleep(0.5 if script is late else 0.01)
+    door.get().set()
+    await desk.let_go_of(run)
+    await asyncio.sleep(0.01)
     desk.facts.clear()
     gc.collect()
     assert desk.runner.find(run.id) is run
@@ -80,12 +84,13 @@ async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
 
 async def test_a_task_that_goes_on_is_not_forgotten() -> None:
     """While the task of a finished run goes on, the runner still knows of it."""
-    desk = Desk()
-    run = desk.start(stubborn(0.6), timeout_s=0.05)
+    desk, gate = Desk(), asyncio.Event()
+    run = desk.start(stubborn(gate), timeout_s=0.05)
     await run.ended
     assert run.task is not None
     assert not run.task.done()
-    await asyncio.wait({run.task}, timeout=5)
+    gate.set()
+    await desk.let_go_of(run)
 
 
 async def test_only_so_many_finished_runs_are_remembered() -> None:

@@ -39,7 +39,7 @@ async def test_the_deadline_in_the_queue() -> None:
     """A run whose deadline passes while it waits ends as a timeout held by the queue."""
     desk = Desk(places=1)
     door = asyncio.Event()
-    desk.start(until(door))
+    first = desk.start(until(door))
     waiting = desk.start(at_once, timeout_s=0.1)
     assert waiting.state is State.QUEUED
     ended = await waiting.ended
@@ -48,7 +48,7 @@ async def test_the_deadline_in_the_queue() -> None:
     assert len(desk.facts_of(RunStarted)) == 1
     assert len(desk.facts_of(RunQueued)) == 1
     door.set()
-    await asyncio.sleep(0.05)
+    await first.ended
     assert desk.idle()
 
 
@@ -78,7 +78,8 @@ async def test_a_granted_place_keeps_the_callers_context() -> None:
 async def test_many_runs_at_once_do_not_mix() -> None:
     """A hundred runs of every ending at once: each ends once and every place comes back."""
     desk = Desk(places=10, queue=100)
-    scripts = [at_once, after(0.01), after(30), raises(ValueError()), stubborn(1.2)]
+    door = asyncio.Event()
+    scripts = [at_once, after(0.01), after(30), raises(ValueError()), stubborn(door)]
     runs: list[Run] = []
     for number in range(100):
         script = scripts[number % len(scripts)]
@@ -92,3 +93,4 @@ async def test_many_runs_at_once_do_not_mix() -> None:
         assert (ended.answer is None) != (ended.error is None)
     assert desk.idle()
     assert not desk.runner.in_flight
+    door.set()

@@ -71,13 +71,18 @@ def peak(process: Process, claim: Callable[[], bool]) -> int:
 
 
 def growth(process: Process, service: Serving, readers: int) -> int:
-    """How much the memory grows, at its most, while so many never read until their runs end."""
+    """How much the memory grows, at its most, while so many never read until they are dropped."""
     with ExitStack() as stack:
         before, ended = process.resident_bytes(), process.ended()
+        dropped = process.stalled()
         for _ in range(readers):
             request = post(query="on_disconnect=continue")
             stack.enter_context(deaf(service.url, request))
-        return peak(process, lambda: process.ended() >= ended + readers) - before
+
+        def over() -> bool:
+            return process.ended() >= ended + readers and process.stalled() >= dropped + readers
+
+        return peak(process, over) - before
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
@@ -90,8 +95,9 @@ def test_deaf_readers_cost_little(tmp_path: Path) -> None:
         grown = growth(process, service, READERS)
         print(f"{grown / READERS / 1e6:.2f} MB a reader, of {SAYS_BYTES / 1e6:.0f} MB said")
         assert process.stalled() == dropped + READERS
-        assert process.metric("agent_stream_connections") == 0
-        assert process.open_files() <= files + 2  # one or two of whoever else looked
+        peak(process, lambda: process.metric("agent_stream_connections") == 0)
+        # One or two are of whoever else looked.
+        peak(process, lambda: process.open_files() <= files + 2)
     assert grown < READERS * MOST_A_READER
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from app.runs.events import Token
+from app.runs.events import StreamOpened, Token
 from app.runs.model import AgentAnswer
 from app.runs.ports import AgentCall
 from tests import fakes, loops, wire
@@ -34,6 +34,8 @@ from tests.streams.reading import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAMS = 1_000 if SOAK else 100
 CONTINUE = "on_disconnect=continue"
+# Its naps last until they are let go of.
+TOOLS = fakes.ToolDesk(seconds=60)
 
 
 async def _talks(call: AgentCall) -> AgentAnswer:
@@ -66,13 +68,12 @@ async def _fails(call: AgentCall) -> AgentAnswer:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def desk() -> AsyncIterator[Served]:
-    tools = fakes.ToolDesk(seconds=0.3).tools()
     agents: dict[str, Any] = {}
     for kind in fakes.KINDS:
         model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2), delay_s=0.01)
-        agents[kind] = fakes.build(kind, model, tools)
+        agents[kind] = fakes.build(kind, model, TOOLS.tools())
         naps = loops.asks_times(kind, 1, tool="nap", arguments={})
-        agents[f"nap-{kind}"] = fakes.build(kind, naps, tools)
+        agents[f"nap-{kind}"] = fakes.build(kind, naps, TOOLS.tools())
     scripts = {
         "talks": _talks,
         "much": _talks_much,
@@ -191,7 +192,7 @@ async def test_after_the_end(desk: Served, beyond: int) -> None:
     place = f"/runs/{events[0].data['run_id']}/events"
     headers = {"Last-Event-ID": str(events[-1].id + beyond)}
     read = 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async with desk.client.stream("GET", place, headers=headers) as response:
             async for part in response.aiter_raw():
                 read += len(part)
@@ -203,7 +204,7 @@ async def test_ahead_of_a_run_in_flight(desk: Served) -> None:
     run_id, _ = await cut(desk, "talks", 10)
     read = 0
     headers = {"Last-Event-ID": "5000"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with desk.client.stream("GET", f"/runs/{run_id}/events", headers=headers) as got:
             async for part in got.aiter_raw():
                 read += len(part)
@@ -223,6 +224,16 @@ async def test_several_readers(desk: Served) -> None:
     assert every[0][-1].data["outcome"] == "completed"
 
 
+async def followed(desk: Served, run_id: str, tools: fakes.ToolDesk) -> list[Told]:
+    """The events of a run that goes on, as all naps do, once somebody follows it."""
+    following = asyncio.create_task(follow(desk, run_id))
+    await until(lambda: [f for f in desk.facts_of(StreamOpened) if f.run_id == run_id])
+    while not following.done():
+        tools.let_go()
+        await asyncio.sleep(0.01)
+    return await following
+
+
 @pytest.mark.parametrize("kind", fakes.KINDS)
 async def test_a_sync_run(desk: Served, kind: str) -> None:
     """A run whose caller waits for its answer can be followed, and ends with the same answer."""
@@ -230,7 +241,7 @@ async def test_a_sync_run(desk: Served, kind: str) -> None:
     runner = desk.service.runner
     await until(lambda: any(r.agent.name == f"nap-{kind}" for r in runner.in_flight.values()))
     run_id = next(r.id for r in runner.in_flight.values() if r.agent.name == f"nap-{kind}")
-    events = await follow(desk, run_id)
+    events = await followed(desk, run_id, TOOLS)
     in_order(events)
     assert events[-1].data == (await asking).json()
     assert {"tool_start", "tool_end", "iteration"} <= set(names_of(events))
@@ -239,16 +250,16 @@ async def test_a_sync_run(desk: Served, kind: str) -> None:
 
 async def test_a_queued_run() -> None:
     """A run in the queue can be followed from before it starts."""
-    tools = fakes.ToolDesk(seconds=0.3).tools()
+    tools = fakes.ToolDesk(seconds=60)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
-    agents = {"a": fakes.build("langgraph", model, tools)}
+    agents = {"a": fakes.build("langgraph", model, tools.tools())}
     async with served(agents, max_running_runs=1) as desk:
         first = asyncio.create_task(stream(desk))
         await until(lambda: desk.service.runner.admission.running)
         second = asyncio.create_task(stream(desk))
         await until(lambda: desk.service.runner.admission.waiting)
         run_id = list(desk.service.runner.in_flight)[-1]
-        events = await follow(desk, run_id)
+        events = await followed(desk, run_id, tools)
         in_order(events)
         assert await second == events
         await first
@@ -261,7 +272,7 @@ async def test_runs_that_are_forgotten(desk: Served) -> None:
     for _ in range(101):
         await desk.ask(agent="fails")
     for run_id in (completed, first):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             response = await desk.client.get(f"/runs/{run_id}/events")
         assert response.status_code == 404 or parse(response.content)[-1].name == "end"
 

@@ -15,7 +15,8 @@ from tests.service import served
 from tests.streams.reading import names_of, of, stream, text_of
 from tests.upstreams import llmock, set_scenario
 
-READ_S = 0.25
+# Longer than a server that is well may take to go on, and shorter than one stalls.
+READ_S = 2.0
 ANSWER = "it is on its way to you and will be there within the week"
 SAYS = {"type": "reply", "text": ANSWER}
 FAULTS = ("stall", "truncate", "disconnect", "malformed")
@@ -23,7 +24,7 @@ FAULTS = ("stall", "truncate", "disconnect", "malformed")
 
 def breaks(kind: str) -> dict[str, Any]:
     """A stream that breaks after some words."""
-    stall = {"stall_seconds": 4 * READ_S} if kind == "stall" else {}
+    stall = {"stall_seconds": 60} if kind == "stall" else {}
     return {"type": "stream_fault", "kind": kind, "after_chunks": 3, **stall}
 
 
@@ -34,7 +35,7 @@ def upstream() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def model(url: str) -> AsyncIterator[ChatOpenAI]:
+async def model(url: str, fault: str) -> AsyncIterator[ChatOpenAI]:
     """A model with a connection pool of its own; it does not stream by itself."""
     async with httpx2.AsyncClient(trust_env=False) as client:
         yield ChatOpenAI(
@@ -42,7 +43,7 @@ async def model(url: str) -> AsyncIterator[ChatOpenAI]:
             base_url=url,
             api_key="not-a-secret",
             http_async_client=client,
-            timeout=(1, READ_S, 1, 1),
+            timeout=(30, READ_S if fault == "stall" else 30, 30, 30),
             max_retries=0,
         )
 
@@ -51,7 +52,7 @@ async def model(url: str) -> AsyncIterator[ChatOpenAI]:
 async def test_a_retried_call(fault: str, upstream: str) -> None:
     """Text of a model call that broke is taken back, and the next call's is the answer."""
     await set_scenario(upstream, {**SAYS, "times": 2}, breaks(fault))
-    async with model(upstream) as chat, served({"a": build_agent(chat, [])}) as desk:
+    async with model(upstream, fault) as chat, served({"a": build_agent(chat, [])}) as desk:
         events = await stream(desk)
         assert len(desk.facts_of(ModelCallStarted)) == 2
         desk.books_balance()
@@ -69,7 +70,7 @@ async def test_a_retried_call(fault: str, upstream: str) -> None:
 async def test_no_half_answer(kind: str, fault: str, upstream: str) -> None:
     """Without retries a stream that broke ends as model_failed."""
     await set_scenario(upstream, SAYS, breaks(fault))
-    async with model(upstream) as chat, served({"a": fakes.build(kind, chat, [])}) as desk:
+    async with model(upstream, fault) as chat, served({"a": fakes.build(kind, chat, [])}) as desk:
         events = await stream(desk)
         desk.books_balance()
     await set_scenario(upstream)

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from app.runs.events import ModelCallStarted
 from tests import fakes, loops
-from tests.service import served
+from tests.service import served, until
 from tests.streams.reading import of, path, stream, text_of
 
 
@@ -32,20 +32,24 @@ async def test_at_the_limit(kind: str, early_stopping: str) -> None:
 async def test_full_and_late() -> None:
     """A run that is refused, or whose time ends in the queue, is a plain problem."""
     model = loops.asks_times("langgraph", 1, tool="nap", arguments={})
-    agent = loops.build("langgraph", model, fakes.ToolDesk(seconds=0.8).tools())
+    tools = fakes.ToolDesk(seconds=60)
+    agent = loops.build("langgraph", model, tools.tools())
     async with served({"a": agent}, max_running_runs=1, max_queued_runs=1) as desk:
-        holds = asyncio.create_task(stream(desk, "a"))
-        await asyncio.sleep(0.1)
         body = {"question": "q"}
-        queued = asyncio.create_task(desk.client.post(path("a"), json={**body, "timeout": 0.3}))
-        await asyncio.sleep(0.1)
+        holds = asyncio.create_task(stream(desk, "a", timeout=90))
+        await until(lambda: tools.started)
+        late = await desk.client.post(path("a"), json={**body, "timeout": 0.3})
+        assert (late.status_code, late.json()["phase"]) == (504, "queue")
+        assert late.headers["content-type"] == "application/problem+json"
+        queued = asyncio.create_task(stream(desk, "a", timeout=90))
+        await until(lambda: desk.service.runner.admission.waiting)
         refused = await desk.client.post(path("a"), json=body)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         assert refused.headers["retry-after"]
-        late = await queued
-        assert (late.status_code, late.json()["phase"]) == (504, "queue")
-        assert late.headers["content-type"] == "application/problem+json"
-        assert (await holds)[-1].data["outcome"] == "completed"
+        tools.seconds = 0.0
+        tools.let_go()
+        for events in (await holds, await queued):
+            assert events[-1].data["outcome"] == "completed"
         desk.books_balance()
 
 
