@@ -14,7 +14,7 @@ from tests.parts.postgres import Shared, cluster
 ALONE = {
     f"tests/{name}.py"
     for name in (
-        "agents/test_tools_in_graphs", "api/test_deadlines", "api/test_leaving",
+        "api/test_deadlines", "api/test_leaving",
         "api/test_overload", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
         "runs/test_runner_queue", "runs/test_runner_stops", "runs/test_threads",
         "runs/test_threads_end", "streams/test_memory", "streams/test_readers",
