@@ -76,9 +76,11 @@ def breaking(url: str, after_bytes: int = 900) -> Iterator[tuple[str, list[int]]
     """The service behind a proxy that cuts every answer after some bytes, and what each was."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     answers: list[int] = []
+    asked: list[socket.socket] = []
 
     def pass_on(client: socket.socket) -> None:
         with client, socket.create_connection((host, int(port)), 30) as service:
+            asked.append(service)
             client.settimeout(30)
             service.sendall(request_of(client))
             answers.append(0)
@@ -103,9 +105,14 @@ def breaking(url: str, after_bytes: int = 900) -> Iterator[tuple[str, list[int]]
         listener.settimeout(60)
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", answers
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", answers
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for service in asked[-1:]:  # after a whole answer it waits for another question
+                with suppress(OSError):
+                    service.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize(("language", "text"), CLIENTS)
