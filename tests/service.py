@@ -66,7 +66,7 @@ class Served:
         found: list[Run] = []
 
         def is_held() -> bool:
-            runs = list(self.service.runner.in_flight.values())
+            runs = [r for r in self.service.runner.in_flight.values() if not r.stopping]
             found[:] = [r for r in runs if r.agent.name == agent and str(r.phase()) == phase]
             return bool(found) and _open_tools(found[0]) >= calls
 
