@@ -18,7 +18,7 @@ ALONE = {
         "api/test_overload", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
         "runs/test_runner_queue", "runs/test_runner_stops", "runs/test_threads",
         "runs/test_threads_end", "streams/test_memory", "streams/test_readers",
-        "telemetry/test_pipeline_faults", "telemetry/test_runtime", "test_drain",
+        "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip
 

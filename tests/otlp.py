@@ -69,7 +69,7 @@ class Receiver:
             return list(self._spans)
 
     def wait(
-        self, claim: Callable[[Sequence[Received]], object], within_s: float = 10.0
+        self, claim: Callable[[Sequence[Received]], object], within_s: float = 30.0
     ) -> list[Received]:
         """Wait, in a thread, until the claim is true of the spans; gives them."""
         with self._came:

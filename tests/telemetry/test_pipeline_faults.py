@@ -75,7 +75,7 @@ async def test_a_collector_that_is_down(nowhere: str) -> None:
         await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
         assert (await watch.scrape()).total(DROPPED) <= made
         began = time.monotonic()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 15
 
 
 async def test_a_collector_that_hangs() -> None:
