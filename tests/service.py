@@ -96,7 +96,7 @@ def _open_tools(run: Run) -> int:
     return len([call for call in calls if isinstance(call.started, ToolCallStarted)])
 
 
-async def until(claim: Callable[[], object], within_s: float = 20.0) -> float:
+async def until(claim: Callable[[], object], within_s: float = 30.0) -> float:
     """Wait until the claim is true and say how long it took; fails when it takes longer."""
     began = time.monotonic()
     while not claim():
