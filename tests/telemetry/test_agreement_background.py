@@ -26,10 +26,14 @@ async def watch(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watch
     desk = Holding()
     agents = {n: a for n, a in _agents(desk).items() if n.rpartition("-")[0] in wanted}
     store = tmp_path_factory.mktemp("store") / "store.sqlite"
-    async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
-        yield service
-        desk.let_go()
-        service.desk.books_balance()
+    with pytest.MonkeyPatch.context() as patch:
+        # A machine that stands still for two seconds is no store that is away.
+        patch.setattr("app.tasks.store.ANSWER_S", 30.0)
+        patch.setattr("app.tasks.store._CALLER_BUSY_MS", 20_000)
+        async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
+            yield service
+            desk.let_go()
+            service.desk.books_balance()
 
 
 @pytest.fixture
