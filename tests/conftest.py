@@ -19,9 +19,8 @@ settings.load_profile("untimed")
 ALONE = {
     f"tests/{name}.py"
     for name in (
-        "agents/test_tools_in_graphs", "api/test_deadlines", "api/test_leaving",
-        "runs/test_runner_stops", "streams/test_memory", "streams/test_readers",
-        "telemetry/test_pipeline_faults", "telemetry/test_runtime", "test_drain",
+        "api/test_deadlines", "api/test_leaving", "runs/test_runner_stops", "streams/test_memory",
+        "streams/test_readers", "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip
 

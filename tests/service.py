@@ -24,6 +24,7 @@ from app.runs.events import (
     ToolCallFinished,
     ToolCallStarted,
 )
+from app.runs.live import Run
 from app.settings import Settings
 from app.telemetry.pipeline import Pipeline
 
@@ -60,6 +61,27 @@ class Served:
         assert facts[-1] is final[0], facts
         return final[0]
 
+    async def held(self, agent: str, phase: str, calls: int = 0) -> Run:
+        """The run of an agent, once this holds it and so many of its tool calls are open."""
+        found: list[Run] = []
+
+        def is_held() -> bool:
+            runs = [r for r in self.service.runner.in_flight.values() if not r.stopping]
+            found[:] = [r for r in runs if r.agent.name == agent and str(r.phase()) == phase]
+            return bool(found) and _open_tools(found[0]) >= calls
+
+        await until(is_held)
+        return found[0]
+
+    async def times_out(self, agent: str, phase: str, calls: int = 0) -> str:
+        """Let the deadline of a run come as soon as this holds it; gives the run's id.
+
+        How long a run takes until it is held there, only the machine knows.
+        """
+        run = await self.held(agent, phase, calls)
+        run.timers[0]._run()  # what the loop calls when the time is up
+        return run.id
+
     def books_balance(self) -> None:
         """Every run that is known ended once, and nothing of it is held any more."""
         for run_id in {fact.run_id for fact in self.facts}:
@@ -67,6 +89,11 @@ class Served:
         runner = self.service.runner
         assert not runner.in_flight
         assert (runner.admission.running, runner.admission.waiting) == (0, 0)
+
+
+def _open_tools(run: Run) -> int:
+    calls = list(run.progress.open.values())
+    return len([call for call in calls if isinstance(call.started, ToolCallStarted)])
 
 
 async def until(claim: Callable[[], object], within_s: float = 30.0) -> float:

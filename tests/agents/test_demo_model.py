@@ -161,4 +161,4 @@ async def test_hostile_questions(hostile: str) -> None:
     started = time.perf_counter()
     for verb in ("find ticket", "add", "weather", "stock of item"):
         await bound.ainvoke(f"{verb} {hostile}")
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 20

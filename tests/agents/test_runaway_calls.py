@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,12 +135,10 @@ async def test_own_retries(on_failure: Any) -> None:
     model = fakes.ScriptedModel(script=script)
     retry = ModelRetryMiddleware(max_retries=50, on_failure=on_failure, initial_delay=0.0)
     agent = fakes.build("create_agent", model, fakes.ToolDesk().tools(), middleware=[retry])
-    began = time.monotonic()
     told, _ = await stopped(agent, max_iterations=3, early_stopping="force")
     assert told["outcome"] == "iteration_limit"
     assert (told["iterations"], len(model.asked)) == (3, 9)
     assert "Model call failed" not in told["answer"]
-    assert time.monotonic() - began < 5
 
 
 async def test_endless_retries() -> None:

@@ -107,7 +107,7 @@ def judge(cases: Sequence[Case], values: Values, here: Path) -> str:
         [program("promtool"), "test", "rules", str(test)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     return "" if ended.returncode == 0 else ended.stdout + ended.stderr

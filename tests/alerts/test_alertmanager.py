@@ -19,7 +19,7 @@ RECEIVERS = {"critical": "page", "warning": "ticket", "info": "ticket", "none": 
 def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     command = [program("amtool"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
 
 def test_the_configuration_is_taken() -> None:

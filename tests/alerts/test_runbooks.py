@@ -65,7 +65,7 @@ def unparsed(queries: Sequence[str], here: Path) -> str:
     file = here / "queries.yml"
     file.write_text(json.dumps({"groups": [{"name": "queries", "rules": recorded}]}))
     command = [program("promtool"), "check", "rules", str(file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     return "" if ended.returncode == 0 else ended.stderr
 
 

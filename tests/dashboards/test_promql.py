@@ -58,7 +58,7 @@ def test_prometheus_can_parse_every_query(tmp_path: Path) -> None:
     file = tmp_path / "queries.yml"
     file.write_text(f"groups:\n- name: queries\n  rules:\n{rules}")
     check = [binary("promtool"), "check", "rules", str(file)]
-    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(check, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(_texts())} rules found" in done.stdout
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
@@ -153,13 +154,23 @@ def demo() -> Iterator[Demo]:
             samples = {
                 (sample.name, frozenset(sample.labels.items())): sample.value
                 for family in text_string_to_metric_families(
-                    httpx.get(f"{service.url}/metrics").text
+                    httpx.get(f"{service.url}/metrics", timeout=30).text
                 )
                 for sample in family.samples
             }
-            lines = [json.loads(line) for line in service.out.read_text().splitlines()]
-            line = next(line for line in lines if line["event"] == "run_finished")
+            line = _line_of(service.out, "run_finished")
             yield Demo(service.url, answer, samples, tuple(spans), line)
+
+
+def _line_of(log: Path, event: str) -> Mapping[str, Any]:
+    """The one line of an event, which a thread of the service may write a moment later."""
+    give_up_at = time.monotonic() + 20
+    while not (found := re.findall(rf'^.*"event":"{event}".*\n', log.read_text(), re.M)):
+        assert time.monotonic() < give_up_at, log.read_text()
+        time.sleep(0.02)
+    [line] = found
+    told: Mapping[str, Any] = json.loads(line)
+    return told
 
 
 def printed(language: str, containing: str) -> str:

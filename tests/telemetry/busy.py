@@ -9,9 +9,9 @@ from pydantic import Field
 
 from app.agents.builder import build_agent
 from tests import fakes, faults
+from tests.telemetry.holding import Holding
 from tests.telemetry.watched import Watched
 
-HELD_S = 1.5
 OPTIONS: dict[str, Any] = {"timeout_s": 17.0, "tool_threads": 9, "max_running_runs": 40}
 
 
@@ -51,9 +51,9 @@ def _strange(name: str, arguments: dict[str, Any]) -> fakes.Script:
     return script
 
 
-def agents() -> dict[str, Any]:
+def agents(desk: Holding | None = None) -> dict[str, Any]:
     """One for each thing that there is a metric of."""
-    tools = fakes.ToolDesk(HELD_S).tools()
+    tools = (desk or Holding()).tools()
     made: dict[str, Any] = {"fresh": fakes.build("langgraph", faults.model(), tools)}
     for name in ("look", "nap", "block", "stubborn"):
         model = fakes.ScriptedModel(script=fakes.calls_then_answers(name))

@@ -11,11 +11,11 @@ import pytest_asyncio
 from app.runs.model import Outcome
 from tests import fakes, faults, wire
 from tests.service import until
+from tests.telemetry.holding import LONG_S, Holding
 from tests.telemetry.watched import ERRORS, Watched, root_of, watched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
-HELD_S = 2.0
 LEVELS = {"iteration_limit": "warning", "timeout": "warning", "failed": "error"}
 FAILING_AGENTS: dict[str, Callable[[], Any]] = {
     "create_agent": lambda: faults.agent_whose_middleware_raises(RuntimeError("x")),
@@ -28,8 +28,8 @@ ASKING: dict[str, Callable[[], Any]] = {
 }
 
 
-def _agents() -> dict[str, Any]:
-    tools = fakes.ToolDesk(HELD_S).tools()
+def _agents(desk: Holding) -> dict[str, Any]:
+    tools = desk.tools()
     agents: dict[str, Any] = {}
     for kind in fakes.KINDS:
         for name in ("look", "nap", "block", "stubborn", "broken"):
@@ -37,7 +37,7 @@ def _agents() -> dict[str, Any]:
             agents[f"{name}-{kind}"] = fakes.build(kind, fakes.ScriptedModel(script=script), tools)
         endless = fakes.ScriptedModel(script=fakes.never_stops("look", parallel=2))
         agents[f"endless-{kind}"] = fakes.build(kind, endless, tools)
-        slow = faults.model(delay_s=HELD_S)
+        slow = faults.model(delay_s=LONG_S)
         agents[f"slow-{kind}"] = fakes.build(kind, slow, tools)
         failing = faults.model(error=RuntimeError("x"))
         agents[f"model_failed-{kind}"] = fakes.build(kind, failing, tools)
@@ -51,15 +51,17 @@ def _agents() -> dict[str, Any]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def watch() -> AsyncIterator[Watched]:
-    async with watched(_agents(), tool_threads=64) as service:
+    desk = Holding()
+    async with watched(_agents(desk), tool_threads=64) as service:
         yield service
+        desk.let_go()
         service.desk.books_balance()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def narrow() -> AsyncIterator[Watched]:
     """One place and one seat in the queue, so that it is easily full."""
-    tools = fakes.ToolDesk(HELD_S).tools()
+    tools = Holding().tools()
     agents: dict[str, Any] = {}
     for kind in fakes.KINDS:
         model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
@@ -220,7 +222,9 @@ async def test_timeout(
 ) -> None:
     """A run that misses its deadline is told alike by every signal, whatever held it."""
     agent = f"{holder}-{kind}"
-    run_id, response = await asked(watch, agent, timeout=0.3)
+    asking = asyncio.ensure_future(asked(watch, agent))
+    await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
+    run_id, response = await asking
     assert response.status_code == 504
     told: dict[str, Any] = {"error": "timeout", "phase": phase}
     await agree(watch, agent, run_id, response, Outcome.TIMEOUT, counts, **told)
@@ -243,7 +247,7 @@ async def test_cancelled(watch: Watched, kind: str) -> None:
     """A run that another call cancels is told alike by every signal."""
     agent = f"nap_cancelled-{kind}"
     asking = asyncio.ensure_future(watch.desk.ask(agent=agent))
-    run_id = await watch.held(agent, "tool:nap")
+    run_id = await watch.held(agent, "tool:nap", 2)
     await watch.desk.client.delete(f"/runs/{run_id}")
     response = await asking
     assert response.status_code == 503
@@ -256,7 +260,7 @@ async def test_disconnected(watch: Watched, kind: str) -> None:
     agent = f"nap_left-{kind}"
     async with wire.connection(watch.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}", question="q"))
-        run_id = await watch.held(agent, "tool:nap")
+        run_id = await watch.held(agent, "tool:nap", 2)
     await until(lambda: run_id not in watch.desk.service.runner.in_flight)
     await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
 
@@ -274,17 +278,19 @@ async def test_interrupted(watch: Watched, kind: str, counts: tuple[int, int]) -
 async def test_full(narrow: Watched, kind: str) -> None:
     """A run that dies in the queue, and one that is refused, are told alike by every signal."""
     narrow.desk.service.runner.admission.mean_service_s = None  # else the queue is refused at once
-    holding = asyncio.ensure_future(narrow.desk.ask(agent=f"holds-{kind}", timeout=0.7))
+    holding = asyncio.ensure_future(narrow.desk.ask(agent=f"holds-{kind}"))
     await narrow.held(f"holds-{kind}", "tool:nap")
-    queued = asyncio.ensure_future(asked(narrow, f"queues-{kind}", timeout=0.4))
+    queued = asyncio.ensure_future(asked(narrow, f"queues-{kind}"))
     await narrow.held(f"queues-{kind}", "queue")
     refused_id, refused = await asked(narrow, f"refused-{kind}")
     assert refused.status_code == 503
     await agree(narrow, f"refused-{kind}", refused_id, refused, Outcome.REJECTED, (0, 0))
+    await narrow.desk.times_out(f"queues-{kind}", "queue")
     queued_id, response = await queued
     assert response.status_code == 504
     told: dict[str, Any] = {"error": "timeout", "phase": "queue"}
     await agree(narrow, f"queues-{kind}", queued_id, response, Outcome.TIMEOUT, (0, 0), **told)
+    await narrow.desk.times_out(f"holds-{kind}", "tool:nap")
     await holding
 
 

@@ -9,9 +9,11 @@ import pytest_asyncio
 
 from app.runs.model import Outcome
 from tests import fakes
+from tests.otlp import Received
 from tests.service import until
+from tests.telemetry.holding import Holding
 from tests.telemetry.test_agreement import _agents, agree
-from tests.telemetry.watched import Watched, root_of, watched
+from tests.telemetry.watched import Scrape, Watched, root_of, watched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIMIT = {"max_iterations": 3}
@@ -21,11 +23,24 @@ kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def watch(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
     wanted = ("look", "endless", "slow", "stubborn", "model_failed", "agent_failed", "nap")
-    agents = {n: a for n, a in _agents().items() if n.rpartition("-")[0] in wanted}
+    desk = Holding()
+    agents = {n: a for n, a in _agents(desk).items() if n.rpartition("-")[0] in wanted}
     store = tmp_path_factory.mktemp("store") / "store.sqlite"
-    async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
-        yield service
-        service.desk.books_balance()
+    with pytest.MonkeyPatch.context() as patch:
+        # A machine that stands still for two seconds is no store that is away.
+        patch.setattr("app.tasks.store.ANSWER_S", 30.0)
+        patch.setattr("app.tasks.store._CALLER_BUSY_MS", 20_000)
+        async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
+            yield service
+            desk.let_go()
+            service.desk.books_balance()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever cancels a run waits for its work to stop, on the slowest machine too."""
+    monkeypatch.setattr("app.runs.runner.GRACE_S", 10.0)
+    monkeypatch.setattr("app.api.tasks.STOP_S", 30.0)
 
 
 async def submitted(watch: Watched, agent: str, **body: Any) -> str:
@@ -50,8 +65,8 @@ async def ended(watch: Watched, run_id: str) -> dict[str, Any]:
     [
         ("look", {}, Outcome.COMPLETED, (1, 2), None, None),
         ("endless", LIMIT, Outcome.ITERATION_LIMIT, (3, 6), "iteration_limit", None),
-        ("slow", {"timeout": 0.3}, Outcome.TIMEOUT, (0, 0), "timeout", "llm"),
-        ("stubborn", {"timeout": 0.5}, Outcome.TIMEOUT, (1, 2), "timeout", "tool"),
+        ("slow", {}, Outcome.TIMEOUT, (0, 0), "timeout", "llm"),
+        ("stubborn", {}, Outcome.TIMEOUT, (1, 2), "timeout", "tool"),
         ("model_failed", {}, Outcome.FAILED, (0, 0), "model_failed", None),
         ("agent_failed", {}, Outcome.FAILED, None, "agent_failed", None),
     ],
@@ -69,6 +84,9 @@ async def test_a_background_run(
     """However a background run ends, what is stored and every signal say the same."""
     agent = f"{name}-{kind}"
     run_id = await submitted(watch, agent, **body)
+    if phase is not None:
+        calls = counts[1] if counts else 0
+        await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{name}", calls)
     task = await ended(watch, run_id)
     said = task["result"] or task["error"]
     assert (task["status"], said["outcome"], said["run_id"]) == (outcome, outcome, run_id)
@@ -82,23 +100,33 @@ async def test_a_background_run(
 
 
 @kinds
-async def test_a_cancelled_background_run(watch: Watched, kind: str) -> None:
+async def test_a_cancelled_background_run(watch: Watched, kind: str, patient: None) -> None:
     """A background run that is cancelled is told alike by every signal."""
     agent = f"nap-{kind}"
     run_id = await submitted(watch, agent)
-    await watch.held(agent, "tool:nap")
+    await watch.held(agent, "tool:nap", 2)
     stopped = await watch.desk.client.delete(f"/agent/async/{run_id}")
     assert stopped.json() == {"run_id": run_id, "result": "cancelled"}
     assert (await ended(watch, run_id))["status"] == "cancelled"
     await agree(watch, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="background")
 
 
+async def spans_of_submission(watch: Watched, trace_id: str) -> list[Received]:
+    """The spans of the request that a run is linked to; it may end after the run."""
+
+    def found() -> list[Received]:
+        spans = watch.collector.spans
+        return [span for span in spans if span.kind == "SERVER" and span.trace_id == trace_id]
+
+    await until(found)
+    return found()
+
+
 async def test_its_trace(watch: Watched) -> None:
     """A background run is a trace of its own, linked to the request that submitted it."""
     run_id = await submitted(watch, "look-create_agent")
     task = await ended(watch, run_id)
-    await until(lambda: any(s.kind == "CONSUMER" for s in watch.collector.trace_of(run_id)))
-    spans = watch.collector.trace_of(run_id)
+    spans = await watch.trace_of(run_id)
     (outer,) = [span for span in spans if span.kind == "CONSUMER"]
     assert outer.name == "run_task look-create_agent"
     assert root_of(spans, run_id).parent_id == outer.span_id
@@ -106,7 +134,7 @@ async def test_its_trace(watch: Watched) -> None:
     assert outer.attributes["agent.queue.wait_s"] == pytest.approx(task["queue_wait_s"], abs=0.01)
     assert task["result"]["trace_id"] == outer.trace_id
     (link,) = outer.links
-    servers = [s for s in watch.collector.spans if s.kind == "SERVER" and s.trace_id == link]
+    servers = await spans_of_submission(watch, link)
     assert [span.attributes["http.route"] for span in servers] == ["/agents/{name}/async"]
 
 
@@ -117,32 +145,34 @@ async def test_the_trace_of_a_retry(watch: Watched) -> None:
     response = await watch.desk.client.post(f"/agent/async/{old}/retry")
     run_id = response.json()["task_id"]
     await ended(watch, run_id)
-    await until(lambda: any(s.kind == "CONSUMER" for s in watch.collector.trace_of(run_id)))
-    (outer,) = [span for span in watch.collector.trace_of(run_id) if span.kind == "CONSUMER"]
+    (outer,) = [span for span in await watch.trace_of(run_id) if span.kind == "CONSUMER"]
     (link,) = outer.links
-    routes = [
-        span.attributes["http.route"]
-        for span in watch.collector.spans
-        if span.kind == "SERVER" and span.trace_id == link
-    ]
-    assert routes == ["/agent/async/{task_id}/retry"]
+    servers = await spans_of_submission(watch, link)
+    assert [s.attributes["http.route"] for s in servers] == ["/agent/async/{task_id}/retry"]
 
 
 async def test_what_waits_is_told(watch: Watched) -> None:
     """Depth and age of what waits and works are read from the store."""
     run_id = await submitted(watch, "nap-langgraph")
     await watch.held("nap-langgraph", "tool:nap")
-    await watch.until(lambda s: s.total("agent_tasks_running", agent="nap-langgraph") == 1)
-    samples = await watch.until(
-        lambda s: s.total("agent_task_oldest_age_seconds", agent="nap-langgraph") > 0
-    )
-    assert samples.total("agent_tasks_queued", agent="nap-langgraph") == 0
-    assert samples.total("agent_run_oldest_age_seconds", agent="nap-langgraph") == 0
-    assert samples.total("agent_ready", check="store") == 1
-    await asyncio.gather(ended(watch, run_id))
+    agent = {"agent": "nap-langgraph"}
+
+    def is_told(samples: Scrape) -> bool:
+        """The store is read now and then, and what it says together."""
+        return (
+            samples.total("agent_tasks_running", **agent) == 1
+            and samples.total("agent_tasks_queued", **agent) == 0
+            and samples.total("agent_task_oldest_age_seconds", **agent) > 0
+            and samples.total("agent_ready", check="store") == 1
+        )
+
+    samples = await watch.until(is_told)
+    assert samples.total("agent_run_oldest_age_seconds", **agent) == 0
+    await watch.desk.times_out("nap-langgraph", "tool:nap")
+    await ended(watch, run_id)
 
 
-async def test_traceresponse(watch: Watched) -> None:
+async def test_traceresponse(watch: Watched, patient: None) -> None:
     """Every response about a background run names a trace: its submission's, then its own."""
     client = watch.desk.client
     accepted = await client.post("/agents/nap-langgraph/async", json={"question": "q"})
@@ -150,15 +180,20 @@ async def test_traceresponse(watch: Watched) -> None:
     place = f"/agent/async/{run_id}"
     submitted = tuple(accepted.headers["traceresponse"].split("-")[1:3])
     await watch.held("nap-langgraph", "tool:nap")
-    responses = [await client.get(place), await client.get(f"/runs/{run_id}")]
+    # Its own trace is stored with the first that it says, a moment after it has begun.
+    async with asyncio.timeout(30):
+        first = await client.get(place)
+        while first.headers["traceresponse"] == accepted.headers["traceresponse"]:
+            await asyncio.sleep(0.02)
+            first = await client.get(place)
+    responses = [first, await client.get(f"/runs/{run_id}")]
     responses += [await client.delete(place), await client.get(f"{place}/events")]
     responses += [await client.get(place), await client.delete(f"/runs/{run_id}")]
     last = {"Last-Event-ID": "999"}
     responses += [await client.get(f"{place}/events", headers=last)]
     assert [response.status_code for response in responses] == [200] * 6 + [204]
     told = {response.headers["traceresponse"] for response in responses}
-    await until(lambda: any(s.kind == "CONSUMER" for s in watch.collector.trace_of(run_id)))
-    servers = [span for span in watch.collector.spans if span.kind == "SERVER"]
-    assert submitted in [(span.trace_id, span.span_id) for span in servers]
-    own = root_of(watch.collector.trace_of(run_id), run_id)
+    own = root_of(await watch.trace_of(run_id), run_id)
+    (server,) = await spans_of_submission(watch, submitted[0])
+    assert (server.trace_id, server.span_id) == submitted
     assert told == {f"00-{own.trace_id}-{own.span_id}-01"}

@@ -11,6 +11,7 @@ from app.runs.model import Outcome
 from tests import fakes, wire
 from tests.service import until
 from tests.streams.reading import Told, parse
+from tests.telemetry.holding import Holding
 from tests.telemetry.test_agreement import _agents, agree
 from tests.telemetry.watched import Watched, watched
 
@@ -21,8 +22,10 @@ kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def watch() -> AsyncIterator[Watched]:
-    async with watched(_agents(), tool_threads=64) as service:
+    desk = Holding()
+    async with watched(_agents(desk), tool_threads=64) as service:
         yield service
+        desk.let_go()
         service.desk.books_balance()
 
 
@@ -40,8 +43,8 @@ async def streamed(watch: Watched, agent: str, **body: Any) -> tuple[str, list[T
     [
         ("look", {}, Outcome.COMPLETED, (1, 2), None, None),
         ("endless", LIMIT, Outcome.ITERATION_LIMIT, (3, 6), "iteration_limit", None),
-        ("slow", {"timeout": 0.3}, Outcome.TIMEOUT, (0, 0), "timeout", "llm"),
-        ("stubborn", {"timeout": 0.3}, Outcome.TIMEOUT, (1, 2), "timeout", "tool"),
+        ("slow", {}, Outcome.TIMEOUT, (0, 0), "timeout", "llm"),
+        ("stubborn", {}, Outcome.TIMEOUT, (1, 2), "timeout", "tool"),
         ("model_failed", {}, Outcome.FAILED, (0, 0), "model_failed", None),
     ],
 )  # fmt: skip
@@ -57,7 +60,10 @@ async def test_a_stream(
 ) -> None:
     """However a streamed run ends, its last event and every signal say the same."""
     agent = f"{name}-{kind}"
-    run_id, events = await streamed(watch, agent, **body)
+    asking = asyncio.ensure_future(streamed(watch, agent, **body))
+    if phase is not None:
+        await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{name}", counts[1])
+    run_id, events = await asking
     end = events[-1]
     assert (end.name, end.data["run_id"]) == ("end", run_id)
     assert (end.data["outcome"], end.data["iterations"]) == (outcome, counts[0])
@@ -71,7 +77,7 @@ async def test_a_cancelled_stream(watch: Watched, kind: str) -> None:
     """A stream that another call cancels is told alike by every signal."""
     agent = f"nap_cancelled-{kind}"
     asking = asyncio.ensure_future(streamed(watch, agent))
-    run_id = await watch.held(agent, "tool:nap")
+    run_id = await watch.held(agent, "tool:nap", 2)
     await watch.desk.client.delete(f"/runs/{run_id}")
     _, events = await asking
     assert [event.data["code"] for event in events[-2:]] == ["cancelled", "cancelled"]
@@ -84,10 +90,9 @@ async def test_a_stream_whose_reader_left(watch: Watched, kind: str) -> None:
     agent = f"nap_left-{kind}"
     async with wire.connection(watch.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}/stream", question="q"))
-        run_id = await watch.held(agent, "tool:nap")
+        run_id = await watch.held(agent, "tool:nap", 2)
     await until(lambda: run_id not in watch.desk.service.runner.in_flight)
     await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2), mode="stream")
-    await until(lambda: not watch.desk.service.runner.in_flight)
-    samples = await watch.scrape()
-    assert samples.total("agent_stream_connections") == 0
+    # The reader's end is told by whoever read, which may be later than that of the run.
+    samples = await watch.until(lambda s: s.total("agent_stream_connections") == 0)
     assert samples.total("agent_stream_disconnects_total", agent=agent, reason="left") == 1

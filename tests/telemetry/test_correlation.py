@@ -91,10 +91,10 @@ async def follow(watch: Watched, metric: str, agent: str, run_id: str, span: str
     trace = [s for s in watch.collector.spans if s.trace_id == exemplar.labels["trace_id"]]
     (pointed,) = [s for s in trace if s.span_id == exemplar.labels["span_id"]]
     assert pointed.name == span
-    lines = watch.log.of("run_finished", trace_id=exemplar.labels["trace_id"])
-    assert [line["run_id"] for line in lines] == [run_id]
+    line = await watch.log.one("run_finished", trace_id=exemplar.labels["trace_id"])
+    assert line["run_id"] == run_id
     assert root_of(trace, run_id).attributes["agent.run.id"] == run_id
-    record = await watch.desk.client.get(f"/runs/{lines[0]['run_id']}")
+    record = await watch.desk.client.get(f"/runs/{line['run_id']}")
     assert (record.status_code, record.json()["run_id"]) == (200, run_id)
 
 
@@ -140,6 +140,7 @@ async def test_every_line_of_a_run_names_it(watch: Watched, kind: str) -> None:
     agent = f"look-{kind}"
     run_id = (await watch.desk.ask(agent=agent)).json()["run_id"]
     spans = {span.span_id: span for span in await watch.trace_of(run_id)}
+    await watch.log.one("run_finished", run_id=run_id)  # the last of them
     lines = watch.log.of(run_id=run_id)
     assert {"run_started", "run_finished", "llm_call", "tool_call"} <= {x["event"] for x in lines}
     for line in lines:
@@ -152,7 +153,7 @@ async def test_request_finished_is_in_the_trace(watch: Watched) -> None:
     """The line about a request is in the trace of that request."""
     run = (await watch.desk.ask(agent="look-langgraph")).json()
     await watch.trace_of(run["run_id"])
-    assert watch.log.of("request_finished", trace_id=run["trace_id"])
+    await watch.log.one("request_finished", trace_id=run["trace_id"])
 
 
 @kinds

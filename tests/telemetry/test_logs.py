@@ -39,7 +39,7 @@ def log() -> Iterator[Log]:
 
 def written(log: Log, number: int = 1) -> list[dict[str, Any]]:
     """The lines, once that many have come; a thread writes them."""
-    give_up_at = time.monotonic() + 5
+    give_up_at = time.monotonic() + 20
     while log.text.count("\n") < number:
         assert time.monotonic() < give_up_at, log.text
         time.sleep(0.005)
@@ -60,7 +60,7 @@ async def test_every_line_of_a_run() -> None:
     assert (line["tools"], line["tool_calls"], line["iterations"]) == ({"look": 2}, 2, 2)
     assert (line["tokens_in"], line["tokens_out"], line["attempt"]) == (30, 15, 1)
     assert line["metadata"] == {"ticket": "4711"}
-    assert 0 < line["duration_s"] < 5
+    assert 0 < line["duration_s"] < 60
     events = [each["event"] for each in watch.log.lines]
     assert "service_started" in events
     assert "service_stopped" in events
@@ -182,7 +182,7 @@ os._exit(0)
 def test_a_signal_at_a_bad_moment() -> None:
     """SIGUSR1 does no harm to a process that is about to write a line."""
     ran = subprocess.run(
-        [sys.executable, "-c", _BUSY], capture_output=True, timeout=15, check=False
+        [sys.executable, "-c", _BUSY], capture_output=True, timeout=60, check=False
     )
     assert ran.stdout == b"alive", ran.stderr[-300:]
 
@@ -244,7 +244,7 @@ def test_a_form_for_people() -> None:
     with recorded("info", json=False) as log:
         logs.say("warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3)
         THEIRS.warning("something else")
-        give_up_at = time.monotonic() + 5
+        give_up_at = time.monotonic() + 20
         while log.text.count("\n") < 2:
             assert time.monotonic() < give_up_at
             time.sleep(0.005)

@@ -75,7 +75,7 @@ async def test_a_collector_that_is_down(nowhere: str) -> None:
         await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
         assert (await watch.scrape()).total(DROPPED) <= made
         began = time.monotonic()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 15
 
 
 async def test_a_collector_that_hangs() -> None:
@@ -85,8 +85,9 @@ async def test_a_collector_that_hangs() -> None:
         async with watched(_agents(), collector=collector, variables=SMALL, level="info") as watch:
             made = await ask_many(watch)
             assert queued(watch) <= QUEUE
-            lost = (await watch.scrape()).total(DROPPED)
-            assert made - QUEUE - 10 <= lost <= made
+            # What waits and what is on its way is not lost yet; a span ends after its answer came.
+            samples = await watch.until(lambda s: s.total(DROPPED) >= made - QUEUE - 10)
+            assert samples.total(DROPPED) <= made
             assert not watch.desk.service.runner.in_flight
             collector.hangs.clear()
 
@@ -96,7 +97,7 @@ async def test_a_collector_that_recovers() -> None:
     with otlp.receiver(503) as collector:
         async with watched(_agents(), collector=collector, level="info") as watch:
             made = await ask_many(watch)
-            await until(lambda: len(collector.spans) == made, 10)
+            await until(lambda: len(collector.spans) == made, 30)
             assert (await watch.scrape()).total(DROPPED) == 0
     assert len({span.span_id for span in collector.spans}) == made
     assert collector.answers == []
@@ -108,7 +109,7 @@ async def test_a_collector_that_refuses() -> None:
         async with watched(_agents(), collector=collector, level="info") as watch:
             made = await ask_many(watch)
             await watch.flush()
-            assert (await watch.scrape()).total(DROPPED, reason="export_failed") == made
+            await watch.until(lambda s: s.total(DROPPED, reason="export_failed") == made)
 
 
 async def test_what_is_left_at_the_end_is_delivered() -> None:
@@ -166,12 +167,13 @@ async def test_degradation_is_told(nowhere: str) -> None:
     async with watched(_agents(), variables=variables, level="info") as watch:
         await ask_many(watch)
         await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
+        await until(lambda: watch.log.of("telemetry_degraded", level="warning"))
         of_spans = len(watch.log.of("telemetry_degraded", level="warning"))
         emit = watch.desk.pipeline.emit
         assert isinstance(emit, Fanout)
         emit.add("logs", broken)
         await ask_many(watch)
-        both = len(watch.log.of("telemetry_degraded", level="warning"))
+    both = len(watch.log.of("telemetry_degraded", level="warning"))
     assert 1 <= of_spans < both < 20
 
 
@@ -192,4 +194,4 @@ async def test_a_handler_that_stumbles() -> None:
         spans = await watch.trace_of(run_id)
         assert (await watch.scrape()).total(ERRORS, sink="handler") >= 1
         assert [span.name for span in spans if span.operation == "chat"] == ["chat unknown"]
-        assert len(watch.log.of("llm_call", run_id=run_id)) == 1
+        await watch.log.one("llm_call", run_id=run_id)

@@ -1,7 +1,7 @@
 """The tree of a run: the right parents under load, nothing left open, the right names and kinds."""
 
 import asyncio
-import time
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -21,13 +21,17 @@ from tests.telemetry.watched import Watched, parent_of, root_of, watched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
-HELD_S = 2.0
+HELD_S = 60.0
 SPAN_KINDS = {
     "": "SERVER",
     "invoke_agent": "INTERNAL",
     "chat": "CLIENT",
     "execute_tool": "INTERNAL",
 }
+
+
+# Lets go of what is held by a sub-agent's tool.
+OVER = threading.Event()
 
 
 class Tracing:
@@ -51,19 +55,19 @@ def calls_out_sync() -> str:
         return "sync"
 
 
-def _sub_agent(name: str, delay_s: float = 0.0) -> Any:
+def _sub_agent(name: str, held_s: float = 0.0) -> Any:
     @tool
     def count(order: str = "1") -> str:
         """Count what is in stock."""
-        time.sleep(delay_s)
+        OVER.wait(held_s)
         return "3"
 
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("count", parallel=2))
     return create_agent(model, [count], name=name)
 
 
-def _asking_tools(delay_s: float = 0.0) -> list[BaseTool]:
-    stock, other = _sub_agent("stock", delay_s), _sub_agent("billing", delay_s)
+def _asking_tools(held_s: float = 0.0) -> list[BaseTool]:
+    stock, other = _sub_agent("stock", held_s), _sub_agent("billing", held_s)
 
     @tool
     async def ask() -> str:
@@ -119,6 +123,7 @@ async def watch() -> AsyncIterator[Watched]:
         assert export is not None
         Tracing.tracer = export.provider.get_tracer("somebody's client")
         yield service
+        OVER.set()
 
 
 def is_a_tree(spans: Sequence[Received], run_id: str) -> None:
@@ -220,7 +225,9 @@ async def test_two_sub_agents_in_one_tool(watch: Watched, kind: str) -> None:
 @pytest.mark.parametrize("name", ["ask", "ask_sync"])
 async def test_a_deadline_inside_a_sub_agent(watch: Watched, kind: str, name: str) -> None:
     """A run that ends while a sub-agent works leaves no span open, and no span without parent."""
-    response = await watch.desk.ask(agent=f"slow-{name}-{kind}", timeout=0.4)
+    asking = asyncio.ensure_future(watch.desk.ask(agent=f"slow-{name}-{kind}"))
+    await watch.desk.times_out(f"slow-{name}-{kind}", f"tool:{name}", 3)  # its own, and two inside
+    response = await asking
     assert response.status_code == 504
     run_id = response.json()["run_id"]
     spans = await watch.trace_of(run_id)

@@ -88,7 +88,9 @@ def recorded(
     try:
         yield log
     finally:
-        stopping = threading.Thread(target=logs.stop)  # it waits, which a loop may not
+        assert ours.writer is not None
+        # It waits, which a loop may not.
+        stopping = threading.Thread(target=ours.writer.close, args=(30.0,))
         stopping.start()
         stopping.join()
         logging.captureWarnings(False)
@@ -162,7 +164,7 @@ class Watched:
         assert response.status_code == 200, response.text
         return parsed(response)
 
-    async def until(self, claim: Callable[[Scrape], bool], within_s: float = 10.0) -> Scrape:
+    async def until(self, claim: Callable[[Scrape], bool], within_s: float = 30.0) -> Scrape:
         """Scrape until the claim is true of the samples; gives them."""
         give_up_at = time.monotonic() + within_s
         while not claim(samples := await self.scrape()):
@@ -183,25 +185,15 @@ class Watched:
         """
 
         def has_come() -> bool:
-            spans = self.collector.trace_of(run_id)
-            around = {"SERVER", "CONSUMER"} & {span.kind for span in spans}
-            return bool(around and any(is_root(span, run_id) for span in spans))
+            spans = self.collector.trace_of(run_id)  # a caller may ask for more in one trace
+            return any(is_root(span, run_id) and parent_of(span, spans) for span in spans)
 
         await until(has_come)
         return self.collector.trace_of(run_id)
 
-    async def held(self, agent: str, phase: str) -> str:
-        """Wait until a run of the agent is held by this; gives its id."""
-        runs = self.desk.service.runner.in_flight
-
-        def found() -> list[str]:
-            return [
-                r.id for r in runs.values() if r.agent.name == agent and str(r.phase()) == phase
-            ]
-
-        await until(found)
-        await asyncio.sleep(0.02)  # a task or a thread takes a moment to begin
-        return found()[0]
+    async def held(self, agent: str, phase: str, calls: int = 0) -> str:
+        """The id of an agent's run, once this holds it and so many of its tool calls are open."""
+        return (await self.desk.held(agent, phase, calls)).id
 
 
 @asynccontextmanager
