@@ -1,12 +1,16 @@
 """Background runs as their callers use them: submit, wait for the end, read the events."""
 
+import asyncio
 import os
+import threading
+import time
 import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+from langchain_core.tools import BaseTool, tool
 
 from app.runs.tasks import TaskStatus
 from tests import fakes
@@ -27,6 +31,76 @@ def url_in(folder: Path) -> str:
     if Shared.server is not None:
         return Shared.server.fresh(f"store_{uuid.uuid4().hex}")
     return f"sqlite:///{folder / 'store.sqlite'}"
+
+
+class Held(fakes.ToolDesk):
+    """A desk whose slow tools are at work until the test lets them go, however long that takes."""
+
+    def __init__(self) -> None:
+        super().__init__(LONG_S * 2)
+        self._let_go = threading.Event()
+
+    def let_go(self) -> None:
+        """Let every tool end that is at work, or will be."""
+        self._let_go.set()
+
+    def hold(self) -> None:
+        """From now on tools are held again."""
+        self._let_go.clear()
+
+    def tools(self) -> list[BaseTool]:
+        """Named as those of any desk."""
+        instead = [self._nap(), self._stubborn(), self._block()]
+        names = {each.name for each in instead}
+        return instead + [each for each in super().tools() if each.name not in names]
+
+    def _nap(self) -> BaseTool:
+        @tool
+        async def nap() -> str:
+            """Wait, and let oneself be cancelled."""
+            self.started.append("nap")
+            try:
+                await self.waited()
+            except asyncio.CancelledError:
+                self.cancelled.append("nap")
+                raise
+            self.finished.append("nap")
+            return "slept"
+
+        return nap
+
+    def _stubborn(self) -> BaseTool:
+        @tool
+        async def stubborn() -> str:
+            """Wait, and swallow every cancellation."""
+            self.started.append("stubborn")
+            while True:
+                try:
+                    await self.waited()
+                    break
+                except asyncio.CancelledError:
+                    self.cancelled.append("stubborn")
+            self.finished.append("stubborn")
+            return "would not stop"
+
+        return stubborn
+
+    def _block(self) -> BaseTool:
+        @tool
+        def block() -> str:
+            """Wait on a thread, where nothing can stop it."""
+            self.started.append("block")
+            self._let_go.wait(self.seconds)
+            self.finished.append("block")
+            return "blocked"
+
+        return block
+
+    async def waited(self) -> None:
+        """Return once they are let go."""
+        end = time.monotonic() + self.seconds
+        while not self._let_go.is_set() and time.monotonic() < end:  # noqa: ASYNC110 - on any loop
+            await asyncio.sleep(0.01)
 
 
 def quick(kind: str = "create_agent", **options: Any) -> Any:

@@ -20,6 +20,7 @@ from tests.command import ROOT
 from tests.service import served, until
 from tests.tasks.background import (
     LONG_S,
+    Held,
     calling,
     ended,
     post,
@@ -139,7 +140,7 @@ async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
 
 async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
     """A background run has its thread until it has ended: 409 for another one, of any kind."""
-    tools = fakes.ToolDesk(2.0)
+    tools = Held()
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
         await until(lambda: tools.started, 20)
@@ -160,6 +161,7 @@ async def test_a_result_that_is_refused(
 ) -> None:
     """A run whose step or result cannot be recorded is tried again, however long that takes."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
+    monkeypatch.setattr("app.tasks.supervisor._EVERY_S", 0.1)
     tools = fakes.ToolDesk()
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
 
@@ -169,7 +171,7 @@ async def test_a_result_that_is_refused(
 
         store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
         task_id = await submit(desk)
-        async with asyncio.timeout(LONG_S):
+        async with asyncio.timeout(2 * LONG_S):
             while len(desk.facts_of(RunRecovered)) <= MOST_IN_VAIN:
                 told = await view(desk, task_id)
                 assert told["status"] in ("pending", "running"), told
