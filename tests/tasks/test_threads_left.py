@@ -46,7 +46,7 @@ async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: P
     options = {"checkpointer": InMemorySaver()}
     agent = fakes.build("langgraph", model, fakes.ToolDesk(20.0).tools(), **options)
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
-        body = {"question": "nap", "thread_id": "t", "timeout": 1.0}
+        body = {"question": "nap", "thread_id": "t", "timeout": 3.0}
         first = await desk.client.post(f"/{mode}", json=body)
         if mode == "agent/async":
             assert (await ended(desk, first.json()["task_id"]))["status"] == "timeout"
