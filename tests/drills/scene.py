@@ -159,7 +159,7 @@ def set_up(
         watch.prometheus.until("up == 1")
         until(
             lambda: [alert.name for alert in watch.alertmanager.alerts()] == ["AgentWatchdog"],
-            20,
+            60,
             "the watchdog alone should be active before the fault",
         )
         yield scene
