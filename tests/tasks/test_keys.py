@@ -169,6 +169,7 @@ async def test_a_key_is_free_after_its_caller_left(desk: Served, mode: str) -> N
     # Until the key is given back, it says so.
     while (again := await ask(desk, mode, key, "slow")).status_code == 409:
         assert again.json()["code"] == "in_flight"
+        await asyncio.sleep(0.05)
     assert answer(again, mode)["outcome"] == "completed"
     assert "idempotent-replay" not in again.headers
 

@@ -136,6 +136,7 @@ async def test_a_conversation_that_cannot_be_written(desk: Served, store: str, m
     dropping = f"/threads/{name}?agent=moments"
     while (dropped := await desk.client.delete(dropping)).status_code == 409:
         assert dropped.json()["code"] == "in_flight"
+        await asyncio.sleep(0.1)
     assert dropped.status_code == 404
 
 

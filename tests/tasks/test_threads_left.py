@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from tests import fakes
-from tests.service import served
+from tests.service import served, until
 from tests.tasks.background import ended, submit, url_in
 
 
@@ -28,8 +28,7 @@ async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> No
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", thread_id="t"))
         napping = await submit(desk, "nap", thread_id="t")
-        while not desk.service.runner.in_flight:
-            await desk.client.get("/health")
+        await until(lambda: desk.service.runner.in_flight)
         assert (await desk.client.delete(f"/agent/async/{napping}")).status_code == 200
         assert (await ended(desk, napping))["status"] == "cancelled"
         kept = (await desk.client.get("/threads/t")).json()["messages"]
