@@ -15,7 +15,8 @@ ALONE = {
     f"tests/{name}.py"
     for name in (
         "agents/test_tools_in_graphs", "api/test_deadlines", "api/test_leaving",
-        "api/test_overload", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
+        "api/test_overload", "parts/test_chaos", "parts/test_database_silent",
+        "parts/test_drills", "runs/test_deadline", "runs/test_runner", "runs/test_runner_drain",
         "runs/test_runner_queue", "runs/test_runner_stops", "runs/test_threads",
         "runs/test_threads_end", "streams/test_memory", "streams/test_readers",
         "telemetry/test_pipeline_faults", "telemetry/test_runtime", "test_drain",

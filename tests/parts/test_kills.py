@@ -239,9 +239,10 @@ def test_a_run_is_handed_over(ships: Fleet) -> None:
     """SIGTERM hands a run at work to the other server, which finishes what is left of it."""
     plan = Plan("handed", turns=4, seconds=0.1, held=1)
     task_id = submit(ships, plan)
-    begun = until(ships, plan, "begin", 1)
-    ships.signal(ships.port_of(begun.pid), signal.SIGTERM)
+    port = ships.port_of(until(ships, plan, "begin", 1).pid)
+    ships.signal(port, signal.SIGTERM)
     told = ended(ships, task_id)
+    soon(lambda: not ships.is_up(port), "it has not ended itself")
     assert (told["status"], told["attempts"]) == ("completed", 2)
     assert told["result"]["iterations"] == 4
     assert [counted(ships, plan, "begin")[n] for n in range(4)] == [1, 2, 1, 1]
