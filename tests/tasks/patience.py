@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.agents import checkpoints
+from app.tasks import store
 from tests.tasks import background
 
 # What bounds a wait for the store, or for work that is to stop. The tests that are for one of
@@ -26,3 +28,5 @@ def be_patient(patch: pytest.MonkeyPatch) -> None:
     """Set these times, until they are set back."""
     for name, value in TIMES.items():
         patch.setattr(name, value)
+    for connecting in (store.POSTGRES, checkpoints._CONNECTION):
+        patch.setitem(connecting, "connect_timeout", int(LONG_S))
