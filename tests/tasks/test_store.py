@@ -13,7 +13,7 @@ from sqlalchemy.pool import QueuePool
 from app.agents import checkpoints
 from app.api.deps import Role
 from app.runs.events import RunRecovered
-from app.tasks.store import Store
+from app.tasks.store import _CALLER_BUSY_MS, ANSWER_S, Store
 from app.tasks.supervisor import MOST_IN_VAIN
 from tests import fakes
 from tests.command import ROOT
@@ -91,8 +91,12 @@ async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.on_file
-async def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A submission is refused in time, one key is one run, and the run at work still ends."""
+    monkeypatch.setattr("app.tasks.store.ANSWER_S", ANSWER_S)
+    monkeypatch.setattr("app.tasks.store._CALLER_BUSY_MS", _CALLER_BUSY_MS)
     tools = fakes.ToolDesk(1.0)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=3))
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
