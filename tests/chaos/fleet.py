@@ -122,8 +122,9 @@ class Fleet:
             self.signal(port, signal.SIGKILL)
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
+        self._forks.kill()  # to take so many modules down would take it a second
+        self._forks.wait(UP_S)
         self._forks.stdin.close()
-        self._forks.wait(10)
         self._forks.stdout.close()
         self._log.close()
 

@@ -39,7 +39,7 @@ def test_nothing_is_lost(store: str, tmp_path: Path, database: Cluster) -> None:
 @pytest.mark.parametrize(("bug", "found"), [("ack_before_store", "lost"), ("no_takeover", "stuck")])
 def test_a_planted_bug_is_caught(bug: str, found: str, tmp_path: Path) -> None:
     """The checker names what each planted bug does."""
-    trial = Trial(seconds=15, still_s=_STILL_S, bug=bug)
+    trial = Trial(seconds=15, faults=15, still_s=_STILL_S, bug=bug)
     assert getattr(tried(trial, tmp_path, None), found)
 
 
