@@ -49,8 +49,9 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/python -m dashboards --check
 
 test-parts: parts ## Tests against real parts: Prometheus, Alertmanager, databases, the image, the chart
-	$(BIN)/pytest tests/parts
-	STORE=postgres $(BIN)/pytest -m "not on_file" tests/tasks tests/telemetry/test_agreement_background.py
+	$(BIN)/pytest -n 3 --dist loadfile -m "not alone" tests/parts
+	$(BIN)/pytest -m alone tests/parts
+	STORE=postgres $(BIN)/pytest -n 3 --dist loadfile -m "not on_file" tests/tasks tests/telemetry/test_agreement_background.py
 
 drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=RunTimeouts
 	$(BIN)/python -m tests.drills $(DRILL)

@@ -79,7 +79,7 @@ def run_all(
 ) -> list[Ended]:
     """Run many commands to their ends, one after the other."""
     command = [sys.executable, "-P", "-c", _FORKS, json.dumps(cases), str(output)]
-    driver = _ended(command, cwd, environment())
+    driver = _ended(command, cwd, environment(), _ENDED_WITHIN_S)
     codes = [int(line) for line in driver.out.splitlines()]
     assert len(codes) == len(cases), driver.err
 
@@ -89,7 +89,12 @@ def run_all(
     return [Ended(code, said(n, "out"), said(n, "err")) for n, code in enumerate(codes)]
 
 
-def _ended(command: Sequence[str], cwd: Path, variables: Mapping[str, str]) -> Ended:
+def _ended(
+    command: Sequence[str],
+    cwd: Path,
+    variables: Mapping[str, str],
+    within_s: float = _ENDED_WITHIN_S,
+) -> Ended:
     ended = subprocess.run(
         command,
         cwd=cwd,
@@ -97,7 +102,7 @@ def _ended(command: Sequence[str], cwd: Path, variables: Mapping[str, str]) -> E
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_ENDED_WITHIN_S,
+        timeout=within_s,
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)

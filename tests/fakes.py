@@ -200,6 +200,9 @@ class ToolDesk:
         self._let_go.append(door.set)
         door.wait(self.seconds)
 
+    def _is_let_go(self, before: int) -> bool:
+        return self._times_let_go != before
+
     def tools(self) -> list[BaseTool]:
         """Named: look, nap, stubborn, block, hog, broken."""
 
@@ -226,7 +229,7 @@ class ToolDesk:
             """Sleep, and swallow every cancellation."""
             self._begin("stubborn")
             end, before = time.monotonic() + self.seconds, self._times_let_go
-            while (left := end - time.monotonic()) > 0 and self._times_let_go == before:
+            while (left := end - time.monotonic()) > 0 and not self._is_let_go(before):
                 try:
                     await self._hold(left)
                 except asyncio.CancelledError:

@@ -136,7 +136,7 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
             yield Served(client, service, url, facts, parts.pipeline)
     finally:
         server.should_exit = True
-        await asyncio.wait({serving}, timeout=10)
+        await asyncio.wait({serving}, timeout=60)
         listener.close()
         # Those of the service are closed with it; the loop may serve other tests.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())

@@ -106,7 +106,8 @@ class Store:
                 yield
             return
         url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with psycopg.connect(url, autocommit=True, connect_timeout=2) as session:
+        within_s = POSTGRES["connect_timeout"]
+        with psycopg.connect(url, autocommit=True, connect_timeout=within_s) as session:
             # Asked again and again: a statement that waits would hold up indexes being made.
             asked = "select pg_try_advisory_lock(%s)"
             _patiently(lambda: (session.execute(asked, (_OPENING,)).fetchone() or (False,))[0])

@@ -26,11 +26,16 @@ RECEIPTS = "CHAOS_RECEIPTS"
 ATTEMPTS: dict[str, int] = {}
 # A child that is left behind ends by itself.
 CHILD_S = 120.0
+# Long enough for a test to do to a process what it has in mind.
+_HELD_S = 90.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is to do: turns of parallel tool calls that take so long; some kill, or fork."""
+    """What a run is to do: turns of parallel tool calls that take so long; some kill, or fork.
+
+    Calls of the turn `held` do not end in the process that makes them first.
+    """
 
     name: str
     turns: int = 1
@@ -38,6 +43,14 @@ class Plan:
     seconds: float = 0.0
     deadly: bool = False
     forks: bool = False
+    held: int = -1
+
+    def seconds_of(self, n: int) -> float:
+        """How long call `n` takes, made here and now."""
+        if n // self.parallel != self.held:
+            return self.seconds
+        begun = (r for r in receipts(_file()) if (r.what, r.name, r.n) == ("begin", self.name, n))
+        return _HELD_S if all(r.pid == os.getpid() for r in begun) else self.seconds
 
     @property
     def question(self) -> str:
@@ -70,6 +83,10 @@ def receipts(file: Path) -> list[Receipt]:
     return [Receipt(**json.loads(line)) for line in lines if line.endswith("}\n")]
 
 
+def _file() -> Path:
+    return Path(os.environ[RECEIPTS])
+
+
 def _note(what: str, name: str, n: int, pid: int | None = None) -> None:
     run = current.get()
     run_id = run.run_id if run else ""
@@ -77,7 +94,7 @@ def _note(what: str, name: str, n: int, pid: int | None = None) -> None:
     pid = pid or os.getpid()
     receipt = Receipt(what, name, n, run_id, pid, attempt, idempotency_key(), time.time())
     line = json.dumps(asdict(receipt)) + "\n"
-    file = os.open(os.environ[RECEIPTS], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(file, line.encode())
     finally:
@@ -93,27 +110,30 @@ def _child() -> int | None:
 
 
 @tool
-async def work(name: str, n: int, seconds: float, deadly: bool, forks: bool) -> str:
+async def work(name: str, n: int, plan: dict[str, Any]) -> str:
     """Do call `n` of a plan."""
-    if forks:
-        _note("forked", name, n, _child())
-    _note("begin", name, n)
-    if deadly:
-        os.kill(os.getpid(), signal.SIGKILL)
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(_begun(Plan(**plan), n))
     _note("end", name, n)
     return str(n)
 
 
 @tool
-def work_on_thread(name: str, n: int, seconds: float, deadly: bool, forks: bool) -> str:
+def work_on_thread(name: str, n: int, plan: dict[str, Any]) -> str:
     """The same on a thread."""
-    if forks:
-        _note("forked", name, n, _child())
-    _note("begin", name, n)
-    time.sleep(seconds)
+    time.sleep(_begun(Plan(**plan), n))
     _note("end", name, n)
     return str(n)
+
+
+def _begun(plan: Plan, n: int) -> float:
+    """Begin a call; how long it takes."""
+    if plan.forks:
+        _note("forked", plan.name, n, _child())
+    seconds = plan.seconds_of(n)
+    _note("begin", plan.name, n)
+    if plan.deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return seconds
 
 
 def _follow(tool_name: str) -> fakes.Script:
@@ -127,8 +147,7 @@ def _follow(tool_name: str) -> fakes.Script:
         return AIMessage(f"{plan.name}: {done}", **_USED)
 
     def _call(plan: Plan, n: int) -> Any:
-        how = {name: getattr(plan, name) for name in ("name", "seconds", "deadly", "forks")}
-        asked = {"n": n, **how}
+        asked = {"name": plan.name, "n": n, "plan": asdict(plan)}
         return {"name": tool_name, "args": asked, "id": f"call-{n}", "type": "tool_call"}
 
     return script

@@ -17,7 +17,7 @@ from tests.chaos.agents import RECEIPTS, Receipt, receipts
 from tests.command import environment
 from tests.ports import free_port
 
-UP_S = 30.0
+UP_S = 60.0
 Reply = tuple[int | None, Any]
 
 
@@ -122,8 +122,9 @@ class Fleet:
             self.signal(port, signal.SIGKILL)
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
+        self._forks.kill()  # to take so many modules down would take it a second
+        self._forks.wait(UP_S)
         self._forks.stdin.close()
-        self._forks.wait(10)
         self._forks.stdout.close()
         self._log.close()
 

@@ -3,20 +3,21 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.clients import Client, History
 from tests.chaos.fleet import fleet
 from tests.chaos.nemesis import Database, Nemesis
-from tests.chaos.verdict import Verdict, verdict
+from tests.chaos.verdict import Verdict, so_far, verdict
 
 _LONGEST_S = 3_600.0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How long, how hard; it goes on until it is all of that."""
+    """How long, how hard; it goes on until it is all of that, or one of `until` is found."""
 
     seconds: float = 30.0
     faults: int = 0
@@ -26,6 +27,7 @@ class Trial:
     bug: str = ""
     still_s: float = 20.0
     only_steals: bool = False
+    until: Sequence[str] = ()
 
 
 def held(
@@ -48,6 +50,9 @@ def held(
             or history.runs < trial.runs
         ) and time.monotonic() - began < _LONGEST_S:
             nemesis.one()
+            judged = so_far(ships, history) if trial.until else None
+            if any(getattr(judged, name) for name in trial.until):
+                break
         over.set()
         for client in clients:
             client.join(30)

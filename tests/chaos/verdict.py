@@ -73,6 +73,12 @@ def verdict(ships: Fleet, history: History, still_s: float = _STILL_S) -> Verdic
     return judged
 
 
+def so_far(ships: Fleet, history: History) -> Verdict:
+    """What can be said while all goes on: not who is lost or stuck."""
+    with history.lock:
+        return _judge(history, ships.receipts())
+
+
 def _judge(history: History, receipts: Sequence[Receipt]) -> Verdict:
     judged = Verdict(runs=history.runs)
     of_key: dict[str, set[str]] = defaultdict(set)

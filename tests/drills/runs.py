@@ -22,11 +22,10 @@ def error_budget_burn(scene: Scene) -> Iterator[None]:
 
 @drill(
     "AgentIterationLimitHits", "a model asks for its tool again and again in one run of twelve",
-    agent="orders", severity="warning",
+    agent="orders", severity="warning", companions=[BURN, "AgentIterationsNearLimit"],
 )  # fmt: skip
 def iteration_limit_hits(scene: Scene) -> Iterator[None]:
-    scene.asking("fine", every_s=0.1)
-    scene.asking("loop", every_s=1.1)
+    scene.asking_one_in(12, "loop", every_s=0.05, at_once=2)
     yield
     scene.stop_asking()
     scene.asking("fine", every_s=0.05)
@@ -46,9 +45,8 @@ def iterations_near_limit(scene: Scene) -> Iterator[None]:
     severity="warning",
 )  # fmt: skip
 def run_timeouts(scene: Scene) -> Iterator[None]:
-    scene.asking("fine", every_s=0.05)
     scene.throw("hang")
-    scene.asking("hang", every_s=0.4, timeout=0.5)
+    scene.asking_one_in(20, "hang", every_s=0.05, at_once=3, timeout=1.0)
     yield
     scene.release("hang")
 

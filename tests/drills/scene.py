@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,22 @@ class Scene:
         **body: Any,
     ) -> None:
         """Keep asking until `stop_asking`: so many callers, each with a pause between its runs."""
+        self._ask_in_turn([{"question": question, **body}], every_s, at_once, agent + way)
+
+    def asking_one_in(
+        self, many: int, question: str, every_s: float = 0.0, at_once: int = 1, **body: Any
+    ) -> None:
+        """The same, with this question once in so many, however fast the machine is."""
+        bodies = [{"question": "fine"}] * (many - 1)
+        self._ask_in_turn([*bodies, {"question": question, **body}], every_s, at_once, "orders")
+
+    def _ask_in_turn(
+        self, bodies: Sequence[Mapping[str, Any]], every_s: float, at_once: int, whom: str
+    ) -> None:
         for _ in range(at_once):
             caller = threading.Thread(
                 target=self._ask_on,
-                args=(
-                    f"/agents/{agent}{way}",
-                    {"question": question, **body},
-                    every_s,
-                    self._quiet,
-                ),
+                args=(f"/agents/{whom}", bodies, every_s, self._quiet),
                 daemon=True,
             )
             caller.start()
@@ -130,10 +138,16 @@ class Scene:
             caller.join(10)
 
     def _ask_on(
-        self, path: str, body: Mapping[str, Any], every_s: float, quiet: threading.Event
+        self,
+        path: str,
+        bodies: Sequence[Mapping[str, Any]],
+        every_s: float,
+        quiet: threading.Event,
     ) -> None:
         with httpx.Client(timeout=_PATIENCE_S) as client:
-            while not quiet.is_set():
+            for body in cycle(bodies):
+                if quiet.is_set():
+                    return
                 try:
                     client.post(self.url + path, json=body)
                 except httpx.TransportError:  # the service is down: that is what is drilled
@@ -159,7 +173,7 @@ def set_up(
         watch.prometheus.until("up == 1")
         until(
             lambda: [alert.name for alert in watch.alertmanager.alerts()] == ["AgentWatchdog"],
-            20,
+            60,
             "the watchdog alone should be active before the fault",
         )
         yield scene

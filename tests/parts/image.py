@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
-_BUILD_S = 300
+_BUILD_S = 900
 
 
 class Builder:

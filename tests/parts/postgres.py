@@ -16,7 +16,7 @@ import psycopg
 from tests.ports import free_port
 
 _USER = "postgres"
-_UP_S = 30.0
+_UP_S = 60.0
 # A backend that waits for a busy disk cannot be ended, and the server waits for it.
 _DOWN_S = 120.0
 _CONFIGURATION = """

@@ -12,7 +12,7 @@ import httpx
 
 from tests.ports import free_port
 
-_START_S = 20
+_START_S = 60
 
 
 def binary(name: str) -> str:
@@ -75,10 +75,10 @@ class Prometheus:
         return found
 
     def exemplars(self, expression: str) -> list[dict[str, Any]]:
-        """The exemplars of the last minute."""
+        """The exemplars of the last hour."""
         now = time.time()
         found: list[dict[str, Any]] = self._get(
-            "query_exemplars", query=expression, start=str(now - 60), end=str(now + 1)
+            "query_exemplars", query=expression, start=str(now - 3600), end=str(now + 1)
         )
         return found
 
@@ -87,7 +87,7 @@ class Prometheus:
         found: list[dict[str, Any]] = self._get("targets")["activeTargets"]
         return found
 
-    def until(self, expression: str, within_s: float = 20) -> list[dict[str, Any]]:
+    def until(self, expression: str, within_s: float = 60) -> list[dict[str, Any]]:
         """Wait until a query gives something."""
         end = time.monotonic() + within_s
         while not (found := self.query(expression)):

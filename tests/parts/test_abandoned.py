@@ -11,6 +11,7 @@ from urllib.request import urlopen
 import pytest
 import sqlalchemy as sa
 
+from app.runs.tasks import task_id as id_of
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.parts.patience import ended, submitted, until
@@ -103,7 +104,7 @@ def test_a_process_that_hangs(both: list[Served]) -> None:
 def _hangs(served: Served) -> None:
     ships = served.ships
     plan = Plan("held", turns=6, seconds=1.0)
-    task_id = submitted(ships.ports[0], plan.question, timeout=2.5)
+    task_id = submitted(ships.ports[0], plan.question, timeout=5)
     until(lambda: ships.receipts(plan.name), "it has not begun")
     owner = ships.port_of(ships.receipts(plan.name)[0].pid)
     [other] = [port for port in ships.ports if port != owner]
@@ -139,10 +140,13 @@ def test_what_the_store_refused(both: list[Served]) -> None:
 def _refuses(served: Served) -> None:
     ships, faults = served.ships, served.faults
     port = ships.ports[0]
-    plans = {write: Plan(f"refused {write[0]}", turns=2, seconds=0.8) for write in _WRITES}
-    ids = {write: submitted(port, plan.question) for write, plan in plans.items()}
-    for write, task_id in ids.items():
-        faults.refuse(write, task_id)
+    plans = {write: Plan(f"refused {write[0]}", turns=2, seconds=0.1) for write in _WRITES}
+    ids = {write: id_of("graph", plan.name) for write, plan in plans.items()}
+    for write, plan in plans.items():
+        faults.refuse(write, ids[write])  # before it can be written
+        body, key = {"question": plan.question}, {"Idempotency-Key": plan.name}
+        told = call(port, "POST", "/agents/graph/async", body, key, timeout_s=30)
+        assert (told[0], told[1]["task_id"]) == (202, ids[write])
 
     def calls(write: Write) -> list[tuple[str, int]]:
         return [(r.what, r.n) for r in ships.receipts(plans[write].name)]
@@ -150,13 +154,14 @@ def _refuses(served: Served) -> None:
     until(lambda: all(calls(w) == _TWO_TURNS for w in (_RESULT, _END)), "they have not worked")
     time.sleep(2)  # in which their ends are refused
     for write, task_id in ids.items():
-        assert call(port, "GET", f"/agent/async/{task_id}")[1]["status"] == "running"
+        told = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
+        assert told["status"] == "running"
         faults.accept(write)
     # A run whose result was kept is taken up again and not worked again.
     for write, attempts in ((_LOG, 1), (_RESULT, 2), (_END, 1)):
-        told = ended(port, ids[write])
-        assert (told["status"], told["attempts"]) == ("completed", attempts), told
-        assert told["result"]["answer"] == plans[write].answer
+        ending = ended(port, ids[write])
+        assert (ending["status"], ending["attempts"]) == ("completed", attempts), ending
+        assert ending["result"]["answer"] == plans[write].answer
         assert calls(write) == _TWO_TURNS
 
 
@@ -166,7 +171,7 @@ def test_what_has_no_place(both: list[Served]) -> None:
 
 
 def _is_cancelled(served: Served) -> None:
-    ships, plan = served.ships, Plan("nul \0", turns=3, seconds=1.0)
+    ships, plan = served.ships, Plan("nul \0", turns=3, held=1)
     task_id = submitted(ships.ports[0], plan.question, include_steps=True)
     until(lambda: len(ships.receipts(plan.name)) >= 3, "its second call has not begun")
     call(ships.ports[0], "DELETE", f"/agent/async/{task_id}", timeout_s=30)

@@ -48,12 +48,12 @@ def test_inhibition(
     """What an alert explains is silenced by it, and nothing else is."""
     with alertmanager(tmp_path, CONFIGURATION.read_text()) as manager:
         manager.post(source, target)
-        until(lambda: len(manager.alerts()) == 2, 10, "Alertmanager has not both")
+        until(lambda: len(manager.alerts()) == 2, 60, "Alertmanager has not both")
 
         def is_suppressed() -> bool:
             return next(a.suppressed for a in manager.alerts() if a.labels == target)
 
         if suppressed:
-            until(is_suppressed, 10, "it is not silenced")
+            until(is_suppressed, 60, "it is not silenced")
         assert is_suppressed() is suppressed
         assert not next(a.suppressed for a in manager.alerts() if a.labels == source)

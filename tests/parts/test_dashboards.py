@@ -16,6 +16,7 @@ from tests.dashboards import shop, traffic
 from tests.dashboards.haste import rule_files
 from tests.dashboards.promql import seen_by
 from tests.dashboards.reading import Asked, dashboards, filled, queries
+from tests.parts.patience import until
 from tests.parts.prometheus import Prometheus, scraping
 
 # What this test does not cause, and why. Each is tried too: a reason that no longer holds fails.
@@ -48,8 +49,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if is_caused(asked)], ids=str)
 def test_no_query_is_dead(prometheus: Prometheus, asked: Asked) -> None:
     """Every query gives a series, and at least one of its values is a number."""
-    found = prometheus.until(filled(asked.expr), within_s=60 if "ALERTS" in asked.expr else 10)
-    assert any(series["value"][1] != "NaN" for series in found)
+
+    def is_answered() -> bool:
+        found = prometheus.query(filled(asked.expr))
+        return any(series["value"][1] != "NaN" for series in found)
+
+    until(is_answered, f"no number for {asked.expr}")
 
 
 @pytest.mark.parametrize("expr", [expr for _, expr in ALERTS], ids=[name for name, _ in ALERTS])
@@ -57,7 +62,7 @@ def test_no_rule_is_blind(prometheus: Prometheus, expr: str) -> None:
     """What the rule of an alert looks at is there, whether the alert fires or not."""
     for series in seen_by(expr):
         if not any(part in series for part in NOT_CAUSED):
-            prometheus.until(series, within_s=10)
+            prometheus.until(series)
 
 
 @pytest.mark.parametrize("part", NOT_CAUSED)

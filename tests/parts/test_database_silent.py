@@ -16,7 +16,8 @@ from tests.parts.patience import ended, submitted, until
 from tests.parts.postgres import cluster
 from tests.parts.proxy import Proxy, Way, proxy
 
-_ANSWER_S = 5.0
+# Who waits for a connection waits for half a minute.
+_ANSWER_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_stopped_while_it_is_silent(served: tuple[Fleet, Proxy]) -> None:
     """A server that is told to stop does so in time, with a run at work."""
     ships, between = served
     [port] = ships.ports
-    plan = Plan("stopped", turns=2, seconds=1.0)
+    plan = Plan("stopped", turns=2, seconds=0.1, held=1)
     task_id = submitted(port, plan.question)
     until(lambda: len(ships.receipts(plan.name)) >= 3, "its second call has not begun")
     between.go(Way.SILENT)

@@ -56,7 +56,7 @@ def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
     """What is new is refused with 503, and what was accepted ends once there is room again."""
     ships, disk = small
     [port] = ships.ports
-    plan, refused = Plan("through", turns=4, seconds=0.7), Plan("refused")
+    plan, refused = Plan("through", turns=4, seconds=1.0), Plan("refused")
     task_id = submitted(port, plan.question)
     until(lambda: len(ships.receipts(plan.name)) >= 3, "it has not begun")
     disk.fill()
@@ -66,13 +66,13 @@ def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
         assert (status, problem["code"]) == (503, "store_unavailable")
         time.sleep(1)
     assert call(port, "GET", "/health/live")[0] == 200
-    assert call(port, "GET", f"/agent/async/{task_id}")[1]["status"] == "running"
+    assert call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]["status"] == "running"
     disk.empty()
     told = ended(port, task_id)
     assert (told["status"], told["result"]["answer"]) == ("completed", plan.answer)
     assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2, 3]
     assert not ships.receipts(refused.name)
-    status, again = call(port, "POST", "/agent/async", body, key)
+    status, again = call(port, "POST", "/agent/async", body, key, timeout_s=30)
     assert status == 202
     assert ended(port, again["task_id"])["status"] == "completed"
 

@@ -12,7 +12,7 @@ import pytest
 from tests.parts.container import Container, running
 from tests.parts.image import ROOT, Builder, builder
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 
 TOOLS = ROOT / ".tools/bin"
 # Beside the base: Python packages with their compiled files, and nothing to install more with.

@@ -14,6 +14,7 @@ import pytest
 
 from tests.chaos.agents import Plan, Receipt
 from tests.chaos.fleet import Fleet, call, fleet
+from tests.parts.patience import until as soon
 from tests.parts.postgres import cluster
 from tests.streams.reading import Told, parse
 
@@ -78,8 +79,9 @@ def counted(ships: Fleet, plan: Plan, what: str) -> Counter[int]:
 @pytest.mark.parametrize("agent", ["graph", "own"])
 def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
     """After kill -9 in the third turn, the calls of the first two are not made again."""
-    plan = Plan(f"kept-{agent}", turns=4, parallel=2, seconds=1.0)
+    plan = Plan(f"kept-{agent}", turns=4, parallel=2, seconds=0.1, held=2)
     task_id = submit(ships, plan, agent)
+    until(ships, plan, "begin", 4)
     begun = until(ships, plan, "begin", 5)
     ships.kill(ships.port_of(begun.pid))
     killed_at = time.time()
@@ -100,7 +102,7 @@ def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
 
 def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
     """Iterations of a killed attempt count: a limit of three is three in all."""
-    plan = Plan("limited", turns=6, seconds=0.7)
+    plan = Plan("limited", turns=6, seconds=0.1, held=2)
     task_id = submit(ships, plan, max_iterations=3)
     ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
     result = ended(ships, task_id)["result"]
@@ -110,7 +112,7 @@ def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
 
 def test_an_executor_runs_whole_again(ships: Fleet) -> None:
     """An AgentExecutor keeps no steps: all of its calls are made again, under the same keys."""
-    plan = Plan("whole", turns=3, seconds=0.7)
+    plan = Plan("whole", turns=3, seconds=0.1, held=2)
     task_id = submit(ships, plan, "executor")
     ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
     told = ended(ships, task_id)
@@ -194,11 +196,19 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
     finally:
         over.set()
         reviver.join()
+    for port in ships.ports:  # the last process that it killed too
+        if not ships.is_up(port):
+            ships.start(port)
+        ships.until_up(port)
     assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
     assert counted(ships, plan, "begin")[0] == 11
     assert told["error"]["run_id"] == task_id
-    ends = [line for line in ships.lines("run_finished") if line["run_id"] == task_id]
-    assert [(line["outcome"], line["code"]) for line in ends] == [("failed", "worker_lost")]
+
+    def ends() -> list[dict[str, Any]]:
+        return [line for line in ships.lines("run_finished") if line["run_id"] == task_id]
+
+    soon(ends, "its end is not in the log")  # which is written by a thread
+    assert [(line["outcome"], line["code"]) for line in ends()] == [("failed", "worker_lost")]
     for status, is_there in (("failed", True), ("cancelled", False)):
         listed = call(ships.ports[0], "GET", f"/agent/async?status={status}")[1]["tasks"]
         assert (task_id in [task["task_id"] for task in listed]) is is_there, status
@@ -227,11 +237,12 @@ def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
 
 def test_a_run_is_handed_over(ships: Fleet) -> None:
     """SIGTERM hands a run at work to the other server, which finishes what is left of it."""
-    plan = Plan("handed", turns=4, seconds=1.5)
+    plan = Plan("handed", turns=4, seconds=0.1, held=1)
     task_id = submit(ships, plan)
-    begun = until(ships, plan, "begin", 1)
-    ships.signal(ships.port_of(begun.pid), signal.SIGTERM)
+    port = ships.port_of(until(ships, plan, "begin", 1).pid)
+    ships.signal(port, signal.SIGTERM)
     told = ended(ships, task_id)
+    soon(lambda: not ships.is_up(port), "it has not ended itself")
     assert (told["status"], told["attempts"]) == ("completed", 2)
     assert told["result"]["iterations"] == 4
     assert [counted(ships, plan, "begin")[n] for n in range(4)] == [1, 2, 1, 1]
@@ -241,7 +252,7 @@ def test_a_run_is_handed_over(ships: Fleet) -> None:
 @pytest.mark.parametrize("agent", ["graph", "own"])
 def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
     """A run is taken over soon, though children that its tools forked outlive its process."""
-    plan = Plan(f"forked-{agent}", turns=3, seconds=1.5, forks=True)
+    plan = Plan(f"forked-{agent}", turns=3, seconds=0.1, forks=True, held=1)
 
     def children() -> set[int]:
         return {r.pid for r in ships.receipts(plan.name) if r.what == "forked"}

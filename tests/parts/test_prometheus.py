@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from app.telemetry import catalogue
 from app.telemetry.catalogue import Kind
 from tests import otlp
+from tests.parts.patience import until
 from tests.parts.prometheus import Prometheus, binary, scraping
 
 # What has no sample until something that this test does not cause has happened.
@@ -61,7 +63,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 def wait_until_up(url: str) -> None:
     """Wait until the service answers."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             httpx.get(f"{url}/health")
@@ -78,8 +80,9 @@ def traffic(url: str) -> None:
         {"question": "Where are orders 10023 and 10024?"},
         {"question": "Track the parcel of order 10024", "timeout": 0.001},
     ):
-        httpx.post(f"{url}/agent", json=body)
-    httpx.post(f"{url}/agent/stream", json={"question": "Where is order 10023?"})
+        httpx.post(f"{url}/agent", json=body, timeout=30)
+    asked = {"question": "Where is order 10023?"}
+    httpx.post(f"{url}/agent/stream", json=asked, timeout=30)
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
@@ -130,8 +133,11 @@ def test_every_metric_answers(watched: Watched, metric: catalogue.Metric) -> Non
 
 def test_exemplars_are_stored(watched: Watched) -> None:
     """Prometheus keeps the trace that a sample of a duration came from."""
-    found = watched.prometheus.exemplars("agent_run_duration_seconds_bucket")
-    assert found
+
+    def exemplars() -> list[dict[str, Any]]:
+        return watched.prometheus.exemplars("agent_run_duration_seconds_bucket")
+
+    found = until(exemplars, "Prometheus has none")
     labels = found[0]["exemplars"][0]["labels"]
     assert re.fullmatch(r"[0-9a-f]{32}", labels["trace_id"])
 

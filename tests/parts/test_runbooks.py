@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,7 +62,9 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
         watch.prometheus.until("up == 1")
         run_id = _live(service.url, here / "switches")
         watch.prometheus.until('agent_runs_total{outcome="failed"} > 0')
-        time.sleep(0.5)  # its log is written by a thread
+        finished = len(httpx.get(f"{service.url}/runs?state=finished", timeout=30).json()["runs"])
+        # It is written by a thread.
+        until(lambda: service.out.read_text().count('"event":"run_finished"') >= finished, 30, "")
         shutil.copy(service.out, here / "watchkeeper.log")
         yield Past(service.url, here, run_id, watch.prometheus)
 
@@ -87,7 +88,7 @@ def _live(url: str, switches: Path) -> str:
         for path in ("/agent", "/agent/stream"):  # they are at work until the service is gone
             body = {"question": "hang", "timeout": 200}
             threading.Thread(target=_wait_for, args=(url + path, body), daemon=True).start()
-        until(lambda: len(client.get("/runs?state=running").json()["runs"]) == 3, 10, "no runs")
+        until(lambda: len(client.get("/runs?state=running").json()["runs"]) == 3, 60, "no runs")
         rows = client.get("/runs?state=finished").json()["runs"]
     return next(str(row["run_id"]) for row in rows if row["iterations"] == 9)
 

@@ -1,6 +1,9 @@
 """Background runs as their callers use them: submit, wait for the end, read the events."""
 
+import asyncio
 import os
+import threading
+import time
 import uuid
 from functools import cache
 from pathlib import Path
@@ -27,6 +30,37 @@ def url_in(folder: Path) -> str:
     if Shared.server is not None:
         return Shared.server.fresh(f"store_{uuid.uuid4().hex}")
     return f"sqlite:///{folder / 'store.sqlite'}"
+
+
+class Held(fakes.ToolDesk):
+    """A desk whose slow tools are at work until the test lets them go, however long that takes."""
+
+    def __init__(self) -> None:
+        super().__init__(LONG_S * 2)
+        self._open = threading.Event()
+
+    def let_go(self) -> None:
+        """Let every tool end that is at work, or will be."""
+        self._open.set()
+
+    def hold(self) -> None:
+        """From now on tools are held again."""
+        self._open.clear()
+
+    async def waited(self) -> None:
+        """Return once they are let go."""
+        await self._hold(self.seconds)
+
+    async def _hold(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._open.is_set() and time.monotonic() < end:  # noqa: ASYNC110 - on any loop
+            await asyncio.sleep(0.01)
+
+    def _block(self) -> None:
+        self._open.wait(self.seconds)
+
+    def _is_let_go(self, before: int) -> bool:
+        return self._open.is_set()
 
 
 def quick(kind: str = "create_agent", **options: Any) -> Any:

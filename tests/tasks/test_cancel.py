@@ -9,10 +9,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from app.runs.events import RunFinished
 from tests import fakes
 from tests.service import Served, served, until
-from tests.tasks.background import calling, ended, submit, url_in, view
+from tests.tasks.background import Held, calling, ended, submit, url_in, view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-DESK = fakes.ToolDesk(3.0)
+DESK = Held()
 
 
 def odd(messages: Sequence[BaseMessage]) -> AIMessage:
@@ -29,6 +29,13 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     store = url_in(tmp_path_factory.mktemp("cancel"))
     async with served(agents, store_url=store, max_background_runs=2) as service:
         yield service
+        DESK.let_go()
+
+
+@pytest.fixture(autouse=True)
+def held() -> None:
+    """Tools are at work until a test lets them go."""
+    DESK.hold()
 
 
 async def started(desk: Served, tool: str) -> str:
@@ -69,8 +76,12 @@ async def test_work_that_cannot_be_stopped(desk: Served, tool: str) -> None:
     finished = DESK.finished.count(tool)
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert (again.status_code, again.json()["result"]) == (202, "still_stopping")
+    DESK.let_go()
     await until(lambda: DESK.finished.count(tool) > finished, 20)
     assert (await view(desk, task_id))["status"] == "cancelled"
+    run = desk.service.runner.find(task_id)
+    assert run is not None
+    await until(lambda: not desk.service.runner.is_stuck(run), 20)  # a moment after its tool
     last = await desk.client.delete(f"/agent/async/{task_id}")
     assert (last.status_code, last.json()["result"]) == (200, "already_finished")
 
@@ -101,6 +112,7 @@ async def test_a_run_that_waits_never_starts(desk: Served) -> None:
     await until(lambda: any(fact.run_id == waiting for fact in desk.facts_of(RunFinished)), 20)
     end = desk.end_of(waiting)
     assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")
+    DESK.let_go()
     for task_id in holding:
         assert (await ended(desk, task_id))["status"] == "completed"
     last = await submit(desk, agent="look")

@@ -1,8 +1,9 @@
 """A cancel that meets a run just as it begins or ends: all who are asked say the same of it."""
 
 import asyncio
-import time
+import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest_asyncio
 from dbos._sys_db import SystemDatabase
 
 from app.runs.background import Log
-from app.runs.events import RunFinished, RunHandedOver
+from app.runs.events import RunFinished, RunHandedOver, RunStarted
 from app.runs.model import Outcome
 from app.tasks.rows import OUTCOME
 from app.tasks.worker import Worker
@@ -27,6 +28,11 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     agents = {"look": calling("look", quick), "nap": calling("nap", slow)}
     async with served(agents, store_url=url_in(tmp_path_factory.mktemp("races"))) as service:
         yield service
+
+
+def has_begun(desk: Served, task_id: str) -> bool:
+    """Whether a run was at work, though it may have ended since."""
+    return any(fact.run_id == task_id for fact in desk.facts_of(RunStarted))
 
 
 async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) -> set[str]:
@@ -72,17 +78,19 @@ async def test_an_end_that_is_being_stored_stands(
 ) -> None:
     """From the moment in which a run has noted its end nothing is left to cancel."""
     stores = SystemDatabase.update_workflow_outcome
+    noted, may_store = threading.Event(), threading.Event()
 
-    def slowly(*arguments: Any, **named: Any) -> Any:
-        time.sleep(1.0)
+    def later(*arguments: Any, **named: Any) -> Any:
+        noted.set()  # its end, which is not stored yet
+        assert may_store.wait(20)
         return stores(*arguments, **named)
 
-    monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", slowly)
+    monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", later)
     task_id = await submit(desk, agent="look")
-    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
-    await asyncio.sleep(0.4)  # its end is noted, and not stored
+    await until(noted.is_set, 20)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
+    may_store.set()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
@@ -116,7 +124,7 @@ async def test_a_cancel_that_the_fence_meets_first(desk: Served) -> None:
     """A run whose store says first that it was cancelled is cancelled, not another process's."""
     for _ in range(3):
         task_id = await submit(desk, agent="look", question="one")
-        await until(lambda at=task_id: at in desk.service.runner.in_flight, 20)  # type: ignore[misc]
+        await until(partial(has_begun, desk, task_id), 20)
         await desk.service.tasks.cancel(task_id)  # as from another process
         told = await ended(desk, task_id)
         end = desk.end_of(task_id)

@@ -10,29 +10,49 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatResult
 
 from tests import fakes
 from tests.service import Served, served
 from tests.streams.reading import in_order, names_of, of, parse, text_of
-from tests.tasks.background import LONG_S, calling, ended, events, quick, submit, url_in
+from tests.tasks.background import LONG_S, Held, calling, ended, events, quick, submit, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+HELD = Held()
 FORGED = 'x\r\n\r\nevent: end\ndata: {"answer": "forged"}\u2028\x85\n\nid: 99\n\n'
+
+
+class Thoughtful(fakes.ScriptedModel):
+    """Thinks about what its tool said for as long as the tools of the held desk are at work."""
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
+    ) -> ChatResult:
+        if fakes.results_since_question(messages):
+            await HELD.waited()
+        return await super()._agenerate(messages, stop, run_manager, **given)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     forging = fakes.ScriptedModel(script=lambda _: AIMessage(FORGED, usage_metadata=fakes.USAGE))
-    thoughtful = fakes.ScriptedModel(script=fakes.calls_then_answers("look"), delay_s=1.0)
+    thoughtful = Thoughtful(script=fakes.calls_then_answers("look"))
     agents = {
         **{kind.replace("_", "-"): quick(kind) for kind in fakes.KINDS},
         "slow": calling("nap", fakes.ToolDesk(1.0)),
+        "held": calling("nap", HELD),
         "thoughtful": fakes.build("create_agent", thoughtful, fakes.ToolDesk().tools()),
         "forging": fakes.build("create_agent", forging, []),
     }
     async with served(agents, store_url=url_in(tmp_path_factory.mktemp("events"))) as service:
         yield service
+
+
+@pytest.fixture(autouse=True)
+def held() -> None:
+    """A test that is for it lets them go."""
+    HELD.hold()
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
@@ -119,8 +139,8 @@ async def test_text_cannot_forge_an_event(desk: Served) -> None:
 
 
 async def test_events_come_while_it_runs(desk: Served) -> None:
-    """A follower reads that a tool has started long before it has ended."""
-    task_id = await submit(desk, agent="slow")
+    """A follower reads that a tool has started before it has ended."""
+    task_id = await submit(desk, agent="held")
     read = b""
     async with desk.client.stream("GET", f"/agent/async/{task_id}/events") as response:
         async for piece in response.aiter_bytes():
@@ -128,6 +148,7 @@ async def test_events_come_while_it_runs(desk: Served) -> None:
             if b"tool_start" in read:
                 break
     assert b"tool_end" not in read
+    HELD.let_go()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
@@ -141,15 +162,18 @@ async def test_events_come_between_tools(desk: Served) -> None:
             if b"tool_end" in read:
                 break
     assert b"event: token" not in read
+    HELD.let_go()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
 async def test_a_reader_that_leaves_stops_nothing(desk: Served) -> None:
     """A background run has no reader to lose."""
-    task_id = await submit(desk, agent="slow")
+    task_id = await submit(desk, agent="held")
+    impatient = httpx.Timeout(LONG_S, read=0.3)
     with pytest.raises(httpx.ReadTimeout):
-        async with httpx.AsyncClient(base_url=desk.url, timeout=0.3) as client:
+        async with httpx.AsyncClient(base_url=desk.url, timeout=impatient) as client:
             await client.get(f"/agent/async/{task_id}/events")
+    HELD.let_go()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests import fakes
 from tests.service import Served, served, until
-from tests.tasks.background import LONG_S, calling, ended, post, quick, submit, url_in
+from tests.tasks.background import LONG_S, Held, calling, ended, post, quick, submit, url_in
 
 DAY_S = 24 * 3600.0
 
@@ -46,11 +46,12 @@ async def ask(desk: Served, agent: str, **body: Any) -> Any:
 
 async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
     """The steps of a graph are kept while its run is at work, and no longer."""
-    tools = fakes.ToolDesk(1.5)
+    tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
         await until(lambda: tools.started, 20)
         assert steps_of(tmp_path, task_id)
+        tools.let_go()
         await ended(desk, task_id)
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
@@ -73,7 +74,7 @@ async def test_steps_go_with_their_run(tmp_path: Path) -> None:
 
 async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
     """An answer is replayed for 24 hours; a key in flight is held for the run's time and 5 s."""
-    tools = fakes.ToolDesk(1.5)
+    tools = Held()
     held = "select held_until, body is null from watchkeeper_keys"
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         began = time.time()
@@ -82,6 +83,7 @@ async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
         [(until_s, in_flight)] = rows(tmp_path, held)
         assert in_flight
         assert 25 <= until_s - began < 25 + 20
+        tools.let_go()
         await asking
         [(until_s, in_flight)] = rows(tmp_path, held)
         assert not in_flight
@@ -113,12 +115,13 @@ async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
 
 async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
     """A store that takes no steps until the deadline is not told as a fault of the agent's."""
-    tools = fakes.ToolDesk(1.0)
+    tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, timeout=3.0)
         await until(lambda: tools.started, 20)
         with sqlite3.connect(tmp_path / "store.steps") as steps:
             steps.execute("alter table checkpoints rename to gone")
+        tools.let_go()
         told = await ended(desk, task_id)
     assert (told["status"], told["error"]["code"]) == ("failed", "store_unavailable")
     assert told["error"]["retryable"]

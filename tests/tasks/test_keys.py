@@ -11,10 +11,10 @@ import pytest_asyncio
 from tests import fakes, faults
 from tests.service import Served, served, until
 from tests.streams.reading import names_of, of, parse, text_of
-from tests.tasks.background import calling, ended, post, quick, url_in
+from tests.tasks.background import Held, calling, ended, post, quick, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NAPS = fakes.ToolDesk(1.0)
+NAPS = Held()
 LOOKS = fakes.ToolDesk()
 
 
@@ -31,6 +31,13 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     store = url_in(tmp_path_factory.mktemp("keys"))
     async with served(agents, store_url=store, max_running_runs=40) as service:
         yield service
+        NAPS.let_go()
+
+
+@pytest.fixture(autouse=True)
+def held() -> None:
+    """Naps last until a test lets them end."""
+    NAPS.hold()
 
 
 async def ask(
@@ -71,6 +78,7 @@ async def test_another_body_in_the_background(desk: Served) -> None:
     for _ in range(2):
         other = await post(desk, "something else", key="body", agent="slow")
         assert (other.status_code, other.json()["code"]) == (422, "key_reused")
+        NAPS.let_go()
         await ended(desk, first.json()["task_id"])
     elsewhere = await post(desk, key="body", agent="other")
     assert elsewhere.status_code == 202
@@ -117,6 +125,7 @@ async def test_in_flight(desk: Served, mode: str) -> None:
         assert int(reply.headers["retry-after"]) >= 1
         reply = await ask(desk, other, key, "slow", question="another")
         assert (reply.status_code, reply.json()["code"]) == (422, "key_reused")
+    NAPS.let_go()
     done = answer(await first, mode)
     assert answer(await ask(desk, mode, key, "slow"), mode) == done
     assert len(NAPS.started) == naps + 1
@@ -125,17 +134,18 @@ async def test_in_flight(desk: Served, mode: str) -> None:
 async def test_a_hundred_waiting_callers_are_one_run(desk: Served) -> None:
     """A hundred of one key at once: one run is asked for, the others are told to come again."""
     naps = len(NAPS.started)
-    replies = await asyncio.gather(*(ask(desk, "", "crowd", "slow") for _ in range(100)))
-    assert {r.status_code for r in replies} == {200, 409}
-    answered = {r.json()["run_id"] for r in replies if r.status_code == 200}
-    assert len(answered) == 1
+    asked = [asyncio.create_task(ask(desk, "", "crowd", "slow")) for _ in range(100)]
+    await until(lambda: sum(one.done() for one in asked) == 99, 20)
+    NAPS.let_go()
+    replies = await asyncio.gather(*asked)
+    assert sorted(r.status_code for r in replies) == [200] + [409] * 99
     assert len(NAPS.started) == naps + 1
 
 
 @pytest.mark.parametrize("mode", ["", "stream"])
 async def test_a_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
     """A run that timed out leaves its key free: the next one starts anew."""
-    body: dict[str, Any] = {"agent": "slow", "timeout": 0.2}
+    body: dict[str, Any] = {"agent": "slow", "timeout": 1.0}
     first = await ask(desk, mode, f"late-{mode}", **body)
     assert answer(first, mode)["outcome"] == "timeout"
     again = await ask(desk, mode, f"late-{mode}", **body)
@@ -149,13 +159,17 @@ async def test_a_key_is_free_after_its_caller_left(desk: Served, mode: str) -> N
     """A run whose caller left leaves its key free."""
     key = f"left-{mode}"
     place = f"/agents/slow/{mode}".rstrip("/")
-    async with httpx.AsyncClient(base_url=desk.url, timeout=0.3) as client:
+    impatient = httpx.Timeout(30, read=0.3)
+    async with httpx.AsyncClient(base_url=desk.url, timeout=impatient) as client:
         headers = {"Idempotency-Key": key}
         with pytest.raises(httpx.ReadTimeout):
             await client.post(place, json={"question": "hello"}, headers=headers)
-    # Until the service has seen that nobody waits, it says so.
+    await until(lambda: not desk.service.runner.in_flight, 20)
+    NAPS.let_go()
+    # Until the key is given back, it says so.
     while (again := await ask(desk, mode, key, "slow")).status_code == 409:
         assert again.json()["code"] == "in_flight"
+        await asyncio.sleep(0.05)
     assert answer(again, mode)["outcome"] == "completed"
     assert "idempotent-replay" not in again.headers
 
@@ -168,6 +182,7 @@ async def test_a_key_is_free_after_a_cancelled_run(desk: Served) -> None:
     [run_id] = desk.service.runner.in_flight
     await desk.client.delete(f"/runs/{run_id}")
     assert (await first).json()["code"] == "cancelled"
+    NAPS.let_go()
     assert (await ask(desk, "", "stopped", "slow")).json()["outcome"] == "completed"
 
 
@@ -193,6 +208,7 @@ async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:
     await until(lambda: len(NAPS.started) > naps, 20)
     refused = await ask(desk, "", "thread", "slow", thread_id="busy")
     assert (refused.status_code, refused.json()["code"]) == (409, "in_flight")
+    NAPS.let_go()
     assert (await first).status_code == 200
     again = await ask(desk, "", "thread", "slow", thread_id="busy")
     assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)
@@ -201,12 +217,15 @@ async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:
 async def test_a_repeat_asks_for_no_thread(desk: Served) -> None:
     """A repeat in the background is the same run, also while another has its thread by now."""
     first = await post(desk, key="first", agent="slow", thread_id="shared")
+    NAPS.let_go()
     await ended(desk, first.json()["task_id"])
+    NAPS.hold()
     second = await post(desk, agent="slow", thread_id="shared")
     assert second.status_code == 202
     again = await post(desk, key="first", agent="slow", thread_id="shared")
     assert (again.status_code, again.headers["idempotent-replay"]) == (202, "true")
     assert again.json()["task_id"] == first.json()["task_id"]
+    NAPS.let_go()
     await ended(desk, second.json()["task_id"])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app.runs.errors import InFlight
 from app.tasks.kept import Keys
@@ -65,7 +66,7 @@ async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     async with served(agents, store_url=url_in(tmp_path), max_running_runs=1) as desk:
         holding = await holds_the_place(desk, tools)
-        late = [await ask(desk, mode, "late", timeout=0.3) for _ in range(2)]
+        late = [await ask(desk, mode, "late", timeout=1.5) for _ in range(2)]
         assert {answer_of(told)["phase"] for told in late} == {"queue"}
         assert len({told.headers["x-run-id"] for told in late}) == 2
         for run_id in list(desk.service.runner.in_flight):
@@ -115,16 +116,22 @@ async def test_after_a_failure(mode: str, tmp_path: Path) -> None:
                 assert of(told, "error") == of(told, "end")
 
 
+def let_time_pass(store: Store) -> None:
+    """Have every key taken a minute ago."""
+    with store.calls.begin() as connection:
+        connection.execute(sa.text("update watchkeeper_keys set held_until = held_until - 60"))
+
+
 async def test_after_its_process_died(tmp_path: Path) -> None:
     """A key that nobody gives back ends by itself, and who had it writes nothing any more."""
     url = url_in(tmp_path)
     async with served({"quick": quick()}, store_url=url):
         store = await asyncio.to_thread(Store, url)
         keys = Keys(store)
-        assert await keys.claim("k", "same", "dead", 0.5) is None
+        assert await keys.claim("k", "same", "dead", 30) is None
         with pytest.raises(InFlight):
             await keys.claim("k", "same", "next", 30)
-        await asyncio.sleep(0.6)
+        await asyncio.to_thread(let_time_pass, store)
         assert await keys.claim("k", "same", "next", 30) is None
         await keys.keep("k", "dead", {"answer": "too late"})
         await keys.free("k", "dead")

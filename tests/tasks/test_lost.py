@@ -3,6 +3,11 @@
 import asyncio
 import sqlite3
 from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 
 from app.runs.events import RunFinished, RunHandedOver
 from tests import fakes
@@ -10,17 +15,35 @@ from tests.service import served, until
 from tests.tasks.background import ended, submit, url_in, view
 
 
-async def test_who_lost_a_run_stops(tmp_path: Path) -> None:
+def written(folder: Path) -> str:
+    """What is in the logs of all runs."""
+    with sqlite3.connect(folder / "store.sqlite") as store:
+        return str(store.execute("select value from streams").fetchall())
+
+
+async def test_who_lost_a_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that has a run no more stops it and tells no end; a run nobody has is taken up."""
-    tools = fakes.ToolDesk()
-    model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=2), delay_s=1.0)
+    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 1.0)
+    tools, thinking, may_answer = fakes.ToolDesk(), asyncio.Event(), asyncio.Event()
+
+    class Thoughtful(fakes.ScriptedModel):
+        async def _agenerate(
+            self, messages: list[BaseMessage], *others: Any, **named: Any
+        ) -> ChatResult:
+            if fakes.results_since_question(messages):
+                thinking.set()
+                await may_answer.wait()
+            return await super()._agenerate(messages, *others, **named)
+
+    model = Thoughtful(script=fakes.calls_then_answers("nap", turns=2))
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.finished, 20)
-        await asyncio.sleep(0.5)  # the model is asked anew, and what was said before is written
+        await asyncio.wait_for(thinking.wait(), 20)
+        await until(lambda: "tool_end" in written(tmp_path), 20)
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("update workflow_status set owner_xid = 'of another claim'")
+        may_answer.set()
         await until(lambda: desk.facts_of(RunHandedOver), 20)
         assert tools.started == ["nap"]
         assert desk.facts_of(RunFinished) == []
@@ -31,8 +54,11 @@ async def test_who_lost_a_run_stops(tmp_path: Path) -> None:
         assert told["result"]["iterations"] == 2
 
 
-async def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
+async def test_a_result_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run is taken up again, and ends with a result when there is a place for it."""
+    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 3.0)
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
@@ -45,7 +71,7 @@ async def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
             )
         task_id = await submit(desk)
         await until(lambda: desk.facts_of(RunFinished), 20)
-        assert (await view(desk, task_id, 1.0))["status"] == "running"
+        assert (await view(desk, task_id, 1.0))["status"] in ("running", "pending")
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("drop trigger full")
         told = await ended(desk, task_id)

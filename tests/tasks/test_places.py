@@ -6,7 +6,7 @@ from pathlib import Path
 from app.tasks.engine import Engine
 from tests import fakes
 from tests.service import served, until
-from tests.tasks.background import calling, ended, quick, submit, url_in, view
+from tests.tasks.background import Held, calling, ended, quick, submit, url_in, view
 
 
 async def test_they_take_no_place_from_callers(tmp_path: Path) -> None:
@@ -51,13 +51,14 @@ async def test_a_process_that_leaves_takes_no_more(tmp_path: Path) -> None:
 async def test_a_key_is_free_after_a_refusal(tmp_path: Path) -> None:
     """A run that found no place leaves its key free."""
     asked, headers = {"question": "hello"}, {"Idempotency-Key": "refused"}
-    naps = fakes.ToolDesk(1.0)
+    naps = Held()
     limits = {"max_running_runs": 1, "max_queued_runs": 0}
     async with served({"a": calling("nap", naps)}, store_url=url_in(tmp_path), **limits) as full:
         first = asyncio.create_task(full.ask())
         await until(lambda: naps.started, 20)
         refused = await full.client.post("/agent", json=asked, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        naps.let_go()
         assert (await first).status_code == 200
         again = await full.client.post("/agent", json=asked, headers=headers)
         assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests import fakes
 from tests.command import WATCHKEEPER, Serving, serving
 from tests.streams.reading import names_of, parse
 from tests.tasks.background import calling
+from tests.tasks.patience import be_patient
 from tests.tasks.test_restart import looks_and_naps
 from tests.tasks.test_roles import LONG_S, in_folder, logged, post, seen, view
 
@@ -23,7 +25,11 @@ STEPS = "steps=tests.tasks.test_processes:steps"
 
 
 def slow() -> Any:
-    """An agent that naps for longer than any of these tests takes."""
+    """An agent that naps for longer than any of these tests takes.
+
+    Its process has time to say what became of a run that is cancelled.
+    """
+    be_patient(pytest.MonkeyPatch())
     return calling("nap", fakes.ToolDesk(300.0))
 
 
@@ -79,7 +85,7 @@ def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
 
             follower = threading.Thread(target=follow)
             follower.start()
-            stopped = httpx.delete(place, timeout=10)
+            stopped = httpx.delete(place, timeout=LONG_S)
             told = view(api, task_id)
             assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
             assert (told["status"], told["error"]["phase"]) == ("cancelled", "tool:nap")
@@ -109,9 +115,11 @@ def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
             assert (told["status"], told["attempts"]) == ("completed", 2)
             assert told["started_at"] == before["started_at"]
             assert (calls(second, "look"), calls(second, "nap")) == (0, 1)
+            assert seen(lambda: bool(logged(second, "task_recovered")))
             [line] = logged(second, "task_recovered")
             assert (line["run_id"], line["level"]) == (task_id, "warning")
-            assert sample(second, "agent_task_recovered_total", 'agent="steps"') == 1
+            recovered = "agent_task_recovered_total"
+            assert seen(lambda: sample(second, recovered, 'agent="steps"') == 1)
             place = f"{second.url}/agent/async/{task_id}/events"
             events = parse(httpx.get(place, timeout=60).content)
             assert [event.id for event in events] == list(range(1, len(events) + 1))
@@ -128,5 +136,5 @@ def test_places_everywhere(tmp_path: Path) -> None:
         with serving(in_folder(tmp_path, "second"), SLOW, variables=store) as second:
             waiting = post(second, "/agent/async").json()["task_id"]
             assert view(second, waiting, 3.0)["status"] == "pending"
-            httpx.delete(f"{second.url}/agent/async/{holding}", timeout=10)
+            httpx.delete(f"{second.url}/agent/async/{holding}", timeout=LONG_S)
             assert seen(lambda: is_running(second, waiting))

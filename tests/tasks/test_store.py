@@ -13,13 +13,14 @@ from sqlalchemy.pool import QueuePool
 from app.agents import checkpoints
 from app.api.deps import Role
 from app.runs.events import RunRecovered
-from app.tasks.store import Store
+from app.tasks.store import _CALLER_BUSY_MS, ANSWER_S, Store
 from app.tasks.supervisor import MOST_IN_VAIN
 from tests import fakes
 from tests.command import ROOT
 from tests.service import served, until
 from tests.tasks.background import (
     LONG_S,
+    Held,
     calling,
     ended,
     post,
@@ -90,8 +91,12 @@ async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.on_file
-async def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A submission is refused in time, one key is one run, and the run at work still ends."""
+    monkeypatch.setattr("app.tasks.store.ANSWER_S", ANSWER_S)
+    monkeypatch.setattr("app.tasks.store._CALLER_BUSY_MS", _CALLER_BUSY_MS)
     tools = fakes.ToolDesk(1.0)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=3))
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
@@ -139,7 +144,7 @@ async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
 
 async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
     """A background run has its thread until it has ended: 409 for another one, of any kind."""
-    tools = fakes.ToolDesk(2.0)
+    tools = Held()
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
         await until(lambda: tools.started, 20)
@@ -160,6 +165,7 @@ async def test_a_result_that_is_refused(
 ) -> None:
     """A run whose step or result cannot be recorded is tried again, however long that takes."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
+    monkeypatch.setattr("app.tasks.supervisor._EVERY_S", 0.1)
     tools = fakes.ToolDesk()
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
 
@@ -169,7 +175,7 @@ async def test_a_result_that_is_refused(
 
         store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
         task_id = await submit(desk)
-        async with asyncio.timeout(LONG_S):
+        async with asyncio.timeout(2 * LONG_S):
             while len(desk.facts_of(RunRecovered)) <= MOST_IN_VAIN:
                 told = await view(desk, task_id)
                 assert told["status"] in ("pending", "running"), told

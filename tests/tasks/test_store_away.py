@@ -43,7 +43,8 @@ def samples(service: Serving) -> dict[str, float]:
 
 def lines(service: Serving, *events: str) -> list[dict[str, Any]]:
     """Its log lines of these events."""
-    told = [json.loads(line) for line in service.out.read_text().splitlines()]
+    written = service.out.read_text().splitlines(keepends=True)
+    told = [json.loads(line) for line in written if line.endswith("\n")]  # the last may be half
     return [line for line in told if line["event"] in events]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -163,6 +163,14 @@ def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
     assert desk.told[-1] == ("worker_lost", task_id)
 
 
+def soon(claim: Callable[[], bool]) -> None:
+    """Wait until it is so; fails when it takes very long."""
+    end = time.monotonic() + LONG_S
+    while not claim():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
     """Steps that could not be forgotten are tried again; that they could not is told once."""
     ended = desk.submit()
@@ -170,10 +178,7 @@ def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
     desk.worker.left.add(ended)
     desk.supervisor.start()
     for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
-        end = time.monotonic() + LONG_S
-        while len(desk.orders) <= number:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        soon(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
         ids, order = desk.orders[number]
         assert ids == [ended]
         assert ended in desk.worker.left
@@ -181,5 +186,5 @@ def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    assert not desk.worker.left
+    soon(lambda: not desk.worker.left)  # its own thread may be the one that is told
     assert [str(fault) for fault in desk.faults] == ["full"]

@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from tests import fakes
-from tests.service import served
+from tests.service import served, until
 from tests.tasks.background import ended, submit, url_in
 
 
@@ -28,8 +28,7 @@ async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> No
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", thread_id="t"))
         napping = await submit(desk, "nap", thread_id="t")
-        while not desk.service.runner.in_flight:
-            await desk.client.get("/health")
+        await until(lambda: desk.service.runner.in_flight)
         assert (await desk.client.delete(f"/agent/async/{napping}")).status_code == 200
         assert (await ended(desk, napping))["status"] == "cancelled"
         kept = (await desk.client.get("/threads/t")).json()["messages"]
@@ -46,7 +45,7 @@ async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: P
     options = {"checkpointer": InMemorySaver()}
     agent = fakes.build("langgraph", model, fakes.ToolDesk(20.0).tools(), **options)
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
-        body = {"question": "nap", "thread_id": "t", "timeout": 1.0}
+        body = {"question": "nap", "thread_id": "t", "timeout": 3.0}
         first = await desk.client.post(f"/{mode}", json=body)
         if mode == "agent/async":
             assert (await ended(desk, first.json()["task_id"]))["status"] == "timeout"

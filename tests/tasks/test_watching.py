@@ -53,7 +53,7 @@ async def test_one_question_for_all() -> None:
     store.stands = {"a": ENDED, "b": ENDED}
     began = time.monotonic()
     assert await waiting == [ENDED] * 40
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert store.asked == [{"a", "b"}] * len(store.asked)
     assert len(store.asked) <= 6
     await asyncio.sleep(0.3)
@@ -139,12 +139,14 @@ async def test_a_crowd_does_not_ask_the_store(desk: Served) -> None:
     waits += [asyncio.create_task(desk.client.get(place)) for _ in range(20)]
     await asyncio.sleep(1.5)
     sa.event.listen(engine._store.calls, "before_cursor_execute", note)
+    began = time.monotonic()
     await asyncio.sleep(2.0)
+    took_s = time.monotonic() - began
     sa.event.remove(engine._store.calls, "before_cursor_execute", note)
-    # Twenty by the watcher; the supervisor looks too.
-    assert len(asked) < 80, len(asked)
+    # Ten a second by the watcher; the supervisor looks too.
+    assert len(asked) < 40 * took_s, (len(asked), took_s)
     await desk.client.delete(f"/agent/async/{task_id}")
     began = time.monotonic()
     views = (await asyncio.gather(*waits))[:20]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12  # they would wait for some sixteen
     assert {told["status"] for told in views} == {"cancelled"}

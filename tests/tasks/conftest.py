@@ -1,0 +1,19 @@
+"""A machine that is busy, or stands still for two seconds, changes nothing of what tests see."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.tasks.patience import be_patient
+
+# This one holds the service to the times in which it answers.
+IN_TIME = {"test_store_holds_nobody"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A service in the test's own process has time for what it does."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in IN_TIME:
+            be_patient(patch)
+        yield

@@ -1,0 +1,32 @@
+"""Gives what must be quick on a machine that is free a long time, for tests of something else."""
+
+import pytest
+
+from app.agents import checkpoints
+from app.tasks import store
+from tests.tasks import background
+
+# What bounds a wait for the store, or for work that is to stop. The tests that are for one of
+# these leave it as it is: those of `tests/runs`, and the modules that `conftest.py` names.
+LONG_S = background.LONG_S / 2
+TIMES = {
+    "app.tasks.store.ANSWER_S": LONG_S,
+    "app.tasks.store._CALLER_BUSY_MS": LONG_S * 1000,
+    "app.tasks.engine._SETTLE_S": LONG_S,
+    "app.tasks.engine._GIVE_BACK_S": LONG_S,
+    "app.tasks.engine._CLOSE_S": LONG_S,
+    "app.tasks.rows.STOP_S": LONG_S,
+    "app.api.tasks.STOP_S": LONG_S,
+    "app.api.task_events._STOP_S": LONG_S,
+    "app.api.claims._WAIT_S": LONG_S,
+    "app.api.claims._PAST_DEADLINE_S": LONG_S,
+    "app.runs.runner.GRACE_S": 2.0,  # tests of work that will not stop wait for it
+}
+
+
+def be_patient(patch: pytest.MonkeyPatch) -> None:
+    """Set these times, until they are set back."""
+    for name, value in TIMES.items():
+        patch.setattr(name, value)
+    for connecting in (store.POSTGRES, checkpoints._CONNECTION):
+        patch.setitem(connecting, "connect_timeout", int(LONG_S))
