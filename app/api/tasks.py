@@ -16,7 +16,6 @@ from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
 from app.runs.errors import (
-    Cancelled,
     InFlight,
     InvalidRequest,
     KeyReused,
@@ -176,8 +175,6 @@ async def cancel(service: Service, task: Task) -> Stopped:
         return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if met is TaskStatus.PENDING:
         return Stopped.CANCELLED
-    if here is not None:
-        service.runner.stop(here, Cancelled())
     if await service.tasks.wait(task.id, lambda stand: stand.told, STOP_S) is None:
         return Stopped.STILL_STOPPING
     told = await find(service, task.id)

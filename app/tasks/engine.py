@@ -281,6 +281,8 @@ class Engine:
             if rows.STUCK in found.attributes:
                 self._heard.unworked(task_id, Cancelled())
                 return TaskStatus.PENDING
+            if found.executor_id == self._me:
+                self._heard.stop(task_id, True)
             if self._supervisor is not None:
                 self._supervisor.ordered(task_id, found.executor_id)
             return TaskStatus.RUNNING

@@ -60,6 +60,16 @@ class Tables:
             schema=schema,
         )
 
+    @property
+    def untold(self) -> sa.ColumnElement[bool]:
+        """A run was cancelled, and whoever worked it has not said what became of it."""
+        run = self.runs.c
+        return sa.and_(
+            run.status == "CANCELLED",
+            run.attributes[STUCK].as_string().is_(None),
+            run.attributes[LOST].as_string().is_(None),
+        )
+
     def insert_once(self, values: Mapping[str, Any]) -> sa.Insert:
         """A row of a log, unless it is there."""
         insert = (sqlite if self.is_file else postgresql).insert(self.streams)
@@ -187,6 +197,15 @@ class Tables:
         chosen = sa.select(*self.runs.c).where(run.status == "PENDING", run.executor_id == process)
         with engine.connect() as connection:
             return [dict(row) for row in connection.execute(chosen).mappings()]
+
+    def untold_of(self, engine: sa.Engine, process: str, ids: Sequence[str]) -> set[str]:
+        """Those of some runs that were cancelled at a process which has not said so yet."""
+        run = self.runs.c
+        chosen = sa.select(run.workflow_uuid).where(
+            run.workflow_uuid.in_(ids), run.executor_id == process, self.untold
+        )
+        with engine.connect() as connection:
+            return set(connection.execute(chosen).scalars())
 
     def states(self, engine: sa.Engine, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         """The engine's status and the process of some runs."""

@@ -172,12 +172,11 @@ class Supervisor:
         if not mine:
             return
         states = self._tables.states(self._store.calls, mine)
-        for task_id in mine:
-            status, executor = states.get(task_id, ("CANCELLED", None))
-            if status == "CANCELLED":
-                self._heard.stop(task_id, True)
-            elif status != "PENDING" or executor != self._me:
-                self._heard.stop(task_id, False)
+        lost = [task_id for task_id in mine if states.get(task_id) != ("PENDING", self._me)]
+        if lost:
+            cancelled = self._tables.untold_of(self._store.calls, self._me, lost)
+            for task_id in lost:
+                self._heard.stop(task_id, task_id in cancelled)
 
     def _tidy(self) -> None:
         """Forget the steps of runs whose results are stored; take up again what fell down here.
