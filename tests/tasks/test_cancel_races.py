@@ -10,9 +10,11 @@ import pytest_asyncio
 from dbos._sys_db import SystemDatabase
 
 from app.runs.background import Log
+from app.runs.errors import HandedOver
 from app.runs.events import RunFinished, RunHandedOver
 from app.runs.model import Outcome
-from app.tasks.rows import OUTCOME
+from app.tasks.ownership import Owned
+from app.tasks.rows import ATTEMPTS, OUTCOME, STARTED
 from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import Served, served, until
@@ -150,3 +152,62 @@ async def test_an_end_that_was_noted_by_a_process_that_died(
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     assert (await ended(desk, task_id))["status"] == "cancelled"
+
+
+async def test_taken_up_again_and_not_begun(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So has a run of a process that died, which another has taken and not begun."""
+    loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    begin = Worker._begin
+
+    def later(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
+        owned.note({STARTED: time.time(), ATTEMPTS: 1})  # as the one that died has
+        loop.call_soon_threadsafe(taken.set)
+        asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
+        return begin(worker, known, owned, stored)
+
+    monkeypatch.setattr(Worker, "_begin", later)
+    task_id = await submit(desk, agent="look")
+    await asyncio.wait_for(taken.wait(), 20)
+    deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await until_cancelled(desk, task_id)
+    may_begin.set()
+    response = await asyncio.wait_for(deleting, 20)
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    assert (await ended(desk, task_id))["status"] == "cancelled"
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cancelled while it is put back into its queue is told of once."""
+    loop, stopped, may_go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    give_back = Owned.give_back
+
+    def later(owned: Owned) -> None:
+        loop.call_soon_threadsafe(stopped.set)
+        asyncio.run_coroutine_threadsafe(may_go.wait(), loop).result(20)
+        give_back(owned)
+
+    monkeypatch.setattr(Owned, "give_back", later)
+    task_id = await submit(desk, agent="nap")
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    desk.service.runner.stop(desk.service.runner.in_flight[task_id], HandedOver())
+    await asyncio.wait_for(stopped.wait(), 20)
+    deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await until_cancelled(desk, task_id)
+    may_go.set()
+    response = await asyncio.wait_for(deleting, 20)
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    ends = [f.outcome for f in desk.facts_of(RunFinished) if f.run_id == task_id]
+    assert ends == ["cancelled"]
+
+
+async def until_cancelled(desk: Served, task_id: str) -> None:
+    """Wait until the store has the order, which nobody has answered."""
+    engine: Any = desk.service.engine
+    read = engine._tables.states, engine._store.calls, [task_id]
+    until_s = time.monotonic() + 20
+    while (await engine._store.call(*read))[task_id][0] != "CANCELLED":
+        assert time.monotonic() < until_s
+        await asyncio.sleep(0.02)

@@ -34,7 +34,7 @@ class Desk:
             system_database_engine=self.store.calls, serializer=DBOSPortableJSONSerializer()
         )
         work: Any = None  # there is none: this process works nothing
-        self.worker = Worker(self.store, self.tables, work, work, self.faults.append)
+        self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
         heard = Heard(
             recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
             unworked=lambda task_id, error: self.told.append((error.code, task_id)),
