@@ -197,6 +197,9 @@ class Supervisor:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
                 self.recover(mine[task_id], died=False)
                 del self._orphans[task_id]
+        if gone := list(self._orphans.keys() - mine.keys() - self._worker.working):
+            for task_id in self._tables.untold_of(self._store.calls, self._me, gone):
+                self._say_stopped(task_id, self._me)
         kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
 
@@ -231,10 +234,14 @@ class Supervisor:
             try:
                 if now - since >= self._probe.grace_s:
                     del self._ordered[task_id]
-                    if Owned(self._store, self._tables, task_id, None, owner).say_stopped():
-                        self._heard.unworked(task_id, Cancelled())
+                    self._say_stopped(task_id, owner)
             finally:
                 self._probe.give_back(owner)
+
+    def _say_stopped(self, task_id: str, owner: str) -> None:
+        """Tell the end of a run that `owner` does not work any more, if it was cancelled."""
+        if Owned(self._store, self._tables, task_id, None, owner).say_stopped():
+            self._heard.unworked(task_id, Cancelled())
 
     def _take_over(self) -> None:
         now = time.monotonic()

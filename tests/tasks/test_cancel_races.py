@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from dbos._sys_db import SystemDatabase
 
 from app.runs.background import Log
@@ -201,6 +202,24 @@ async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.Monke
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
     ends = [f.outcome for f in desk.facts_of(RunFinished) if f.run_id == task_id]
     assert ends == ["cancelled"]
+
+
+async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that its process has and does not work has stopped, and is told of once."""
+    begin = Worker._begin
+
+    def falls(worker: Worker, *arguments: Any) -> Any:
+        begin(worker, *arguments)
+        raise sa.exc.OperationalError("select", {}, OSError())
+
+    monkeypatch.setattr(Worker, "_begin", falls)
+    task_id = await submit(desk, agent="look")
+    engine: Any = desk.service.engine
+    await until(lambda: task_id in engine._supervisor._orphans, 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    assert desk.end_of(task_id).outcome == "cancelled"
 
 
 async def until_cancelled(desk: Served, task_id: str) -> None:
