@@ -169,12 +169,12 @@ async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> 
 async def cancel(service: Service, task: Task) -> Stopped:
     """Order a run to stop, and wait a moment for whoever works it to say that it has."""
     met = await service.tasks.cancel(task.id)
-    here = service.runner.find(task.id)
-    if met is None:
-        stuck = here is not None and service.runner.is_stuck(here)
-        return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if met is TaskStatus.PENDING:
         return Stopped.CANCELLED
+    if met is None and (await find(service, task.id)).status.ended:
+        here = service.runner.find(task.id)
+        stuck = here is not None and service.runner.is_stuck(here)
+        return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if await service.tasks.wait(task.id, lambda stand: stand.told, STOP_S) is None:
         return Stopped.STILL_STOPPING
     told = await find(service, task.id)

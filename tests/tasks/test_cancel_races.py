@@ -10,7 +10,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 from dbos._sys_db import SystemDatabase
 
-from app.runs.background import Log
+from app.runs.background import Background, Log
 from app.runs.errors import HandedOver
 from app.runs.events import RunFinished, RunHandedOver
 from app.runs.model import Outcome
@@ -220,6 +220,30 @@ async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.Monke
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
     assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second waits for what became of it, like the first: a run at work is not over."""
+    may_tell, tell = asyncio.Event(), Background._tell
+
+    async def later(background: Background, *arguments: Any) -> None:
+        await may_tell.wait()
+        await tell(background, *arguments)
+
+    monkeypatch.setattr(Background, "_tell", later)
+    task_id = await submit(desk, agent="nap")
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    first = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await until_cancelled(desk, task_id)
+    second = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await asyncio.sleep(0.5)
+    assert (await view(desk, task_id))["status"] == "running"
+    assert not second.done()
+    may_tell.set()
+    for response in (await first, await second):
+        assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    third = await desk.client.delete(f"/agent/async/{task_id}")
+    assert third.json()["result"] == "already_finished"
 
 
 async def until_cancelled(desk: Served, task_id: str) -> None:
