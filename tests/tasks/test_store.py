@@ -54,7 +54,7 @@ async def test_a_call_that_is_cancelled_as_it_ends(tmp_path: Path) -> None:
     for _ in range(50):
 
         def work() -> None:
-            loop.call_soon_threadsafe(loop.call_soon, calls[-1].cancel)
+            loop.call_soon_threadsafe(lambda: loop.call_soon(calls[-1].cancel))
 
         calls.append(asyncio.create_task(store.call(work)))
         await asyncio.wait({calls[-1]})
