@@ -5,6 +5,7 @@ again perhaps, has another token, so what it began before is refused.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,7 +13,8 @@ from typing import Any, NoReturn
 import sqlalchemy as sa
 
 from app.runs.errors import Cancelled, HandedOver
-from app.tasks.rows import LOG, STUCK, TRACE, Tables
+from app.runs.tasks import STOP_S
+from app.tasks.rows import FINISHED, LOG, STUCK, TRACE, Tables
 from app.tasks.store import Store
 
 # For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
@@ -73,9 +75,12 @@ class Owned:
         """Note how the run ended, which stands from now on.
 
         An order to stop that came after that end, and that nothing was said of, is taken back:
-        the end has been told.
+        the end has been told. So long after the order that its callers were told `cancelled`, it
+        stands.
         """
-        ended = self.tables.noting(sa.or_(self._mine(), self._untold()), noted)
+        ordered_at = self.tables.runs.c.attributes[FINISHED].as_float()
+        in_time = sa.and_(self._untold(), ordered_at > time.time() - STOP_S)
+        ended = self.tables.noting(sa.or_(self._mine(), in_time), noted)
         with self.store.worker.begin() as connection:
             claimed = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
             if connection.execute(claimed).rowcount != 1:

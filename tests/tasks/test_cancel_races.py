@@ -70,6 +70,30 @@ async def test_an_end_that_has_been_told_stands(
     assert again.json()["result"] == "already_finished"
 
 
+async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once callers were told that a run is cancelled, it is, whatever its process says then."""
+    may_store = asyncio.Event()
+    stores = Log.finish
+
+    async def finish(log: Log, outcome: Outcome) -> None:
+        await may_store.wait()
+        await stores(log, outcome)
+
+    monkeypatch.setattr(Log, "finish", finish)
+    task_id = await submit(desk, agent="look")
+    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (202, "still_stopping")
+    before = await ended(desk, task_id)
+    assert before["status"] == "cancelled"
+    may_store.set()
+    engine: Any = desk.service.engine
+    await until(lambda: task_id not in engine._worker.working, 20)
+    await asyncio.sleep(1)  # in which it would be stored
+    assert await view(desk, task_id) == before
+    assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
+
+
 async def test_an_end_that_is_being_stored_stands(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
