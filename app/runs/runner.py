@@ -26,6 +26,7 @@ from app.runs.errors import (
     HandedOver,
     Overloaded,
     RunError,
+    StoreUnavailable,
 )
 from app.runs.events import (
     Emit,
@@ -325,9 +326,11 @@ class Runner:
 async def _answer(agent: Agent, call: AgentCall) -> AgentAnswer:
     try:
         return await agent.answer(call)
-    except HandedOver:
-        if call.fence is not None:  # which knows whether its caller has ended it
-            await call.fence.passed()
-        raise
+    except HandedOver as lost:
+        if call.fence is None:  # its thread is another run's: its time is over for the store
+            raise DeadlineExceeded from lost
+        await call.fence.passed()  # which knows whether its caller has ended it
+        # It is this process's, and its thread another run's: it was stored too late to have it.
+        raise StoreUnavailable from lost
     except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
         raise AgentFailed from raised

@@ -176,6 +176,7 @@ async def cut(
         scripted.iteration(call, call.iterations + 1)
         assert call.fence is not None
         await call.fence.passed()
+        store.refuse = [HandedOver()] * 3
         raise HandedOver
 
     with pytest.raises(HandedOver):
