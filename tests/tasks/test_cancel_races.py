@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dbos._sys_db import SystemDatabase
 
 from app.runs.background import Background, Log
-from app.runs.errors import HandedOver
+from app.runs.errors import HandedOver, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver
 from app.runs.model import Outcome
 from app.tasks.ownership import Owned
@@ -268,6 +268,31 @@ async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> N
         assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     third = await desk.client.delete(f"/agent/async/{task_id}")
     assert third.json()["result"] == "already_finished"
+
+
+async def test_a_store_that_goes_away_as_it_is_cancelled(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a run that nobody works is told when the store is back."""
+    engine: Any = desk.service.engine
+    record, asked = engine.record, list[str]()
+
+    async def away_at_first(run_id: str) -> Any:
+        asked.append(run_id)
+        if len(asked) < 3:
+            raise StoreUnavailable
+        return await record(run_id)
+
+    def never(worker: Worker, *_: Any) -> Any:
+        raise HandedOver
+
+    monkeypatch.setattr(engine, "record", away_at_first)
+    monkeypatch.setattr(Worker, "_begin", never)
+    task_id = await submit(desk, agent="look")
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    assert desk.end_of(task_id).outcome == "cancelled"
 
 
 async def until_cancelled(desk: Served, task_id: str) -> None:
