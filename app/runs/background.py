@@ -136,7 +136,10 @@ class Log:
         except RuntimeError:
             left_s = remaining()
             asked = asyncio.run_coroutine_threadsafe(self.passed(), self._loop)
-            asked.result(None if math.isinf(left_s) else left_s)
+            try:
+                asked.result(None if math.isinf(left_s) else left_s)
+            finally:
+                asked.cancel()  # else it went on asking a store that is away, for nobody
 
     async def finish(self, outcome: Outcome) -> None:
         """Store how it ended, then the rest.
