@@ -17,6 +17,8 @@ LOG = "log"
 # What we note on a run's row beside what the engine does.
 STARTED, FINISHED, OUTCOME, ATTEMPTS = "started_at", "finished_at", "outcome", "attempts"
 DEADLINE = "deadline_at"
+# The claim under which it was begun last: one that has another is not at work yet.
+BEGUN = "begun"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
 TRACE = "trace"
@@ -111,7 +113,8 @@ class Tables:
         Gives its notes and its process; one that nobody works has stopped with that.
         """
         run = self.runs.c
-        at_work = sa.and_(run.status == "PENDING", run.attributes[STARTED].as_float().is_not(None))
+        begun = run.attributes[BEGUN].as_string() == run.owner_xid
+        at_work = sa.and_(run.status == "PENDING", begun)
         ordered = {FINISHED: now}
         stopped = ordered | {STUCK: False}
         noted = sa.case((at_work, json.dumps(ordered)), else_=json.dumps(stopped))

@@ -102,7 +102,11 @@ class Worker:
         request = payload.request(stored)
         started_at = known.started_at or time.time()
         # An end that was noted and not stored has not come: this attempt ends anew.
-        noted: dict[str, Any] = {rows.ATTEMPTS: known.attempts + 1, rows.OUTCOME: None}
+        noted: dict[str, Any] = {
+            rows.BEGUN: owned.token,
+            rows.ATTEMPTS: known.attempts + 1,
+            rows.OUTCOME: None,
+        }
         if known.started_at is None:
             noted |= {rows.STARTED: started_at, rows.DEADLINE: started_at + request.timeout_s}
         owned.note(noted)

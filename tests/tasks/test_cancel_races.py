@@ -14,8 +14,10 @@ from app.runs.background import Background, Log
 from app.runs.errors import HandedOver, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver
 from app.runs.model import Outcome
+from app.runs.tasks import task_id as new_id
 from app.tasks.ownership import Owned
 from app.tasks.rows import ATTEMPTS, OUTCOME, STARTED
+from app.tasks.supervisor import Supervisor
 from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import Served, served, until
@@ -179,27 +181,32 @@ async def test_an_end_that_was_noted_by_a_process_that_died(
     assert (await ended(desk, task_id))["status"] == "cancelled"
 
 
-async def test_taken_up_again_and_not_begun(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [(SystemDatabase, "get_workflow_statuses"), (Worker, "_begin")])
+async def test_taken_up_again_and_not_begun(
+    desk: Served, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str]
+) -> None:
     """So has a run of a process that died, which another has taken and not begun."""
     loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    begin = Worker._begin
+    goes_on = getattr(*place)
+    engine: Any = desk.service.engine
+    task_id = new_id("look", place[1])
 
-    def later(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
-        owned.note({STARTED: time.time(), ATTEMPTS: 1})  # as the one that died has
+    def later(*arguments: Any) -> Any:
+        begun = {STARTED: time.time(), ATTEMPTS: 1}  # as by the one that died
+        engine._client.update_workflow_attributes(task_id, begun, merge=True)
         loop.call_soon_threadsafe(taken.set)
         asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
-        return begin(worker, known, owned, stored)
+        return goes_on(*arguments)
 
-    monkeypatch.setattr(Worker, "_begin", later)
-    task_id = await submit(desk, agent="look")
+    monkeypatch.setattr(*place, later)
+    monkeypatch.setattr(Supervisor, "_tidy", lambda _: None)  # which sees it if it takes long
+    assert (await post(desk, agent="look", key=place[1])).is_success
     await asyncio.wait_for(taken.wait(), 20)
-    deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
-    await until_cancelled(desk, task_id)
-    may_begin.set()
-    response = await asyncio.wait_for(deleting, 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
-    assert (await ended(desk, task_id))["status"] == "cancelled"
+    may_begin.set()
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await asyncio.sleep(1)  # in which another end would come
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
