@@ -226,7 +226,7 @@ class Supervisor:
     def _answer_for_the_dead(self) -> None:
         now = time.monotonic()
         for task_id, (owner, since) in list(self._ordered.items()):
-            if owner == self._me or now - since > _ORPHAN_S:
+            if owner == self._me or (now - since > _ORPHAN_S and self._is_told(task_id, owner)):
                 del self._ordered[task_id]
                 continue
             if not self._probe.take(owner):
@@ -237,6 +237,9 @@ class Supervisor:
                     self._say_stopped(task_id, owner)
             finally:
                 self._probe.give_back(owner)
+
+    def _is_told(self, task_id: str, owner: str) -> bool:
+        return not self._tables.untold_of(self._store.calls, owner, [task_id])
 
     def _say_stopped(self, task_id: str, owner: str) -> None:
         """Tell the end of a run that `owner` does not work any more, if it was cancelled."""
