@@ -62,6 +62,12 @@ class Tables:
             schema=schema,
         )
 
+        self.results = sa.table(
+            "operation_outputs",
+            *map(sa.column, ("workflow_uuid", "function_id", "function_name")),
+            schema=schema,
+        )
+
     @property
     def untold(self) -> sa.ColumnElement[bool]:
         """A run was cancelled, and whoever worked it has not said what became of it."""
@@ -153,6 +159,13 @@ class Tables:
         )
         with engine.connect() as connection:
             return [json.loads(value) for (value,) in connection.execute(chosen)]
+
+    def has_result(self, engine: sa.Engine, task_id: str) -> bool:
+        """Whether what an attempt at a run came to is kept: then it is not worked again."""
+        kept = sa.select(self.results.c.workflow_uuid)
+        with engine.connect() as connection:
+            found = connection.execute(kept.where(self.results.c.workflow_uuid == task_id))
+            return found.first() is not None
 
     def reached(self, engine: sa.Engine, task_id: str) -> int:
         """The most iterations that any attempt at a run has told of."""

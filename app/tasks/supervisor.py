@@ -286,6 +286,8 @@ class Supervisor:
             rows.REACHED: reached,
             rows.IN_VAIN: in_vain,
         }
+        if not self._tables.has_result(self._store.calls, task_id):
+            noted[rows.OUTCOME] = None  # an end that was noted, and not stored, has not come
         if in_vain <= MOST_IN_VAIN:
             if ownership.requeue(self._store, self._tables, row, noted):
                 self._heard.recovered(task_id, agent)

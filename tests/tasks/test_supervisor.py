@@ -213,3 +213,20 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
         assert time.monotonic() < end
         time.sleep(0.01)
     assert desk.told == [("cancelled", hung)]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_end_that_was_noted_by_a_process_that_died(desk: Desk, kept: bool) -> None:
+    """Back in the queue the run can be cancelled, unless its result was kept: then it has ended."""
+    task_id = desk.submit()
+    claim = desk.taken(task_id)["owner_xid"]
+    Owned(desk.store, desk.tables, task_id, claim, "gone").end({rows.OUTCOME: "completed"})
+    if kept:
+        step = {"workflow_uuid": task_id, "function_id": 1, "function_name": "agent"}
+        with desk.store.calls.begin() as connection:
+            connection.execute(sa.insert(desk.tables.results).values(step))
+    desk.supervisor.recover(desk.row(task_id))
+    with desk.store.calls.begin() as connection:
+        found = connection.execute(desk.tables.cancelling(task_id, time.time())).one_or_none()
+    assert (found is None) is kept
+    assert desk.status(task_id) is (TaskStatus.PENDING if kept else TaskStatus.CANCELLED)
