@@ -77,6 +77,8 @@ class Worker:
     def _work(self, task_id: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         row = self._tables.row(self._store.worker, task_id)
         assert row is not None
+        if row["executor_id"] != DBOS.executor_id:  # taken since the engine handed it out here
+            raise NotOurs
         owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
         result: Result | None = None
         try:

@@ -3,10 +3,12 @@
 import asyncio
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.runs.events import RunFinished, RunHandedOver
+from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import served, until
 from tests.tasks.background import calling, ended, submit, url_in, view
@@ -98,3 +100,27 @@ async def test_cancelled_through_whoever_lost_it(tmp_path: Path) -> None:
         await asyncio.sleep(1)  # in which another end would come
         assert [end.outcome for end in desk.facts_of(RunFinished)] == ["cancelled"]
         assert len(desk.facts_of(RunHandedOver)) == 1
+
+
+async def test_taken_over_before_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was held still between taking a run and beginning it leaves it alone."""
+    work, held = Worker._work, list[str]()
+
+    def after_another(worker: Worker, task_id: str, stored: Any) -> Any:
+        if not held:
+            held.append(task_id)
+            with sqlite3.connect(tmp_path / "store.sqlite", timeout=20) as store:
+                store.execute("update workflow_status set executor_id = 'o', owner_xid = 'o'")
+        return work(worker, task_id, stored)
+
+    monkeypatch.setattr(Worker, "_work", after_another)
+    monkeypatch.setattr("app.tasks.supervisor.Supervisor._take_over", lambda _: None)
+    tools = fakes.ToolDesk()
+    async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: held, 20)
+        await asyncio.sleep(1.5)  # in which it would begin
+        told = await view(desk, task_id)
+        assert (told["attempts"], tools.started, desk.facts_of(RunStarted)) == (0, [], [])
