@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.runs.background import Background
 from app.runs.errors import RunError, StoreUnavailable, WorkerLost
 from app.runs.events import RunLost, RunRecovered
 from app.runs.runner import Runner
+from app.runs.tasks import Record
 from app.settings import Settings, SettingsError
 from app.tasks import kept, ownership
 from app.tasks.engine import Engine
@@ -28,6 +29,7 @@ from app.telemetry.pipeline import Gauges
 
 # How often it is looked whether the store went away or came back.
 _LOOK_S = 0.5
+_TELL_TIMES = 20
 
 
 class CannotOpenStore(Exception):
@@ -165,15 +167,23 @@ class Durable:
             self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
 
     async def _tell_unworked(self, service: Service, task_id: str, error: RunError) -> None:
-        with suppress(StoreUnavailable):
-            record = await self.engine.record(task_id)
-            agent = service.agents.get(record.task.agent) if record is not None else None
-            if record is None or agent is None:
-                return
-            if isinstance(error, WorkerLost):
-                at = time.monotonic()
-                self.runner.emit(RunLost(run_id=task_id, agent=agent.info.name, at=at))
-            self.runner.tell_unworked(agent.info, record, error)
+        record = await self._record(task_id)
+        agent = service.agents.get(record.task.agent) if record is not None else None
+        if record is None or agent is None:
+            return
+        if isinstance(error, WorkerLost):
+            at = time.monotonic()
+            self.runner.emit(RunLost(run_id=task_id, agent=agent.info.name, at=at))
+        self.runner.tell_unworked(agent.info, record, error)
+
+    async def _record(self, task_id: str) -> Record | None:
+        """What is stored of a run; of a store that stays away for long, nothing."""
+        for _ in range(_TELL_TIMES):
+            try:
+                return await self.engine.record(task_id)
+            except StoreUnavailable:
+                await asyncio.sleep(_LOOK_S)
+        return None
 
     def gauges(self, service: Service) -> Gauges:
         """What is told of the store at each scrape, as it was last read."""

@@ -98,7 +98,9 @@ class EventStream(Response):
         try:
             headers = self.raw_headers
             start = {"type": "http.response.start", "status": 200, "headers": headers}
-            await asyncio.wait_for(send(start), self._write_s)
+            # Not `wait_for`, which on Python 3.11 loses a cancellation that meets the end.
+            async with asyncio.timeout(self._write_s):
+                await send(start)
             pinged_at = time.monotonic()
             async with aclosing(self.pieces()) as pieces:  # type: ignore[type-var]
                 async for body, done in pieces:
@@ -111,7 +113,8 @@ class EventStream(Response):
                         "body": body or KEEPALIVE_COMMENT,
                         "more_body": not done,
                     }
-                    await asyncio.wait_for(send(part), self._write_s)
+                    async with asyncio.timeout(self._write_s):
+                        await send(part)
                     if body and self._first_event_s is None:
                         self._first_event_s = time.monotonic() - self._opened_at
             return "completed"

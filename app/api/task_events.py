@@ -1,5 +1,6 @@
 """Follows a background run over HTTP: its log is on the store, so any process can tell it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -81,8 +82,15 @@ async def follow(service: Service, task_id: str, last_event_id: str | None) -> R
 
 
 async def _last_id(service: Service, task: Task, after: int) -> int:
-    """The id of the `end` of a run that has ended, as somebody asks who has read so far."""
+    """The id of the `end` of a run that has ended, as somebody asks who has read so far.
+
+    Raises StoreUnavailable: whoever follows waits for a store that is away, and this caller not.
+    """
     written = 0
-    async for entries in service.tasks.follow(task.id, after):
-        written = entries[-1].id if entries else written
+    try:
+        async with asyncio.timeout(_STOP_S):
+            async for entries in service.tasks.follow(task.id, after):
+                written = entries[-1].id if entries else written
+    except TimeoutError:
+        raise StoreUnavailable from None
     return written + (2 if "code" in body_of(task) else 1)

@@ -16,7 +16,6 @@ from app.api.stream import STREAM
 from app.api.task_events import find, follow
 from app.api.task_schemas import TaskList, TaskView
 from app.runs.errors import (
-    Cancelled,
     InFlight,
     InvalidRequest,
     KeyReused,
@@ -170,14 +169,12 @@ async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> 
 async def cancel(service: Service, task: Task) -> Stopped:
     """Order a run to stop, and wait a moment for whoever works it to say that it has."""
     met = await service.tasks.cancel(task.id)
-    here = service.runner.find(task.id)
-    if met is None:
-        stuck = here is not None and service.runner.is_stuck(here)
-        return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if met is TaskStatus.PENDING:
         return Stopped.CANCELLED
-    if here is not None:
-        service.runner.stop(here, Cancelled())
+    if met is None and (await find(service, task.id)).status.ended:
+        here = service.runner.find(task.id)
+        stuck = here is not None and service.runner.is_stuck(here)
+        return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if await service.tasks.wait(task.id, lambda stand: stand.told, STOP_S) is None:
         return Stopped.STILL_STOPPING
     told = await find(service, task.id)

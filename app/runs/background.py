@@ -70,7 +70,10 @@ class Background:
             body = self._render(run, ended)
             await self._tell(run, body)
             return Result(Outcome.CANCELLED, body)
-        await log.finish(ended.outcome)
+        try:
+            await log.finish(ended.outcome)
+        except Cancelled:  # so long ago that it stands, other than was told here
+            return Result(Outcome.CANCELLED, {})
         return Result(ended.outcome, self._render(run, ended))
 
     async def _tell(self, run: Run, body: Body) -> None:
@@ -133,10 +136,16 @@ class Log:
         except RuntimeError:
             left_s = remaining()
             asked = asyncio.run_coroutine_threadsafe(self.passed(), self._loop)
-            asked.result(None if math.isinf(left_s) else left_s)
+            try:
+                asked.result(None if math.isinf(left_s) else left_s)
+            finally:
+                asked.cancel()  # else it went on asking a store that is away, for nobody
 
     async def finish(self, outcome: Outcome) -> None:
-        """Store how it ended, then the rest. Raises HandedOver when the run was lost before."""
+        """Store how it ended, then the rest.
+
+        Raises HandedOver when the run was lost before, Cancelled when it is too late to say so.
+        """
         await self._patiently(lambda: self._attempt.end(outcome))
         await self._patiently(self._write)
 

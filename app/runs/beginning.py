@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.runs.errors import AgentFailed, HandedOver
+from app.runs.errors import AgentFailed, DeadlineExceeded, HandedOver, StoreUnavailable
 from app.runs.events import RunStarted
 from app.runs.live import Run
 from app.runs.model import AgentAnswer, Mode
@@ -48,10 +48,12 @@ async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
     """Ask the agent: the body of the run's task."""
     try:
         return await agent.answer(call)
-    except HandedOver:
-        if call.fence is not None:  # which knows whether its caller has ended it
-            await call.fence.passed()
-        raise
+    except HandedOver as lost:
+        if call.fence is None:  # its thread is another run's: its time is over for the store
+            raise DeadlineExceeded from lost
+        await call.fence.passed()  # which knows whether its caller has ended it
+        # It is this process's, and its thread another run's: it was stored too late to have it.
+        raise StoreUnavailable from lost
     except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
         raise AgentFailed from raised
 

@@ -86,7 +86,12 @@ class Engine:
         """Open the store and, if this process `works`, take runs of these agents from it."""
         self._loop = asyncio.get_running_loop()
         self._worker = Worker(
-            self._store, self._tables, execute, self._loop, lambda error: self._heard.failed(error)
+            self._store,
+            self._tables,
+            execute,
+            self._loop,
+            failed=lambda error: self._heard.failed(error),
+            unworked=lambda task_id: self._heard.unworked(task_id, Cancelled()),
         )
         opened = self._store.in_thread(self._open, self._worker, tuple(agents), works)
         await asyncio.wrap_future(opened)
@@ -216,6 +221,8 @@ class Engine:
             if rows.STUCK in found.attributes:
                 self._heard.unworked(task_id, Cancelled())
                 return TaskStatus.PENDING
+            if found.executor_id == self._me:
+                self._heard.stop(task_id, True)
             if self._supervisor is not None:
                 self._supervisor.ordered(task_id, found.executor_id)
             return TaskStatus.RUNNING

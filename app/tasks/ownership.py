@@ -5,6 +5,7 @@ again perhaps, has another token, so what it began before is refused.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,7 +13,8 @@ from typing import Any, NoReturn
 import sqlalchemy as sa
 
 from app.runs.errors import Cancelled, HandedOver
-from app.tasks.rows import LOG, LOST, STUCK, TRACE, Tables
+from app.runs.tasks import STOP_S
+from app.tasks.rows import FINISHED, LOG, STUCK, TRACE, Tables
 from app.tasks.store import Store
 
 # For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
@@ -27,8 +29,8 @@ HELD = (
 class Owned:
     """One claim of a run.
 
-    Its methods block. They raise Cancelled when the run's caller has ended it, and HandedOver when
-    it is another process's by now.
+    Its methods block. They raise Cancelled when the run's caller has ended it and this process is
+    to say so, and HandedOver when it is another process's by now, or was when it was cancelled.
     """
 
     store: Store
@@ -73,11 +75,12 @@ class Owned:
         """Note how the run ended, which stands from now on.
 
         An order to stop that came after that end, and that nothing was said of, is taken back:
-        the end has been told.
+        the end has been told. So long after the order that its callers were told `cancelled`, it
+        stands.
         """
-        run = self.tables.runs.c
-        too_late = sa.and_(self._untold(), run.attributes[LOST].as_boolean().is_(None))
-        ended = self.tables.noting(sa.or_(self._mine(), too_late), noted)
+        ordered_at = self.tables.runs.c.attributes[FINISHED].as_float()
+        in_time = sa.and_(self._untold(), ordered_at > time.time() - STOP_S)
+        ended = self.tables.noting(sa.or_(self._mine(), in_time), noted)
         with self.store.worker.begin() as connection:
             claimed = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
             if connection.execute(claimed).rowcount != 1:
@@ -106,13 +109,8 @@ class Owned:
             self._refuse(connection)
 
     def _refuse(self, connection: sa.Connection) -> NoReturn:
-        run = self.tables.runs.c
-        cancelled = sa.and_(
-            run.workflow_uuid == self.task_id,
-            run.status == "CANCELLED",
-            run.attributes[LOST].as_boolean().is_(None),
-        )
-        if connection.execute(sa.select(run.name).where(cancelled)).one_or_none() is None:
+        cancelled = sa.select(self.tables.runs.c.name).where(self._untold())
+        if connection.execute(cancelled).one_or_none() is None:
             raise HandedOver
         raise Cancelled
 
@@ -121,9 +119,8 @@ class Owned:
         run = self.tables.runs.c
         return sa.and_(
             run.workflow_uuid == self.task_id,
-            run.status == "CANCELLED",
             run.executor_id == self.process,
-            run.attributes[STUCK].as_string().is_(None),
+            self.tables.untold,
         )
 
     def _mine(self) -> sa.ColumnElement[bool]:

@@ -17,6 +17,8 @@ LOG = "log"
 # What we note on a run's row beside what the engine does.
 STARTED, FINISHED, OUTCOME, ATTEMPTS = "started_at", "finished_at", "outcome", "attempts"
 DEADLINE = "deadline_at"
+# The claim under which it was begun last: one that has another is not at work yet.
+BEGUN = "begun"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
 TRACE = "trace"
@@ -60,6 +62,22 @@ class Tables:
             schema=schema,
         )
 
+        self.results = sa.table(
+            "operation_outputs",
+            *map(sa.column, ("workflow_uuid", "function_id", "function_name")),
+            schema=schema,
+        )
+
+    @property
+    def untold(self) -> sa.ColumnElement[bool]:
+        """A run was cancelled, and whoever worked it has not said what became of it."""
+        run = self.runs.c
+        return sa.and_(
+            run.status == "CANCELLED",
+            run.attributes[STUCK].as_string().is_(None),
+            run.attributes[LOST].as_string().is_(None),
+        )
+
     def insert_once(self, values: Mapping[str, Any]) -> sa.Insert:
         """A row of a log, unless it is there."""
         insert = (sqlite if self.is_file else postgresql).insert(self.streams)
@@ -101,7 +119,8 @@ class Tables:
         Gives its notes and its process; one that nobody works has stopped with that.
         """
         run = self.runs.c
-        at_work = sa.and_(run.status == "PENDING", run.attributes[STARTED].as_float().is_not(None))
+        begun = run.attributes[BEGUN].as_string() == run.owner_xid
+        at_work = sa.and_(run.status == "PENDING", begun)
         ordered = {FINISHED: now}
         stopped = ordered | {STUCK: False}
         noted = sa.case((at_work, json.dumps(ordered)), else_=json.dumps(stopped))
@@ -140,6 +159,13 @@ class Tables:
         )
         with engine.connect() as connection:
             return [json.loads(value) for (value,) in connection.execute(chosen)]
+
+    def has_result(self, engine: sa.Engine, task_id: str) -> bool:
+        """Whether what an attempt at a run came to is kept: then it is not worked again."""
+        kept = sa.select(self.results.c.workflow_uuid)
+        with engine.connect() as connection:
+            found = connection.execute(kept.where(self.results.c.workflow_uuid == task_id))
+            return found.first() is not None
 
     def reached(self, engine: sa.Engine, task_id: str) -> int:
         """The most iterations that any attempt at a run has told of."""
@@ -187,6 +213,15 @@ class Tables:
         chosen = sa.select(*self.runs.c).where(run.status == "PENDING", run.executor_id == process)
         with engine.connect() as connection:
             return [dict(row) for row in connection.execute(chosen).mappings()]
+
+    def untold_of(self, engine: sa.Engine, process: str, ids: Sequence[str]) -> set[str]:
+        """Those of some runs that were cancelled at a process which has not said so yet."""
+        run = self.runs.c
+        chosen = sa.select(run.workflow_uuid).where(
+            run.workflow_uuid.in_(ids), run.executor_id == process, self.untold
+        )
+        with engine.connect() as connection:
+            return set(connection.execute(chosen).scalars())
 
     def states(self, engine: sa.Engine, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         """The engine's status and the process of some runs."""

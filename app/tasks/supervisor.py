@@ -172,12 +172,11 @@ class Supervisor:
         if not mine:
             return
         states = self._tables.states(self._store.calls, mine)
-        for task_id in mine:
-            status, executor = states.get(task_id, ("CANCELLED", None))
-            if status == "CANCELLED":
-                self._heard.stop(task_id, True)
-            elif status != "PENDING" or executor != self._me:
-                self._heard.stop(task_id, False)
+        lost = [task_id for task_id in mine if states.get(task_id) != ("PENDING", self._me)]
+        if lost:
+            cancelled = self._tables.untold_of(self._store.calls, self._me, lost)
+            for task_id in lost:
+                self._heard.stop(task_id, task_id in cancelled)
 
     def _tidy(self) -> None:
         """Forget the steps of runs whose results are stored; take up again what fell down here.
@@ -198,6 +197,9 @@ class Supervisor:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
                 self.recover(mine[task_id], died=False)
                 del self._orphans[task_id]
+        if gone := list(self._orphans.keys() - mine.keys() - self._worker.working):
+            for task_id in self._tables.untold_of(self._store.calls, self._me, gone):
+                self._say_stopped(task_id, self._me)
         kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
 
@@ -224,7 +226,7 @@ class Supervisor:
     def _answer_for_the_dead(self) -> None:
         now = time.monotonic()
         for task_id, (owner, since) in list(self._ordered.items()):
-            if owner == self._me or now - since > _ORPHAN_S:
+            if owner == self._me or (now - since > _ORPHAN_S and self._is_told(task_id, owner)):
                 del self._ordered[task_id]
                 continue
             if not self._probe.take(owner):
@@ -232,10 +234,17 @@ class Supervisor:
             try:
                 if now - since >= self._probe.grace_s:
                     del self._ordered[task_id]
-                    if Owned(self._store, self._tables, task_id, None, owner).say_stopped():
-                        self._heard.unworked(task_id, Cancelled())
+                    self._say_stopped(task_id, owner)
             finally:
                 self._probe.give_back(owner)
+
+    def _is_told(self, task_id: str, owner: str) -> bool:
+        return not self._tables.untold_of(self._store.calls, owner, [task_id])
+
+    def _say_stopped(self, task_id: str, owner: str) -> None:
+        """Tell the end of a run that `owner` does not work any more, if it was cancelled."""
+        if Owned(self._store, self._tables, task_id, None, owner).say_stopped():
+            self._heard.unworked(task_id, Cancelled())
 
     def _take_over(self) -> None:
         now = time.monotonic()
@@ -277,6 +286,8 @@ class Supervisor:
             rows.REACHED: reached,
             rows.IN_VAIN: in_vain,
         }
+        if not self._tables.has_result(self._store.calls, task_id):
+            noted[rows.OUTCOME] = None  # an end that was noted, and not stored, has not come
         if in_vain <= MOST_IN_VAIN:
             if ownership.requeue(self._store, self._tables, row, noted):
                 self._heard.recovered(task_id, agent)

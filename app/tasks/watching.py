@@ -17,6 +17,7 @@ from app.tasks.rows import LOG, OUTCOME, STUCK, Tables, is_at_rest
 from app.tasks.store import Store
 
 _LOOK_S = 0.1
+_AGAIN_S = 0.5
 # A follower is given a sign of life so often while nothing comes.
 _NOTHING_S = 1.0
 # Among so many rows of a log the one is looked for where a follower resumes.
@@ -100,8 +101,8 @@ class Watcher:
                     place = row + len(found), number + len(told)
                 # A run that has ended writes no more, so what was found is the rest.
                 ended = stand is not None and stand.ended
-            except StoreUnavailable:
-                pass  # it is followed on when the store is back
+            except StoreUnavailable:  # it is followed on when the store is back
+                await asyncio.sleep(_AGAIN_S)
             yield told
 
     def _place(self, task_id: str, event: int) -> tuple[int, int]:

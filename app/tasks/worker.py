@@ -35,6 +35,7 @@ class Worker:
         execute: Execute,
         loop: asyncio.AbstractEventLoop,
         failed: Callable[[BaseException], None],
+        unworked: Callable[[str], None],
     ) -> None:
         self.working: set[str] = set()
         self.left: set[str] = set()
@@ -44,6 +45,7 @@ class Worker:
         self._execute = execute
         self._loop = loop
         self._failed = failed
+        self._unworked = unworked
 
     def workflow(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """A workflow of one step: a result that was recorded is not worked for again."""
@@ -75,17 +77,20 @@ class Worker:
     def _work(self, task_id: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         row = self._tables.row(self._store.worker, task_id)
         assert row is not None
-        owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
-        if self.leaving:
-            owned.give_back()
+        if row["executor_id"] != DBOS.executor_id:  # taken since the engine handed it out here
             raise NotOurs
+        owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
+        result: Result | None = None
         try:
+            if self.leaving:
+                raise HandedOver
             result = self._wait_for(self._begin(rows.task(row), owned, stored))
             if result.outcome is Outcome.CANCELLED:  # whoever cancelled it has stored that
                 owned.note({rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()})
         except (Cancelled, HandedOver) as gone:
             owned.give_back()
-            owned.say_stopped()
+            if owned.say_stopped() and result is None:  # cancelled, and no end was told of it here
+                self._unworked(task_id)
             raise NotOurs from gone
         return {"outcome": result.outcome.value, "body": dict(result.body)}
 
@@ -99,7 +104,11 @@ class Worker:
         request = payload.request(stored)
         started_at = known.started_at or time.time()
         # An end that was noted and not stored has not come: this attempt ends anew.
-        noted: dict[str, Any] = {rows.ATTEMPTS: known.attempts + 1, rows.OUTCOME: None}
+        noted: dict[str, Any] = {
+            rows.BEGUN: owned.token,
+            rows.ATTEMPTS: known.attempts + 1,
+            rows.OUTCOME: None,
+        }
         if known.started_at is None:
             noted |= {rows.STARTED: started_at, rows.DEADLINE: started_at + request.timeout_s}
         owned.note(noted)

@@ -152,6 +152,28 @@ async def test_a_run_that_was_cancelled_elsewhere_is_cancelled(raises: bool) -> 
     assert store.ended == []
 
 
+async def test_nobody_asks_for_a_thread_that_has_left() -> None:
+    """A tool on a thread waits for the store until the deadline, and what it asked ends with it."""
+    desk, store, away = Desk(), Store(), [True]
+
+    async def write(place: int, row: Mapping[str, Any]) -> None:
+        if away:
+            raise StoreUnavailable
+        await Store.write(store, place, row)
+
+    async def on_a_thread(call: AgentCall) -> str:
+        assert call.fence is not None
+        await asyncio.to_thread(call.fence.passed_in_thread)
+        return "done"
+
+    attempt = store.attempt(timeout_s=0.5, write=write)
+    working = asyncio.create_task(worked(desk, ScriptedAgent(on_a_thread), attempt))
+    await asyncio.sleep(1.5)
+    assert not [task for task in asyncio.all_tasks() if "passed" in repr(task.get_coro())]
+    away.clear()
+    assert (await working).outcome is Outcome.TIMEOUT
+
+
 async def test_a_store_that_is_away_holds_a_run_up() -> None:
     """Nothing is lost while the store is away: it is tried again."""
     desk, store = Desk(), Store()
@@ -176,6 +198,7 @@ async def cut(
         scripted.iteration(call, call.iterations + 1)
         assert call.fence is not None
         await call.fence.passed()
+        store.refuse = [HandedOver()] * 3
         raise HandedOver
 
     with pytest.raises(HandedOver):

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from langchain_core.messages import AIMessage, BaseMessage
 
+from app.api.sse import EventStream, Piece
 from app.runs.events import (
     RunFinished,
     RunStarted,
@@ -249,3 +250,36 @@ async def test_the_first_event(desk: Served) -> None:
     assert 0 <= told.first_event_s < end["duration_s"]
     assert await metric(desk, "agent_stream_time_to_first_event_seconds_count") > 0
     assert await metric(desk, "agent_stream_disconnects_total", 'reason="completed"') == 0
+
+
+class Endless(EventStream):
+    """Has always something to tell."""
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """One piece after the other."""
+        while True:
+            yield b"x", False
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_reader_that_leaves_as_it_is_sent_something(turns: int) -> None:
+    """Nothing goes on for it, in whichever turn of the loop it leaves."""
+    gone, sent = asyncio.Event(), 0
+
+    async def send(_: Any) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == 3:
+            gone.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    await Endless({"run_id": "r", "agent": "a"}, {}, lambda _: None, 5.0)({}, receive, send)
+    before = sent
+    await asyncio.sleep(0.1)
+    assert sent <= before + 1

@@ -15,6 +15,7 @@ TIMES = {
     "app.tasks.engine._SETTLE_S": LONG_S,
     "app.tasks.engine._GIVE_BACK_S": LONG_S,
     "app.tasks.engine._CLOSE_S": LONG_S,
+    "app.tasks.ownership.STOP_S": LONG_S,
     "app.tasks.rows.STOP_S": LONG_S,
     "app.api.tasks.STOP_S": LONG_S,
     "app.api.task_events._STOP_S": LONG_S,

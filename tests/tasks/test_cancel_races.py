@@ -2,18 +2,25 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from dbos._sys_db import SystemDatabase
 
-from app.runs.background import Log
+from app.runs.background import Background, Log
+from app.runs.errors import HandedOver, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver, RunStarted
 from app.runs.model import Outcome
-from app.tasks.rows import OUTCOME
+from app.runs.tasks import STOP_S
+from app.runs.tasks import task_id as new_id
+from app.tasks.ownership import Owned
+from app.tasks.rows import ATTEMPTS, OUTCOME, STARTED
+from app.tasks.supervisor import Supervisor
 from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import Served, served, until
@@ -71,6 +78,32 @@ async def test_an_end_that_has_been_told_stands(
     assert (await desk.client.get("/threads/kept?agent=look")).status_code == 200
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert again.json()["result"] == "already_finished"
+
+
+async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once callers were told that a run is cancelled, it is, whatever its process says then."""
+    may_store = asyncio.Event()
+    stores = Log.finish
+
+    async def finish(log: Log, outcome: Outcome) -> None:
+        await may_store.wait()
+        await stores(log, outcome)
+
+    monkeypatch.setattr(Log, "finish", finish)
+    for place in ("api.tasks", "tasks.ownership", "tasks.rows"):
+        monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
+    task_id = await submit(desk, agent="look")
+    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (202, "still_stopping")
+    before = await ended(desk, task_id)
+    assert before["status"] == "cancelled"
+    may_store.set()
+    engine: Any = desk.service.engine
+    await until(lambda: task_id not in engine._worker.working, 20)
+    await asyncio.sleep(1)  # in which it would be stored
+    assert await view(desk, task_id) == before
+    assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
 
 
 async def test_an_end_that_is_being_stored_stands(
@@ -158,3 +191,134 @@ async def test_an_end_that_was_noted_by_a_process_that_died(
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     assert (await ended(desk, task_id))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("place", [(SystemDatabase, "get_workflow_statuses"), (Worker, "_begin")])
+async def test_taken_up_again_and_not_begun(
+    desk: Served, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str]
+) -> None:
+    """So has a run of a process that died, which another has taken and not begun."""
+    loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    goes_on = getattr(*place)
+    engine: Any = desk.service.engine
+    task_id = new_id("look", place[1])
+
+    def later(*arguments: Any) -> Any:
+        begun = {STARTED: time.time(), ATTEMPTS: 1}  # as by the one that died
+        engine._records._client.update_workflow_attributes(task_id, begun, merge=True)
+        loop.call_soon_threadsafe(taken.set)
+        asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
+        return goes_on(*arguments)
+
+    monkeypatch.setattr(*place, later)
+    monkeypatch.setattr(Supervisor, "_tidy", lambda _: None)  # which sees it if it takes long
+    assert (await post(desk, agent="look", key=place[1])).is_success
+    await asyncio.wait_for(taken.wait(), 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    may_begin.set()
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await asyncio.sleep(1)  # in which another end would come
+    assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cancelled while it is put back into its queue is told of once."""
+    loop, stopped, may_go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    give_back = Owned.give_back
+
+    def later(owned: Owned) -> None:
+        loop.call_soon_threadsafe(stopped.set)
+        asyncio.run_coroutine_threadsafe(may_go.wait(), loop).result(20)
+        give_back(owned)
+
+    monkeypatch.setattr(Owned, "give_back", later)
+    task_id = await submit(desk, agent="nap")
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    desk.service.runner.stop(desk.service.runner.in_flight[task_id], HandedOver())
+    await asyncio.wait_for(stopped.wait(), 20)
+    deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await until_cancelled(desk, task_id)
+    may_go.set()
+    response = await asyncio.wait_for(deleting, 20)
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    ends = [f.outcome for f in desk.facts_of(RunFinished) if f.run_id == task_id]
+    assert ends == ["cancelled"]
+
+
+async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that its process has and does not work has stopped, and is told of once."""
+    begin = Worker._begin
+
+    def falls(worker: Worker, *arguments: Any) -> Any:
+        begin(worker, *arguments)
+        raise sa.exc.OperationalError("select", {}, OSError())
+
+    monkeypatch.setattr(Worker, "_begin", falls)
+    task_id = await submit(desk, agent="look")
+    engine: Any = desk.service.engine
+    await until(lambda: task_id in engine._supervisor._orphans, 20)
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second waits for what became of it, like the first: a run at work is not over."""
+    may_tell, tell = asyncio.Event(), Background._tell
+
+    async def later(background: Background, *arguments: Any) -> None:
+        await may_tell.wait()
+        await tell(background, *arguments)
+
+    monkeypatch.setattr(Background, "_tell", later)
+    task_id = await submit(desk, agent="nap")
+    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    first = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await until_cancelled(desk, task_id)
+    second = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
+    await asyncio.sleep(0.5)
+    assert (await view(desk, task_id))["status"] == "running"
+    assert not second.done()
+    may_tell.set()
+    for response in (await first, await second):
+        assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    third = await desk.client.delete(f"/agent/async/{task_id}")
+    assert third.json()["result"] == "already_finished"
+
+
+async def test_a_store_that_goes_away_as_it_is_cancelled(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a run that nobody works is told when the store is back."""
+    engine: Any = desk.service.engine
+    record, asked = engine.record, list[str]()
+
+    async def away_at_first(run_id: str) -> Any:
+        asked.append(run_id)
+        if len(asked) < 3:
+            raise StoreUnavailable
+        return await record(run_id)
+
+    def never(worker: Worker, *_: Any) -> Any:
+        raise HandedOver
+
+    monkeypatch.setattr(engine, "record", away_at_first)
+    monkeypatch.setattr(Worker, "_begin", never)
+    task_id = await submit(desk, agent="look")
+    response = await desk.client.delete(f"/agent/async/{task_id}")
+    assert (response.status_code, response.json()["result"]) == (200, "cancelled")
+    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    assert desk.end_of(task_id).outcome == "cancelled"
+
+
+async def until_cancelled(desk: Served, task_id: str) -> None:
+    """Wait until the store has the order, which nobody has answered."""
+    engine: Any = desk.service.engine
+    read = engine._tables.states, engine._store.calls, [task_id]
+    until_s = time.monotonic() + 20
+    while (await engine._store.call(*read))[task_id][0] != "CANCELLED":
+        assert time.monotonic() < until_s
+        await asyncio.sleep(0.02)

@@ -104,3 +104,30 @@ async def test_the_same_question_again() -> None:
     assert len(await ask("second", resumed=True)) == 3
     assert len(await ask("second", resumed=True)) == 3
     assert [m.type for m in model.asked[-1] if isinstance(m, HumanMessage)] == ["human"] * 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome", "code"),
+    [("agent", "timeout", "timeout"), ("agent/async", "failed", "store_unavailable")],
+)
+async def test_a_run_whose_thread_is_anothers(
+    mode: str, outcome: str, code: str, tmp_path: Path
+) -> None:
+    """It ends, and keeps nothing: its time was over for the store, or it was stored too late."""
+    held = Held()
+    async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
+        body = {"question": "one", "thread_id": "t", "timeout": 20}
+        asking = asyncio.create_task(desk.client.post(f"/{mode}", json=body))
+        await asyncio.wait_for(held.asked.wait(), 20)
+        [run_id] = desk.service.runner.in_flight
+        await desk.service.threads_kept.release("held", "t", run_id)
+        await desk.service.threads_kept.claim("held", "t", "another", 60)
+        held.let_go.set()
+        response = await asyncio.wait_for(asking, 20)
+        told = response.json()
+        if mode == "agent/async":
+            told = (await ended(desk, run_id))["error"]
+        assert (told["outcome"], told["code"], told["retryable"]) == (outcome, code, True)
+        assert desk.end_of(run_id).outcome == outcome
+        assert (await desk.client.get("/threads/t")).status_code == 404
+        desk.books_balance()

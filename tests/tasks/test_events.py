@@ -13,6 +13,8 @@ import pytest_asyncio
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 
+from app.runs.errors import StoreUnavailable
+from app.tasks.watching import Watcher
 from tests import fakes
 from tests.service import Served, served
 from tests.streams.reading import in_order, names_of, of, parse, text_of
@@ -128,6 +130,22 @@ async def test_after_the_last_event_there_is_nothing(desk: Served) -> None:
         headers = {"Last-Event-ID": str(after)}
         response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)
         assert (response.status_code, response.content) == (204, b"")
+
+
+async def test_a_store_that_goes_away_as_it_is_asked_for_the_rest(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever resumes a run that has ended is told so, and does not wait for the store."""
+    task_id = await submit(desk, agent="langgraph")
+    await ended(desk, task_id)
+
+    def away(*_: Any) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(Watcher, "_place", away)
+    headers = {"Last-Event-ID": "2"}
+    response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
 
 
 async def test_text_cannot_forge_an_event(desk: Served) -> None:

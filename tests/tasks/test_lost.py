@@ -9,10 +9,11 @@ import pytest
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
-from app.runs.events import RunFinished, RunHandedOver
+from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import served, until
-from tests.tasks.background import ended, submit, url_in, view
+from tests.tasks.background import calling, ended, submit, url_in, view
 
 
 def written(folder: Path) -> str:
@@ -78,3 +79,71 @@ async def test_a_result_that_cannot_be_written(
         # Its step had been stored: it was taken up again, and there was nothing to work.
         assert (told["status"], told["attempts"]) == ("completed", 1)
         assert tools.started == ["look"]
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_cancelled_at_whoever_took_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hears: bool
+) -> None:
+    """A process that lost a run tells no end of it, and leaves what was told of that alone."""
+    if not hears:  # so that it learns of it before a tool begins
+        monkeypatch.setattr("app.tasks.supervisor.Supervisor._obey", lambda _: None)
+    tools = fakes.ToolDesk()
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=2), delay_s=1.0)
+    agents = {"a": fakes.build("create_agent", model, tools.tools())}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: tools.finished, 20)
+        await asyncio.sleep(0.5)  # the model is asked anew, and what was said before is written
+        with sqlite3.connect(tmp_path / "store.sqlite") as store:
+            store.execute(
+                "update workflow_status set status = 'CANCELLED', executor_id = 'other',"
+                " owner_xid = null, attributes = json_patch(attributes,"
+                """ '{"stuck": false, "finished_at": 1.0}')"""
+            )
+        before = await view(desk, task_id)
+        assert before["status"] == "cancelled"
+        await until(lambda: desk.facts_of(RunHandedOver), 20)
+        await asyncio.sleep(1)  # in which it would tell
+        assert desk.facts_of(RunFinished) == []
+        assert await view(desk, task_id) == before
+
+
+async def test_cancelled_through_whoever_lost_it(tmp_path: Path) -> None:
+    """The process that lost a run stops it, and the end is that of the other one."""
+    tools = fakes.ToolDesk(60)
+    async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: tools.started, 20)
+        with sqlite3.connect(tmp_path / "store.sqlite") as store:
+            store.execute("update workflow_status set executor_id = 'gone', owner_xid = 'gone'")
+        response = await desk.client.delete(f"/agent/async/{task_id}")
+        assert response.json()["result"] == "cancelled"
+        await until(lambda: desk.facts_of(RunFinished), 20)
+        await asyncio.sleep(1)  # in which another end would come
+        assert [end.outcome for end in desk.facts_of(RunFinished)] == ["cancelled"]
+        assert len(desk.facts_of(RunHandedOver)) == 1
+
+
+async def test_taken_over_before_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was held still between taking a run and beginning it leaves it alone."""
+    work, held = Worker._work, list[str]()
+
+    def after_another(worker: Worker, task_id: str, stored: Any) -> Any:
+        if not held:
+            held.append(task_id)
+            with sqlite3.connect(tmp_path / "store.sqlite", timeout=20) as store:
+                store.execute("update workflow_status set executor_id = 'o', owner_xid = 'o'")
+        return work(worker, task_id, stored)
+
+    monkeypatch.setattr(Worker, "_work", after_another)
+    monkeypatch.setattr("app.tasks.supervisor.Supervisor._take_over", lambda _: None)
+    tools = fakes.ToolDesk()
+    async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: held, 20)
+        await asyncio.sleep(1.5)  # in which it would begin
+        told = await view(desk, task_id)
+        assert (told["attempts"], tools.started, desk.facts_of(RunStarted)) == (0, [], [])

@@ -48,6 +48,21 @@ async def test_without_a_store() -> None:
 
 
 @pytest.mark.on_file
+async def test_a_call_that_is_cancelled_as_it_ends(tmp_path: Path) -> None:
+    """It is cancelled: what was stopped does not go on with what the store said."""
+    loop, store = asyncio.get_running_loop(), await asyncio.to_thread(Store, url_in(tmp_path))
+    calls: list[asyncio.Task[None]] = []
+    for _ in range(50):
+
+        def work() -> None:
+            loop.call_soon_threadsafe(lambda: loop.call_soon(calls[-1].cancel))
+
+        calls.append(asyncio.create_task(store.call(work)))
+        await asyncio.wait({calls[-1]})
+    await asyncio.to_thread(store.close)
+    assert all(call.cancelled() for call in calls)
+
+
 async def test_without_room(tmp_path: Path) -> None:
     """With less room than the reserve nothing new is taken, and what was accepted finishes."""
     desk_of_tools = fakes.ToolDesk(1.0)

@@ -1,6 +1,7 @@
 """Runs whose process is gone are taken up, given up or left alone, as what became of them says."""
 
 import asyncio
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer
 
 from app.runs.tasks import TaskStatus
 from app.tasks import rows
+from app.tasks.ownership import Owned
 from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import MOST_IN_VAIN, Heard, Supervisor
@@ -34,7 +36,7 @@ class Desk:
             system_database_engine=self.store.calls, serializer=DBOSPortableJSONSerializer()
         )
         work: Any = None  # there is none: this process works nothing
-        self.worker = Worker(self.store, self.tables, work, work, self.faults.append)
+        self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
         heard = Heard(
             recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
             unworked=lambda task_id, error: self.told.append((error.code, task_id)),
@@ -188,3 +190,48 @@ def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
             order.set_exception(wrong)
     soon(lambda: not desk.worker.left)  # its own thread may be the one that is told
     assert [str(fault) for fault in desk.faults] == ["full"]
+
+
+def test_cancelled_at_a_process_that_hangs_and_is_killed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it hung before it was killed, the end is told; of one that spoke it is not."""
+    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
+    gone = threading.Event()
+    probe: Any = desk.supervisor._probe
+    monkeypatch.setattr(probe, "take", lambda _: gone.is_set())
+    monkeypatch.setattr(probe, "give_back", lambda _: None)
+    hung, spoke = desk.submit(), desk.submit()
+    for task_id in (hung, spoke):
+        claim = desk.taken(task_id)["owner_xid"]
+        Owned(desk.store, desk.tables, task_id, claim, "gone").note({rows.BEGUN: claim})
+        with desk.store.calls.begin() as connection:
+            connection.execute(desk.tables.cancelling(task_id, time.time()))
+        desk.supervisor.ordered(task_id, "gone")
+    Owned(desk.store, desk.tables, spoke, None, "gone").say_stopped()
+    desk.supervisor.start()
+    time.sleep(1.5)
+    assert desk.told == []
+    gone.set()
+    end = time.monotonic() + LONG_S
+    while not desk.told:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert desk.told == [("cancelled", hung)]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_end_that_was_noted_by_a_process_that_died(desk: Desk, kept: bool) -> None:
+    """Back in the queue the run can be cancelled, unless its result was kept: then it has ended."""
+    task_id = desk.submit()
+    claim = desk.taken(task_id)["owner_xid"]
+    Owned(desk.store, desk.tables, task_id, claim, "gone").end({rows.OUTCOME: "completed"})
+    if kept:
+        step = {"workflow_uuid": task_id, "function_id": 1, "function_name": "agent"}
+        with desk.store.calls.begin() as connection:
+            connection.execute(sa.insert(desk.tables.results).values(step))
+    desk.supervisor.recover(desk.row(task_id))
+    with desk.store.calls.begin() as connection:
+        found = connection.execute(desk.tables.cancelling(task_id, time.time())).one_or_none()
+    assert (found is None) is kept
+    assert desk.status(task_id) is (TaskStatus.PENDING if kept else TaskStatus.CANCELLED)

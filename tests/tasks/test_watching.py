@@ -31,7 +31,7 @@ class FakeStore:
         self.stands: dict[str, Stand] = {"a": LATER, "b": LATER}
         self.refuses: Exception | None = None
 
-    async def call(self, work: Any, ids: Any) -> dict[str, Stand]:
+    async def call(self, work: Any, ids: Any, *rest: Any) -> dict[str, Stand]:
         self.asked.append(set(ids))
         await asyncio.sleep(0)
         if self.refuses is not None:
@@ -82,6 +82,23 @@ async def test_a_store_that_is_away() -> None:
     assert [type(fault) for fault in told] == [StoreUnavailable] * 2
     store.refuses, store.stands = None, {"a": ENDED}
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
+
+
+async def test_a_follower_of_a_store_that_is_away() -> None:
+    """It asks now and then, however quickly it is refused, and can be stopped at any time."""
+    store, watcher = watching()
+    store.refuses = StoreUnavailable()
+
+    async def follow() -> None:
+        async for _ in watcher.follow("a", 3):
+            pass
+
+    following = asyncio.create_task(follow())
+    await asyncio.sleep(1.2)
+    following.cancel()
+    await asyncio.wait({following}, timeout=5)
+    assert following.cancelled()
+    assert 2 <= len(store.asked) <= 4
 
 
 async def test_letting_go() -> None:
