@@ -50,7 +50,7 @@ class ScriptedModel(BaseChatModel):
         return "scripted"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
-        return self.bind(tools=[getattr(t, "name", str(t)) for t in tools])
+        return self.bind(tools=[t.name if isinstance(t, BaseTool) else str(t) for t in tools])
 
     def _reply(self, messages: list[BaseMessage], given: dict[str, Any]) -> ChatResult:
         self.asked.append(list(messages))

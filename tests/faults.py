@@ -40,7 +40,7 @@ class SyncModel(BaseChatModel):
         return "scripted-sync"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
-        return self.bind(tools=[getattr(t, "name", str(t)) for t in tools])
+        return self.bind(tools=[t.name if isinstance(t, BaseTool) else str(t) for t in tools])
 
     def _generate(
         self,

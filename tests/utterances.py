@@ -8,6 +8,7 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
 from pydantic import Field
 
 # One reply: in chunks where it is streamed, else in one piece; an exception is raised there.
@@ -30,7 +31,7 @@ class Utters(BaseChatModel):
         return LangSmithParams(ls_provider=self.provider, ls_model_type="chat")
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
-        return self.bind(tools=[getattr(t, "name", str(t)) for t in tools])
+        return self.bind(tools=[t.name if isinstance(t, BaseTool) else str(t) for t in tools])
 
     def _take(self, messages: list[BaseMessage]) -> Any:
         self.asked.append(list(messages))
