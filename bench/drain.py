@@ -16,8 +16,8 @@ import httpx
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 
-from app.tasks.rows import Tables
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 from bench import engine, table
 from bench.process import ROOT, running, watchkeeper
 from tests.ports import free_port

@@ -34,9 +34,9 @@ from app.runs.tasks import (
 from app.tasks import rows
 from app.tasks.pages import page
 from app.tasks.records import VERSION, Records
-from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import Heard, Supervisor
+from app.tasks.tables import Tables
 from app.tasks.watching import Watcher
 from app.tasks.worker import Worker
 

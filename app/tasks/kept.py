@@ -10,8 +10,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.runs.errors import HandedOver, InFlight, KeyReused
 from app.runs.tasks import Body
-from app.tasks.rows import OVER, Tables, can_be_kept
+from app.tasks.rows import OVER
 from app.tasks.store import Store
+from app.tasks.tables import Tables, can_be_kept
 
 _KEEP_KEYS_S = 24 * 3600.0
 _NOBODY = 0.0

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from app.runs.errors import Cancelled, HandedOver
 from app.runs.tasks import STOP_S
-from app.tasks.rows import FINISHED, LOG, STUCK, TRACE, Tables
+from app.tasks.rows import FINISHED, LOG, STUCK, TRACE
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 
 # For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
 # until their transaction ends.
@@ -145,10 +146,10 @@ def requeue(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping
         return still
 
 
-def note(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
-    """Note something on a run whose owner is gone; false, as above, if it is not any more."""
+def lose(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
+    """Give up a run whose owner is gone, with notes; false, as above, if it is not any more."""
     with store.calls.begin() as connection:
-        return connection.execute(tables.noting(_as_seen(tables, row), noted)).rowcount == 1
+        return connection.execute(tables.losing(_as_seen(tables, row), noted)).rowcount == 1
 
 
 def _as_seen(tables: Tables, row: Mapping[str, Any]) -> sa.ColumnElement[bool]:

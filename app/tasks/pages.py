@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from app.runs.model import Outcome
 from app.runs.tasks import Task, TaskQuery, TaskStatus, status_of
-from app.tasks.rows import LIVE, LOST, OUTCOME, Tables, can_be_kept, has_status, task
+from app.tasks.rows import LIVE, LOST, OUTCOME, task
+from app.tasks.tables import Tables, can_be_kept, has_status
 
 
 def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:

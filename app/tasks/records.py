@@ -8,8 +8,8 @@ from dbos import error as engine_errors
 from app.runs.errors import KeyReused, NoRoom, StoreUnavailable
 from app.runs.tasks import Body, Record, Task, TaskSpec, accepted
 from app.tasks import payload, rows
-from app.tasks.rows import Tables
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 
 # Constant, or what is queued would wait for a process of the version that queued it.
 VERSION = "1"

@@ -21,8 +21,8 @@ from app.runs.tasks import HUNG_S, EngineStats
 from app.tasks import ownership, rows
 from app.tasks.liveness import locks_of
 from app.tasks.ownership import Owned
-from app.tasks.rows import Tables
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 from app.tasks.worker import Worker
 
 _EVERY_S = 0.5
@@ -282,10 +282,7 @@ class Supervisor:
         reached = self._tables.reached(self._store.calls, task_id)
         got_further = reached > before.get(rows.REACHED, -1)
         in_vain = (0 if got_further else before.get(rows.IN_VAIN, 0)) + died
-        noted: dict[str, Any] = {
-            rows.REACHED: reached,
-            rows.IN_VAIN: in_vain,
-        }
+        noted: dict[str, Any] = {rows.REACHED: reached, rows.IN_VAIN: in_vain}
         if not self._tables.has_result(self._store.calls, task_id):
             noted[rows.OUTCOME] = None  # an end that was noted, and not stored, has not come
         if in_vain <= MOST_IN_VAIN:
@@ -293,8 +290,7 @@ class Supervisor:
                 self._heard.recovered(task_id, agent)
             return
         noted |= {rows.LOST: True, rows.FINISHED: time.time()}
-        if ownership.note(self._store, self._tables, row, noted):
-            self._client.cancel_workflow(task_id)
+        if ownership.lose(self._store, self._tables, row, noted):
             self._heard.unworked(task_id, WorkerLost())
 
     def _purge(self) -> None:

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from app.runs.errors import StoreUnavailable
 from app.runs.ring import Entry
 from app.runs.tasks import Stand, Until
-from app.tasks.rows import LOG, OUTCOME, STUCK, Tables, is_at_rest
+from app.tasks.rows import LOG, OUTCOME, STUCK, is_at_rest
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 
 _LOOK_S = 0.1
 _AGAIN_S = 0.5

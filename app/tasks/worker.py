@@ -13,8 +13,8 @@ from app.runs.model import Outcome
 from app.runs.tasks import Attempt, Execute, Result, Task
 from app.tasks import payload, rows
 from app.tasks.ownership import Owned
-from app.tasks.rows import Tables
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 
 
 class NotOurs(BaseException):

@@ -268,7 +268,10 @@ TASK_ATTEMPTS = _counter(
     *(AGENT, ATTEMPT_OUTCOME),
 )
 TASK_RECOVERED = _counter(
-    "agent_task_recovered_total", "Background runs taken over from a process that died.", AGENT
+    "agent_task_recovered_total",
+    "Background runs put back to be taken up again: their process died or hung, or could not store"
+    " what they came to.",
+    AGENT,
 )
 STORE_FREE = _gauge(
     "agent_store_free_bytes", "Room left on the disk of the store, where it is a file."

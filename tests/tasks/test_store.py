@@ -47,7 +47,6 @@ async def test_without_a_store() -> None:
             assert int(response.headers["retry-after"]) >= 1
 
 
-@pytest.mark.on_file
 async def test_a_call_that_is_cancelled_as_it_ends(tmp_path: Path) -> None:
     """It is cancelled: what was stopped does not go on with what the store said."""
     loop, store = asyncio.get_running_loop(), await asyncio.to_thread(Store, url_in(tmp_path))
@@ -63,6 +62,7 @@ async def test_a_call_that_is_cancelled_as_it_ends(tmp_path: Path) -> None:
     assert all(call.cancelled() for call in calls)
 
 
+@pytest.mark.on_file
 async def test_without_room(tmp_path: Path) -> None:
     """With less room than the reserve nothing new is taken, and what was accepted finishes."""
     desk_of_tools = fakes.ToolDesk(1.0)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from app.tasks.rows import Tables
 from app.tasks.store import Store
+from app.tasks.tables import Tables
 from tests import fakes, faults
 from tests.service import Served, served, until
 from tests.tasks.background import calling, ended, events, post, quick, submit, url_in

@@ -15,9 +15,9 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer
 from app.runs.tasks import TaskStatus
 from app.tasks import rows
 from app.tasks.ownership import Owned
-from app.tasks.rows import Tables
 from app.tasks.store import Store
 from app.tasks.supervisor import MOST_IN_VAIN, Heard, Supervisor
+from app.tasks.tables import Tables
 from app.tasks.worker import Worker
 from tests.service import served
 from tests.tasks.background import LONG_S, quick, url_in
