@@ -50,10 +50,8 @@ async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) 
     return seen
 
 
-async def test_an_end_that_has_been_told_stands(
-    desk: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a run that ends as it is cancelled, its process has the last word, and nobody another."""
+def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Until this is set, runs that have told their end do not store it."""
     may_store = asyncio.Event()
     stores = Log.finish
 
@@ -61,7 +59,15 @@ async def test_an_end_that_has_been_told_stands(
         await may_store.wait()
         await stores(log, outcome)
 
-    monkeypatch.setattr(Log, "finish", finish)
+    patch.setattr(Log, "finish", finish)
+    return may_store
+
+
+async def test_an_end_that_has_been_told_stands(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that ends as it is cancelled, its process has the last word, and nobody another."""
+    may_store = ends_wait(monkeypatch)
     task_id = await submit(desk, agent="look", thread_id="kept")
     await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
     waiting = asyncio.create_task(view(desk, task_id, 60))
@@ -82,14 +88,7 @@ async def test_an_end_that_has_been_told_stands(
 
 async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once callers were told that a run is cancelled, it is, whatever its process says then."""
-    may_store = asyncio.Event()
-    stores = Log.finish
-
-    async def finish(log: Log, outcome: Outcome) -> None:
-        await may_store.wait()
-        await stores(log, outcome)
-
-    monkeypatch.setattr(Log, "finish", finish)
+    may_store = ends_wait(monkeypatch)
     for place in ("api.tasks", "tasks.ownership", "tasks.rows"):
         monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
     task_id = await submit(desk, agent="look")
