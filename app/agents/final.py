@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from app.agents.callback import RunHandler
 from app.agents.retry import retrying
 from app.runs.events import IterationLimitReached
-from app.runs.model import AgentAnswer, EarlyStopping
+from app.runs.model import AgentAnswer, EarlyStopping, Limit
 from app.runs.ports import AgentCall
 
 _REACT_ANSWER, _REACT_ACTION = "Final Answer:", "\nAction:"
@@ -37,7 +37,10 @@ async def last_answer(
     """
     call.emit(
         IterationLimitReached(
-            **handler.about, at=handler.clock(), iteration_limit=call.iteration_limit
+            **handler.about,
+            at=handler.clock(),
+            iteration_limit=call.iteration_limit,
+            limit=Limit.ITERATIONS,
         )
     )
     handler.finishing = True
@@ -46,7 +49,7 @@ async def last_answer(
         asked = [*handler.models.basis, *new_turn]
         config: RunnableConfig = {"callbacks": [handler]}
         text = _said(await retrying(attempts)(model.ainvoke, asked, config=config))
-    return AgentAnswer(text or fixed_sentence(call.iteration_limit), limit_reached=True)
+    return AgentAnswer(text or fixed_sentence(call.iteration_limit), limit=Limit.ITERATIONS)
 
 
 def _said(reply: object) -> str:

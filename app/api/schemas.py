@@ -13,11 +13,13 @@ from pydantic import (
 )
 from pydantic_core import to_jsonable_python
 
+from app.runs import ending
 from app.runs.live import Ended, Run
 from app.runs.model import (
     AgentInfo,
     CallOutcome,
     EarlyStopping,
+    Limit,
     Mode,
     Outcome,
     RunRequest,
@@ -184,6 +186,8 @@ class FinishedRun(BaseModel):
     answer: str
     output: Any = Field(None, description="The agent's structured response, if it has one.")
     outcome: Literal[Outcome.COMPLETED, Outcome.ITERATION_LIMIT]
+    limit: Limit | None = Field(None, description="The limit that stopped the run, if one did.")
+    refused: bool = Field(False, description="True where the answer declines to answer.")
     iterations: int = Field(description="Turns in which the model asked for tools.")
     iteration_limit: int
     tool_calls: int
@@ -199,13 +203,14 @@ class FinishedRun(BaseModel):
         """Only for a run that ended with an answer."""
         assert ended.answer is not None
         answer = ended.answer
-        outcome = Outcome.ITERATION_LIMIT if answer.limit_reached else Outcome.COMPLETED
         return cls(
             run_id=run.id,
             agent=run.agent.name,
             answer=sendable(answer.text),
             output=sendable_value(answer.output),
-            outcome=outcome,
+            outcome=ending.outcome(answer, None),
+            limit=answer.limit,
+            refused=answer.refused,
             iterations=ended.iterations,
             iteration_limit=run.iteration_limit,
             tool_calls=ended.tool_calls,

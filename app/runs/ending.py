@@ -88,8 +88,8 @@ def outcome(answer: AgentAnswer | None, error: RunError | None) -> Outcome:
     """How a run with this answer or this error ended."""
     if error is not None:
         return error.outcome
-    limit_reached = answer is not None and answer.limit_reached
-    return Outcome.ITERATION_LIMIT if limit_reached else Outcome.COMPLETED
+    limited = answer is not None and answer.limit is not None
+    return Outcome.ITERATION_LIMIT if limited else Outcome.COMPLETED
 
 
 def ended(
@@ -136,6 +136,8 @@ def final_fact(run: Run, ended: Ended) -> RunFinished:
         usage=ended.usage,
         cost_usd=ended.cost_usd,
         ttft_s=run.progress.ttft_s,
+        limit=ended.answer.limit if ended.answer else None,
+        refused=ended.answer is not None and ended.answer.refused,
         phase=ended.phase,
         error=ended.error.__cause__ if ended.error else None,
         metadata=run.request.metadata,

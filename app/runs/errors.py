@@ -13,7 +13,7 @@ class WatchkeeperError(Exception):
     """Something went wrong."""
 
     code: ClassVar[str] = "internal_error"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     @property
     def detail(self) -> str:
@@ -130,10 +130,28 @@ class ModelFailed(RunError):
     retryable = True
 
 
+class AnswerFiltered(ModelFailed):
+    """The provider's filter cut the model's answer. Asking again will not help."""
+
+    retryable = False
+
+
+class OutputMissing(ModelFailed):
+    """The model gave no structured output, which the agent asks for."""
+
+
+class OutputInvalid(ModelFailed):
+    """The model's structured output does not fit what the agent asks for."""
+
+
 class AgentFailed(RunError):
     """The agent failed."""
 
     code = "agent_failed"
+
+
+class NoAnswer(AgentFailed):
+    """The agent ended without an answer to the question."""
 
 
 class Interrupted(RunError):

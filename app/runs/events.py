@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from app.runs.model import (
     NO_USAGE,
     CallOutcome,
+    Limit,
     Mode,
     Outcome,
     Phase,
@@ -165,9 +166,10 @@ class SubAgentFinished(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationLimitReached(Fact):
-    """The run was stopped after the tool results of its last iteration."""
+    """The run is at its limit: its last answer comes next."""
 
     iteration_limit: int
+    limit: Limit = Limit.ITERATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +198,9 @@ class RunFinished(Fact):
     cost_usd: float | None
     ttft_s: float | None
     phase: Phase | None
+    # Which limit stopped the run, if one did; and whether its answer is a refusal.
+    limit: Limit | None = None
+    refused: bool = False
     error: BaseException | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     attempt: int = 1

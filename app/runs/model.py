@@ -71,6 +71,13 @@ class EarlyStopping(StrEnum):
     FORCE = "force"
 
 
+class Limit(StrEnum):
+    """Which limit stopped a run that ended at one."""
+
+    ITERATIONS = "iterations"
+    MODEL_CALLS = "model_calls"
+
+
 class PhaseKind(StrEnum):
     """What can hold a run."""
 
@@ -181,11 +188,16 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswer:
-    """What an agent says at the end of its run."""
+    """What an agent answers at the end of its run.
+
+    `limit` is the limit that stopped the run, if one did. `refused` marks an answer in which the
+    model, or a rule of the agent's own, declines.
+    """
 
     text: str
     output: Any = None
-    limit_reached: bool = False
+    limit: Limit | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from app.runs.events import (
     RunFinished,
     RunStarted,
 )
-from app.runs.model import AgentAnswer, Mode, Outcome, RunRequest, State
+from app.runs.model import AgentAnswer, Limit, Mode, Outcome, RunRequest, State
 from app.runs.ports import AgentCall
 from tests.runs.scripted import Desk, ScriptedAgent, at_once, raises
 
@@ -46,7 +46,7 @@ async def test_a_limit_that_was_reached_is_an_outcome() -> None:
     """An answer written at the iteration limit is no completed run."""
 
     async def script(_: AgentCall) -> AgentAnswer:
-        return AgentAnswer("as far as I got", limit_reached=True)
+        return AgentAnswer("as far as I got", limit=Limit.ITERATIONS)
 
     ended = await Desk().ask(script)
     assert ended.outcome is Outcome.ITERATION_LIMIT
