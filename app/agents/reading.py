@@ -4,6 +4,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphBubbleUp
 
+from app.agents import endings
 from app.agents.refusal import IncompleteAnswer
 from app.runs.errors import HandedOver
 from app.runs.model import CallOutcome, Usage
@@ -50,6 +51,4 @@ def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
 
 def finish_reason(message: AIMessage | None) -> str | None:
     """Why the provider says the message ended."""
-    said = message.response_metadata if message is not None else {}
-    reason = said.get("finish_reason") or said.get("stop_reason") or said.get("status")
-    return str(reason) if reason else None
+    return endings.of_message(message).reason if message is not None else None
