@@ -16,13 +16,18 @@ class Anthropic:
     def wants_stream(self, path: str, asked: Json) -> bool:
         return bool(asked.get("stream"))
 
-    def whole(self, turn: Turn, path: str) -> Json:
-        return {**_message(turn), "content": _blocks(turn), **_end(turn)}
+    def whole(self, turn: Turn, number: int) -> Json:
+        return {**_message(turn, number), "content": _blocks(turn, number), **_end(turn)}
 
-    def pieces(self, turn: Turn, path: str) -> Iterator[bytes]:
-        started = {**_message(turn), "content": [], "stop_reason": None, "stop_sequence": None}
+    def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
+        started = {
+            **_message(turn, number),
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
         yield _event("message_start", message=started)
-        for index, block in enumerate(_blocks(turn)):
+        for index, block in enumerate(_blocks(turn, number)):
             yield _event("content_block_start", index=index, content_block=_emptied(block))
             for delta in _deltas(block, turn):
                 yield _event("content_block_delta", index=index, delta=delta)
@@ -50,9 +55,14 @@ async def model(*turns: Turn, **options: Any) -> AsyncIterator[ChatAnthropic]:
         )
 
 
-def _message(turn: Turn) -> Json:
+def _message(turn: Turn, number: int) -> Json:
     usage = {"input_tokens": turn.usage[0], "output_tokens": turn.usage[1]}
-    about = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-5"}
+    about = {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-opus-5",
+    }
     return {**about, "usage": usage}
 
 
@@ -65,14 +75,15 @@ def _end(turn: Turn) -> Json:
     return end
 
 
-def _blocks(turn: Turn) -> list[Json]:
+def _blocks(turn: Turn, number: int) -> list[Json]:
     blocks: list[Json] = []
     if turn.thinking:
         blocks.append({"type": "thinking", "thinking": turn.thinking, "signature": "c2ln"})
     if turn.text:
         blocks.append({"type": "text", "text": turn.text})
-    for number, (name, given) in enumerate(turn.calls):
-        blocks.append({"type": "tool_use", "id": f"call-{number}", "name": name, "input": given})
+    for place, (name, given) in enumerate(turn.calls):
+        call_id = f"call-{number}-{place}"
+        blocks.append({"type": "tool_use", "id": call_id, "name": name, "input": given})
     return blocks
 
 

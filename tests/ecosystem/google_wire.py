@@ -15,14 +15,14 @@ class Google:
     def wants_stream(self, path: str, asked: Json) -> bool:
         return "streamGenerateContent" in path
 
-    def whole(self, turn: Turn, path: str) -> Json:
+    def whole(self, turn: Turn, number: int) -> Json:
         return _answer(turn, _parts(turn, [turn.text]), turn.reason or "STOP")
 
-    def pieces(self, turn: Turn, path: str) -> Iterator[bytes]:
+    def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
         parts = _parts(turn, turn.words)
-        for number, part in enumerate(parts):
+        for place, part in enumerate(parts):
             # As Gemini does: each of the last two chunks says why the message ended.
-            late = not turn.cut and number >= len(parts) - 2
+            late = not turn.cut and place >= len(parts) - 2
             yield event(_answer(turn, [part], (turn.reason or "STOP") if late else None))
         if not parts:
             yield event(_answer(turn, [], None if turn.cut else turn.reason or "STOP"))

@@ -18,11 +18,11 @@ class Ollama:
     def wants_stream(self, path: str, asked: Json) -> bool:
         return bool(asked.get("stream", True))
 
-    def whole(self, turn: Turn, path: str) -> Json:
+    def whole(self, turn: Turn, number: int) -> Json:
         said = {"role": "assistant", "content": turn.text, "tool_calls": _calls(turn)}
         return {**_ABOUT, "message": said, **_end(turn)}
 
-    def pieces(self, turn: Turn, path: str) -> Iterator[bytes]:
+    def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
         if turn.thinking:
             yield _line(thinking=turn.thinking)
         for word in turn.words:

@@ -18,31 +18,30 @@ class Completions:
     def wants_stream(self, path: str, asked: Json) -> bool:
         return bool(asked.get("stream"))
 
-    def whole(self, turn: Turn, path: str) -> Json:
+    def whole(self, turn: Turn, number: int) -> Json:
         said: Json = {"role": "assistant", "content": turn.text or None}
         if turn.refusal:
             said["refusal"] = turn.refusal
         if turn.audio:
             said["audio"] = {"id": "a1", "data": turn.audio, "expires_at": 1, "transcript": "Hi."}
         if turn.calls:
-            said["tool_calls"] = [_call(number, *call) for number, call in enumerate(turn.calls)]
+            said["tool_calls"] = _calls(turn, number)
         choice = {"index": 0, "message": said, "finish_reason": _reason(turn)}
         return {**_ABOUT, "object": "chat.completion", "choices": [choice], "usage": _usage(turn)}
 
-    def pieces(self, turn: Turn, path: str) -> Iterator[bytes]:
+    def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
         yield _chunk({"role": "assistant", "content": None if turn.refusal else ""})
         for word in turn.words:
             yield _chunk({"content": word})
         for word in turn.refusal.partition(" "):
             if word:
                 yield _chunk({"refusal": word})
-        for number, (name, given) in enumerate(turn.calls):
-            call = _call(number, name, given)
+        for index, call in enumerate(_calls(turn, number)):
             arguments = call["function"]["arguments"]
-            begun = {**call, "index": number, "function": {"name": name, "arguments": ""}}
-            yield _chunk({"tool_calls": [begun]})
+            function = {**call["function"], "arguments": ""}
+            yield _chunk({"tool_calls": [{**call, "index": index, "function": function}]})
             for part in (arguments[:4], arguments[4:-1] if turn.cut else arguments[4:]):
-                more = {"index": number, "function": {"arguments": part}}
+                more = {"index": index, "function": {"arguments": part}}
                 yield _chunk({"tool_calls": [more]})
         if not turn.cut:
             yield _chunk({}, _reason(turn))
@@ -72,9 +71,15 @@ def _reason(turn: Turn) -> str:
     return turn.reason or ("tool_calls" if turn.calls else "stop")
 
 
-def _call(number: int, name: str, given: Json) -> Json:
-    function = {"name": name, "arguments": json.dumps(given)}
-    return {"id": f"call-{number}", "type": "function", "function": function}
+def _calls(turn: Turn, number: int) -> list[Json]:
+    return [
+        {
+            "id": f"call-{number}-{place}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(given)},
+        }
+        for place, (name, given) in enumerate(turn.calls)
+    ]
 
 
 def _usage(turn: Turn) -> Json:

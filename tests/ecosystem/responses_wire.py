@@ -17,27 +17,28 @@ class Responses:
     def wants_stream(self, path: str, asked: Json) -> bool:
         return bool(asked.get("stream"))
 
-    def whole(self, turn: Turn, path: str) -> Json:
+    def whole(self, turn: Turn, number: int) -> Json:
         cut = turn.reason is not None
         return {
-            "id": "resp_1", "object": "response", "created_at": 1, "model": "gpt-4.1-mini",
+            "id": f"resp_{number}", "object": "response", "created_at": 1, "model": "gpt-4.1-mini",
             "status": "incomplete" if cut else "completed", "error": None,
             "incomplete_details": {"reason": turn.reason} if cut else None,
-            "output": _items(turn), "usage": _usage(turn), "instructions": None, "metadata": {},
+            "output": _items(turn, number), "usage": _usage(turn), "metadata": {},
+            "instructions": None,
             "parallel_tool_calls": True, "temperature": 1.0, "tool_choice": "auto", "tools": [],
             "top_p": 1.0,
         }  # fmt: skip
 
-    def pieces(self, turn: Turn, path: str) -> Iterator[bytes]:
-        whole = self.whole(turn, path)
+    def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
+        whole = self.whole(turn, number)
         begun = {**whole, "status": "in_progress", "incomplete_details": None, "output": []}
         events = [_event("created", response=begun)]
-        for index, item in enumerate(_items(turn)):
+        for index, item in enumerate(_items(turn, number)):
             events += _item_events(index, item, turn)
         if not turn.cut:
             events.append(_event(whole["status"], response=whole))
-        for number, said in enumerate(events):
-            yield event({**said, "sequence_number": number}, said["type"])
+        for place, said in enumerate(events):
+            yield event({**said, "sequence_number": place}, said["type"])
 
     def failure(self, turn: Turn) -> Json:
         sentence = turn.text or "secret-in-exception"
@@ -51,24 +52,30 @@ async def model(*turns: Turn, **options: Any) -> AsyncIterator[ChatOpenAI]:
         yield openai_wire.client(wire.url, use_responses_api=True, **options)
 
 
-def _items(turn: Turn) -> list[Json]:
+def _items(turn: Turn, number: int) -> list[Json]:
     items: list[Json] = []
     if turn.thinking:
         summary = [{"type": "summary_text", "text": turn.thinking}]
-        items.append({"type": "reasoning", "id": "rs_1", "summary": summary})
+        items.append({"type": "reasoning", "id": f"rs_{number}", "summary": summary})
     content: list[Json] = []
     if turn.text:
         content.append({"type": "output_text", "text": turn.text, "annotations": []})
     if turn.refusal:
         content.append({"type": "refusal", "refusal": turn.refusal})
     if content:
-        about = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
+        about = {
+            "type": "message",
+            "id": f"msg_{number}",
+            "role": "assistant",
+            "status": "completed",
+        }
         items.append({**about, "content": content})
     if turn.image:
-        about = {"type": "image_generation_call", "id": "ig_1", "status": "completed"}
+        about = {"type": "image_generation_call", "id": f"ig_{number}", "status": "completed"}
         items.append({**about, "result": turn.image, "output_format": "png"})
-    for number, (name, given) in enumerate(turn.calls):
-        about = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call-{number}"}
+    for place, (name, given) in enumerate(turn.calls):
+        ids = {"id": f"fc_{number}_{place}", "call_id": f"call-{number}-{place}"}
+        about = {"type": "function_call", **ids}
         made = {"name": name, "arguments": json.dumps(given), "status": "completed"}
         items.append({**about, **made})
     return items

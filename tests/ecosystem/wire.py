@@ -44,15 +44,15 @@ class Turn:
 
 
 class Speaks(Protocol):
-    """How one provider puts a turn on the wire."""
+    """How one provider puts a turn on the wire; its ids differ by the number of the answer."""
 
     streams_as: str
 
     def wants_stream(self, path: str, asked: Json) -> bool: ...
 
-    def whole(self, turn: Turn, path: str) -> Json: ...
+    def whole(self, turn: Turn, number: int) -> Json: ...
 
-    def pieces(self, turn: Turn, path: str) -> Iterable[bytes]: ...
+    def pieces(self, turn: Turn, number: int) -> Iterable[bytes]: ...
 
     def failure(self, turn: Turn) -> Json: ...
 
@@ -77,13 +77,14 @@ def serving(provider: Speaks, turns: Sequence[Turn]) -> Iterator[Wire]:
         def do_POST(self) -> None:
             asked: Json = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             wire.asked.append(asked)
-            turn = turns[min(len(wire.asked), len(turns)) - 1]
+            number = len(wire.asked)
+            turn = turns[min(number, len(turns)) - 1]
             if turn.status != 200:
                 self._send(turn.status, "application/json", [_json(provider.failure(turn))])
             elif provider.wants_stream(self.path, asked):
-                self._send(200, provider.streams_as, provider.pieces(turn, self.path))
+                self._send(200, provider.streams_as, provider.pieces(turn, number))
             else:
-                self._send(200, "application/json", [_json(provider.whole(turn, self.path))])
+                self._send(200, "application/json", [_json(provider.whole(turn, number))])
 
         def _send(self, status: int, content_type: str, parts: Iterable[bytes]) -> None:
             self.send_response(status)
