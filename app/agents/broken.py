@@ -49,9 +49,9 @@ def refuse_if_broken(message: AIMessage, provider: str, streamed: Streamed | Non
 
 
 def refuse_if_cut(ending: Ending) -> None:
-    """Raises IncompleteAnswer, or FilteredAnswer where a filter of the provider's cut it.
+    """Raises IncompleteAnswer, or FilteredAnswer if a filter of the provider's cut the answer.
 
-    A model that completes text has no message: give this `endings.of(generation_info)`.
+    A model that completes text has no message: use `endings.of_completion`.
     """
     if ending.kind is Kind.FILTERED:
         raise FilteredAnswer(f"the provider's filter cut the model's answer: {ending.reason}")

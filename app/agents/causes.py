@@ -1,7 +1,7 @@
-"""Says what an exception of foreign code stands for: by its class, or that of its cause.
+"""Classifies an exception of foreign code by its class, or by the class of its cause.
 
 An exception that was raised while another was handled, and not from it, has no cause here: the
-agent has handled that one.
+agent has handled that other one.
 """
 
 import traceback
@@ -22,28 +22,29 @@ from app.agents.refusal import FilteredAnswer
 
 _MODELS = (ModelError, OutputParserException, StructuredOutputError)
 _LIMITS = (ModelCallLimitExceededError, ToolCallLimitExceededError, GraphRecursionError)
-# Where LangChain reads a model's answer; what its pydantic and JSON raise there has no class.
+# Modules in which LangChain reads a model's answer. Pydantic and JSON raise errors of no class of
+# LangChain's there.
 _PARSERS = (
     "langchain_core.output_parsers", "langchain_classic.output_parsers",
     "langchain_classic.agents", "langchain_openai.chat_models",
 )  # fmt: skip
-# Codes with which providers refuse a prompt, or say that they cut an answer.
+# Codes with which a provider reports that a filter stopped a prompt or an answer.
 _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked")
-# Of a package that is loaded only where an agent uses it, so their names must do.
+# Classes of a package that is loaded only if an agent uses it: known by name.
 _FILTER_CLASS = "ContentFilterFinishReasonError"
 _REFUSAL_CLASS = "OpenAIRefusalError"
 _BLOCK_CLASS = "OpenAIModerationError"
-# Anthropic has no code of its own for it.
+# Anthropic has no code for it.
 _FILTER_SENTENCE = "content filtering policy"
 
 
 def is_models_fault(error: BaseException) -> bool:
-    """Whether a model failed, or gave what its agent's own parser could not read."""
+    """Whether a model failed, or gave an answer that its agent's parser could not read."""
     return any(isinstance(e, _MODELS) or _in_parser(e) for e in causes(error))
 
 
 def is_filtered(error: BaseException) -> bool:
-    """Whether a provider's filter cut an answer or refused a prompt: asking again is no help."""
+    """Whether a provider's filter stopped an answer or a prompt. Asking again does not help."""
     return any(map(_filtered, causes(error)))
 
 
@@ -53,12 +54,12 @@ def is_library_limit(error: BaseException) -> bool:
 
 
 def is_block(error: BaseException) -> bool:
-    """Whether a middleware blocked what was asked or answered."""
+    """Whether a middleware blocked the question or the answer."""
     return any(isinstance(e, PIIDetectionError) or _named(e, _BLOCK_CLASS) for e in causes(error))
 
 
 def refusal_in(error: BaseException) -> str | None:
-    """What a model said in refusing where the agent asked it for structured output."""
+    """The text of a refusal that a model gave when it was asked for structured output."""
     for cause in causes(error):
         if _named(cause, _REFUSAL_CLASS):
             return str(cause)
@@ -69,7 +70,7 @@ def refusal_in(error: BaseException) -> str | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception, what it was raised from, and what a group of them holds."""
+    """The exception, those that it was raised from, and the members of groups."""
     waiting, seen = [error], set[int]()
     while waiting:
         current = waiting.pop(0)
@@ -95,7 +96,7 @@ def _filtered(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> AIMessage | None:
-    """The answer that could not be read, where the exception has it."""
+    """The answer that could not be read, if the exception has it."""
     held = getattr(error, "raw_message", None) or getattr(error, "ai_message", None)
     return held if isinstance(held, AIMessage) else None
 

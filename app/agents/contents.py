@@ -9,22 +9,22 @@ from langchain_core.messages import AIMessage, BaseMessage
 from app.agents import endings
 from app.agents.endings import Kind
 
-# LangChain's own names of blocks of data, and names that providers give them on the wire.
+# Types of blocks of data: LangChain's own, and those of providers on the wire.
 _DATA = {
     "image", "audio", "video", "file", "text-plain",
     "image_url", "audio_url", "video_url", "input_image", "input_audio", "input_file",
     "output_audio", "media", "document", "inline_data", "file_data",
 }  # fmt: skip
-# What a block says of its data, and is none.
+# Keys that describe the data of a block and are none.
 _ABOUT = {
     "type", "id", "index", "status", "mime_type", "title", "detail", "extras", "annotations"
 }  # fmt: skip
 
 
 def refusal_of(message: AIMessage) -> str | None:
-    """What the model said in refusing, where its provider gives that as a message of its own.
+    """The text of a refusal that the provider marks as one, else None.
 
-    The message is whole then, and this is its answer. What a filter cut is no refusal.
+    Such a message is whole, and this text is its answer. A message that a filter cut is no refusal.
     """
     if endings.of_message(message).kind is Kind.FILTERED:
         return None
@@ -35,9 +35,9 @@ def refusal_of(message: AIMessage) -> str | None:
 
 
 def blocks_of(message: BaseMessage) -> list[dict[str, Any]] | None:
-    """The images, sounds and files of a message, as LangChain's standard blocks where it can.
+    """The images, sounds and files of a message, as standard blocks if LangChain knows them.
 
-    None where there are none: text, reasoning, calls and citations are not among them.
+    None if there are none. Text, reasoning, calls and citations are not among them.
     """
     found = [block for block in map(_data, _blocks(message)) if block is not None]
     if not any(block["type"] == "audio" for block in found):
@@ -46,7 +46,7 @@ def blocks_of(message: BaseMessage) -> list[dict[str, Any]] | None:
 
 
 def _spoken(message: BaseMessage) -> Iterator[dict[str, Any]]:
-    """What OpenAI's and Google's clients put beside the content of a model that speaks."""
+    """The sound that OpenAI's and Google's clients put beside the content."""
     said = message.additional_kwargs.get("audio")
     if isinstance(said, bytes) and said:
         sound = base64.b64encode(said).decode()
@@ -65,20 +65,20 @@ def _blocks(message: BaseMessage) -> Iterator[dict[str, Any]]:
     try:
         blocks: list[Any] = list(message.content_blocks)
     except (AttributeError, KeyError, TypeError, ValueError):
-        # LangChain translates by provider, and stumbles over a block that is not as it expects.
+        # LangChain translates by provider, and fails on a block that is not as it expects.
         blocks = message.content if isinstance(message.content, list) else []
     return map(_unwrapped, blocks)
 
 
 def _unwrapped(block: Any) -> dict[str, Any]:
-    """A block; what LangChain does not know stands inside one of its own."""
+    """The block itself. LangChain wraps a block that it does not know."""
     if isinstance(block, dict) and block.get("type") == "non_standard":
         block = block.get("value")
     return block if isinstance(block, dict) else {}
 
 
 def _data(block: dict[str, Any]) -> dict[str, Any] | None:
-    """This block if it carries data, without what LangChain adds to it from run to run."""
+    """This block if it carries data, without the ids that LangChain makes up on each reading."""
     if block.get("type") == "image_generation_call":
         kind = f"image/{block.get('output_format') or 'png'}"
         about = {"type": "image", "mime_type": kind, "id": block.get("id")}

@@ -1,7 +1,7 @@
 """Reads why a message of a model ended, in the words of any provider.
 
-The word stands in other places with each provider. Where chunks of a stream are merged, words are
-joined ("stopstop"). A word that no table has counts as a natural end.
+Each provider has words and places of its own. LangChain joins the words of a stream's chunks
+("stopstop"). A word that is in no table counts as a natural end.
 """
 
 import re
@@ -11,10 +11,11 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from langchain_core.messages import AIMessage
+from langchain_core.outputs import LLMResult
 
 
 class Kind(IntEnum):
-    """How a message ended. Where several words are found, the largest counts."""
+    """How a message ended. If a message has several words, the largest kind counts."""
 
     UNSAID = 0
     NATURAL = 1
@@ -62,10 +63,10 @@ _KNOWN = re.compile(
     "|".join(sorted(_KINDS, key=len, reverse=True)).replace("_", "[_ -]"), re.IGNORECASE | re.ASCII
 )
 _JOINED = re.compile(f"(?:{_KNOWN.pattern})+", _KNOWN.flags)
-# What stands before the word where an enum's member was made a text.
+# The prefix of an enum's member that a client wrote as text.
 _ENUM = re.compile(r"(?:finish|stop|block|blocked)_?reason\.", re.IGNORECASE)
 
-# Where a word stands. `status` is the Responses API's: its details are the better word.
+# Keys of the words. `status` is the Responses API's, and its details are the better word.
 _KEYS = (
     "finish_reason", "stop_reason", "done_reason", "stopReason", "finishReason",
     "completionReason", "incomplete_details", "native_finish_reason", "status",
@@ -78,14 +79,20 @@ def of_message(message: AIMessage) -> Ending:
     return of(message.response_metadata, message.additional_kwargs, *_in_blocks(message.content))
 
 
+def of_completion(result: LLMResult) -> Ending:
+    """How the answer of a model ended that completes text, and so has no message."""
+    first = [generation.generation_info or {} for generation in result.generations[0][:1]]
+    return of(*first, result.llm_output or {})
+
+
 def of(*said: Mapping[str, Any]) -> Ending:
-    """How a message ended of which all of this was said, its `generation_info` for example."""
+    """How a message ended, by all that its provider reported, a `generation_info` for example."""
     endings = [ending for part in said for ending in _endings(part)]
     return max(endings, key=lambda ending: ending.kind, default=Ending(Kind.UNSAID))
 
 
 def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
-    """LangChain makes blocks named refusal of what Anthropic and Gemini say of their filters."""
+    """A filter's word in a block: LangChain names those of Anthropic and Gemini a refusal."""
     for block in content if isinstance(content, list) else ():
         extras = block.get("extras") if isinstance(block, dict) else None
         if isinstance(extras, Mapping) and block.get("type") == "refusal":
@@ -98,7 +105,7 @@ def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
     feedback = said.get("prompt_feedback")
     blocked = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
     for word in _words(blocked or said.get("block_reason")):
-        if _read(word).kind is not Kind.UNSAID:  # whatever the reason is, the prompt was blocked
+        if _read(word).kind is not Kind.UNSAID:  # any reason means that the prompt was blocked
             yield Ending(Kind.FILTERED, word)
     if said.get("is_blocked") is True:
         yield Ending(Kind.FILTERED, "blocked")

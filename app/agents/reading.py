@@ -20,7 +20,7 @@ def message(response: LLMResult) -> AIMessage | None:
 
 
 def usage(message: AIMessage | None) -> Usage:
-    """The tokens it says it spent. Raises TypeError when it tells them in no numbers."""
+    """The tokens that it reports. Raises TypeError if they are not whole numbers."""
     spent = message.usage_metadata if message is not None else None
     if not spent:
         return Usage()
@@ -28,7 +28,7 @@ def usage(message: AIMessage | None) -> Usage:
     written = spent.get("output_token_details") or {}
     counts = [n for n in (*spent.values(), *read.values(), *written.values()) if n is not None]
     if not all(isinstance(n, int | dict) for n in counts):
-        raise TypeError("a provider told its usage in other than whole numbers")
+        raise TypeError("a provider reported its usage in other than whole numbers")
     return Usage(
         input_tokens=spent.get("input_tokens") or 0,
         output_tokens=spent.get("output_tokens") or 0,

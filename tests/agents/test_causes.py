@@ -1,4 +1,4 @@
-"""What foreign code raised is known for what it is, raised by the real libraries."""
+"""An exception of foreign code is classified; the real libraries raise them here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -180,7 +180,7 @@ NONE: dict[str, Callable[[], object]] = {
     "handled, and another raised": replaced(chain(u.whole("{}"), JSON_OF_ORDER)),
     "Python's own limit": raises(RecursionError("maximum recursion depth exceeded")),
 }
-TELLS: dict[str, tuple[Callable[[BaseException], object], dict[str, Callable[[], object]]]] = {
+KINDS: dict[str, tuple[Callable[[BaseException], object], dict[str, Callable[[], object]]]] = {
     "models": (causes.is_models_fault, MODELS),
     "limits": (causes.is_library_limit, LIMITS),
     "blocks": (causes.is_block, BLOCKS),
@@ -189,19 +189,19 @@ TELLS: dict[str, tuple[Callable[[BaseException], object], dict[str, Callable[[],
 }
 
 
-@pytest.mark.parametrize("told", TELLS)
-def test_told(told: str) -> None:
-    """Each is told, whichever library or agent stands around it."""
-    tells, runs = TELLS[told]
+@pytest.mark.parametrize("kind", KINDS)
+def test_known(kind: str) -> None:
+    """Each kind is known, inside any library's or agent's own exception."""
+    tells, runs = KINDS[kind]
     assert {row: bool(tells(raised(run))) for row, run in runs.items()} == dict.fromkeys(runs, True)
 
 
-@pytest.mark.parametrize("told", TELLS)
-def test_not_told(told: str) -> None:
-    """What the agent itself raised, or has handled, is none of them; nor is one the other."""
-    tells, _ = TELLS[told]
+@pytest.mark.parametrize("kind", KINDS)
+def test_not_known(kind: str) -> None:
+    """An exception that the agent raised itself or has handled is of no kind."""
+    tells, _ = KINDS[kind]
     others = {"models": (LIMITS, BLOCKS), "limits": (MODELS, BLOCKS, REFUSED)}
-    rest = others.get(told, (LIMITS,))
+    rest = others.get(kind, (LIMITS,))
     runs = {**NONE, **{row: run for table in rest for row, run in table.items()}}
     assert {row: bool(tells(raised(run))) for row, run in runs.items()} == dict.fromkeys(
         runs, False

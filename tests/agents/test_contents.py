@@ -1,4 +1,4 @@
-"""A refusal of a provider's own and blocks of data are found in a message, and nothing else is."""
+"""A refusal of a provider's own and blocks of data are found in a message."""
 
 from typing import Any
 
@@ -38,13 +38,13 @@ NOT_REFUSED: dict[str, AIMessage] = {
 
 @pytest.mark.parametrize("row", REFUSED)
 def test_refusal(row: str) -> None:
-    """What a provider marks as a refusal is its text."""
+    """A refusal that a provider marks as one has its text."""
     assert refusal_of(REFUSED[row]) == NO
 
 
 @pytest.mark.parametrize("row", NOT_REFUSED)
 def test_no_refusal(row: str) -> None:
-    """Anything else is none, and what a filter cut least of all."""
+    """No other message is a refusal, and one that a filter cut is none."""
     assert refusal_of(NOT_REFUSED[row]) is None
 
 
@@ -122,7 +122,7 @@ def test_blocks(row: str) -> None:
 
 @pytest.mark.parametrize("row", BARE)
 def test_no_blocks(row: str) -> None:
-    """Text, reasoning, calls and what is not known are no data."""
+    """Text, reasoning, calls and unknown blocks are no data."""
     assert blocks_of(BARE[row]) is None
 
 
@@ -131,7 +131,7 @@ def test_no_blocks(row: str) -> None:
 )
 @pytest.mark.parametrize("said", [OPENAI, GOOGLE, {"model_provider": "anthropic"}, {}])
 def test_blocks_that_are_not_as_they_should(block: dict[str, Any], said: dict[str, str]) -> None:
-    """A block over which LangChain's own translation stumbles does not hide the others."""
+    """A block on which LangChain's own translation fails does not hide the others."""
     found = blocks_of(AIMessage([block, IMAGE], response_metadata=said))
     assert found is not None
     assert IMAGE in found

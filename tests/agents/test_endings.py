@@ -1,10 +1,11 @@
-"""A message that its provider cut is known for it, in every provider's words and places."""
+"""A cut message is recognised in every provider's words and places."""
 
 from enum import Enum
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import Generation, LLMResult
 
 from app.agents import endings, reading
 from app.agents.broken import refuse_if_broken, refuse_if_cut
@@ -115,7 +116,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("said", "kind"), TABLE)
 def test_kind(said: Said, kind: Kind) -> None:
-    """It stands in what the response says, or beside the content, whole or in a chunk."""
+    """The word is found in the response, beside the content and in a chunk."""
     for message in (
         AIMessage("Half of a sent", response_metadata=said),
         AIMessage("Half of a sent", additional_kwargs=said),
@@ -127,7 +128,7 @@ def test_kind(said: Said, kind: Kind) -> None:
 
 @pytest.mark.parametrize(("said", "kind"), TABLE)
 def test_refused(said: Said, kind: Kind) -> None:
-    """A cut answer is refused; one that a filter cut is not worth asking for again."""
+    """A cut answer is refused. It is worth asking again unless a filter cut it."""
     message = AIMessage("Half of a sent", response_metadata=said)
     if kind is Kind.NATURAL:
         refuse_if_broken(message, "openai", None)
@@ -140,11 +141,24 @@ def test_refused(said: Said, kind: Kind) -> None:
         refuse_if_cut(endings.of(said))
 
 
+def test_completion() -> None:
+    """A model that completes text has the word beside its text, or beside all of them."""
+    infos: list[tuple[Said | None, Said | None]] = [
+        ({"finish_reason": "length"}, None),
+        (None, {"finish_reason": "length"}),
+    ]
+    for info, output in infos:
+        result = LLMResult(
+            generations=[[Generation(text="H", generation_info=info)]], llm_output=output
+        )
+        assert endings.of_completion(result).kind is Kind.CUT
+
+
 @pytest.mark.parametrize(
     "said", [{}, {"finish_reason": None}, {"finish_reason": ""}, {"done": False}, {"status": 7}]
 )
 def test_unsaid(said: Said) -> None:
-    """Where nothing is said, that is known, and refused of providers that always say."""
+    """An answer without any word is refused if its provider always gives one."""
     message = AIMessage("Half of a sent", response_metadata=said)
     assert endings.of_message(message) == Ending(Kind.UNSAID)
     refuse_if_broken(message, "somebody", None)
@@ -155,13 +169,13 @@ def test_unsaid(said: Said) -> None:
 
 @pytest.mark.parametrize("extras", [{"category": "cyber"}, {"finish_reason": "SAFETY"}])
 def test_filter_in_a_block(extras: dict[str, str]) -> None:
-    """A filter's word may be left in a content block alone."""
+    """A filter's word may be in a content block alone."""
     block = {"type": "refusal", "refusal": "", "extras": extras}
     assert endings.of_message(AIMessage([block])).kind is Kind.FILTERED
 
 
 def test_merged_chunks() -> None:
-    """The words of a stream are told apart after LangChain has joined them."""
+    """The words of a stream are separated after LangChain has joined them."""
     chunks = [AIMessageChunk(content="a", response_metadata={"finish_reason": None})]
     for word in ("STOP", "MAX_TOKENS"):
         chunks.append(AIMessageChunk(content="b", response_metadata={"finish_reason": word}))

@@ -1,4 +1,4 @@
-"""What providers' real clients make of what providers really send is read for what it is."""
+"""Messages that providers' real clients make of their wire are read as what they are."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -61,8 +61,8 @@ def look(order: str) -> str:
     return order
 
 
-async def hear(client: Any, *, streamed: bool) -> tuple[AIMessage, Streamed | None]:
-    """What the client makes of the next turn, and of the pieces in which arguments came."""
+async def ask(client: Any, *, streamed: bool) -> tuple[AIMessage, Streamed | None]:
+    """The client's message of the next turn, and the arguments as they were streamed."""
     if not streamed:
         whole = await client.ainvoke("Where is order 77?")
         assert isinstance(whole, AIMessage)
@@ -86,7 +86,7 @@ def refuse(client: BaseChatModel, message: AIMessage, streamed: Streamed | None)
 async def test_whole(client: str, streamed: bool) -> None:
     """A whole answer passes, with its usage and with the reason that its provider gave."""
     async with CLIENTS[client](Turn("All is well.", thinking="Hm, so.")) as chat:
-        message, arguments = await hear(chat, streamed=streamed)
+        message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
     assert (str(message.text), refusal_of(message), blocks_of(message)) == (
         "All is well.", None, None
@@ -101,14 +101,14 @@ async def test_whole(client: str, streamed: bool) -> None:
 async def test_calls(client: str, streamed: bool) -> None:
     """Whole tool calls pass, in whatever pieces their arguments came."""
     async with CLIENTS[client](Turn(calls=ASKS)) as chat:
-        message, arguments = await hear(chat.bind_tools([look]), streamed=streamed)
+        message, arguments = await ask(chat.bind_tools([look]), streamed=streamed)
         refuse(chat, message, arguments)
     assert [(call["name"], call["args"]) for call in message.tool_calls] == ASKS
 
 
 @pytest.mark.parametrize(("client", "streamed"), WAYS)
 async def test_cut(client: str, streamed: bool) -> None:
-    """A cut answer is refused by each of its provider's words; a filter's by a class of its own."""
+    """Each word for a cut answer is refused; a filter's word has a class of its own."""
     kinds = {
         **dict.fromkeys(CUT[client], Kind.CUT),
         **dict.fromkeys(FILTERED[client], Kind.FILTERED),
@@ -116,7 +116,7 @@ async def test_cut(client: str, streamed: bool) -> None:
     for word, kind in kinds.items():
         turn = Turn(HALF, reason=word, refusal=NO if client == "anthropic" else "")
         async with CLIENTS[client](turn) as chat:
-            message, arguments = await hear(chat, streamed=streamed)
+            message, arguments = await ask(chat, streamed=streamed)
             assert endings.of_message(message).kind is kind, word
             with pytest.raises(IncompleteAnswer) as refused:
                 refuse(chat, message, arguments)
@@ -131,7 +131,7 @@ async def test_cut_of_version_1(client: str, streamed: bool) -> None:
     """The same where a client writes LangChain's own blocks, with one that is named refusal."""
     word = FILTERED[client][0]
     async with CLIENTS[client](Turn(HALF, reason=word), output_version="v1") as chat:
-        message, arguments = await hear(chat, streamed=streamed)
+        message, arguments = await ask(chat, streamed=streamed)
         assert refusal_of(message) is None
         with pytest.raises(FilteredAnswer):
             refuse(chat, message, arguments)
@@ -142,7 +142,7 @@ async def test_cut_of_version_1(client: str, streamed: bool) -> None:
 async def test_cut_stream(client: str, turn: Turn) -> None:
     """A stream that ends without its last event is refused, in a text and in a call."""
     async with CLIENTS[client](turn) as chat:
-        message, arguments = await hear(chat.bind_tools([look]), streamed=True)
+        message, arguments = await ask(chat.bind_tools([look]), streamed=True)
         with pytest.raises(IncompleteAnswer):
             refuse(chat, message, arguments)
 
@@ -152,7 +152,7 @@ async def test_blocked_prompt(streamed: bool) -> None:
     """A prompt that Gemini blocked has no answer, and asking again is no help."""
     for word in ("SAFETY", "BLOCKLIST", "OTHER"):
         async with google_wire.model(Turn(blocked=word)) as chat:
-            message, arguments = await hear(chat, streamed=streamed)
+            message, arguments = await ask(chat, streamed=streamed)
             with pytest.raises(FilteredAnswer):
                 refuse(chat, message, arguments)
 
@@ -161,7 +161,7 @@ async def test_blocked_prompt(streamed: bool) -> None:
 async def test_no_reason(streamed: bool) -> None:
     """An older server of Ollama says that it is done, and no more: that is a whole answer."""
     async with ollama_wire.model(Turn("All is well.", reason="")) as chat:
-        message, arguments = await hear(chat, streamed=streamed)
+        message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
 
 
@@ -169,7 +169,7 @@ async def test_no_reason(streamed: bool) -> None:
 async def test_only_loaded(streamed: bool) -> None:
     """Ollama's client drops the end of an answer that only loaded the model; it is refused."""
     async with ollama_wire.model(Turn(HALF, reason="load")) as chat:
-        message, arguments = await hear(chat, streamed=streamed)
+        message, arguments = await ask(chat, streamed=streamed)
         with pytest.raises(IncompleteAnswer):
             refuse(chat, message, arguments)
 
@@ -180,7 +180,7 @@ async def test_only_loaded(streamed: bool) -> None:
 async def test_refusal(client: str, streamed: bool) -> None:
     """A refusal that OpenAI gives as a message of its own is whole, and has its text."""
     async with CLIENTS[client](Turn(refusal=NO)) as chat:
-        message, arguments = await hear(chat, streamed=streamed)
+        message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
     assert (refusal_of(message), str(message.text), blocks_of(message)) == (NO, "", None)
 
@@ -190,15 +190,15 @@ async def test_refusal(client: str, streamed: bool) -> None:
 async def test_refusal_in_each_version(version: str, streamed: bool) -> None:
     """The same in each form in which OpenAI's client writes its messages."""
     async with responses_wire.model(Turn(refusal=NO), output_version=version) as chat:
-        message, _ = await hear(chat, streamed=streamed)
+        message, _ = await ask(chat, streamed=streamed)
     assert refusal_of(message) == NO
 
 
 async def test_refusal_streamed_to_ours() -> None:
-    """Our own client keeps the refusal of a stream, which the library's drops."""
+    """Our own client reads the refusal of a stream, which the library's drops."""
     with serving(openai_wire.Completions(), [Turn(refusal=NO)]) as wire:
         chat = chat_openai("gpt-4.1-mini", base_url=f"{wire.url}/v1", api_key="not-a-secret")
-        message, arguments = await hear(chat, streamed=True)
+        message, arguments = await ask(chat, streamed=True)
     refuse(chat, message, arguments)
     assert refusal_of(message) == NO
 
@@ -209,20 +209,20 @@ async def test_refusal_streamed_to_ours() -> None:
 async def test_image(client: str, streamed: bool, text: str) -> None:
     """An image is a block, with text beside it or alone."""
     async with CLIENTS[client](Turn(text, image=IMAGE)) as chat:
-        message, arguments = await hear(chat, streamed=streamed)
+        message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
     blocks = blocks_of(message)
     assert blocks is not None
-    kept = [{key: block[key] for key in ("type", "base64", "mime_type")} for block in blocks]
-    assert kept == [{"type": "image", "base64": IMAGE, "mime_type": "image/png"}]
+    found = [{key: block[key] for key in ("type", "base64", "mime_type")} for block in blocks]
+    assert found == [{"type": "image", "base64": IMAGE, "mime_type": "image/png"}]
     assert str(message.text) == text
 
 
 @pytest.mark.parametrize("client", ["google", "openai"])
 async def test_voice(client: str) -> None:
-    """What a model says aloud is a block."""
+    """The sound of a model that speaks is a block."""
     async with CLIENTS[client](Turn(audio="AAAA")) as chat:
-        message, _ = await hear(chat, streamed=False)
+        message, _ = await ask(chat, streamed=False)
     blocks = blocks_of(message)
     assert blocks is not None
     assert [block["type"] for block in blocks] == ["audio"]
@@ -234,7 +234,7 @@ async def test_voice(client: str) -> None:
 async def test_only_thoughts(client: str, streamed: bool) -> None:
     """A message of reasoning alone has nothing to answer with."""
     async with CLIENTS[client](Turn(thinking="Hm, so.")) as chat:
-        message, _ = await hear(chat, streamed=streamed)
+        message, _ = await ask(chat, streamed=streamed)
     assert (str(message.text), refusal_of(message), blocks_of(message)) == ("", None, None)
 
 
@@ -256,7 +256,7 @@ async def test_errors(row: str) -> None:
     client, turn, filtered = ERRORS[row]
     async with CLIENTS[client](turn) as chat:
         with pytest.raises(Exception) as raised:  # noqa: PT011 - each client has its own
-            await hear(chat, streamed=False)
+            await ask(chat, streamed=False)
     assert causes.is_filtered(raised.value) is filtered
 
 
@@ -269,7 +269,7 @@ STRUCTURED: dict[str, tuple[Turn, bool, str | None]] = {
 
 @pytest.mark.parametrize("row", STRUCTURED)
 async def test_structured(row: str) -> None:
-    """Where structured output was asked for, its client raises, and what it raised is read."""
+    """The exception of a client that was asked for structured output is classified."""
     turn, filtered, refusal = STRUCTURED[row]
     async with openai_wire.model(turn) as chat:
         with pytest.raises(Exception) as raised:  # noqa: PT011 - each has its own

@@ -1,4 +1,4 @@
-"""A scripted provider on a loopback port: what it says turn by turn, and how it is served.
+"""A scripted provider on a loopback port: its turns, and the server that sends them.
 
 Each `…_wire` module speaks the HTTP of one provider, so that the provider's real client is what a
 test exercises.
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Turn:
-    """What a model says once, and how the message ends.
+    """One message of a model, and how it ends.
 
     `reason` is the provider's own word; without one the message ends as whole messages do. A turn
     that is `cut` is streamed without its last event. `blocked` says why the prompt was refused.
