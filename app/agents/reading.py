@@ -2,7 +2,7 @@
 
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphInterrupt
 
 from app.agents import endings
 from app.agents.refusal import IncompleteAnswer
@@ -40,7 +40,7 @@ def usage(message: AIMessage | None) -> Usage:
 
 def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
     """How a call ended that raised."""
-    if isinstance(error, GraphBubbleUp):
+    if isinstance(error, GraphInterrupt):
         return CallOutcome.INTERRUPTED
     if isinstance(error, IncompleteAnswer):
         return CallOutcome.INCOMPLETE
