@@ -61,6 +61,8 @@ def bound_tools(options: Mapping[str, Any]) -> frozenset[str]:
 
 def names(tool: Any) -> Iterable[str]:
     """The names that one bound tool has: providers group and wrap them in different ways."""
+    if isinstance(tool, str):
+        return (tool,)
     if not isinstance(tool, Mapping):
         name = getattr(tool, "name", None) or getattr(tool, "__name__", None)
         return (name,) if isinstance(name, str) else ()

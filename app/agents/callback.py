@@ -9,6 +9,7 @@ It also refuses: a step beyond the limit, and an answer that is broken. A refusa
 through LangChain, before a model is asked or a tool is run.
 """
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -149,9 +150,14 @@ class RunHandler(Reaching):
             if given is not None:
                 self.turns.branch_ended(ended, given)
         elif isinstance(ended, AgentRun):
+            self._agent_failed(ended, error)
+
+    def _agent_failed(self, agent: AgentRun, error: BaseException) -> None:
+        if not isinstance(error, asyncio.CancelledError):
             handed_over = output_of(error) is not None
-            failed = CallOutcome.INTERRUPTED if ended.waits else CallOutcome.FAILED
-            self._agent_ended(ended, CallOutcome.COMPLETED if handed_over else failed)
+            self._agent_ended(agent, CallOutcome.COMPLETED if handed_over else CallOutcome.FAILED)
+        elif not self.call.stopping():  # else the end of the run closes what is open
+            self._agent_ended(agent, CallOutcome.CANCELLED)
 
     def _agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
         if agent.waits:

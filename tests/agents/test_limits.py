@@ -155,7 +155,7 @@ async def test_no_model_found() -> None:
 
 async def test_hidden_model() -> None:
     """A model that no walk through the graph finds is asked for the last answer too."""
-    model = loops.asks_times("langgraph", math.inf)
+    model = loops.asks_times("langgraph", 2)
 
     class Thinker:
         def __init__(self) -> None:
@@ -230,7 +230,7 @@ async def test_nothing_runs_after_the_limit() -> None:
 
 async def test_own_recursion_limit() -> None:
     """A recursion limit that a user bound to a graph is obeyed, and ends as at the limit."""
-    model = loops.asks_times("create_agent", 8)
+    model = loops.asks_times("create_agent", 3)
     agent = fakes.build("create_agent", model, desk()).with_config(recursion_limit=5)
     told, _ = await limited(agent, 10)
     assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3)
