@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
 from app.agents.inside import OpenTool, SubAgent, enter, inside
-from app.agents.tools import words_for
+from app.agents.tools import is_being_cancelled, words_for
 from app.agents.tree import AgentRun, Place, Tree, asked_by_tool, tool_around
 from app.runs.events import (
     SubAgentFinished,
@@ -154,7 +154,7 @@ class ToolCalls:
 
     def fail(self, run_id: UUID, error: BaseException) -> None:
         """A tool raised."""
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
             if self.call.stopping():
                 return  # the run is being stopped, and closes what is open with its own outcome
             self._ended(run_id, CallOutcome.CANCELLED, None, None)
