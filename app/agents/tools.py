@@ -12,7 +12,7 @@ import inspect
 import threading
 import typing
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -208,7 +208,7 @@ def _worded(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         async def wait(*args: Any, **kwargs: Any) -> Any:
             with _as_failure(tool):
-                return checked(await run(*args, **kwargs))
+                return checked(await _in_own_task(tool, run(*args, **kwargs)))
 
         return _described(wait, run)
 
@@ -233,6 +233,17 @@ def _worded_parse(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., An
             raise _failed(tool, raised) from raised
 
     return call
+
+
+async def _in_own_task(tool: BaseTool, work: Coroutine[Any, Any, Any]) -> Any:
+    """A tool that cancels its own task fails; its executor goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await task
+    except asyncio.CancelledError as raised:
+        if is_being_cancelled():
+            raise
+        raise _failed(tool, raised) from raised
 
 
 @contextmanager
