@@ -1,0 +1,91 @@
+"""Parts of an agent that work with `invoke` only: a run would fail in them, so the start does."""
+
+import dis
+import inspect
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.runnables import Runnable
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.prebuilt import ToolNode
+from langgraph.pregel import Pregel
+
+_SAVING = ("aget_tuple", "aput", "aput_writes")
+_HOOKS = ("wrap_model_call", "wrap_tool_call")
+_MOST_PARTS = 5_000
+# Whose functions call the graphs that they hold in the way in which they are called themselves.
+_LIBRARIES = ("langgraph", "langchain", "deepagents")
+
+
+def saver(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+    """The type of the graph's own saver, if it has no async methods."""
+    own = graph.checkpointer
+    if not isinstance(own, BaseCheckpointSaver):
+        return None
+    written = [getattr(type(own), method) for method in _SAVING]
+    return type(own).__name__ if any(map(_only_refuses, written)) else None
+
+
+def _only_refuses(method: Any) -> bool:
+    """Whether all that a method does is to raise NotImplementedError."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    if code is None or "NotImplementedError" not in code.co_names:
+        return False
+    does = {step.opname for step in dis.get_instructions(code)}
+    return "RAISE_VARARGS" in does and not does & {"RETURN_VALUE", "RETURN_CONST", "GET_AWAITABLE"}
+
+
+def hooks(graph: Pregel[Any, Any, Any, Any]) -> Iterator[tuple[str, str]]:
+    """Middlewares whose hook round a model or tool call has no async form, and that hook."""
+    seen = set()
+    for part in _asked_async(graph):
+        owner = getattr(part, "__self__", None)
+        if not inspect.ismethod(part) or not isinstance(owner, AgentMiddleware):
+            continue
+        for hook in _HOOKS:
+            lacks = getattr(type(owner), f"a{hook}") is getattr(AgentMiddleware, f"a{hook}")
+            if part.__name__ == f"a{hook}" and lacks and (owner.name, hook) not in seen:
+                seen.add((owner.name, hook))
+                yield owner.name, hook
+
+
+def _asked_async(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
+    """What a graph is made of, but for what only its sync nodes call, which work on threads."""
+    waiting: deque[Any] = deque(node.bound for node in graph.nodes.values())
+    seen: set[int] = set()
+    while waiting and len(seen) < _MOST_PARTS:
+        part = waiting.popleft()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        waiting.extend(_inside(part))
+
+
+def _inside(part: Any) -> Iterable[Any]:
+    if isinstance(part, Pregel):
+        return (node.bound for node in part.nodes.values())
+    if isinstance(part, ToolNode):
+        return (part._awrap_tool_call,) if part.tools_by_name else ()
+    if isinstance(part, list | tuple):
+        return part
+    if inspect.ismethod(part):
+        return (part.__func__,)
+    if inspect.isfunction(part):
+        return _closed_over(part)
+    if isinstance(part, Runnable):
+        # The sync form of what has both is for `invoke`.
+        held = ("afunc", "bound", "steps", "runnable", "first", "middle", "last")
+        return [getattr(part, name, None) for name in held]
+    return ()
+
+
+def _closed_over(function: Any) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a cell that is still empty
+            inner = cell.cell_contents
+            if not isinstance(inner, Pregel) or function.__module__.startswith(_LIBRARIES):
+                yield inner
