@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from app.agents.reasons import leaves, reason
+from app.agents.sessions import end_waiting
 from app.runs.containment import building, original
 
 # After this long the operator reads which factory is waited for.
 _SLOW_S = 10.0
 # All agents together may take this long to close what they opened, and then once more to be cut.
 _CLOSE_S, _CUT_S = 5.0, 1.0
+
+_SETTLE_S = 0.2
 
 # Takes the name of an agent and what its factory's task ended with.
 Ended: TypeAlias = Callable[[str, BaseException], None]
@@ -101,6 +104,8 @@ class Factories:
     def _task_done(self, opened: _Opened) -> None:
         if not opened.closing.is_set():
             self.died(opened.name, _error(opened.task))
+            # Its other tasks need a moment to end.
+            opened.task.get_loop().call_later(_SETTLE_S, end_waiting)
         elif not opened.task.cancelled() and opened.task.exception() is not None:
             self.not_closed(opened.name, _error(opened.task))
 
