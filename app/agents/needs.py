@@ -12,7 +12,7 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
-from app.agents import first_reads
+from app.agents import sources
 
 MESSAGES = "messages"
 # Given to every graph with its thread and its steps.
@@ -32,11 +32,11 @@ def default_context(graph: Pregel[Any, Any, Any, Any]) -> Any:
 
 def context(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
     """Fields of its context without which it cannot work."""
-    nodes = list(_functions(graph))
-    former = any(map(first_reads.mentions_configurable, nodes))
-    if graph.context_schema is None or former or any(map(first_reads.looks_for_context, nodes)):
+    wanted = _required(graph.context_schema)
+    manages = (sources.mentions_configurable, sources.looks_for_context)
+    if wanted and any(does(function) for function in _functions(graph) for does in manages):
         return []
-    return _required(graph.context_schema)
+    return wanted
 
 
 def takes_messages(graph: Pregel[Any, Any, Any, Any]) -> bool:
@@ -67,7 +67,7 @@ def configurable(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
         return []
     given = {*((graph.config or {}).get("configurable") or {}), *_GIVEN}
     functions = [f for node in _first(builder) for f in _of(builder.nodes[node].runnable)]
-    return [key for function in functions for key in first_reads.keys(function) if key not in given]
+    return [key for function in functions for key in sources.keys(function) if key not in given]
 
 
 def _required(schema: Any, *, nullable: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
+from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
@@ -21,6 +22,7 @@ from app.agents.executor import ExecutorAgent, takes_history
 from app.agents.factories import Factories, FactoryFailed, is_context
 from app.agents.graph import GraphAgent
 from app.agents.reasons import reason
+from app.agents.sources import finishes_with
 from app.agents.unservable import unservable
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent
@@ -213,15 +215,23 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
             f"{source} is an AgentExecutor whose prompt wants {sorted(wanted)}; Watchkeeper "
             "fills in 'input', which it must want, and nothing else."
         )
-    if "output" not in executor.output_keys:
+    if (keys := _answers_in(executor)) and "output" not in keys:
         raise AgentLoadError(
-            f"{source} is an AgentExecutor that answers in {sorted(executor.output_keys)}; "
-            "Watchkeeper reads the answer from 'output': name it so in the agent's return_values."
+            f"{source} is an AgentExecutor that answers in {sorted(keys)}; Watchkeeper reads the "
+            "answer from 'output': name it so in the return_values of its AgentFinish."
         )
     tools: Sequence[BaseTool] = executor.tools
     info = _info(served, "agent_executor", executor, tuple(tool.name for tool in tools))
     info = replace(info, conversations=takes_history(executor))
     return ExecutorAgent(executor, _own_limits(executor, info))
+
+
+def _answers_in(executor: Any) -> set[str]:
+    """The keys of its answer, as far as its agent, or the code that reads the model, says."""
+    keys = set(executor.agent.return_values)
+    parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+    functions = [part for part in anatomy.parts(executor.agent) if inspect.isfunction(part)]
+    return keys.union(*map(finishes_with, (*(parser.parse for parser in parsers), *functions)))
 
 
 def _own_limits(executor: Any, info: AgentInfo) -> AgentInfo:

@@ -237,7 +237,6 @@ async def test_a_class(shop: Path) -> None:
     [
         ("broken_factory", "RuntimeError: no database"),
         ("broken_async_factory", "OSError: no database"),
-        ("wants_arguments", "TypeError: wants_arguments() missing 1 required positional argument"),
         ("leaving_factory", "SystemExit: use --help"),
     ],
 )

@@ -1,7 +1,8 @@
-"""What the code of a node does with its `configurable` and its context, as far as it can be read.
+"""What the source of a user's function says of what it needs and what it gives.
 
 A node that takes a key out of `config["configurable"]`, with no way round it, fails each run in
-which the key is missing. Code that looks first whether there is a context runs without one.
+which the key is missing. Code that looks first whether there is a context runs without one. What
+cannot be read says nothing.
 """
 
 import ast
@@ -51,6 +52,25 @@ def looks_for_context(function: Any) -> bool:
         for values in asked
         for value in values
     )
+
+
+def finishes_with(function: Any) -> set[str]:
+    """The keys in which it gives the answer of an AgentExecutor, where it names them."""
+    return {
+        str(key.value)
+        for statement in _body(function)
+        for call in ast.walk(statement)
+        if isinstance(call, ast.Call) and _name(call.func) == "AgentFinish"
+        for value in (*call.args[:1], *(k.value for k in call.keywords if k.arg == "return_values"))
+        if isinstance(value, ast.Dict)
+        for key in value.keys
+        if isinstance(key, ast.Constant)
+    }
+
+
+def _name(called: ast.expr) -> str:
+    """The last part of a name, as of `agents.AgentFinish`."""
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
 def _asked(node: ast.AST) -> Sequence[ast.AST]:
