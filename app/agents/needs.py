@@ -1,6 +1,7 @@
 """What a graph must be given beside a question, which callers have no way to send."""
 
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -8,11 +9,12 @@ from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_o
 
 from langgraph.channels.base import BaseChannel
 from langgraph.graph import START
+from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
-from app.agents import sources
+from app.agents import anatomy, sources, sync_only
 
 MESSAGES = "messages"
 # Given to every graph with its thread and its steps.
@@ -56,7 +58,8 @@ def inputs(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
         if not is_typeddict(schema):  # which nobody checks, so that its keys may be missing
             needed += _required(schema, nullable=True)
     if builder.input_schema is not builder.state_schema and not _is_made(builder.input_schema):
-        needed += _required(builder.input_schema)
+        spared = set[str]().union(*map(sources.keys_with_default, _functions(graph)))
+        needed += [key for key in _required(builder.input_schema) if key not in spared]
     return [k for k in dict.fromkeys(needed) if k != MESSAGES and not _has_value(graph, k)]
 
 
@@ -120,9 +123,17 @@ def _first(builder: Any) -> Iterator[str]:
 
 
 def _functions(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
+    """The user's own functions that its nodes, its hooks and its tools are."""
     builder = getattr(graph, "builder", None)
-    for node in builder.nodes.values() if builder else ():
-        yield from _of(node.runnable)
+    nodes = (node.runnable for node in builder.nodes.values()) if builder else ()
+    parts = [function for node in nodes for function in _of(node)]
+    parts += sync_only.asked_async(graph)
+    for node in anatomy.find_all(graph, ToolNode):
+        for tool in node.tools_by_name.values():
+            parts += [getattr(tool, "func", None), getattr(tool, "coroutine", None)]
+    for part in parts:
+        if inspect.isfunction(part) and not part.__module__.startswith(sync_only.LIBRARIES):
+            yield part
 
 
 def _of(runnable: Any) -> Iterator[Any]:

@@ -35,6 +35,17 @@ def keys(function: Any) -> list[str]:
     return list(found)
 
 
+def keys_with_default(function: Any) -> set[str]:
+    """The keys that it reads with `.get()`, from whatever it may be."""
+    return {
+        str(call.args[0].value)
+        for statement in _body(function)
+        for call in ast.walk(statement)
+        if isinstance(call, ast.Call) and _name(call.func) == "get"
+        if call.args and isinstance(call.args[0], ast.Constant)
+    }
+
+
 def mentions_configurable(function: Any) -> bool:
     """Whether it takes its parameters from there, as graphs did before there was a context."""
     return any(

@@ -17,7 +17,7 @@ _SAVING = ("aget_tuple", "aput", "aput_writes")
 _HOOKS = ("wrap_model_call", "wrap_tool_call")
 _MOST_PARTS = 5_000
 # Whose functions call the graphs that they hold in the way in which they are called themselves.
-_LIBRARIES = ("langgraph", "langchain", "deepagents")
+LIBRARIES = ("langgraph", "langchain", "deepagents")
 
 
 def saver(graph: Pregel[Any, Any, Any, Any]) -> str | None:
@@ -41,7 +41,7 @@ def _only_refuses(method: Any) -> bool:
 def hooks(graph: Pregel[Any, Any, Any, Any]) -> Iterator[tuple[str, str]]:
     """Middlewares whose hook round a model or tool call has no async form, and that hook."""
     seen = set()
-    for part in _asked_async(graph):
+    for part in asked_async(graph):
         owner = getattr(part, "__self__", None)
         if not inspect.ismethod(part) or not isinstance(owner, AgentMiddleware):
             continue
@@ -52,7 +52,7 @@ def hooks(graph: Pregel[Any, Any, Any, Any]) -> Iterator[tuple[str, str]]:
                 yield owner.name, hook
 
 
-def _asked_async(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
+def asked_async(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
     """What a graph is made of, but for what only its sync nodes call, which work on threads."""
     waiting: deque[Any] = deque(node.bound for node in graph.nodes.values())
     seen: set[int] = set()
@@ -87,5 +87,5 @@ def _closed_over(function: Any) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # a cell that is still empty
             inner = cell.cell_contents
-            if not isinstance(inner, Pregel) or function.__module__.startswith(_LIBRARIES):
+            if not isinstance(inner, Pregel) or function.__module__.startswith(LIBRARIES):
                 yield inner

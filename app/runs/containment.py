@@ -17,8 +17,12 @@ from app.runs.deadline import current
 building: ContextVar[bool] = ContextVar("watchkeeper_building", default=False)
 
 
+# GeneratorExit has a meaning of its own to the generators that it passes: they take it for a close.
+_EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
 class Contained(BaseException):
-    """Stands for the SystemExit or KeyboardInterrupt that is its cause.
+    """Stands for the exit that is its cause: what was raised to end more than one task.
 
     It is no Exception: what the user's code lets pass of the one, it lets pass of the other.
     """
@@ -82,7 +86,7 @@ class _Contained(Coroutine[Any, Any, Any]):
     def send(self, value: Any) -> Any:
         try:
             return self._work.send(value)
-        except (SystemExit, KeyboardInterrupt) as raised:
+        except _EXITS as raised:
             if _is_operators(raised):
                 raise
             raise Contained from raised
@@ -90,7 +94,7 @@ class _Contained(Coroutine[Any, Any, Any]):
     def throw(self, *error: Any) -> Any:
         try:
             return self._work.throw(*error)
-        except (SystemExit, KeyboardInterrupt) as raised:
+        except _EXITS as raised:
             if _is_operators(raised):
                 raise
             raise Contained from raised
