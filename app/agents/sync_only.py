@@ -14,7 +14,6 @@ from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
 _SAVING = ("aget_tuple", "aput", "aput_writes")
-_HOOKS = ("wrap_model_call", "wrap_tool_call")
 _MOST_PARTS = 5_000
 # Whose functions call the graphs that they hold in the way in which they are called themselves.
 LIBRARIES = ("langgraph", "langchain", "deepagents")
@@ -38,23 +37,33 @@ def _only_refuses(method: Any) -> bool:
     return "RAISE_VARARGS" in does and not does & {"RETURN_VALUE", "RETURN_CONST", "GET_AWAITABLE"}
 
 
-def hooks(graph: Pregel[Any, Any, Any, Any]) -> Iterator[tuple[str, str]]:
+def hooks(graph: Pregel[Any, Any, Any, Any]) -> list[tuple[str, str]]:
     """Middlewares whose hook round a model or tool call has no async form, and that hook."""
-    seen = set()
-    for part in asked_async(graph):
-        owner = getattr(part, "__self__", None)
-        if not inspect.ismethod(part) or not isinstance(owner, AgentMiddleware):
-            continue
-        for hook in _HOOKS:
-            lacks = getattr(type(owner), f"a{hook}") is getattr(AgentMiddleware, f"a{hook}")
-            if part.__name__ == f"a{hook}" and lacks and (owner.name, hook) not in seen:
-                seen.add((owner.name, hook))
-                yield owner.name, hook
+    parts = list(asked_async(graph))
+    tools = [n for n in parts if isinstance(n, ToolNode) and n.tools_by_name]
+    found = _lacking("wrap_model_call", parts)
+    found += _lacking("wrap_tool_call", _reached([node._awrap_tool_call for node in tools]))
+    return list(dict.fromkeys(found))
+
+
+def _lacking(hook: str, parts: Iterable[Any]) -> list[tuple[str, str]]:
+    """Those of a hook's async forms that only say that there is none."""
+    none = getattr(AgentMiddleware, f"a{hook}")
+    return [
+        (owner.name, hook)
+        for part in parts
+        if inspect.ismethod(part) and part.__func__ is none
+        if isinstance(owner := part.__self__, AgentMiddleware)
+    ]
 
 
 def asked_async(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
     """What a graph is made of, but for what only its sync nodes call, which work on threads."""
-    waiting: deque[Any] = deque(node.bound for node in graph.nodes.values())
+    return _reached([graph])
+
+
+def _reached(parts: Iterable[Any]) -> Iterator[Any]:
+    waiting = deque(parts)
     seen: set[int] = set()
     while waiting and len(seen) < _MOST_PARTS:
         part = waiting.popleft()
@@ -69,7 +78,7 @@ def _inside(part: Any) -> Iterable[Any]:
     if isinstance(part, Pregel):
         return (node.bound for node in part.nodes.values())
     if isinstance(part, ToolNode):
-        return (part._awrap_tool_call,) if part.tools_by_name else ()
+        return ()
     if isinstance(part, list | tuple):
         return part
     if inspect.ismethod(part):
