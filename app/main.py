@@ -103,7 +103,7 @@ def assemble(settings: Settings) -> Parts:
     factories = Factories(
         settings.factory_s,
         died=lambda name, error: logs.failed(lines.FACTORY_ENDED, error, agent=name),
-        not_closed=lambda name, error: logs.failed(lines.AGENT_NOT_CLOSED, error, agent=name),
+        not_closed=lambda name, error: logs.failed(lines.FACTORY_NOT_CLOSED, error, agent=name),
         slow=_tell_slow,
     )
     return Parts(settings, service, pipeline, durable, factories)

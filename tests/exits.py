@@ -10,7 +10,7 @@ from langchain_classic.agents import AgentExecutor
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
 
 from tests import fakes, faults
@@ -56,6 +56,7 @@ def places(leave: Callable[[], BaseException]) -> dict[str, Any]:
         "task": faults.graph_of(in_a_task),
         "gather": faults.graph_of(beside),
         "group": faults.graph_of(in_a_group),
+        "runnable": faults.graph_of(_Node(leave)),
         "graph": faults.graph_of(faults.graph_of(soon)),
         "model": create_agent(_leaving_model(leave), []),
         "model-thread": create_agent(faults.SyncModel(script=now), []),
@@ -82,6 +83,20 @@ def tool_that_leaves(leave: Callable[[], BaseException], kind: str, *, thread: b
 
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
     return fakes.build(kind, model, [on_thread if thread else on_loop])
+
+
+class _Node(Runnable[Any, Any]):
+    """A node that is no function."""
+
+    def __init__(self, leave: Callable[[], BaseException]) -> None:
+        self._leave = leave
+
+    def invoke(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    async def ainvoke(self, *_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0)
+        raise self._leave()
 
 
 class _Leaving(fakes.ScriptedModel):

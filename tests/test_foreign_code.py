@@ -122,7 +122,7 @@ IN_ORDER = ["open opened", "open opened_later", "close opened_later", "close ope
 def test_served(here: Path, how: str) -> None:
     """Factories may lose what they opened and agents may exit: the service goes on."""
     with served(here, how, *ALL) as service:
-        (line,) = logged(service, "agent_factory_ended")
+        (line,) = logged(service, "factory_ended")
         assert (line["level"], line["agent"]) == ("error", "dies")
         assert line["error_type"] == "CancelledError"
         for agent in ("quits", "interrupts"):
@@ -151,7 +151,7 @@ def test_a_worker(here: Path) -> None:
             told = httpx.get(f"{service.url}{place}", **waited).json()  # type: ignore[arg-type]
             assert (told["status"], told["attempts"]) == ("failed", 1)
             assert told["error"]["code"] == "agent_failed"
-            assert logged(worker, "agent_factory_ended")[0]["agent"] == "dies"
+            assert logged(worker, "factory_ended")[0]["agent"] == "dies"
             worker.signal()
             assert worker.wait(60) == 0
     assert notes(here) == IN_ORDER

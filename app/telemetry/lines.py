@@ -53,17 +53,17 @@ LOOP_BLOCKED = Line(
     "event_loop_blocked", "warning", "Code at `where` held the event loop, and so every run."
 )
 FACTORY_SLOW = Line(
-    "agent_factory_slow",
+    "factory_slow",
     "warning",
     "The start waits for the factory of `agent`, which gave none yet.",
 )
 FACTORY_ENDED = Line(
-    "agent_factory_ended",
+    "factory_ended",
     "error",
     "What the factory of `agent` opened failed or was cancelled; its tools may fail from now on.",
 )
-AGENT_NOT_CLOSED = Line(
-    "agent_not_closed",
+FACTORY_NOT_CLOSED = Line(
+    "factory_not_closed",
     "error",
     "What the factory of `agent` opened failed as it was closed, or was not closed in time.",
 )
