@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from app.runs.containment import Contained, original
 from app.runs.errors import AgentFailed, DeadlineExceeded, HandedOver, StoreUnavailable
 from app.runs.events import RunStarted
 from app.runs.live import Run
@@ -55,8 +56,8 @@ async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
         await call.fence.passed()  # which knows whether its caller has ended it
         # It is this process's, and its thread another run's: it was stored too late to have it.
         raise StoreUnavailable from lost
-    except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
-        raise AgentFailed from raised
+    except (SystemExit, KeyboardInterrupt, Contained) as raised:
+        raise AgentFailed from original(raised)  # an agent does not end the service
 
 
 def stored_s(run: Run) -> float:

@@ -52,6 +52,21 @@ UNHANDLED = Line("unhandled_error", "error", "A task that nobody waits for any m
 LOOP_BLOCKED = Line(
     "event_loop_blocked", "warning", "Code at `where` held the event loop, and so every run."
 )
+FACTORY_SLOW = Line(
+    "factory_slow",
+    "warning",
+    "The start waits for the factory of `agent`, which gave none yet.",
+)
+FACTORY_ENDED = Line(
+    "factory_ended",
+    "error",
+    "What the factory of `agent` opened failed or was cancelled; its tools may fail from now on.",
+)
+FACTORY_NOT_CLOSED = Line(
+    "factory_not_closed",
+    "error",
+    "What the factory of `agent` opened failed as it was closed, or was not closed in time.",
+)
 SERVICE_STARTED = Line("service_started", "info", "The service takes requests.")
 SERVICE_DRAINING = Line("service_draining", "info", "The service was told to stop.")
 SERVICE_STOPPED = Line("service_stopped", "info", "The service has stopped.")

@@ -21,6 +21,7 @@ import structlog
 from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.runs.containment import original
 from app.runs.deadline import current
 from app.telemetry import lines, redact
 from app.telemetry.lines import Line
@@ -87,6 +88,11 @@ def written(within_s: float = 2.0) -> bool:
     return _Log.writer is None or _Log.writer.written(within_s)
 
 
+def is_open() -> bool:
+    """Whether lines are written anywhere."""
+    return _Log.writer is not None
+
+
 def is_on(level: str) -> bool:
     """Whether lines of this level are written."""
     return _LEVELS[level] >= _Log.level
@@ -105,9 +111,10 @@ def say(level: str, line: Line, **fields: Any) -> None:
         _Log.write(event=line.event, level=level, logger="watchkeeper", **fields)
 
 
-def failed(line: Line, error: BaseException) -> None:
+def failed(line: Line, error: BaseException, **fields: Any) -> None:
     """An error that nothing else answered: its type and place, never its text."""
-    say("error", line, error_type=error_type(error), error_at=frames(error))
+    raised = original(error)
+    say("error", line, **fields, error_type=error_type(raised), error_at=frames(raised))
 
 
 def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
