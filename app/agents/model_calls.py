@@ -9,7 +9,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import reading
+from app.agents import call_ids, reading
 from app.agents.broken import Streamed, refuse_if_broken
 from app.agents.inside import OpenTool, inside
 from app.agents.refusal import CeilingReached, IncompleteAnswer
@@ -167,6 +167,7 @@ class ModelCalls:
         try:
             if message is not None and self.refuses:
                 refuse_if_broken(message, opened.provider, opened.streamed)
+                call_ids.complete(message)
         except IncompleteAnswer as broken:
             self._ended(call_id, opened, CallOutcome.INCOMPLETE, broken, message)
             raise

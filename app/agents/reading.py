@@ -5,8 +5,12 @@ from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphBubbleUp
 
 from app.agents.refusal import IncompleteAnswer
+from app.runs import plain
 from app.runs.errors import HandedOver
 from app.runs.model import CallOutcome, Usage
+
+# More tokens than anybody spends: beyond it a number is a fault of who tells it.
+_MOST = 1_000_000_000_000
 
 
 def message(response: LLMResult) -> AIMessage | None:
@@ -26,7 +30,7 @@ def usage(message: AIMessage | None) -> Usage:
     read = spent.get("input_token_details") or {}
     written = spent.get("output_token_details") or {}
     counts = [n for n in (*spent.values(), *read.values(), *written.values()) if n is not None]
-    if not all(isinstance(n, int | dict) for n in counts):
+    if not all(isinstance(n, dict) or (isinstance(n, int) and 0 <= n <= _MOST) for n in counts):
         raise TypeError("a provider told its usage in other than whole numbers")
     return Usage(
         input_tokens=spent.get("input_tokens") or 0,
@@ -52,4 +56,4 @@ def finish_reason(message: AIMessage | None) -> str | None:
     """Why the provider says the message ended."""
     said = message.response_metadata if message is not None else {}
     reason = said.get("finish_reason") or said.get("stop_reason") or said.get("status")
-    return str(reason) if reason else None
+    return plain.name(reason) if reason else None

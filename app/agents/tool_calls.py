@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
 from app.agents.inside import OpenTool, SubAgent, enter, inside
+from app.runs import plain
 from app.runs.events import (
     Emit,
     SubAgentFinished,
@@ -80,7 +81,9 @@ class ToolCalls:
         self._position = self._position + 1 if iteration == self._turn else 1
         self._turn = iteration
         place = f"{iteration}.{tool_call_id or self._position}"
-        said = hashlib.sha256(f"{name}\0{arguments}".encode("utf-8", "replace")).hexdigest()
+        said = hashlib.sha256(
+            f"{name}\0{plain.text(arguments)}".encode("utf-8", "replace")
+        ).hexdigest()
         return f"{self.about['run_id']}:{place}:{said[:8]}"
 
     def asks_agent(self, tool: OpenTool, name: str) -> None:
@@ -120,7 +123,7 @@ class ToolCalls:
         soft = isinstance(output, ToolMessage) and output.status == "error"
         error = opened.error if opened else None
         outcome = CallOutcome.TOOL_ERROR if soft or error else CallOutcome.COMPLETED
-        result = str(output.text if isinstance(output, BaseMessage) else output)
+        result = plain.text(output.text if isinstance(output, BaseMessage) else output)
         self._ended(run_id, outcome, result, error)
 
     def fail(self, run_id: UUID, error: BaseException) -> None:

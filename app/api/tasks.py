@@ -240,7 +240,7 @@ async def _submit(
     spec = TaskSpec(
         id=new_id(info.name, key),
         agent=info.name,
-        request=body.request(info),
+        request=body.request(info, key),
         fingerprint=body.fingerprint() if key else "",
         traceparent=service.trace(),
     )

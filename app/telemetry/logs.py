@@ -21,6 +21,7 @@ import structlog
 from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.runs import plain, rendering
 from app.runs.deadline import current
 from app.telemetry import lines, redact
 from app.telemetry.lines import Line
@@ -34,6 +35,7 @@ _QUIET = (
 )  # fmt: skip
 _SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _LONGEST_VALUE = 1_000
+_LONGEST_FIELD = 4_000
 _SHORT = 12  # shorter than any key
 
 
@@ -118,7 +120,7 @@ def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 def error_type(error: BaseException | None) -> str | None:
     """The type of an exception."""
-    return None if error is None else type(error).__name__
+    return None if error is None else plain.name(type(error).__name__)
 
 
 def frames(error: BaseException | None) -> list[str] | None:
@@ -177,8 +179,8 @@ def _dumps(line: EventDict, **_: Any) -> str:
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # what JSON in UTF-8 has no form for: huge numbers, halves of characters
-        told = {str(key): str(value) for key, value in line.items()}
-        return json_module.dumps(told)
+        shown = {plain.name(key): rendering.preview(v, _LONGEST_FIELD) for key, v in line.items()}
+        return json_module.dumps(shown)
 
 
 def _timestamp(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
@@ -217,7 +219,9 @@ def _safe(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 def _scrubbed(value: Any) -> Any:
     if isinstance(value, str):
-        return redact.scrubbed(value, _LONGEST_VALUE) if len(value) > _SHORT else value
+        return (
+            redact.scrubbed(value, _LONGEST_VALUE) if len(value) > _SHORT else plain.sendable(value)
+        )
     if isinstance(value, dict):
         return {_scrubbed(str(key)): _scrubbed(inner) for key, inner in value.items()}
     return [_scrubbed(inner) for inner in value] if isinstance(value, list | tuple) else value
