@@ -82,7 +82,7 @@ class RunHandler(BaseCallbackHandler):
         self.iterations = call.iterations
         self.finishing = False
         self.models = ModelCalls(call, self.about, clock, refuses)
-        self.tool_calls = ToolCalls(call.emit, self.about, clock, call.fence)
+        self.tool_calls = ToolCalls(call.emit, self.about, clock, call.fence, call.operation)
 
     @_watching
     def on_chat_model_start(

@@ -31,6 +31,7 @@ class ToolCalls:
     about: Mapping[str, str]
     clock: Callable[[], float]
     fence: Fence | None = None
+    operation: str | None = None
     _turn: int = 0
     _position: int = 0
     _open: dict[UUID, OpenTool] = field(default_factory=dict)
@@ -76,15 +77,17 @@ class ToolCalls:
     def _key(self, name: str, arguments: Any, iteration: int, tool_call_id: str | None) -> str:
         """Its turn, and the model's own id of it there, which is kept with its message.
 
-        Without one its place in the turn stands for it.
+        Without one its place in the turn stands for it. So it does where no message is kept and
+        the run may be repeated with its key: the model then gives other ids.
         """
         self._position = self._position + 1 if iteration == self._turn else 1
         self._turn = iteration
-        place = f"{iteration}.{tool_call_id or self._position}"
+        own_id = None if self.operation is not None and self.fence is None else tool_call_id
+        place = f"{iteration}.{own_id or self._position}"
         said = hashlib.sha256(
             f"{name}\0{plain.text(arguments)}".encode("utf-8", "replace")
         ).hexdigest()
-        return f"{self.about['run_id']}:{place}:{said[:8]}"
+        return f"{self.operation or self.about['run_id']}:{place}:{said[:8]}"
 
     def asks_agent(self, tool: OpenTool, name: str) -> None:
         """A tool asks an agent of its own; another one than before ends the one before."""

@@ -31,7 +31,8 @@ class AgentCall:
 
     `say` takes the text of models as it comes; it is None where nobody reads it. A `durable` run
     keeps its steps, so that another attempt goes on from there; `resumed` says that there was one
-    before, and `iterations` how many it had.
+    before, and `iterations` how many it had. Runs of one `operation` repeat each other, so the
+    calls of their tools have the same idempotency keys.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class AgentCall:
     resumed: bool = False
     iterations: int = 0
     fence: Fence | None = None
+    operation: str | None = None
 
 
 class Agent(Protocol):

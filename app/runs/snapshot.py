@@ -55,7 +55,7 @@ def restore(progress: Progress, log: Sequence[Mapping[str, Any]], *, whole: bool
     progress.unpriced = last["unpriced"]
     progress.ttft_s = last["ttft_s"]
     # Rows of earlier versions tell of tools only.
-    progress.acted = last.get("acted", bool(last.get("tool_calls")))
+    progress.acted = last.get("acted", bool(last.get("tool_calls") or _steps(said)))
     if not whole:
         progress.iterations = last["iterations"]
         progress.steps = _steps(said)

@@ -217,14 +217,19 @@ def _safe(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     return line
 
 
-def _scrubbed(value: Any) -> Any:
+def _scrubbed(value: Any, levels: int = 8) -> Any:
     if isinstance(value, str):
         return (
             redact.scrubbed(value, _LONGEST_VALUE) if len(value) > _SHORT else plain.sendable(value)
         )
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if not levels:
+        return plain.type_name(value)
     if isinstance(value, dict):
-        return {_scrubbed(str(key)): _scrubbed(inner) for key, inner in value.items()}
-    return [_scrubbed(inner) for inner in value] if isinstance(value, list | tuple) else value
+        named = ((_scrubbed(plain.text(key)), inner) for key, inner in value.items())
+        return {key: _scrubbed(inner, levels - 1) for key, inner in named}
+    return [_scrubbed(inner, levels - 1) for inner in value]
 
 
 def _where_it_failed(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
