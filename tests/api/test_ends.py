@@ -3,6 +3,7 @@
 Agents of the core's own port stand in the places of graphs, so that they can end with anything.
 """
 
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field, SecretStr
 
+from app.runs.events import IterationLimitReached
 from app.runs.model import AgentAnswer, Limit, Outcome
 from app.runs.ports import AgentCall
 from tests import fakes, faults
@@ -51,7 +53,10 @@ OUTPUTS: dict[str, tuple[Callable[[], Any], Any]] = {
 def ends_with(make: Callable[[], Any], **marks: Any) -> Callable[[AgentCall], Any]:
     """A script whose answer has this output."""
 
-    async def script(_: AgentCall) -> AgentAnswer:
+    async def script(call: AgentCall) -> AgentAnswer:
+        if limit := marks.get("limit"):
+            about: Any = {"run_id": call.run_id, "agent": "limited", "at": time.monotonic()}
+            call.emit(IterationLimitReached(**about, iteration_limit=10, limit=limit))
         return AgentAnswer(f"done{HALF}", output=make(), **marks)
 
     return script
@@ -224,6 +229,8 @@ async def test_the_limit(watch: Watched, mode: str) -> None:
     """Which limit stopped a run is in the answer, the line, the span and the record."""
     ended = await ask(watch, "limited", mode)
     line = await watch.log.one("run_finished", run_id=ended.run_id)
+    reached = await watch.log.one("iteration_limit_reached", run_id=ended.run_id)
+    assert (reached["limit"], reached["iteration_limit"]) == ("model_calls", 10)
     span = root_of(await watch.trace_of(ended.run_id), ended.run_id)
     record = (await watch.desk.client.get(f"/runs/{ended.run_id}")).json()
     for told in (ended.body, line, record):
