@@ -9,7 +9,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import endings, reading
+from app.agents import call_ids, endings, reading
 from app.agents.asking import Asking
 from app.agents.broken import Streamed, refuse_if_broken, refuse_if_cut
 from app.agents.endings import Ending
@@ -170,6 +170,7 @@ class ModelCalls:
             refuse_if_cut(ending)
         else:
             refuse_if_broken(message, opened.provider, opened.streamed, ending)
+            call_ids.complete(message)
 
     def keep_result(self, output: Any) -> None:
         """A tool gave this: it may be what the latest turn asked for."""

@@ -39,7 +39,11 @@ STORE_UNREACHABLE = Line(
 )
 STORE_BACK = Line("store_back", "info", "The store answers again.")
 RUN_TIMED_OUT = Line("run_timed_out", "warning", "A run missed its deadline; `phase` held it.")
-LIMIT_REACHED = Line("iteration_limit_reached", "warning", "A run was stopped at its limit.")
+LIMIT_REACHED = Line(
+    "iteration_limit_reached",
+    "warning",
+    "A run was stopped at its limit; `limit` says of what: iterations or model_calls.",
+)
 LLM_CALL = Line("llm_call", "debug; warning on failure", "A model call ended.")
 TOOL_CALL = Line("tool_call", "debug", "A tool call ended.")
 TOOL_REJECTED = Line("tool_rejected", "warning", "The model asked for what cannot be run.")
