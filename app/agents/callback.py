@@ -134,6 +134,8 @@ class RunHandler(Reaching):
         ended = self.tree.end(run_id)
         if isinstance(ended, Branch):
             self.turns.branch_ended(ended, outputs)
+            if self.limits.last_words is not None:
+                self.limits.restate(messages_in(outputs))
             if ended.node in self._limit_nodes and tool_around(ended) is None:
                 self.library_limit += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
         elif isinstance(ended, AgentRun):
