@@ -1,6 +1,7 @@
 """The fold over a run's facts: timings that add up, and what holds the run."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -265,6 +266,14 @@ def test_an_end_without_a_start_is_ignored() -> None:
     progress = told(started(ARRIVED), tool_end(ARRIVED + 1, "ghost"), model_end(ARRIVED + 1, "x"))
     assert progress.steps == []
     assert progress.open == {}
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_a_call_without_an_id(given: str | None) -> None:
+    """A call that its model gave no id, or an empty one, has one of its own."""
+    calls = [replace(tool(ARRIVED, call_id), tool_call_id=given) for call_id in ("a", "b")]
+    ends = [tool_end(ARRIVED + 1, call_id) for call_id in ("a", "b")]
+    assert [step.call_id for step in told(started(ARRIVED), *calls, *ends).steps] == ["a", "b"]
 
 
 def test_cut_at_4_kilobytes() -> None:
