@@ -16,6 +16,8 @@ from tests.tasks import background
 from tests.telemetry.watched import Watched, watched
 
 MODES = ("sync", "stream", "background")
+# Shorter than the time for which the client waits for an answer.
+TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,10 @@ class Served:
     ) -> Run:
         """Ask an agent once, perhaps with an idempotency key, and read every report of the run."""
         before = await self.watch.scrape()
-        asked = _Asking({"question": question, **body}, {"Idempotency-Key": key} if key else {})
+        asked = _Asking(
+            {"question": question, "timeout": TIMEOUT_S, **body},
+            {"Idempotency-Key": key} if key else {},
+        )
         match mode:
             case "stream":
                 status, end, events = await self._streamed(agent, asked)

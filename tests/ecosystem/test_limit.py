@@ -301,7 +301,7 @@ async def test_many_steps_before_a_model(serve: Serve) -> None:
         graph.add_edge("step19", "ask")
         return graph.compile()
 
-    await serve(build, completed("I read: sun in Bonn", 1, 1), max_iterations=1)
+    await serve(build, completed("I read: sun in Bonn", 1, 1), max_iterations=2)
 
 
 def of_create_agent(model: Model) -> Any:
