@@ -219,10 +219,10 @@ def _result(message: AIMessage) -> ChatResult:
 
 
 def _chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
-    words = [f"{word} " for word in message.content.split(" ")] if message.content else []
-    parts: list[Any] = words if isinstance(message.content, str) else [message.content]
-    if words:
-        parts[-1] = parts[-1].removesuffix(" ")
+    parts: list[Any] = [[block] for block in message.content]
+    if isinstance(message.content, str):
+        parts = [f"{word} " for word in message.content.split(" ")] if message.content else []
+        parts[-1:] = [part.removesuffix(" ") for part in parts[-1:]]
     for part in parts:
         yield ChatGenerationChunk(message=AIMessageChunk(content=part))
     requests = [
@@ -231,7 +231,7 @@ def _chunks(message: AIMessage) -> Iterator[ChatGenerationChunk]:
     ]
     yield ChatGenerationChunk(
         message=AIMessageChunk(
-            content="",
+            content="" if isinstance(message.content, str) else [],
             tool_call_chunks=requests,
             additional_kwargs=message.additional_kwargs,
             usage_metadata=message.usage_metadata,

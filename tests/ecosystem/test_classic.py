@@ -16,10 +16,8 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import Expected, completed, failed, limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls
 from tests.ecosystem.serves import serves
+from tests.ecosystem.toolbox import TOOLS_PROMPT
 
-TOOLS_PROMPT = ChatPromptTemplate.from_messages(
-    [("system", "You travel."), ("human", "{input}"), ("placeholder", "{agent_scratchpad}")]
-)
 TEXT_PROMPT = PromptTemplate.from_template(
     "You travel. Tools: {tools} {tool_names}\nQuestion: {input}\n{agent_scratchpad}"
 )
@@ -115,8 +113,9 @@ KINDS = [
     ),
 ]
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-BY_TEXT = [kind for kind in KINDS if isinstance(kind.asks, str)]
-by_text = pytest.mark.parametrize("kind", BY_TEXT, ids=lambda kind: kind.name)
+# The parsers of the other kinds take any text for an answer.
+STRICT = [kind for kind in KINDS if kind.name in ("react", "json_chat", "self_ask")]
+strict = pytest.mark.parametrize("kind", STRICT, ids=lambda kind: kind.name)
 
 
 def turns(*lines: Line) -> Model:
@@ -173,11 +172,9 @@ async def test_an_answer_in_plain_words(serve: Serve, kind: Kind) -> None:
     await serve(lambda: kind.executor(model), expected, max_iterations=2)
 
 
-@by_text
+@strict
 async def test_a_turn_that_cannot_be_parsed(serve: Serve, kind: Kind) -> None:
     """Nonsense that the executor gives back to its model is a turn without a call."""
-    if kind.name in ("structured_chat", "xml"):
-        pytest.skip("its parser takes any text for an answer")
     model = turns(kind.nonsense, kind.asks, kind.answers)
 
     def build() -> Any:
@@ -187,11 +184,9 @@ async def test_a_turn_that_cannot_be_parsed(serve: Serve, kind: Kind) -> None:
 
 
 @serves("langchain-classic", "a parse error that nobody handles", "The model's failure.")
-@by_text
+@strict
 async def test_a_parse_error_is_the_models_failure(serve: Serve, kind: Kind) -> None:
     """Nonsense that the executor does not handle is a broken answer of its model."""
-    if kind.name in ("structured_chat", "xml"):
-        pytest.skip("its parser takes any text for an answer")
     await serve(lambda: kind.executor(turns(kind.nonsense)), _model_failed())
 
 

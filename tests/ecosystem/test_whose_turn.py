@@ -18,7 +18,6 @@ from langchain.agents.middleware import (
 )
 from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
 from langchain_core.messages import ToolMessage
-from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
@@ -28,7 +27,7 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls, last_result, loops
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, stock, weather
+from tests.ecosystem.toolbox import TOOLS_PROMPT, asking, stock, weather
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 LOOK = call("weather", city="Bonn")
@@ -208,11 +207,8 @@ async def test_what_stands_before_an_executor_is_no_turn(serve: Serve, rewrites:
     """A chain in front of an executor's agent may ask a model of its own."""
 
     def build() -> Any:
-        prompt = ChatPromptTemplate.from_messages(
-            [("system", "You travel."), ("human", "{input}"), ("placeholder", "{agent_scratchpad}")]
-        )
         hint = RunnableLambda(lambda given: given["input"]) | rewrites()
-        agent = create_tool_calling_agent(traveller(), [weather], prompt)
+        agent = create_tool_calling_agent(traveller(), [weather], TOOLS_PROMPT)
         return AgentExecutor(agent=RunnablePassthrough.assign(hint=hint) | agent, tools=[weather])
 
     await serve(build, completed(READ, 1, 1))

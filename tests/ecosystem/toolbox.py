@@ -5,12 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.messages import SystemMessage
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from tests.ecosystem.model import Model
+
+TOOLS_PROMPT = ChatPromptTemplate.from_messages(
+    [("system", "You travel."), ("human", "{input}"), ("placeholder", "{agent_scratchpad}")]
+)
 
 
 @tool
