@@ -121,8 +121,9 @@ class Model(BaseChatModel):
         return "scripted"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, Any]:
-        """Bind tools in the form of OpenAI."""
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
+        """Bind tools in the form of OpenAI; those that a provider has itself stay as they are."""
+        bound = [t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools]
+        return self.bind(tools=bound, **kwargs)
 
     def in_run(self, run_id: str) -> list[Asked]:
         """The calls that were made in a run, in order."""
@@ -197,7 +198,7 @@ def _is_reply(message: BaseMessage) -> bool:
 
 
 def _name(tool: Any) -> str:
-    return str(tool["function"]["name"] if "function" in tool else tool.get("name"))
+    return str(tool.get("function", tool).get("name", tool.get("type")))
 
 
 def _sent(line: AIMessage) -> AIMessage:
