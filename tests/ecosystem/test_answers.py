@@ -444,8 +444,9 @@ async def test_an_answer_in_another_key(serve: Serve) -> None:
         graph.add_edge(START, "write")
         return graph.compile()
 
-    for run in await serve(build, completed("")):
+    for run in await serve(build, completed(None)):
         assert run.body["output"] == {"report": "42"}
+        assert run.body["answer"] in ("", "42")
 
 
 def broken_after(message: Any) -> Callable[[], Any]:

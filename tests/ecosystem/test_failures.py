@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import pytest
@@ -508,14 +509,12 @@ async def test_code_that_raises(serve: Serve) -> None:
 
 
 async def test_code_that_raises_after_a_models_failure(serve: Serve) -> None:
-    """An agent that caught its model's failure and then failed by itself is the one that failed."""
+    """An agent that did without a model, and then fails by itself, is the one that failed."""
 
     async def ask(state: MessagesState) -> dict[str, Any]:
-        try:
+        with suppress(ConnectionError):
             await down().ainvoke("go")
-        except ConnectionError:
-            return {"messages": [AIMessage(str(1 / 0))]}
-        raise AssertionError("it is down")
+        return {"messages": [AIMessage(str(1 / 0))]}
 
     def build() -> Any:
         graph = StateGraph(MessagesState)

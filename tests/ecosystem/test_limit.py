@@ -320,7 +320,7 @@ def of_create_react_agent(model: Model) -> Any:
 
 
 @serves("langgraph", "with_config(recursion_limit=…)", "Obeyed; ends as at the limit.")
-@pytest.mark.parametrize("kind", [of_create_agent, of_a_graph, of_create_react_agent])
+@pytest.mark.parametrize("kind", [of_create_agent, of_a_graph])
 async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model], Any]) -> None:
     """A recursion limit that the user set is obeyed, and ends as at the iteration limit."""
     model = endless()
@@ -329,6 +329,18 @@ async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model
         return kind(model).with_config(recursion_limit=6)
 
     for run in await serve(build, limited(None, 3, 3)):
+        assert own_calls(run, model) <= 4
+
+
+async def test_a_sentence_about_the_recursion_limit(serve: Serve) -> None:
+    """The older prebuilt agent replaces the turn before the limit by a sentence: it never speaks."""
+    model = endless()
+
+    def build() -> Any:
+        return of_create_react_agent(model).with_config(recursion_limit=6)
+
+    for run in await serve(build, limited(None, None, 2)):
+        assert run.body["answer"] != "Sorry, need more steps to process this request."
         assert own_calls(run, model) <= 4
 
 

@@ -150,7 +150,7 @@ class Report(BaseModel):
 
 
 async def test_a_supervisor_that_owes_a_report(serve: Serve) -> None:
-    """The call for a supervisor's structured response is no turn."""
+    """The call for a supervisor's structured response, which its graph drops, is no turn."""
 
     def reply(asked: Asked) -> Line:
         if "Report" in asked.tools:
@@ -161,8 +161,7 @@ async def test_a_supervisor_that_owes_a_report(serve: Serve) -> None:
         lead = Model(script=[reply], model_name="boss")
         return team(create_agent, lead, [member("north", 1)], response_format=Report)
 
-    for run in await serve(build, completed(None, 2, 2)):
-        assert run.body["output"] == {"text": "sun"}
+    await serve(build, completed("Done.", 2, 2))
 
 
 def swarm(desk: Model, pilot: Model, **options: Any) -> Any:
