@@ -1,5 +1,6 @@
-"""What the tests of the ecosystem share: one call that serves an agent and compares all reports."""
+"""What the tests of the ecosystem share: one call that serves an agent, and the record of rows."""
 
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ import pytest
 from tests.ecosystem.expected import Expected
 from tests.ecosystem.reports import Run
 from tests.ecosystem.served import agree_in_all_modes
+from tests.ecosystem.serves import MARK, RECORD, Row, as_record, row_of
 
 
 class Serve(Protocol):
@@ -31,3 +33,40 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
         return agree_in_all_modes(build, expected, tmp_path, **how)
 
     return call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test carries its rows, from the process that runs it to the one that records them."""
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        for mark in item.iter_markers(MARK):
+            item.user_properties.append((MARK, [list(mark.args), f"{item.path.stem}.{name}"]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With RECORD=1 the rows of tests that passed are written down at the end."""
+    is_worker = hasattr(config, "workerinput")
+    if os.environ.get("RECORD") and not is_worker:
+        config.pluginmanager.register(Recorder(), "recorder of the ecosystem")
+
+
+class Recorder:
+    """Hears how each test ended; a row counts where every variant of its test has passed."""
+
+    def __init__(self) -> None:
+        self._passed: set[Row] = set()
+        self._failed: set[Row] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A phase of a test is over."""
+        for name, value in report.user_properties:
+            if name == MARK:
+                row = row_of(*value)  # type: ignore[misc]
+                if not report.passed:
+                    self._failed.add(row)
+                elif report.when == "call":
+                    self._passed.add(row)
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the record."""
+        RECORD.write_text(as_record(self._passed - self._failed), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from deepagents import create_deep_agent
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
@@ -19,7 +19,7 @@ from tests.ecosystem.expected import completed, limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls, last_result
 from tests.ecosystem.reports import SubAgent
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, loop_of, weather
+from tests.ecosystem.toolbox import asking, loop_of, said_by, weather
 
 PACES = [(0.0, 0.0, 0.0), (0.0, 0.01, 0.03), (0.03, 0.01, 0.0)]
 paces = pytest.mark.parametrize("pace", PACES, ids=["even", "rising", "falling"])
@@ -51,9 +51,8 @@ async def test_branches_that_are_sent(serve: Serve, pace: Sequence[float]) -> No
     def build() -> Any:
         agents = {n: station(n, t, d) for n, t, d in zip("abc", (1, 2, 3), pace, strict=True)}
 
-        async def work(part: str) -> dict[str, Any]:
-            state = await agents[part].ainvoke({"messages": [HumanMessage(part)]})
-            return {"parts": [state["messages"][-1].text]}
+        async def work(state: Any) -> dict[str, Any]:
+            return {"parts": [await said_by(agents[state])]}
 
         graph = StateGraph(Parts)
         graph.add_node("work", work)
@@ -97,9 +96,7 @@ async def test_two_agents_in_one_tool(serve: Serve, pace: Sequence[float]) -> No
         @tool
         async def both(text: str) -> str:
             """Ask two stations at the same time."""
-            asked = {"messages": [HumanMessage(text)]}
-            states = await asyncio.gather(one.ainvoke(asked), two.ainvoke(asked))
-            return " and ".join(str(state["messages"][-1].text) for state in states)
+            return " and ".join(await asyncio.gather(said_by(one, text), said_by(two, text)))
 
         model = Model(script=[calls(call("both", text="look")), last_result()])
         return create_agent(model, [both])
@@ -151,10 +148,9 @@ async def test_branches_at_the_limit(serve: Serve) -> None:
     models = {name: Model(script=[_endless], model_name=name) for name in "abc"}
 
     def build() -> Any:
-        async def work(part: str) -> dict[str, Any]:
-            agent = create_agent(models[part], [weather], name=part)
-            state = await agent.ainvoke({"messages": [HumanMessage(part)]})
-            return {"parts": [state["messages"][-1].text]}
+        async def work(state: Any) -> dict[str, Any]:
+            agent = create_agent(models[state], [weather], name=state)
+            return {"parts": [await said_by(agent)]}
 
         graph = StateGraph(Parts)
         graph.add_node("work", work)
@@ -197,11 +193,8 @@ async def test_a_supervisor_of_branches(serve: Serve) -> None:
     def build() -> Any:
         leads = Model(script=[_leads], model_name="lead").bind_tools([weather])
 
-        async def work(part: str) -> dict[str, Any]:
-            turns = {"x": 1, "y": 2}[part]
-            agent = station(part, turns)
-            state = await agent.ainvoke({"messages": [HumanMessage(part)]})
-            return {"parts": [state["messages"][-1].text]}
+        async def work(state: Any) -> dict[str, Any]:
+            return {"parts": [await said_by(station(state, {"x": 1, "y": 2}[state]))]}
 
         def spread(state: Parts) -> Any:
             last = state["messages"][-1]

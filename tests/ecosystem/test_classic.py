@@ -36,8 +36,7 @@ STRUCTURED_PROMPT = ChatPromptTemplate.from_messages(
 FIXED = "No answer was found within the limit of {} iterations."
 
 
-@tool
-def weather(city: str) -> str:
+def look(city: str) -> str:
     """Look up the weather of a city."""
     return f"sun in {city}"
 
@@ -59,11 +58,19 @@ class Kind:
 
     def executor(self, model: Model, **options: Any) -> AgentExecutor:
         """An executor of this kind."""
-        tools: list[Any] = [weather]
-        if self.name == "self_ask":
-            tools = [Tool("Intermediate Answer", weather.func, "Look.")]  # type: ignore[arg-type]
+        return self.of(model, look, **options)
+
+    def of(self, model: Model, work: Callable[..., str], **options: Any) -> AgentExecutor:
+        """One whose only tool does this."""
+        named: Any = tool(self.tool)(work)
+        tools = [Tool(self.tool, work, "Look.")] if self.name == "self_ask" else [named]
         agent = self.create(model, tools, self.prompt)
         return AgentExecutor(agent=agent, tools=tools, **options)
+
+    @property
+    def tool(self) -> str:
+        """The name of its tool: one kind has a fixed one."""
+        return "Intermediate Answer" if self.name == "self_ask" else "weather"
 
 
 LOOK = calls(call("weather", city="Bonn"))
@@ -223,18 +230,11 @@ async def test_intermediate_steps(serve: Serve) -> None:
 async def test_a_tool_that_raises(serve: Serve, kind: Kind) -> None:
     """A tool that raises never ends an executor's run."""
 
-    @tool("weather")
     def broken(city: str) -> str:
         """Look up the weather of a city."""
         raise ConnectionError("down")
 
-    name = "Intermediate Answer" if kind.name == "self_ask" else "weather"
     model = turns(kind.asks, kind.answers)
-
-    def build() -> Any:
-        wanted: Any = Tool(name, broken.func, "Look.") if name != "weather" else broken  # type: ignore[arg-type]
-        return AgentExecutor(agent=kind.create(model, [wanted], kind.prompt), tools=[wanted])
-
-    for run in await serve(build, completed("seven", 1, 1)):
-        assert run.outcomes == {name: ["tool_error"]}
-        assert f"Tool {name} failed: ConnectionError" in run.calls_of(model)[1].text
+    for run in await serve(lambda: kind.of(model, broken), completed("seven", 1, 1)):
+        assert run.outcomes == {kind.tool: ["tool_error"]}
+        assert f"Tool {kind.tool} failed: ConnectionError" in run.calls_of(model)[1].text

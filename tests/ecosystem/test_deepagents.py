@@ -14,10 +14,11 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, interrupted, limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls, last_result, loops
 from tests.ecosystem.reports import SubAgent
-from tests.ecosystem.serves import serves
+from tests.ecosystem.serves import does_not_serve, serves
 from tests.ecosystem.toolbox import offline, weather
 
 LOOK = call("weather", city="Bonn")
+WAITS = "Waits for a human, who cannot answer yet: 500 `interrupted`."
 
 
 def task(to: str) -> Any:
@@ -136,7 +137,7 @@ async def test_a_sub_agent_without_end(serve: Serve) -> None:
         assert len(run.calls_of(scout)) + len(run.calls_of(model)) <= 16
 
 
-@serves("deepagents", "interrupt_on", "Asks a human: 500 `interrupted`.")
+@does_not_serve("deepagents", "interrupt_on", WAITS)
 async def test_a_human_who_decides(serve: Serve) -> None:
     """A deep agent that lets a human decide on a tool."""
 

@@ -18,7 +18,7 @@ from langchain.agents.middleware import (
     wrap_tool_call,
 )
 from langchain.agents.structured_output import ProviderStrategy
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolCallId, tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
@@ -29,7 +29,7 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, failed
 from tests.ecosystem.model import Asked, Line, Model, call, calls, last_result
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, down, loop_of, offline, weather
+from tests.ecosystem.toolbox import asking, down, loop_of, offline, said_by, weather
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 ANSWER = "The real answer"
@@ -44,15 +44,12 @@ def real() -> Model:
 def in_a_hook(hook: Any) -> Callable[[], Any]:
     """An agent whose hook asks a model that is down, and does without."""
 
-    def build() -> Any:
-        @hook
-        async def optional(state: Any, runtime: Any) -> None:
-            try:
-                await down().ainvoke("Give it a title.")
-            except ConnectionError:
-                return
+    async def optional(state: Any, runtime: Any) -> None:
+        with suppress(ConnectionError):
+            await down().ainvoke("Give it a title.")
 
-        return create_agent(real(), [], middleware=[optional])
+    def build() -> Any:
+        return create_agent(real(), [], middleware=[hook(optional)])
 
     return build
 
@@ -350,8 +347,7 @@ def asks_sub_agent() -> Any:
     @tool
     async def ask_inner() -> str:
         """Ask another agent."""
-        state = await inner.ainvoke({"messages": [HumanMessage("go")]})
-        return str(state["messages"][-1].text)
+        return await said_by(inner)
 
     return create_agent(Model(script=[calls("ask_inner"), last_result()]), [ask_inner])
 
@@ -365,8 +361,7 @@ def asks_sub_graph() -> Any:
     @tool
     async def ask_inner() -> str:
         """Ask another agent."""
-        state = await inner.ainvoke({"messages": [HumanMessage("go")]})
-        return str(state["messages"][-1].text)
+        return await said_by(inner)
 
     model = Model(script=[calls("ask_inner"), last_result()])
     return loop_of(asking(model.bind_tools([ask_inner])), [ask_inner]).compile()
@@ -389,8 +384,7 @@ async def test_a_tool_of_an_agent_in_a_node(serve: Serve) -> None:
         )
 
         async def ask(state: MessagesState) -> dict[str, Any]:
-            said = await inner.ainvoke({"messages": state["messages"]})
-            return {"messages": [said["messages"][-1]]}
+            return {"messages": [AIMessage(await said_by(inner))]}
 
         graph = StateGraph(MessagesState)
         graph.add_node("ask", ask)

@@ -16,7 +16,7 @@ from langchain.agents.middleware import (
     wrap_model_call,
 )
 from langchain.agents.middleware.context_editing import ClearToolUsesEdit
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -30,7 +30,7 @@ from tests.ecosystem.expected import limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls, loops
 from tests.ecosystem.reports import Run
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, down, loop_of, nothing, weather
+from tests.ecosystem.toolbox import asking, down, loop_of, nothing, said_by, weather
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 LOOK = call("weather", city="Bonn")
@@ -60,7 +60,11 @@ async def check(serve: Serve, build: Callable[[], Any], model: Model, limit: int
             assert last.instructions == run.calls_of(model)[0].instructions
 
 
-@serves("langchain", "ModelFallbackMiddleware", "The last answer is asked of the model that works.")
+@serves(
+    "langchain",
+    "ModelFallbackMiddleware at the limit",
+    "The last answer is asked of the model that works.",
+)
 async def test_a_fallback(serve: Serve) -> None:
     """The first model is down in the last call too: the one that works is asked."""
     backup = looking("backup")
@@ -120,13 +124,14 @@ async def test_a_configurable_model(serve: Serve) -> None:
     other = looking("other")
 
     def build() -> Any:
-        usual = Model(script=["usual concludes"], model_name="usual").bind_tools([weather])
+        model = Model(script=["usual concludes"], model_name="usual")
+        usual: Any = model.bind_tools([weather])
         which = ConfigurableField(id="which")
         choice = usual.configurable_alternatives(
             which, default_key="usual", other=other.bind_tools([weather])
         )
-        model = choice.with_config(configurable={"which": "other"})
-        return loop_of(asking(model, ROLE), [weather]).compile()
+        chosen = choice.with_config(configurable={"which": "other"})
+        return loop_of(asking(chosen, ROLE), [weather]).compile()
 
     await check(serve, build, other)
 
@@ -209,7 +214,7 @@ async def test_the_active_agent_of_a_swarm(serve: Serve) -> None:
     desk, pilot = Model(script=[loops("transfer_to_pilot")], model_name="desk"), looking("pilot")
 
     def build() -> Any:
-        agents = [
+        agents: list[Any] = [
             create_agent(desk, [create_handoff_tool(agent_name="pilot")], name="desk"),
             create_agent(pilot, [weather], system_prompt="You fly.", name="pilot"),
         ]
@@ -398,8 +403,8 @@ async def test_an_agent_in_an_agents_node(serve: Serve) -> None:
         inner = create_agent(model, [weather], system_prompt=ROLE, name="inner")
 
         async def ask(state: MessagesState) -> dict[str, Any]:
-            said = await inner.ainvoke({"messages": [HumanMessage(state["messages"][-1].text)]})
-            return {"messages": [said["messages"][-1]]}
+            question = str(state["messages"][-1].text)
+            return {"messages": [AIMessage(await said_by(inner, question))]}
 
         graph = StateGraph(MessagesState)
         graph.add_node("ask", ask)

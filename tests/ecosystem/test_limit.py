@@ -31,7 +31,7 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, limited
 from tests.ecosystem.model import Model, call, calls, last_result, loops
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, loop_of, nothing, offline, stock, weather
+from tests.ecosystem.toolbox import asking, loop_of, nothing, offline, said_by, stock, weather
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 LOOK = call("weather", city="Bonn")
@@ -333,7 +333,7 @@ async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model
 
 
 async def test_a_sentence_about_the_recursion_limit(serve: Serve) -> None:
-    """The older prebuilt agent replaces the turn before the limit by a sentence: it never speaks."""
+    """The sentence by which the older prebuilt agent replaces its last turn never speaks."""
     model = endless()
 
     def build() -> Any:
@@ -438,8 +438,7 @@ async def test_a_sub_agent_that_loops(serve: Serve) -> None:
         @tool
         async def ask_inner() -> str:
             """Ask."""
-            state = await agent.ainvoke({"messages": [HumanMessage("go")]})
-            return str(state["messages"][-1].text)
+            return await said_by(agent)
 
         return create_agent(outer, [ask_inner])
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -17,12 +17,13 @@ from langgraph.types import interrupt
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, interrupted
 from tests.ecosystem.model import Model, call, calls, last_result
-from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, loop_of, nothing, weather
+from tests.ecosystem.serves import does_not_serve
+from tests.ecosystem.toolbox import asking, loop_of, nothing, said_by, weather
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 LOOK = call("weather", city="Bonn")
 READ = "I read: sun in Bonn"
+WAITS = "Waits for a human, who cannot answer yet: 500 `interrupted`."
 savers = pytest.mark.parametrize("saver", [InMemorySaver, lambda: None], ids=["saver", "none"])
 texts = pytest.mark.parametrize("text", ["", "Let me look."], ids=["silent", "says"])
 
@@ -32,7 +33,7 @@ def looking(text: str = "") -> Model:
     return Model(script=[calls(LOOK, text=text), last_result()])
 
 
-@serves("langchain", "create_agent(interrupt_before=…, interrupt_after=…)", "500 `interrupted`.")
+@does_not_serve("langchain", "create_agent(interrupt_before=…, interrupt_after=…)", WAITS)
 @savers
 @texts
 async def test_a_breakpoint_before_the_tools(serve: Serve, saver: Any, text: str) -> None:
@@ -59,7 +60,7 @@ async def test_a_breakpoint_after_a_node(
     await serve(build, interrupted(1, tool_calls))
 
 
-@serves("langgraph", "compile(interrupt_before=…, interrupt_after=…)", "500 `interrupted`.")
+@does_not_serve("langgraph", "compile(interrupt_before=…, interrupt_after=…)", WAITS)
 @savers
 @pytest.mark.parametrize("where", ["interrupt_before", "interrupt_after"])
 async def test_a_breakpoint_of_a_graph(serve: Serve, saver: Any, where: str) -> None:
@@ -118,9 +119,7 @@ def _stops_in_a_tool(**options: Any) -> Any:
     @tool
     async def ask_inner() -> str:
         """Ask another agent."""
-        config: Any = {"configurable": {"thread_id": "inner"}}
-        state = await inner.ainvoke({"messages": [HumanMessage("go")]}, config)
-        return str(state["messages"][-1].text)
+        return await said_by(inner, configurable={"thread_id": "inner"})
 
     return create_agent(Model(script=[calls("ask_inner"), "It is done."]), [ask_inner])
 
@@ -169,8 +168,7 @@ def human_in_a_node() -> Any:
     )
 
     async def ask(state: MessagesState) -> dict[str, Any]:
-        config: Any = {"configurable": {"thread_id": "inner"}}
-        await inner.ainvoke({"messages": state["messages"]}, config)
+        await said_by(inner, configurable={"thread_id": "inner"})
         return {"messages": [AIMessage("It is done.")]}
 
     graph = StateGraph(MessagesState)
@@ -184,7 +182,7 @@ async def test_a_nested_agent_of_a_node_that_stops(serve: Serve) -> None:
     await serve(human_in_a_node, interrupted(None, 0))
 
 
-@serves("langchain", "HumanInTheLoopMiddleware", "Asks a human: 500 `interrupted`.")
+@does_not_serve("langchain", "HumanInTheLoopMiddleware", WAITS)
 @savers
 async def test_a_human_in_the_loop(serve: Serve, saver: Any) -> None:
     """A middleware that lets a human decide on a tool call."""
@@ -245,7 +243,7 @@ def asks_in_a_subgraph() -> Any:
     return graph.compile()
 
 
-@serves("langgraph", "interrupt()", "Asks a human: 500 `interrupted`.")
+@does_not_serve("langgraph", "interrupt()", WAITS)
 @pytest.mark.parametrize("build", [asks_in_a_node, asks_beside_another_node, asks_in_a_subgraph])
 async def test_an_interrupt(serve: Serve, build: Callable[[], Any]) -> None:
     """A human who is asked by a node stops the run."""

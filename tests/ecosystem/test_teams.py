@@ -19,7 +19,7 @@ from tests.ecosystem.model import Asked, Line, Model, call, calls, loops
 from tests.ecosystem.reports import assert_agree
 from tests.ecosystem.served import serving
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import offline, weather
+from tests.ecosystem.toolbox import offline, said_by, weather
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:create_react_agent has been moved"),
@@ -132,7 +132,7 @@ async def test_a_member_whose_tool_raises(serve: Serve) -> None:
     def build() -> Any:
         north = after("north", ("failed", "north says nothing"), start=calls(_offline()))
         lead = after("boss", ("north says", "Nothing."), start=calls("transfer_to_north"))
-        agents = [create_agent(north, [offline], name="north")]
+        agents: list[Any] = [create_agent(north, [offline], name="north")]
         return create_supervisor(agents, model=lead).compile()
 
     for run in await serve(build, completed("Nothing.", 2, 2)):
@@ -166,7 +166,7 @@ async def test_a_supervisor_that_owes_a_report(serve: Serve) -> None:
 
 def swarm(desk: Model, pilot: Model, **options: Any) -> Any:
     """Two agents that hand over to each other; the desk begins."""
-    agents = [
+    agents: list[Any] = [
         create_agent(
             desk, [create_handoff_tool(agent_name="pilot"), weather],
             system_prompt="You are the desk.", name="desk",
@@ -239,12 +239,11 @@ async def test_a_swarm_with_a_tool_of_agents(serve: Serve) -> None:
         @tool
         async def ask_guide() -> str:
             """Ask a guide."""
-            state = await guide.ainvoke({"messages": [("user", "go")]})
-            return str(state["messages"][-1].text)
+            return await said_by(guide)
 
         pilot = after("pilot", ("guide says", "We can fly."), start=calls("ask_guide"))
         desk = Model(script=[calls("transfer_to_pilot")], model_name="desk")
-        agents = [
+        agents: list[Any] = [
             create_agent(desk, [create_handoff_tool(agent_name="pilot")], name="desk"),
             create_agent(pilot, [ask_guide], name="pilot"),
         ]

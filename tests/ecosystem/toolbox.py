@@ -1,10 +1,10 @@
 """Tools and small graphs that the agents of these tests are made of."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import SystemMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, tool
@@ -37,6 +37,12 @@ async def offline(city: str) -> str:
     raise ConnectionError(f"station of {city} is down")
 
 
+async def said_by(agent: Any, question: str = "go", **config: Any) -> str:
+    """What an agent answers, asked by code of another agent."""
+    state = await agent.ainvoke({"messages": [HumanMessage(question)]}, config or None)
+    return str(state["messages"][-1].text)
+
+
 async def nothing(state: Any) -> dict[str, Any]:
     """A node that changes nothing."""
     return {}
@@ -47,7 +53,7 @@ def down(error: Exception | None = None) -> Model:
     return Model(script=[error or ConnectionError("provider is down")], model_name="down")
 
 
-def asking(model: Runnable[Any, Any], instructions: str = "") -> Callable[[Any], Any]:
+def asking(model: Runnable[Any, Any], instructions: str = "") -> Any:
     """A node that asks a model with the whole conversation."""
 
     async def ask(state: MessagesState) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def asking(model: Runnable[Any, Any], instructions: str = "") -> Callable[[Any],
 
 
 def loop_of(
-    ask: Callable[[Any], Any], tools: Sequence[BaseTool], **node: Any
+    ask: Any, tools: Sequence[BaseTool], **node: Any
 ) -> StateGraph[MessagesState, None, MessagesState, MessagesState]:
     """A graph, not compiled, in which node `ask` and node `tools` take turns."""
     graph = StateGraph(MessagesState)
