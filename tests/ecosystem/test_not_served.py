@@ -19,7 +19,7 @@ from tests.ecosystem.model import Model
 from tests.ecosystem.serves import does_not_serve
 from tests.ecosystem.toolbox import TOOLS_PROMPT, nothing, weather
 
-pytestmark = pytest.mark.filterwarnings("ignore:Please see the migration guide")
+pytestmark = pytest.mark.filterwarnings("ignore:The class .* was deprecated")
 MODEL = Model(script=["never"])
 
 
