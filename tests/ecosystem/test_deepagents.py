@@ -92,6 +92,27 @@ async def test_a_compiled_sub_agent(serve: Serve) -> None:
         assert run.sub_agents == [SubAgent("scout", 1, 1, "task")]
 
 
+@serves("deepagents", "task with mode='fork'", "As any other task.")
+@pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
+async def test_a_forked_sub_agent(serve: Serve) -> None:
+    """A sub-agent that goes on with the conversation has turns of its own, too."""
+
+    def reply(asked: Asked) -> Line:
+        is_fork = "look at Bonn" in asked.question
+        if asked.results:
+            return last_result("scouted" if is_fork else "I read")
+        return calls(LOOK) if is_fork else calls(task("scout"))
+
+    def build() -> Any:
+        model = Model(script=[reply])
+        fork = {**sub_agent("scout", model, weather), "mode": "fork"}
+        subagents: Any = [fork]
+        return create_deep_agent(model=model, tools=[weather], subagents=subagents)
+
+    for run in await serve(build, completed("I read: scouted: sun in Bonn", 1, 1)):
+        assert run.sub_agents == [SubAgent("scout", 1, 1, "task")]
+
+
 async def test_a_sub_agent_whose_tool_raises(serve: Serve) -> None:
     """A tool of a sub-agent is guarded: the sub-agent reads what failed."""
 

@@ -19,7 +19,9 @@ from tests.ecosystem.model import Model
 from tests.ecosystem.serves import does_not_serve
 from tests.ecosystem.toolbox import TOOLS_PROMPT, nothing, weather
 
-pytestmark = pytest.mark.filterwarnings("ignore:The class .* was deprecated")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::langchain_core._api.deprecation.LangChainDeprecationWarning"
+)
 MODEL = Model(script=["never"])
 
 

@@ -17,7 +17,7 @@ from langchain.agents.middleware import (
     wrap_tool_call,
 )
 from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, create_react_agent, tools_condition
@@ -232,6 +232,52 @@ async def test_a_response_format_is_no_turn(serve: Serve) -> None:
 
     for run in await serve(build, completed(None, 1, 1)):
         assert run.body["output"] == {"safe": True}
+
+
+@serves(
+    "langgraph",
+    "create_react_agent(pre_model_hook=…, post_model_hook=…)",
+    "What a hook asks a model is no turn.",
+)
+@pytest.mark.parametrize("helper", [judge, titles])
+async def test_a_hook_of_a_prebuilt_agent(serve: Serve, helper: Any) -> None:
+    """The older prebuilt agent has nodes of the user's before and after each turn."""
+
+    async def before(state: Any) -> dict[str, Any]:
+        await helper().ainvoke("What of this?")
+        return {"llm_input_messages": state["messages"]}
+
+    async def after(state: Any) -> dict[str, Any]:
+        await helper().ainvoke("What of this?")
+        return {}
+
+    def build() -> Any:
+        hooks: Any = {"pre_model_hook": before, "post_model_hook": after}
+        return create_react_agent(traveller(), [weather], **hooks)
+
+    await serve(build, completed(READ, 1, 1), modes=("sync", "stream"))
+
+
+async def test_a_hook_of_a_prebuilt_agent_at_the_limit(serve: Serve) -> None:
+    """A summary before each turn, and a judge after it, conclude nothing."""
+    model, summariser = Model(script=[loops(LOOK)]), Model(script=["A SUMMARY"])
+
+    async def before(state: Any) -> dict[str, Any]:
+        summary = await summariser.ainvoke("Sum it up.")
+        said = SystemMessage(str(summary.text))
+        return {"llm_input_messages": [said, *state["messages"]]}
+
+    async def after(state: Any) -> dict[str, Any]:
+        await judge().ainvoke("Is it safe?")
+        return {}
+
+    def build() -> Any:
+        hooks: Any = {"pre_model_hook": before, "post_model_hook": after}
+        return create_react_agent(model, [weather], **hooks)
+
+    for run in await serve(build, limited("concluded", 2, 2), max_iterations=2):
+        assert len(run.calls_of(model)) == 3
+        assert run.calls_of(model)[-1].instructions == "A SUMMARY"
 
 
 async def test_a_handler_called_twice_is_one_turn(serve: Serve) -> None:
