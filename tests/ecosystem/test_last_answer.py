@@ -251,7 +251,6 @@ async def test_redaction(serve: Serve) -> None:
     expected = limited("Ask [REDACTED_EMAIL].", 2, 2)
     for run in await serve(build, expected, max_iterations=2):
         assert "ann@example.com" not in last_of(run, model).text
-        assert "bob@example.com" not in run.spoken()
 
 
 @serves("langchain", "after_model, after_agent", "Run at the limit too, on the last answer.")
