@@ -22,6 +22,14 @@ class Serve(Protocol):
         """Give the runs, one for each mode."""
 
 
+@pytest.fixture(autouse=True)
+def blockbuster() -> None:
+    """Foreign code may block here; that ours does not is held in all other tests.
+
+    Clients read their own version when they are first used, and a shell waits for its commands.
+    """
+
+
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Serve an agent in every mode, with a store of its own."""
