@@ -1,0 +1,285 @@
+"""Counts a plan by hand: its longest chain of turns, its tool calls, its answer, its outcome.
+
+The rules are those of the contract; nothing here knows how the product finds out. Where they
+leave room, the oracle says between which bounds a count lies.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from tests.property.compiler import said_by
+from tests.property.ledger import Ledger, Whose
+from tests.property.model import answer, concluded, draft
+from tests.property.plan import (
+    Agent,
+    By,
+    Checks,
+    Fans,
+    Plan,
+    Raw,
+    Says,
+    Steps,
+    ToolKind,
+    Turn,
+    Works,
+    in_tools,
+    within,
+)
+
+DEFAULT_LIMIT = 10
+# How many of its turns an agent takes that could take so many and begins at that depth.
+Take = Callable[[Whose, int, int], int]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """An agent of the chain, or a node that asks without a model, in one copy of its branch."""
+
+    whose: Whose
+    turns: tuple[Turn, ...]
+    runs: int = 1  # so often its node is tried
+    agent: Agent | None = None
+
+
+def limit_of(plan: Plan) -> int:
+    """The limit that holds."""
+    return plan.limit or DEFAULT_LIMIT
+
+
+def workers(steps: Steps, copy: int = 0) -> Iterator[Worker]:
+    """Everybody whose turns are the run's: those of agents inside tools are not."""
+    for step in steps:
+        if isinstance(step, Works):
+            agent = step.agent
+            yield Worker(Whose(agent.name, copy), agent.turns, step.relapses + 1, agent)
+        elif isinstance(step, Raw):
+            yield Worker(Whose(step.name, copy), (Turn(step.calls),))
+        elif isinstance(step, Fans):
+            for number in _copies(step, copy):
+                for branch in step.branches:
+                    yield from workers(branch, number)
+
+
+def depth(steps: Steps, take: Take, start: int = 0, copy: int = 0, *, wide: bool = False) -> int:
+    """The longest chain of turns one after the other, from a start.
+
+    Two kinds of branch leave room: agents that one function asks at the same time count side by
+    side or, where nobody can see that, one after the other (`wide`); lanes of one graph go in
+    step, so that a turn of one may come after a later turn of another.
+    """
+    for step in steps:
+        if isinstance(step, Works):
+            start += take(Whose(step.agent.name, copy), len(step.agent.turns), start)
+        elif isinstance(step, Raw):
+            start += take(Whose(step.name, copy), 1, start)
+        elif isinstance(step, Fans):
+            start = _fanned(step, take, start, copy, wide=wide)
+    return start
+
+
+def _fanned(fans: Fans, take: Take, start: int, copy: int, *, wide: bool) -> int:
+    if wide and fans.by is By.LANES:
+        for row in zip_longest(*fans.branches):
+            start = max(depth((s,) if s else (), take, start, copy, wide=wide) for s in row)
+        return start
+    ends = [
+        depth(branch, take, start, number, wide=wide)
+        for number in _copies(fans, copy)
+        for branch in fans.branches
+    ]
+    if wide and fans.by is By.GATHER:
+        return start + sum(end - start for end in ends)
+    return max(ends)
+
+
+def _copies(fans: Fans, copy: int) -> Sequence[int]:
+    return range(1, fans.copies + 1) if fans.by is By.COPIES else (copy,)
+
+
+def all_of_them(whose: Whose, wanted: int, start: int) -> int:
+    """Every turn of the plan."""
+    return wanted
+
+
+def within_limit(limit: int) -> Take:
+    """As many turns as the limit leaves: each branch counts for itself."""
+    return lambda whose, wanted, start: min(wanted, max(0, limit - start))
+
+
+def as_seen(ledger: Ledger) -> Take:
+    """As many as the far side saw."""
+    return lambda whose, wanted, start: ledger.turns_of(whose)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is right for a plan.
+
+    `tool_calls`, `rejected` and `answers` are None where the rules leave too much room.
+    """
+
+    fewest: int
+    most: int
+    outcomes: frozenset[str]
+    tool_calls: int | None
+    rejected: int | None
+    answers: frozenset[str] | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the same run gives the same counts at any pace."""
+        return self.tool_calls is not None
+
+
+def forecast(plan: Plan) -> Forecast:
+    """What is right for a plan under its limit."""
+    limit = limit_of(plan)
+    longest = depth(plan.steps, all_of_them)
+    widest = depth(plan.steps, all_of_them, wide=True)
+    if not _under_ceiling(plan, limit):
+        # The ceiling of model calls may cut it anywhere: only bounds are promised.
+        both = frozenset({"completed", "iteration_limit"})
+        return Forecast(0, min(limit, widest), both, None, None, None)
+    if widest < limit:
+        taken = [(worker, len(worker.turns)) for worker in workers(plan.steps)]
+        done = frozenset({"completed"})
+        return Forecast(longest, widest, done, *_calls(taken), frozenset({last_words(plan.steps)}))
+    if longest != widest:
+        # Somebody may be stopped that went on side by side, or not: at most at the limit.
+        either = frozenset(
+            {"completed", "iteration_limit"} if longest < limit else {"iteration_limit"}
+        )
+        return Forecast(min(longest, limit), limit, either, None, None, None)
+    return _at_limit(plan, limit)
+
+
+def _at_limit(plan: Plan, limit: int) -> Forecast:
+    take = within_limit(limit)
+    taken = list(_taken(plan.steps, take, 0, 0))
+    outcomes = frozenset({"iteration_limit"})
+    if not _asks_again(plan.steps, limit):
+        # Nobody would have been asked beyond the limit: it may end by itself.
+        outcomes |= {"completed"}
+    return Forecast(limit, limit, outcomes, *_calls(taken), _conclusions(plan, limit))
+
+
+def _taken(steps: Steps, take: Take, start: int, copy: int) -> Iterator[tuple[Worker, int]]:
+    for step in steps:
+        if isinstance(step, Fans):
+            for number in _copies(step, copy):
+                for branch in step.branches:
+                    yield from _taken(branch, take, start, number)
+        else:
+            for worker in workers((step,), copy):
+                yield worker, take(worker.whose, len(worker.turns), start)
+        start = depth((step,), take, start, copy)
+
+
+def _calls(taken: Sequence[tuple[Worker, int]]) -> tuple[int, int]:
+    """Tool calls and rejected ones of the turns taken; those of a node tried again, each time."""
+    ran = rejected = 0
+    for worker, turns in taken:
+        for turn in worker.turns[:turns]:
+            runs = sum(call.runs for call in turn.calls)
+            ran += runs * worker.runs
+            rejected += (len(turn.calls) - runs) * worker.runs
+    return ran, rejected
+
+
+def _asks_again(steps: Steps, limit: int) -> bool:
+    """Whether an agent is asked once the limit is reached. Every agent speaks after its turns."""
+    start = 0
+    for step in steps:
+        end = depth((step,), within_limit(limit), start)
+        if isinstance(step, Works) and end >= limit:
+            return True
+        if isinstance(step, Fans) and end >= limit:
+            return True  # a branch that reached it ends with an agent, or with a sentence
+        start = end
+    return False
+
+
+def last_words(steps: Steps) -> str:
+    """What a plan says in the end."""
+    last = steps[-1]
+    if isinstance(last, Works):
+        return answer(last.agent)
+    if isinstance(last, Says):
+        return said_by(last.name)
+    assert isinstance(last, Fans)
+    numbers = _copies(last, 0)
+    return "; ".join(last_words(branch) for _ in numbers for branch in last.branches)
+
+
+def _conclusions(plan: Plan, limit: int) -> frozenset[str] | None:
+    """What a plan may say at its limit; None where several branches may have the last word."""
+    if any(isinstance(step, Fans) for step in plan.steps):
+        return None
+    start, words = 0, set[str]()
+    for step in plan.steps:
+        if isinstance(step, Works) and not words:
+            room = limit - start
+            start = min(limit, start + len(step.agent.turns))
+            if start == limit:
+                words.add(_next_words(step.agent, room))
+        elif isinstance(step, Raw):
+            start = min(limit, start + 1)
+        elif isinstance(step, Says) and start == limit:
+            words.add(said_by(step.name))  # a sentence of the graph's own is nobody's turn
+    return frozenset(words)
+
+
+def _next_words(agent: Agent, done: int) -> str:
+    """What its model says without tools, after so many turns."""
+    if done == len(agent.turns):
+        return answer(agent)
+    if agent.turns[done].calls:
+        return concluded(agent)
+    return draft(Whose(agent.name), done)
+
+
+def ceiling(limit: int) -> int:
+    """So many calls of agents, sub-agents and retries included, and so many of helpers."""
+    return 4 * (limit + 1)
+
+
+def _under_ceiling(plan: Plan, limit: int) -> bool:
+    """Whether agents and helpers stay under the ceilings whatever happens."""
+    agents = helpers = 0
+    for worker in workers(plan.steps):
+        made, helped = _most_calls(worker.turns, worker.agent)
+        agents, helpers = agents + made * worker.runs, helpers + helped * worker.runs
+    for step in within(plan.steps):
+        helpers += isinstance(step, Checks) * 3
+    return max(agents, helpers) < ceiling(limit) - 1
+
+
+def _most_calls(turns: Sequence[Turn], agent: Agent | None) -> tuple[int, int]:
+    """Of an agent with those that its tools ask: its own calls, and those of helpers."""
+    made = helped = 0
+    if agent is not None:
+        made = len(turns) + 1 + (agent.trouble.times if agent.trouble else 0)
+        helped = (made + sum(len(turn.calls) for turn in turns)) if agent.helper else 0
+    for call in (call for turn in turns for call in turn.calls):
+        if call.agent is not None:
+            inner = _most_calls(call.agent.turns, call.agent)
+            made, helped = made + inner[0], helped + inner[1]
+        if call.kind is ToolKind.MUSES:
+            made, helped = made + 1, helped + 1  # a tool that asks a model: either
+    return made, helped
+
+
+def helpers_in(plan: Plan) -> set[str]:
+    """The names of helpers, whose words are nobody's answer."""
+    found = {s.helper for s in within(plan.steps) if isinstance(s, Checks)}
+    found |= {w.agent.helper for w in workers(plan.steps) if w.agent and w.agent.helper}
+    return {helper.name for helper in found}
+
+
+def silent(plan: Plan) -> set[str]:
+    """Names of those who never speak as the agent asked: helpers, and agents inside tools."""
+    names = helpers_in(plan)
+    for turn in (turn for worker in workers(plan.steps) for turn in worker.turns):
+        names |= {agent.name for agent in in_tools(turn.calls)}
+    return names
