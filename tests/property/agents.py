@@ -48,6 +48,12 @@ class Verdict(BaseModel):
     safe: bool
 
 
+class Arguments(BaseModel):
+    """What a tool is called with."""
+
+    ticket: str
+
+
 class BrokenTool(ValueError):
     """What a tool raises."""
 
@@ -106,9 +112,10 @@ class Builder:
                 raise BrokenTool("secret")
             return f"result {ticket}"
 
+        about: dict[str, Any] = {"name": name, "description": "A tool.", "args_schema": Arguments}
         if sync and call.kind in (ToolKind.LOOKS, ToolKind.RAISES):
-            return StructuredTool.from_function(blocks, name=name, description="A tool.")
-        return StructuredTool.from_function(coroutine=works, name=name, description="A tool.")
+            return StructuredTool(func=blocks, **about)
+        return StructuredTool(coroutine=works, **about)
 
     def answers(self, agent: Agent) -> Answers:
         """The agent as a function of messages to its answer."""
