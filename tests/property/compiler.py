@@ -52,6 +52,11 @@ def said_by(name: str) -> str:
     return f"{name} says so"
 
 
+def copied(outer: str, number: int) -> str:
+    """The sign of a copy inside another."""
+    return f"{outer}.{number}" if outer else str(number)
+
+
 def joined(name: str, parts: dict[str, str]) -> str:
     """What a join says of its branches."""
     own = sorted((key, text) for key, text in parts.items() if key.startswith(f"{name}."))
@@ -160,12 +165,12 @@ class Compiler:
             ends.append(end)
         graph.add_edge(ends, join)
         if fans.by is By.SEND:
-            sends = [(start, HumanMessage("go")) for start in starts]
-            graph.add_conditional_edges(
-                split,
-                lambda state: [Send(s, {"messages": [m], "parts": {}}) for s, m in sends],
-                starts,
-            )
+
+            def sends(state: State) -> list[Send]:
+                asked = {"messages": state["messages"][:1], "parts": {}}
+                return [Send(start, asked) for start in starts]
+
+            graph.add_conditional_edges(split, sends, starts)
         else:
             for start in starts:
                 graph.add_edge(split, start)
@@ -176,17 +181,18 @@ class Compiler:
         inner, work = self.graph(branch), f"{fans.name}_work"
 
         async def works(part: dict[str, Any]) -> dict[str, Any]:
-            number = part["number"]
-            asked = {"messages": [HumanMessage(f"part {number}")], "parts": {}}
+            asked = {"messages": [HumanMessage(f"part {part['copy']}")], "parts": {}}
             text = str((await inner.ainvoke(asked))["messages"][-1].text)
-            return {"parts": {f"{fans.name}.{number}": text}}
+            return {"parts": {f"{fans.name}.{part['copy']}": text}}
 
         graph.add_node(work, works)
         graph.add_edge(work, join)
-        numbers = range(1, fans.copies + 1)
-        graph.add_conditional_edges(
-            split, lambda state: [Send(work, {"number": n}) for n in numbers], [work]
-        )
+
+        def sends(state: State) -> list[Send]:
+            outer = copy_in(state["messages"])
+            return [Send(work, {"copy": copied(outer, n)}) for n in range(fans.copies)]
+
+        graph.add_conditional_edges(split, sends, [work])
         return split
 
     def _gathers(self, fans: Fans) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import TypeAlias
 
+from tests.property import oracle
 from tests.property.plan import (
     Agent,
     Ask,
@@ -51,8 +52,11 @@ def plan_of(number: int) -> Plan:
         made = draw.choice((Made.CREATED, Made.GRAPH, Made.EXECUTOR))
         steps: Steps = (Works(_agent(draw, names, made)),)
     else:
-        steps = _steps(draw, names, most=3, fans=True)
-    limit = None if _one_in(draw, 3) else draw.randint(1, 8)
+        steps = _steps(draw, names, most=3, fans=2)
+    limit = None
+    if not _one_in(draw, 3):  # near to what it takes, where limits are interesting
+        most = oracle.depth(steps, oracle.all_of_them)
+        limit = min(max(most + draw.randint(-2, 2), 1), oracle.DEFAULT_LIMIT)
     return Plan(steps, limit, pace=number)
 
 
@@ -105,20 +109,20 @@ def _works(draw: Random, names: Names, *, inline: bool) -> Works:
     return Works(_agent(draw, names, draw.choice(tuple(Made))), how, relapses)
 
 
-def _steps(draw: Random, names: Names, *, most: int, fans: bool, lane: bool = False) -> Steps:
+def _steps(draw: Random, names: Names, *, most: int, fans: int, lane: bool = False) -> Steps:
     steps: list[Step] = []
     for _ in range(draw.randint(0, most - 1)):
         kind = draw.randint(0, 9)
         if kind < 5 or (lane and kind < 9):
             steps.append(_works(draw, names, inline=not lane))
         elif kind < 7 and fans:
-            steps.append(_fans(draw, names))
+            steps.append(_fans(draw, names, fans - 1))
         elif kind < 8:
             steps.append(Raw(f"r{next(names)}", _calls(draw, names, deep=True)))
         else:
             steps.append(Checks(_helper(draw, names)))
-    if fans and _one_in(draw, 4):
-        steps.append(_fans(draw, names))
+    if fans and _one_in(draw, 4 if fans > 1 else 8):
+        steps.append(_fans(draw, names, fans - 1))
     elif _one_in(draw, 8):
         steps.append(Says(f"s{next(names)}"))
     else:
@@ -126,9 +130,10 @@ def _steps(draw: Random, names: Names, *, most: int, fans: bool, lane: bool = Fa
     return tuple(steps)
 
 
-def _fans(draw: Random, names: Names) -> Fans:
+def _fans(draw: Random, names: Names, inner: int) -> Fans:
     by, name = draw.choice(tuple(By)), f"f{next(names)}"
     number = 1 if by is By.COPIES else draw.randint(2, 3)
     lane = by is By.LANES
-    branches = tuple(_steps(draw, names, most=2, fans=False, lane=lane) for _ in range(number))
+    inner = 0 if lane else inner
+    branches = tuple(_steps(draw, names, most=2, fans=inner, lane=lane) for _ in range(number))
     return Fans(name, branches, by, draw.randint(2, 3) if by is By.COPIES else 1)

@@ -18,10 +18,10 @@ _LONGEST_S = 0.015
 
 @dataclass(frozen=True)
 class Whose:
-    """An agent or a helper, in one of the copies of a branch."""
+    """An agent or a helper; in copies of a branch, and copies within these, with their numbers."""
 
     name: str
-    copy: int = 0
+    copy: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tests.property.plan import Agent, Ask, Call, Cure, Helper, ToolKind, Turn
 
 TOKENS = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 UNKNOWN_TOOL = "nowhere"
-_PART = re.compile(r"part (\d+)")
+_PART = re.compile(r"part ([\d.]+)")
 
 
 class Down(ConnectionError):
@@ -40,7 +40,7 @@ class Ticket:
         """The ticket in the id or the argument of a tool call."""
         place, _, copy = text.partition("@")
         name, turn, number = place.split(":")
-        return cls(Whose(name, int(copy)), int(turn), int(number))
+        return cls(Whose(name, copy), int(turn), int(number))
 
 
 def tool_name(agent: str, call: Call, number: int) -> str:
@@ -65,13 +65,13 @@ def requests(agent: str, whose: Whose, number: int, turn: Turn) -> list[dict[str
     ]
 
 
-def copy_in(messages: Sequence[BaseMessage]) -> int:
+def copy_in(messages: Sequence[BaseMessage]) -> str:
     """Which copy of a branch was asked: its question says so."""
     for message in messages:
         found = _PART.fullmatch(str(message.text)) if isinstance(message, HumanMessage) else None
         if found:
-            return int(found[1])
-    return 0
+            return found[1]
+    return ""
 
 
 class Scripted(BaseChatModel):
@@ -250,7 +250,7 @@ class HelperModel(Scripted):
         verdict = {
             "name": "Verdict",
             "args": {"safe": True},
-            "id": f"{helper.name}:{number}:0@0",
+            "id": f"{helper.name}:{number}:0@",
             "type": "tool_call",
         }
         return AIMessage("", tool_calls=[verdict])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from tests.property.compiler import said_by
+from tests.property.compiler import copied, said_by
 from tests.property.ledger import Ledger, Whose
 from tests.property.model import answer, concluded, draft
 from tests.property.plan import (
@@ -40,6 +40,7 @@ class Worker:
     turns: tuple[Turn, ...]
     runs: int = 1  # so often its node is tried
     agent: Agent | None = None
+    checks: int = 0  # calls of a helper that is a node
 
 
 def limit_of(plan: Plan) -> int:
@@ -47,7 +48,7 @@ def limit_of(plan: Plan) -> int:
     return plan.limit or DEFAULT_LIMIT
 
 
-def workers(steps: Steps, copy: int = 0) -> Iterator[Worker]:
+def workers(steps: Steps, copy: str = "") -> Iterator[Worker]:
     """Everybody whose turns are the run's: those of agents inside tools are not."""
     for step in steps:
         if isinstance(step, Works):
@@ -55,13 +56,15 @@ def workers(steps: Steps, copy: int = 0) -> Iterator[Worker]:
             yield Worker(Whose(agent.name, copy), agent.turns, step.relapses + 1, agent)
         elif isinstance(step, Raw):
             yield Worker(Whose(step.name, copy), (Turn(step.calls),))
+        elif isinstance(step, Checks):
+            yield Worker(Whose(step.helper.name, copy), (), checks=1)
         elif isinstance(step, Fans):
             for number in _copies(step, copy):
                 for branch in step.branches:
                     yield from workers(branch, number)
 
 
-def depth(steps: Steps, take: Take, start: int = 0, copy: int = 0, *, wide: bool = False) -> int:
+def depth(steps: Steps, take: Take, start: int = 0, copy: str = "", *, wide: bool = False) -> int:
     """The longest chain of turns one after the other, from a start.
 
     Two kinds of branch leave room: agents that one function asks at the same time count side by
@@ -78,7 +81,7 @@ def depth(steps: Steps, take: Take, start: int = 0, copy: int = 0, *, wide: bool
     return start
 
 
-def _fanned(fans: Fans, take: Take, start: int, copy: int, *, wide: bool) -> int:
+def _fanned(fans: Fans, take: Take, start: int, copy: str, *, wide: bool) -> int:
     if wide and fans.by is By.LANES:
         for row in zip_longest(*fans.branches):
             start = max(depth((s,) if s else (), take, start, copy, wide=wide) for s in row)
@@ -93,8 +96,10 @@ def _fanned(fans: Fans, take: Take, start: int, copy: int, *, wide: bool) -> int
     return max(ends)
 
 
-def _copies(fans: Fans, copy: int) -> Sequence[int]:
-    return range(1, fans.copies + 1) if fans.by is By.COPIES else (copy,)
+def _copies(fans: Fans, copy: str) -> Sequence[str]:
+    if fans.by is not By.COPIES:
+        return (copy,)
+    return [copied(copy, number) for number in range(fans.copies)]
 
 
 def all_of_them(whose: Whose, wanted: int, start: int) -> int:
@@ -137,12 +142,13 @@ def forecast(plan: Plan) -> Forecast:
     limit = limit_of(plan)
     longest = depth(plan.steps, all_of_them)
     widest = depth(plan.steps, all_of_them, wide=True)
-    if not _under_ceiling(plan, limit):
+    take = within_limit(limit) if longest == widest else all_of_them
+    taken = list(_taken(plan.steps, take, 0, ""))
+    if max(map(sum, zip(*(_most_calls(*one) for one in taken), strict=True))) >= ceiling(limit) - 1:
         # The ceiling of model calls may cut it anywhere: only bounds are promised.
         both = frozenset({"completed", "iteration_limit"})
         return Forecast(0, min(limit, widest), both, None, None, None)
     if widest < limit:
-        taken = [(worker, len(worker.turns)) for worker in workers(plan.steps)]
         done = frozenset({"completed"})
         return Forecast(longest, widest, done, *_calls(taken), frozenset({last_words(plan.steps)}))
     if longest != widest:
@@ -151,12 +157,6 @@ def forecast(plan: Plan) -> Forecast:
             {"completed", "iteration_limit"} if longest < limit else {"iteration_limit"}
         )
         return Forecast(min(longest, limit), limit, either, None, None, None)
-    return _at_limit(plan, limit)
-
-
-def _at_limit(plan: Plan, limit: int) -> Forecast:
-    take = within_limit(limit)
-    taken = list(_taken(plan.steps, take, 0, 0))
     outcomes = frozenset({"iteration_limit"})
     if not _asks_again(plan.steps, limit):
         # Nobody would have been asked beyond the limit: it may end by itself.
@@ -164,7 +164,7 @@ def _at_limit(plan: Plan, limit: int) -> Forecast:
     return Forecast(limit, limit, outcomes, *_calls(taken), _conclusions(plan, limit))
 
 
-def _taken(steps: Steps, take: Take, start: int, copy: int) -> Iterator[tuple[Worker, int]]:
+def _taken(steps: Steps, take: Take, start: int, copy: str) -> Iterator[tuple[Worker, int]]:
     for step in steps:
         if isinstance(step, Fans):
             for number in _copies(step, copy):
@@ -208,7 +208,7 @@ def last_words(steps: Steps) -> str:
     if isinstance(last, Says):
         return said_by(last.name)
     assert isinstance(last, Fans)
-    numbers = _copies(last, 0)
+    numbers = _copies(last, "")
     return "; ".join(last_words(branch) for _ in numbers for branch in last.branches)
 
 
@@ -244,26 +244,21 @@ def ceiling(limit: int) -> int:
     return 4 * (limit + 1)
 
 
-def _under_ceiling(plan: Plan, limit: int) -> bool:
-    """Whether agents and helpers stay under the ceilings whatever happens."""
-    agents = helpers = 0
-    for worker in workers(plan.steps):
-        made, helped = _most_calls(worker.turns, worker.agent)
-        agents, helpers = agents + made * worker.runs, helpers + helped * worker.runs
-    for step in within(plan.steps):
-        helpers += isinstance(step, Checks) * 3
-    return max(agents, helpers) < ceiling(limit) - 1
+def _most_calls(worker: Worker, turns: int) -> tuple[int, int]:
+    """The most calls that so many turns take: of agents, and of helpers."""
+    made, helped = _inner_calls(worker.agent, worker.turns[:turns])
+    return made * worker.runs, (helped + worker.checks) * worker.runs
 
 
-def _most_calls(turns: Sequence[Turn], agent: Agent | None) -> tuple[int, int]:
-    """Of an agent with those that its tools ask: its own calls, and those of helpers."""
+def _inner_calls(agent: Agent | None, turns: Sequence[Turn]) -> tuple[int, int]:
+    """Of an agent, with those of the agents that its tools ask."""
     made = helped = 0
     if agent is not None:
         made = len(turns) + 1 + (agent.trouble.times if agent.trouble else 0)
         helped = (made + sum(len(turn.calls) for turn in turns)) if agent.helper else 0
     for call in (call for turn in turns for call in turn.calls):
         if call.agent is not None:
-            inner = _most_calls(call.agent.turns, call.agent)
+            inner = _inner_calls(call.agent, call.agent.turns)
             made, helped = made + inner[0], helped + inner[1]
         if call.kind is ToolKind.MUSES:
             made, helped = made + 1, helped + 1  # a tool that asks a model: either

@@ -63,9 +63,7 @@ def _speaks(steps: Sequence[Any]) -> bool:
     if not steps or not isinstance(steps[-1], Works | Says | Fans):
         return False
     for step in steps:
-        if isinstance(step, Fans) and not (
-            step.branches and all(_speaks(b) and not isinstance(b[-1], Fans) for b in step.branches)
-        ):
+        if isinstance(step, Fans) and not (step.branches and all(map(_speaks, step.branches))):
             return False
     return True
 

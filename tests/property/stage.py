@@ -106,7 +106,7 @@ class Stage:
             asked["max_iterations"] = plan.limit
         told = await asyncio.gather(*(self._ask(way, asked) for way in WAYS))
         ended = before.total(_RUNS) + len(WAYS)
-        while (after := await scraped(self.watch)).total(_RUNS) != ended:
+        while (after := await scraped(self.watch)).total(_RUNS) != ended:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self.samples = after
         await self.watch.flush()

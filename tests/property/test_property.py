@@ -1,8 +1,8 @@
 """Random small graphs of agents are counted as an oracle counts them, in every way to ask them.
 
 Each plan is asked twice for its answer, streamed and in the background, at four paces. A failure
-says the number of its plan, which is the same on every machine: `PLAN=17 pytest tests/property`. The long
-form (`SOAK=1`) plays thousands, and makes each plan that fails as small as it can.
+says the number of its plan, which is the same on every machine: `PLAN=17 pytest tests/property`.
+The long form (`SOAK=1`) plays thousands, and makes each plan that fails as small as it can.
 """
 
 import os
