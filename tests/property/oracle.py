@@ -137,30 +137,34 @@ class Forecast:
         return self.tool_calls is not None
 
 
+def completed(plan: Plan) -> Forecast:
+    """What is right for a plan that nothing cuts."""
+    shortest = depth(plan.steps, all_of_them)
+    widest = depth(plan.steps, all_of_them, wide=True)
+    taken = list(_taken(plan.steps, all_of_them, 0, ""))
+    said = frozenset({last_words(plan.steps)})
+    return Forecast(shortest, widest, frozenset({"completed"}), *_calls(taken), said)
+
+
 def forecast(plan: Plan) -> Forecast:
     """What is right for a plan under its limit."""
-    limit = limit_of(plan)
-    longest = depth(plan.steps, all_of_them)
-    widest = depth(plan.steps, all_of_them, wide=True)
-    take = within_limit(limit) if longest == widest else all_of_them
+    limit, whole = limit_of(plan), completed(plan)
+    take = within_limit(limit) if whole.fewest == whole.most else all_of_them
     taken = list(_taken(plan.steps, take, 0, ""))
-    if max(map(sum, zip(*(_most_calls(*one) for one in taken), strict=True))) >= ceiling(limit) - 1:
+    either = frozenset({"completed", "iteration_limit"})
+    calls = [_most_calls(*one) for one in taken]
+    if max(sum(made) for made in zip((0, 0), *calls, strict=True)) >= ceiling(limit) - 1:
         # The ceiling of model calls may cut it anywhere: only bounds are promised.
-        both = frozenset({"completed", "iteration_limit"})
-        return Forecast(0, min(limit, widest), both, None, None, None)
-    if widest < limit:
-        done = frozenset({"completed"})
-        return Forecast(longest, widest, done, *_calls(taken), frozenset({last_words(plan.steps)}))
-    if longest != widest:
-        # Somebody may be stopped that went on side by side, or not: at most at the limit.
-        either = frozenset(
-            {"completed", "iteration_limit"} if longest < limit else {"iteration_limit"}
-        )
-        return Forecast(min(longest, limit), limit, either, None, None, None)
-    outcomes = frozenset({"iteration_limit"})
-    if not _asks_again(plan.steps, limit):
-        # Nobody would have been asked beyond the limit: it may end by itself.
-        outcomes |= {"completed"}
+        return Forecast(0, min(limit, whole.most), either, None, None, None)
+    if whole.most < limit:
+        return whole
+    cut = frozenset({"iteration_limit"})
+    if whole.fewest != whole.most:
+        # Those side by side may be stopped, or not: at most at the limit.
+        outcomes = either if whole.fewest < limit else cut
+        return Forecast(min(whole.fewest, limit), limit, outcomes, None, None, None)
+    # Where nobody would have been asked beyond the limit, it may end by itself.
+    outcomes = cut if _asks_again(plan.steps, limit) else either
     return Forecast(limit, limit, outcomes, *_calls(taken), _conclusions(plan, limit))
 
 

@@ -20,7 +20,9 @@ def judge(plan: Plan, runs: Sequence[Run]) -> None:
     right = oracle.forecast(plan)
     wrong: list[str] = []
     for run in runs:
-        found = [*_as_forecast(right, run), *_as_seen(plan, run), *_signals(run)]
+        is_whole = run.body.get("outcome") == "completed" and not right.exact
+        holds = oracle.completed(plan) if is_whole else right
+        found = [*_as_forecast(holds, run), *_as_seen(plan, run), *_signals(run)]
         found += _calls(right, run)
         found += _streamed(plan, run)
         wrong += [f"{run.way}: {text}" for text in found]
@@ -47,10 +49,20 @@ def _as_forecast(right: Forecast, run: Run) -> list[str]:
         wrong.append(f"answer {body['answer']!r}")
     if not body["answer"]:
         wrong.append("no answer")
-    limit = {"completed": (None,), "iteration_limit": ("iterations",)}[body["outcome"]]
-    if body.get("limit") not in (limit if right.exact else (*limit, "model_calls")):
-        wrong.append(f"limit {body.get('limit')}")
-    return wrong
+    return wrong + _limit(right, run)
+
+
+def _limit(right: Forecast, run: Run) -> list[str]:
+    """A run that was stopped says which limit it had reached, and had."""
+    body, limit = run.body, run.body["limit"]
+    most, calls = body["iteration_limit"], run.samples["model_calls"]
+    if body["outcome"] == "completed":
+        holds = limit is None
+    elif limit == "iterations":
+        holds = body["iterations"] == most
+    else:
+        holds = limit == "model_calls" and not right.exact and calls >= oracle.ceiling(most) - 1
+    return [] if holds else [f"limit {limit} after {body['iterations']} turns, {calls} calls"]
 
 
 def _as_seen(plan: Plan, run: Run) -> list[str]:
