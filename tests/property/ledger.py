@@ -91,10 +91,14 @@ class Ledger:
         """Take some time, on a thread."""
         time.sleep(self._seconds(place))
 
-    def turns_of(self, whose: Whose) -> int:
-        """So many of its turns asked for something, attempts at one counted once."""
+    def turns_of(self, whose: Whose, *, worked: bool = False) -> int:
+        """So many of its turns asked for something, attempts at one counted once.
+
+        With `worked`, only those of which a tool began to work.
+        """
+        if worked:
+            return len({tool.turn for tool in self.worked if tool.whose == whose})
         if whose in self.raw:
             return 1
-        return len(
-            {a.turn for a in self.asked if a.whose == whose and a.turn is not None and a.answered}
-        )
+        turns = {asked.turn for asked in self.asked if asked.whose == whose and asked.answered}
+        return len(turns - {None})

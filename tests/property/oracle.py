@@ -13,9 +13,11 @@ from tests.property.ledger import Ledger, Whose
 from tests.property.model import answer, concluded, draft
 from tests.property.plan import (
     Agent,
+    At,
     By,
     Checks,
     Fans,
+    Made,
     Plan,
     Raw,
     Says,
@@ -24,7 +26,6 @@ from tests.property.plan import (
     Turn,
     Works,
     in_tools,
-    within,
 )
 
 DEFAULT_LIMIT = 10
@@ -112,29 +113,27 @@ def within_limit(limit: int) -> Take:
     return lambda whose, wanted, start: min(wanted, max(0, limit - start))
 
 
-def as_seen(ledger: Ledger) -> Take:
-    """As many as the far side saw."""
-    return lambda whose, wanted, start: ledger.turns_of(whose)
+def as_seen(ledger: Ledger, *, worked: bool = False) -> Take:
+    """As many as the far side saw, or saw at work."""
+    return lambda whose, wanted, start: ledger.turns_of(whose, worked=worked)
 
 
 @dataclass(frozen=True)
 class Forecast:
     """What is right for a plan.
 
-    `tool_calls`, `rejected` and `answers` are None where the rules leave too much room.
+    `tool_calls`, `rejected` and `answers` are None where the rules leave too much room. An
+    `exact` run has the same counts at any pace.
     """
 
     fewest: int
     most: int
     outcomes: frozenset[str]
-    tool_calls: int | None
-    rejected: int | None
-    answers: frozenset[str] | None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the same run gives the same counts at any pace."""
-        return self.tool_calls is not None
+    tool_calls: int | None = None
+    rejected: int | None = None
+    answers: frozenset[str] | None = None
+    exact: bool = False
+    errors: frozenset[str] = frozenset()
 
 
 def completed(plan: Plan) -> Forecast:
@@ -143,7 +142,7 @@ def completed(plan: Plan) -> Forecast:
     widest = depth(plan.steps, all_of_them, wide=True)
     taken = list(_taken(plan.steps, all_of_them, 0, ""))
     said = frozenset({last_words(plan.steps)})
-    return Forecast(shortest, widest, frozenset({"completed"}), *_calls(taken), said)
+    return Forecast(shortest, widest, frozenset({"completed"}), *_calls(taken), said, True)
 
 
 def forecast(plan: Plan) -> Forecast:
@@ -155,17 +154,28 @@ def forecast(plan: Plan) -> Forecast:
     calls = [_most_calls(*one) for one in taken]
     if max(sum(made) for made in zip((0, 0), *calls, strict=True)) >= ceiling(limit) - 1:
         # The ceiling of model calls may cut it anywhere: only bounds are promised.
-        return Forecast(0, min(limit, whole.most), either, None, None, None)
+        return Forecast(0, min(limit, whole.most), either)
     if whole.most < limit:
         return whole
     cut = frozenset({"iteration_limit"})
     if whole.fewest != whole.most:
         # Those side by side may be stopped, or not: at most at the limit.
         outcomes = either if whole.fewest < limit else cut
-        return Forecast(min(whole.fewest, limit), limit, outcomes, None, None, None)
+        return Forecast(min(whole.fewest, limit), limit, outcomes)
     # Where nobody would have been asked beyond the limit, it may end by itself.
     outcomes = cut if _asks_again(plan.steps, limit) else either
-    return Forecast(limit, limit, outcomes, *_calls(taken), _conclusions(plan, limit))
+    said = _conclusions(plan, limit)
+    if any(worker.runs > 1 for worker, _ in taken):
+        # What an attempt may still do that begins at the limit, nobody has promised.
+        return Forecast(limit, limit, outcomes, answers=said, exact=True)
+    return Forecast(limit, limit, outcomes, *_calls(taken), said, True, _errors(plan, limit))
+
+
+def _errors(plan: Plan, limit: int) -> frozenset[str]:
+    """An executor is asked for its last words from outside, where its own retries do not reach."""
+    agent = plan.bare
+    trouble = agent.trouble if agent is not None and agent.made is Made.EXECUTOR else None
+    return frozenset({"model_failed"} if trouble and trouble.turn == limit else ())
 
 
 def _taken(steps: Steps, take: Take, start: int, copy: str) -> Iterator[tuple[Worker, int]]:
@@ -269,16 +279,14 @@ def _inner_calls(agent: Agent | None, turns: Sequence[Turn]) -> tuple[int, int]:
     return made, helped
 
 
-def helpers_in(plan: Plan) -> set[str]:
-    """The names of helpers, whose words are nobody's answer."""
-    found = {s.helper for s in within(plan.steps) if isinstance(s, Checks)}
-    found |= {w.agent.helper for w in workers(plan.steps) if w.agent and w.agent.helper}
-    return {helper.name for helper in found}
-
-
 def silent(plan: Plan) -> set[str]:
-    """Names of those who never speak as the agent asked: helpers, and agents inside tools."""
-    names = helpers_in(plan)
+    """Names of those who never speak as the agent asked: helpers in hooks, agents in tools.
+
+    The words of one that a node asks as it asks the agent may come, and be taken back: whose
+    they are shows when the node ends.
+    """
+    found = {w.agent.helper for w in workers(plan.steps) if w.agent and w.agent.helper}
+    names = {helper.name for helper in found if helper.at is not At.BESIDE}
     for turn in (turn for worker in workers(plan.steps) for turn in worker.turns):
         names |= {agent.name for agent in in_tools(turn.calls)}
     return names

@@ -22,7 +22,7 @@ def judge(plan: Plan, runs: Sequence[Run]) -> None:
     for run in runs:
         is_whole = run.body.get("outcome") == "completed" and not right.exact
         holds = oracle.completed(plan) if is_whole else right
-        found = [*_as_forecast(holds, run), *_as_seen(plan, run), *_signals(run)]
+        found = [*_as_forecast(holds, run), *_as_seen(plan, right, run), *_signals(run)]
         found += _calls(right, run)
         found += _streamed(plan, run)
         wrong += [f"{run.way}: {text}" for text in found]
@@ -34,6 +34,8 @@ def judge(plan: Plan, runs: Sequence[Run]) -> None:
 
 def _as_forecast(right: Forecast, run: Run) -> list[str]:
     body, wrong = run.body, list[str]()
+    if run.status != 200 and body["code"] in right.errors:
+        return []
     if run.status != 200:
         error = run.line.get("exception") or run.line.get("error")
         return [f"status {run.status} {body.get('code')} {error}"]
@@ -65,12 +67,14 @@ def _limit(right: Forecast, run: Run) -> list[str]:
     return [] if holds else [f"limit {limit} after {body['iterations']} turns, {calls} calls"]
 
 
-def _as_seen(plan: Plan, run: Run) -> list[str]:
+def _as_seen(plan: Plan, right: Forecast, run: Run) -> list[str]:
     """What was told is what the far side saw, wherever a limit cut it."""
     ledger, body, wrong = run.ledger, run.body, list[str]()
     limit = oracle.limit_of(plan)
-    seen = oracle.as_seen(ledger)
-    fewest, most = (oracle.depth(plan.steps, seen, wide=wide) for wide in (False, True))
+    # A turn that a ceiling cut before its tools worked may count or not.
+    seen = oracle.as_seen(ledger, worked=not right.exact)
+    fewest = oracle.depth(plan.steps, seen)
+    most = oracle.depth(plan.steps, oracle.as_seen(ledger), wide=True)
     # A node that asks without a model may have done so, and be stopped before its tools.
     if not min(fewest, limit) <= body["iterations"] <= most:
         wrong.append(f"iterations {body['iterations']}, seen were {fewest} to {most}")
@@ -124,8 +128,9 @@ def _signals(run: Run) -> list[str]:
     counted = {
         "iterations": body["iterations"],
         "tool_calls": body["tool_calls"],
-        "limit_hits": int(body["outcome"] == "iteration_limit"),
     }
+    if run.status == 200:
+        counted["limit_hits"] = int(body["outcome"] == "iteration_limit")
     said = {name: run.samples[name] for name in counted}
     if said != counted:
         wrong.append(f"samples say {said}, the answer {counted}")
