@@ -104,15 +104,18 @@ def _turns(plan: Plan, ledger: Ledger, limit: int) -> list[str]:
 
 
 def _calls(right: Forecast, run: Run) -> list[str]:
-    """Every model call is told, and what it cost. One that a ceiling cut is not seen to its end."""
+    """Every call is told, and what it cost. One that a ceiling cut is not seen to its end."""
     if run.status != 200 or not right.exact:
         return []
     asked = len(run.ledger.asked)
     tokens = len([a for a in run.ledger.asked if a.answered]) * TOKENS["input_tokens"]
     said = (run.samples["model_calls"], run.spans["chat"], run.body["usage"]["input_tokens"])
-    if said == (asked, asked, tokens):
-        return []
-    return [f"model calls by samples, by spans, tokens: {said}, seen were {asked}, {tokens}"]
+    wrong = list[str]()
+    if said != (asked, asked, tokens):
+        wrong.append(f"model calls by samples, spans, tokens: {said}, seen were {asked}, {tokens}")
+    if run.spans["execute_tool"] != len(run.ledger.worked):
+        wrong.append(f"{run.spans['execute_tool']} spans of tools for {len(run.ledger.worked)}")
+    return wrong
 
 
 def _signals(run: Run) -> list[str]:
@@ -136,8 +139,6 @@ def _signals(run: Run) -> list[str]:
         wrong.append(f"samples say {said}, the answer {counted}")
     if len(run.record["steps"]) != body["tool_calls"]:
         wrong.append(f"{len(run.record['steps'])} steps for {body['tool_calls']} tool calls")
-    if run.spans["execute_tool"] != len(run.ledger.worked):
-        wrong.append(f"{run.spans['execute_tool']} spans of tools for {len(run.ledger.worked)}")
     return wrong
 
 
