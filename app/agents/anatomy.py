@@ -47,6 +47,15 @@ def output_tools(agent: Any) -> frozenset[str]:
     return frozenset(names)
 
 
+def wants_output(agent: Any) -> bool:
+    """Whether `create_agent` was given a `response_format`."""
+    return any(
+        inspect.getclosurevars(part).nonlocals.get("initial_response_format") is not None
+        for part in parts(agent)
+        if inspect.isfunction(part)
+    )
+
+
 def parts(agent: Any) -> Iterator[Any]:
     """Everything that an agent is made of, nearest first."""
     waiting, seen = deque([agent]), {id(agent)}

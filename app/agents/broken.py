@@ -1,8 +1,8 @@
 """Tells a whole answer of a model from half a one, before anything is done with it.
 
 A stream that is cut, or tool arguments that are not JSON, are accepted and even repaired by the
-libraries: a tool would run with `{"order_id": "100` read as order 100. Whoever finds such an
-answer refuses it here.
+libraries: a tool would run with `{"order_id": "100` read as order 100. The functions here refuse
+such an answer.
 """
 
 import json
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from app.agents.reading import finish_reason
-from app.agents.refusal import IncompleteAnswer
+from app.agents import endings
+from app.agents.endings import Ending, Kind
+from app.agents.refusal import FilteredAnswer, IncompleteAnswer
 
 # Providers that always say why a message ended, streamed or not.
-_SAY_WHY = ("openai", "azure", "anthropic")
-_CUT = ("length", "max_tokens", "MAX_TOKENS", "incomplete")
+_SAY_WHY = ("openai", "azure", "anthropic", "google_genai", "ollama")
 
 
 @dataclass(slots=True)
@@ -39,14 +39,24 @@ class Streamed:
 
 def refuse_if_broken(message: AIMessage, provider: str, streamed: Streamed | None) -> None:
     """Raises IncompleteAnswer when the message is not what the model meant to say in full."""
-    reason = finish_reason(message)
-    if reason in _CUT:
-        raise IncompleteAnswer("the model's answer was cut at its length limit")
-    if reason is None and provider in _SAY_WHY:
+    ending = endings.of_message(message)
+    refuse_if_cut(ending)
+    if ending.kind is Kind.UNSAID and provider in _SAY_WHY:
         raise IncompleteAnswer("the model's answer ended without a finish reason")
     raw = streamed.arguments.values() if streamed is not None else ()
     if message.invalid_tool_calls or not all(map(_is_object, raw)):
         raise IncompleteAnswer("the model sent tool arguments that are not a JSON object")
+
+
+def refuse_if_cut(ending: Ending) -> None:
+    """Raises IncompleteAnswer, or FilteredAnswer if a filter of the provider's cut the answer.
+
+    A model that completes text has no message: use `endings.of_completion`.
+    """
+    if ending.kind is Kind.FILTERED:
+        raise FilteredAnswer(f"the provider's filter cut the model's answer: {ending.reason}")
+    if ending.kind is Kind.CUT:
+        raise IncompleteAnswer(f"the model's answer was cut: {ending.reason}")
 
 
 def _is_object(text: str) -> bool:

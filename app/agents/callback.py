@@ -1,34 +1,44 @@
 """The LangChain callback handler: what LangChain calls back becomes facts about the run.
 
 It is synchronous and `run_inline`: called in order and in the run's own context, so that what it
-sets in `on_tool_start` is seen inside sync and async tools. It alone counts iterations. Chain
-callbacks are ignored: which tool call a model call belongs to is known from the context.
+sets in `on_tool_start` is seen inside sync and async tools. It only passes on: the tree knows
+where a call stands, `Turns` what counts, `Limits` what may be asked, and the two kinds of calls
+report themselves.
 
-It also refuses: a model call beyond the run's ceiling, and an answer that is broken. A refusal
-is raised through LangChain, before the call is made or a tool is run.
+It also refuses: a step beyond the limit, and an answer that is broken. A refusal is raised
+through LangChain, before a model is asked or a tool is run.
 """
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
+from langgraph.errors import GraphInterrupt
 
-from app.agents.inside import inside
-from app.agents.model_calls import ModelCalls, in_sub_agent
+from app.agents.around import Around, Calls
+from app.agents.asking import Asking, asking, bound_tools
+from app.agents.limits import Limits, Verdict
+from app.agents.model_calls import ModelCalls, iteration_of
+from app.agents.node_outputs import messages_in, output_of
+from app.agents.node_retries import Policies
+from app.agents.reach import Reaching, install
 from app.agents.refusal import CeilingReached, IncompleteAnswer
 from app.agents.tool_calls import ToolCalls
-from app.runs.events import IterationCounted
-from app.runs.model import Rejection
+from app.agents.tools import Guards
+from app.agents.tree import AgentRun, Branch, Place, Tree, agent_around, tool_around
+from app.agents.turns import Turns
+from app.runs.model import CallOutcome, Limit
 from app.runs.ports import AgentCall
 
 # What AgentExecutor runs in place of a tool when a turn was unusable or named no known tool.
 PARSE_ERROR_TOOL = "_Exception"
 UNKNOWN_TOOL = "invalid_tool"
+_SILENT = "nostream"
 
 P = ParamSpec("P")
 
@@ -50,16 +60,16 @@ def _watching(callback: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-class RunHandler(BaseCallbackHandler):
+class RunHandler(Reaching):
     """One for each run.
 
-    `tools` and `output_tools` are the names the agent may call. With `refuses` off it only
-    watches.
+    `tools` and `output_tools` are the names the agent may call. Without `guards` it only watches.
+    `limit_nodes` are the nodes by which a library's own limit speaks, and `library_limit` is what
+    one said. `waiting` are the agents that stopped to ask a human.
     """
 
     run_inline = True
     raise_error = True
-    ignore_chain = True
     ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
@@ -71,18 +81,91 @@ class RunHandler(BaseCallbackHandler):
         tools: frozenset[str] = frozenset(),
         output_tools: frozenset[str] = frozenset(),
         *,
-        refuses: bool = True,
+        guards: Guards | None = None,
+        policies: Policies | None = None,
+        limit_nodes: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        install()
         self.call = call
         self.about = {"run_id": call.run_id, "agent": agent}
-        self.tools = tools
-        self.output_tools = output_tools
         self.clock = clock
-        self.iterations = call.iterations
-        self.finishing = False
-        self.models = ModelCalls(call, self.about, clock, refuses)
-        self.tool_calls = ToolCalls(call.emit, self.about, clock, call.fence)
+        self.tree = Tree(agent)
+        self.waiting: set[str | None] = set()
+        self.library_limit: list[BaseMessage] = []
+        self._limit_nodes = limit_nodes
+        self.tool_calls = ToolCalls(call, self.about, clock, self.tree)
+        self.turns = Turns(
+            self.tree, call.emit, self.about, clock, tools, output_tools, self.tool_calls.reject
+        )
+        self.turns.go_on_from(call.iterations)
+        self.models = ModelCalls(call, self.about, clock, refuses=guards is not None)
+        self.limits = Limits(
+            call, self.about, clock, self.tree, self.turns, refuses=guards is not None
+        )
+        self.calls = Calls(self.turns, self.limits, self.models, guards, policies or {})
+
+    def around(self, parent_id: UUID | None) -> Around:
+        """What stands around a call that is made inside that chain or tool call."""
+        return Around(self.calls, self.tree.place(parent_id))
+
+    @_watching
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A chain begins: the run of an agent, a step of it, or something in between."""
+        branch = self.tree.begin(run_id, parent_run_id, name, tags or (), metadata or {}, inputs)
+        if branch is not None:
+            self.limits.step_begins(branch)
+            self.turns.step_begins(branch)
+
+    @_watching
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """A chain ended: turns are counted at the end of the step that made them."""
+        ended = self.tree.end(run_id)
+        if isinstance(ended, Branch):
+            self.turns.branch_ended(ended, outputs)
+            if ended.node in self._limit_nodes and tool_around(ended) is None:
+                self.library_limit += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
+        elif isinstance(ended, AgentRun):
+            self._agent_ended(ended, CallOutcome.COMPLETED)
+
+    @_watching
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """A chain raised: it failed, asks a human, or handed over to another agent."""
+        ended = self.tree.end(run_id)
+        if isinstance(ended, Branch):
+            ended.agent.waits = ended.agent.waits or isinstance(error, GraphInterrupt)
+            ended.agent.failed[ended.key] = (ended.attempts, ended.failure)
+            given = output_of(error)
+            if given is not None:
+                self.turns.branch_ended(ended, given)
+        elif isinstance(ended, AgentRun):
+            self._agent_failed(ended, error)
+
+    def _agent_failed(self, agent: AgentRun, error: BaseException) -> None:
+        if not isinstance(error, asyncio.CancelledError):
+            handed_over = output_of(error) is not None
+            self._agent_ended(agent, CallOutcome.COMPLETED if handed_over else CallOutcome.FAILED)
+        elif not self.call.stopping():  # else the end of the run closes what is open
+            self._agent_ended(agent, CallOutcome.CANCELLED)
+
+    def _agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
+        if agent.waits:
+            self.waiting.add(agent.name)
+            outcome = CallOutcome.INTERRUPTED
+        else:
+            self.waiting.discard(agent.name)
+        self.tool_calls.agent_ended(agent, outcome)
 
     @_watching
     def on_chat_model_start(
@@ -91,11 +174,21 @@ class RunHandler(BaseCallbackHandler):
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """The agent, or a sub-agent, asks a chat model."""
-        self._model_starts(run_id, messages[0] if messages else (), metadata or {})
+        """An agent, or a helper of one, asks a chat model."""
+        about = metadata or {}
+        call = asking.get()
+        if call is None or call.call_ids:  # it was not called by the methods that we stand around
+            given = {**(invocation_params or {}), **(options or {})}
+            call = self._asking(parent_run_id, given, about)
+        said = messages[0] if messages else ()
+        self._model_starts(run_id, call, said, about, silent=_SILENT in (tags or ()))
 
     @_watching
     def on_llm_start(
@@ -104,22 +197,40 @@ class RunHandler(BaseCallbackHandler):
         prompts: list[str],
         *,
         run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: Sequence[str] | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """The agent asks a model that completes text."""
-        self._model_starts(run_id, [HumanMessage(text) for text in prompts[:1]], metadata or {})
+        """An agent asks a model that completes text."""
+        call = self._asking(parent_run_id, {}, metadata or {})
+        said = [HumanMessage(text) for text in prompts[:1]]
+        self._model_starts(run_id, call, said, metadata or {}, silent=_SILENT in (tags or ()))
+
+    def _asking(
+        self, parent_id: UUID | None, options: dict[str, Any], metadata: dict[str, Any]
+    ) -> Asking:
+        """A call that nothing of ours stands around: at the limit it is refused."""
+        call = Asking(None, bound_tools(options), options, self.tree.place(parent_id))
+        if self.calls.ask(call, metadata) is not Verdict.MAKE:
+            self.limits.stop(Limit.ITERATIONS)
+        return call
 
     def _model_starts(
-        self, run_id: UUID, messages: Sequence[BaseMessage], metadata: dict[str, Any]
+        self,
+        run_id: UUID,
+        call: Asking,
+        messages: Sequence[BaseMessage],
+        metadata: dict[str, Any],
+        *,
+        silent: bool,
     ) -> None:
-        tool = inside.get()
-        if tool is None and self.models.turn.unusable:
-            self._count(0)
-        if tool is not None and (name := in_sub_agent(tool, metadata)):
-            self.tool_calls.asks_agent(tool, name)
-        turn = self.iterations + 1
-        self.models.start(run_id, messages, metadata, turn, last=self.finishing)
+        place: Place | None = call.place
+        assert place is not None
+        self.limits.made(call)
+        parent_id = self.tool_calls.parent_of_calls(place)
+        iteration = iteration_of(place, self.turns.iterations)
+        self.models.start(run_id, call, messages, metadata, parent_id, iteration, silent=silent)
 
     @_watching
     def on_llm_new_token(self, token: Any, *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
@@ -128,21 +239,12 @@ class RunHandler(BaseCallbackHandler):
 
     @_watching
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model answered; a turn of the agent that asks for tools is an iteration."""
-        message, tool = self.models.end(run_id, response)
-        if tool is not None:
-            tool.answered(message)
-            return
-        calls = message.tool_calls if message is not None else ()
-        asked = [call["name"] for call in calls if call["name"] not in self.output_tools]
-        if calls:
-            self.models.asked = {call["id"] for call in calls}
-        if asked:
-            self._count(len(asked))
-        # Structured output that fits ends the run; if the model is asked again, it did not fit.
-        self.models.turn.unusable = bool(calls) and not asked
-        for name in asked:
-            self.reject_if_unknown(name)
+        """A model answered."""
+        ended = self.models.end(run_id, response)
+        if ended is not None and ended.reply is not None:
+            call = ended.asking
+            about = {"helper": call.helper, "last": call.last}
+            self.turns.answered(ended.reply, call.tools, ended.place, **about)
 
     @_watching
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -150,11 +252,11 @@ class RunHandler(BaseCallbackHandler):
         self.models.fail(run_id, error)
 
     @_watching
-    def on_agent_action(self, action: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """An AgentExecutor acts on a turn whose model call named no tool calls (ReAct)."""
-        if inside.get() is None and not self.models.turn.counted:
-            self._count(1)
-            self.reject_if_unknown(action.tool)
+    def on_agent_action(
+        self, action: Any, *, run_id: UUID, metadata: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """An AgentExecutor acts on a turn of its model."""
+        self.turns.acted_on(self.tree.agent(run_id, metadata or {}), action)
 
     @_watching
     def on_tool_start(
@@ -163,44 +265,32 @@ class RunHandler(BaseCallbackHandler):
         input_str: str,
         *,
         run_id: UUID,
+        parent_run_id: UUID | None = None,
         inputs: dict[str, Any] | None = None,
         tool_call_id: str | None = None,
-        metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """A tool begins to work, perhaps on another thread."""
         name = str((serialized or {}).get("name") or "unknown")
-        if name == PARSE_ERROR_TOOL and inside.get() is None:
-            self._count(0)
-        if name not in (PARSE_ERROR_TOOL, UNKNOWN_TOOL):
-            arguments = inputs if inputs is not None else input_str
-            iteration = self.iterations
-            self.tool_calls.start(run_id, name, arguments, iteration, tool_call_id, metadata or {})
+        place = self.tree.place(parent_run_id)
+        if name == PARSE_ERROR_TOOL:
+            self.turns.unusable(agent_around(place) or place)
+        if name in (PARSE_ERROR_TOOL, UNKNOWN_TOOL):
+            return
+        self.turns.tool_begins(place, name, tool_call_id)
+        arguments = inputs if inputs is not None else input_str
+        iteration = iteration_of(place, self.turns.iterations) - 1
+        self.tool_calls.start(run_id, name, arguments, place, iteration, tool_call_id)
 
     @_watching
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool gave a result."""
+        self.tree.end(run_id)
+        self.models.keep_result(output)
         self.tool_calls.end(run_id, output)
 
     @_watching
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool raised."""
+        self.tree.end(run_id)
         self.tool_calls.fail(run_id, error)
-
-    def reject_if_unknown(self, name: str) -> None:
-        """The model asked for this tool, which the agent may not have."""
-        if self.tools and name not in self.tools and not self.finishing:
-            self.tool_calls.reject(name, Rejection.UNKNOWN_TOOL)
-
-    def _count(self, tool_calls: int) -> None:
-        """Count the present turn, once, however many calls it asked for."""
-        if self.models.turn.counted or self.finishing:
-            return
-        self.models.turn.counted = True
-        self.models.basis = self.models.turn.messages
-        self.iterations += 1
-        self.call.emit(
-            IterationCounted(
-                **self.about, at=self.clock(), iteration=self.iterations, tool_calls=tool_calls
-            )
-        )

@@ -5,7 +5,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.agents import AgentAction, AgentStep
+from langchain_core.agents import AgentAction, AgentFinish, AgentStep
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import (
     AIMessage,
@@ -19,12 +20,16 @@ from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
 from app.agents import anatomy
 from app.agents.callback import RunHandler
+from app.agents.contents import blocks_of
 from app.agents.conversations import Conversations, InMemory
-from app.agents.failure import blamed, stops_at_ceiling, whole_answer
-from app.agents.final import last_answer
+from app.agents.failure import blamed, refusal_of
+from app.agents.final import basis, last_words
+from app.agents.last_turn import is_empty, spoken
+from app.agents.reach import install
 from app.agents.speaking import handler_for, only_sub_agents
-from app.agents.tools import guarded
-from app.runs.model import AgentAnswer, AgentInfo
+from app.agents.tools import Guards, handled
+from app.runs.errors import ModelFailed, NoAnswer, RunError
+from app.runs.model import AgentAnswer, AgentInfo, Limit
 from app.runs.ports import AgentCall, ThreadStore
 
 # What the classic `generate` told a model that writes its thoughts as text.
@@ -46,11 +51,12 @@ class ExecutorAgent:
     """
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
+        install()
         self.info = info
         self.verbose = bool(executor.verbose or any(tool.verbose for tool in executor.tools))
         self._executor = executor.model_copy(
             update={
-                "tools": [guarded(tool) for tool in executor.tools],
+                "tools": [handled(tool) for tool in executor.tools],
                 "max_iterations": None,
                 "max_execution_time": None,
                 # A TimeoutError raised inside would be answered with the library's own sentence;
@@ -65,8 +71,15 @@ class ExecutorAgent:
         self._conversations = Conversations(info.name, InMemory())
         self._history_is_text = _wants_text(executor)
         # The text of an agent that is parsed (ReAct) is not its answer.
-        parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+        parsers = [
+            parser
+            for parser in anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+            if any(cls.__name__.endswith("AgentOutputParser") for cls in type(parser).__mro__)
+        ]
         self._speaks = any(type(parser).__name__ in _READS_TOOL_CALLS for parser in parsers)
+        self._parser = parsers[0] if parsers and not self._speaks else None
+        self._direct_tools = {tool.name for tool in executor.tools if tool.return_direct}
+        self._guards = Guards()
         self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
     def keep_in(self, threads: ThreadStore, steps: object = None) -> None:
@@ -77,19 +90,56 @@ class ExecutorAgent:
         """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
         if not self._speaks and call.say is not None:
             call = replace(call, say=only_sub_agents(call.say))
-        handler = handler_for(call, self.info.name, self._tools)
+        handler = handler_for(call, self.info.name, self._tools, guards=self._guards)
         before = _before(call, await self._conversations.so_far(call.thread_id))
         with blamed(handler):
-            output, new_turn = await self._run(call, handler, before)
-            if output is None:
-                answer = await last_answer(call, handler, self._model, new_turn)
-            else:
-                # A model that answers in blocks leaves them as they are.
-                text = AIMessage(output).text if isinstance(output, list) else output
-                answer = whole_answer(handler, str(text))
+            answer = await self._answer(call, handler, before)
         now = [HumanMessage(call.question, id=call.run_id), AIMessage(answer.text)]
         await self._conversations.keep(call, [*before, *now])
         return answer
+
+    async def _answer(
+        self, call: AgentCall, handler: RunHandler, before: list[BaseMessage]
+    ) -> AgentAnswer:
+        turn = list[BaseMessage]()
+        try:
+            output, turn = await self._run(call, handler, before)
+        except RunError:
+            raise
+        except Exception as raised:  # foreign code: an agent may raise anything
+            if (refusal := refusal_of(raised)) is not None:
+                return refusal
+            if not handler.limits.cut:
+                raise
+            output = None
+        if output is None:
+            return await self._at_limit(handler, turn)
+        # A model that answers in blocks leaves them as they are.
+        said = AIMessage(output) if isinstance(output, list) else AIMessage(str(output))
+        if is_empty(said):
+            raise ModelFailed
+        limit = handler.limits.stopped
+        return AgentAnswer(str(said.text), output=blocks_of(said), limit=limit)
+
+    async def _at_limit(self, handler: RunHandler, turn: list[BaseMessage]) -> AgentAnswer:
+        latest = handler.models.latest
+        asked = [*latest.messages, *turn] if latest is not None and turn else basis(handler, [])
+        limit = handler.limits.stopped or Limit.ITERATIONS
+        words = await last_words(handler, self._model, asked, limit=limit)
+        text = self._parsed(str(words.text if isinstance(words, AIMessage) else words))
+        return AgentAnswer(text or handler.limits.fixed_sentence, limit=limit)
+
+    def _parsed(self, text: str) -> str:
+        """What the agent's own parser makes of the last words; empty if they ask for a tool."""
+        if self._parser is None:
+            return text.strip()
+        try:
+            parsed = self._parser.parse(text)
+        except (OutputParserException, ValueError):
+            return spoken(text)
+        if isinstance(parsed, AgentFinish):
+            return str(parsed.return_values.get("output", "")).strip()
+        return ""
 
     async def _run(
         self, call: AgentCall, handler: RunHandler, before: list[BaseMessage]
@@ -103,17 +153,27 @@ class ExecutorAgent:
         history = get_buffer_string(before) if self._history_is_text else before
         asked = {"input": call.question, "chat_history": history}
         stream = self._executor.astream(asked, {"callbacks": [handler]})
-        async with stops_at_ceiling(handler), aclosing(stream):
+        async with aclosing(stream):
             async for chunk in stream:
                 if "output" in chunk:
+                    self._refuse_failed_tool(handler, turn, chunk["output"])
                     return chunk["output"], []
                 turn = turn if open_calls else []
                 open_calls += len(chunk.get("actions", ())) - len(chunk.get("steps", ()))
                 open_calls = max(0, open_calls)  # a parse error is a step without an action
                 turn += chunk.get("steps", ())
-                if handler.iterations >= call.iteration_limit and turn and not open_calls:
+                at_limit = handler.turns.iterations >= call.iteration_limit
+                if at_limit and turn and not open_calls:
                     return None, _as_messages(turn)
-        return (None if handler.models.ceiling_reached else ""), []
+        return "", []
+
+    def _refuse_failed_tool(
+        self, handler: RunHandler, turn: Sequence[AgentStep], output: object
+    ) -> None:
+        """The words for the model of a tool that failed are nobody's answer. Raises NoAnswer."""
+        last = turn[-1].action.tool if turn else None
+        if last in self._direct_tools and handler.tool_calls.failed_words == str(output):
+            raise NoAnswer
 
 
 def _before(call: AgentCall, said: list[BaseMessage]) -> list[BaseMessage]:

@@ -1,23 +1,30 @@
-"""How a run of foreign code ends: with a whole answer, at the ceiling, or by whose failure."""
+"""How a run of foreign code ends: by whose failure, at a limit, or with a rule of the agent's."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphInterrupt
 
+from app.agents import causes
 from app.agents.callback import RunHandler
-from app.runs.errors import AgentFailed, Interrupted, ModelFailed, RunError
+from app.agents.refusal import IncompleteAnswer
+from app.runs.errors import (
+    AgentFailed,
+    AnswerFiltered,
+    Interrupted,
+    ModelFailed,
+    OutputInvalid,
+    RunError,
+)
 from app.runs.model import AgentAnswer
+
+# What a caller reads where a rule of the agent's own stopped it.
+BLOCKED = "A rule of the agent does not let it answer this."
 
 
 @contextmanager
 def blamed(handler: RunHandler) -> Iterator[None]:
-    """Turn whatever foreign code raises into ModelFailed, AgentFailed or Interrupted.
-
-    A model's exception is known by identity: the handler saw it before it went up. Agents wrap
-    exceptions, so its causes count too.
-    """
+    """Turn whatever foreign code raises into ModelFailed, AgentFailed or Interrupted."""
     try:
         yield
     except RunError:
@@ -27,35 +34,34 @@ def blamed(handler: RunHandler) -> Iterator[None]:
 
 
 def as_run_error(handler: RunHandler, raised: BaseException) -> RunError:
-    """What foreign code raised, as the core's own error with that as its cause."""
-    if isinstance(raised, GraphBubbleUp):
-        failure: RunError = Interrupted()
-    else:
-        errors = handler.models.errors
-        by_model = any(cause is error for cause in _causes(raised) for error in errors)
-        failure = ModelFailed() if by_model else AgentFailed()
+    """What foreign code raised, as the core's own error with that as its cause.
+
+    A model's exception is known by identity: the handler saw it before it went up. Agents wrap
+    exceptions, so its causes count too.
+    """
+    failure = _failure(handler, raised)
     failure.__cause__ = raised
     return failure
 
 
-@asynccontextmanager
-async def stops_at_ceiling(handler: RunHandler) -> AsyncIterator[None]:
-    """End the block quietly when the ceiling of model calls ended it, however it was wrapped."""
-    try:
-        yield
-    except Exception:  # foreign code wraps what passes through it
-        if not handler.models.ceiling_reached:
-            raise
+def _failure(handler: RunHandler, raised: BaseException) -> RunError:
+    if isinstance(raised, GraphInterrupt):
+        return Interrupted()
+    errors = handler.models.errors
+    by_model = [cause for cause in _causes(raised) if any(cause is error for error in errors)]
+    if causes.is_filtered(raised):
+        return AnswerFiltered()
+    if by_model or isinstance(raised, IncompleteAnswer):
+        return ModelFailed()
+    return OutputInvalid() if causes.is_models_fault(raised) else AgentFailed()
 
 
-def whole_answer(handler: RunHandler, text: str, output: Any = None) -> AgentAnswer:
-    """The agent's answer. Raises ModelFailed when it is none.
-
-    An empty text is no answer; nor is what an agent says in the place of a model that failed.
-    """
-    if handler.models.turn.failure or not (text.strip() or output is not None):
-        raise ModelFailed
-    return AgentAnswer(text, output=output)
+def refusal_of(raised: BaseException) -> AgentAnswer | None:
+    """The answer where what was raised is a refusal: a model's own words, or a rule's block."""
+    if causes.is_block(raised):
+        return AgentAnswer(BLOCKED, refused=True)
+    words = causes.refusal_in(raised)
+    return AgentAnswer(words, refused=True) if words else None
 
 
 def _causes(raised: BaseException) -> Iterator[BaseException]:

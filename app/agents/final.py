@@ -1,60 +1,87 @@
-"""The answer at the iteration limit: asked of the model once more, or a fixed sentence."""
+"""The answer of a run that was stopped from outside: asked of its model once more, or fixed.
+
+Most runs at their limit conclude by themselves, by a last turn without tools. This is for those
+that cannot: stopped by a ceiling, by a library's limit or by a recursion limit, or executors.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 
+from app.agents.asking import last_answer, without_tools
 from app.agents.callback import RunHandler
+from app.agents.last_turn import cut, fixed_sentence
 from app.agents.retry import retrying
-from app.runs.events import IterationLimitReached
-from app.runs.model import AgentAnswer, EarlyStopping, Limit
-from app.runs.ports import AgentCall
+from app.runs.model import EarlyStopping, Limit
 
-_REACT_ANSWER, _REACT_ACTION = "Final Answer:", "\nAction:"
+__all__ = ["basis", "fixed_sentence", "last_words", "open_results"]
 
 
-def fixed_sentence(limit: int) -> str:
-    """What stands for an answer that no model wrote."""
-    turns = "1 iteration" if limit == 1 else f"{limit} iterations"
-    return f"No answer was found within the limit of {turns}."
-
-
-async def last_answer(
-    call: AgentCall,
+async def last_words(
     handler: RunHandler,
     model: BaseLanguageModel[Any] | None,
-    new_turn: Sequence[BaseMessage],
+    messages: Sequence[BaseMessage],
     attempts: int = 1,
-) -> AgentAnswer:
-    """The answer of a run that was stopped at its limit.
+    limit: Limit = Limit.ITERATIONS,
+) -> AIMessage | str:
+    """What the agent's model answers with what was found so far; empty where it is not asked.
 
-    With `generate` the model is asked once more, without tools, with the messages of its last
-    call (the agent's own system prompt among them) and the turn that followed. What a model
-    raises here goes on to the caller as any other failure of the model.
+    The model that was asked last is asked, with its own options, and without tools. What it
+    raises goes on to the caller as any other failure of the model.
     """
-    call.emit(
-        IterationLimitReached(
-            **handler.about,
-            at=handler.clock(),
-            iteration_limit=call.iteration_limit,
-            limit=Limit.ITERATIONS,
-        )
-    )
-    handler.finishing = True
-    text = ""
-    if model is not None and call.early_stopping is EarlyStopping.GENERATE:
-        asked = [*handler.models.basis, *new_turn]
-        config: RunnableConfig = {"callbacks": [handler]}
-        text = _said(await retrying(attempts)(model.ainvoke, asked, config=config))
-    return AgentAnswer(text or fixed_sentence(call.iteration_limit), limit=Limit.ITERATIONS)
+    handler.limits.reached(limit)
+    handler.limits.cut = True  # what is still at work asks no more
+    latest = handler.models.latest
+    asked = latest.asking.model if latest is not None and latest.asking.model else model
+    if asked is None or handler.call.early_stopping is not EarlyStopping.GENERATE:
+        return ""
+    options = without_tools(latest.asking.options, frozenset()) if latest is not None else {}
+    config: RunnableConfig = {"callbacks": [handler]}
+    token = last_answer.set(True)
+    try:
+        again = retrying(attempts)
+        reply: Any = await again(asked.ainvoke, list(messages), config=config, **options)
+    finally:
+        last_answer.reset(token)
+    return cut(reply) if isinstance(reply, AIMessage) else str(getattr(reply, "text", reply))
 
 
-def _said(reply: object) -> str:
-    text = str(reply.text if isinstance(reply, BaseMessage) else reply)
-    if _REACT_ANSWER in text:
-        return text.rpartition(_REACT_ANSWER)[2].strip()
-    # A ReAct model that still asks for a tool has not answered.
-    return "" if _REACT_ACTION in f"\n{text}" else text.strip()
+def basis(handler: RunHandler, state: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """What the last turn was asked, and what came of it; else what stands in the state."""
+    latest = handler.models.latest
+    if latest is None:
+        asked: list[BaseMessage] = list(state) or [HumanMessage(handler.call.question)]
+        return [*asked, *open_results(asked)]
+    asked = list(latest.messages)
+    if latest.reply is None:
+        return asked
+    results = {m.tool_call_id: m for m in state if isinstance(m, ToolMessage)} | latest.results
+    calls = [str(call["id"]) for call in latest.reply.tool_calls]
+    found = [results[call] for call in calls if call in results]
+    if not found:
+        return asked
+    turn = [latest.reply, *found]
+    return [*asked, *turn, *open_results(turn)]
+
+
+def open_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
+    """The tool calls that the messages ask for and hold no result of."""
+    results = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+    return [
+        call
+        for message in messages
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+        if call["id"] not in results
+    ]
+
+
+def open_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+    """A result for each tool call that never got one: providers refuse a call without."""
+    return [
+        ToolMessage("This call was not made.", tool_call_id=str(call["id"]), status="error")
+        for call in open_calls(messages)
+    ]

@@ -1,58 +1,81 @@
 """Serves any compiled LangGraph graph over `messages`, those of `create_agent` among them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.constants import START
 from langgraph.graph import END
-from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
-from langgraph.types import StateSnapshot
 
-from app.agents import anatomy, next_nodes
-from app.agents.builder import ATTEMPTS
+from app.agents import causes, next_nodes
+from app.agents.answers import STRUCTURED, Names, answer_in, as_messages, new_messages
 from app.agents.callback import RunHandler
-from app.agents.checkpoints import CLAIM
 from app.agents.conversations import Conversations, InMemory
-from app.agents.failure import blamed, stops_at_ceiling, whole_answer
-from app.agents.final import last_answer
+from app.agents.failure import blamed, refusal_of
+from app.agents.final import basis, last_words, open_results
+from app.agents.graph_parts import parts_of
+from app.agents.last_turn import spoken
+from app.agents.reach import install
+from app.agents.resuming import RUN, begin_anew, config_of, from_input, go_on, last_turn
 from app.agents.speaking import handler_for
-from app.agents.tools import guarded
-from app.runs.errors import Interrupted
-from app.runs.events import IterationCounted, RunBeganAnew
-from app.runs.model import AgentAnswer, AgentInfo
+from app.agents.tools import Guards
+from app.runs.errors import (
+    Interrupted,
+    ModelFailed,
+    NoAnswer,
+    OutputInvalid,
+    OutputMissing,
+    RunError,
+)
+from app.runs.model import AgentAnswer, AgentInfo, Limit
 from app.runs.ports import AgentCall, ThreadStore
 
-# The runs are bounded by iterations, model calls and the deadline, each of which has an outcome.
-_RECURSION_LIMIT = 100_000
-# Marks, in a checkpoint, the run that wrote it.
-_RUN = "watchkeeper_run_id"
-_LIBRARY_SENTENCE = "Model call limits exceeded"
+
+@dataclass(slots=True)
+class Ran:
+    """What is known of a graph while it runs: its state, and what was there before."""
+
+    state: dict[str, Any] = field(default_factory=dict)
+    before: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The messages of its state."""
+        return as_messages(self.state.get("messages"))
+
+    def known(self) -> frozenset[str]:
+        """The ids of messages that were there before."""
+        return frozenset(m.id for m in as_messages(self.before.get("messages")) if m.id)
+
+    def changed(self, keys: Sequence[str]) -> dict[str, Any]:
+        """What stands in these keys, and did not before."""
+        values = {key: self.state.get(key) for key in keys}
+        return {
+            key: value
+            for key, value in values.items()
+            if not _is_empty(value) and not _equal(value, self.before.get(key))
+        }
 
 
 class GraphAgent:
     """One graph, built once, run many times at once."""
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
+        install()
         self.info = info
-        self.verbose = graph.debug
+        self._parts = parts_of(graph)
+        self.verbose = self._parts.verbose
         self._graph = graph
         self._keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
         self._conversations = Conversations(info.name, InMemory())
         self._durable = graph
-        self._attempts = ((graph.config or {}).get("metadata") or {}).get(ATTEMPTS, 1)
-        self._model = anatomy.find(graph, BaseChatModel)  # type: ignore[type-abstract]
-        self._output_tools = anatomy.output_tools(graph)
-        self._keys = [k for k in ("messages", "structured_response") if k in graph.channels]
-        self._tools = frozenset(info.tools)
-        for node in anatomy.find_all(graph, ToolNode):
-            for name, tool in node.tools_by_name.items():
-                self.verbose = self.verbose or bool(tool.verbose)
-                node.tools_by_name[name] = guarded(tool)
+        self._guards = Guards()
 
     def keep_in(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
         """Keep conversations and, of background runs, steps there; not if it has a place itself."""
@@ -62,171 +85,185 @@ class GraphAgent:
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
-        handler = handler_for(call, self.info.name, self._tools, self._output_tools)
+        handler = self._handler(call)
+        ran = Ran()
         with blamed(handler):
-            state, stopped = await self._run(call, handler)
-            messages: list[BaseMessage] = state.get("messages", [])
-            if stopped:
-                if _is_library_sentence(messages):
-                    messages = messages[:-1]
-                turn = _last_turn(messages) if _turn_is_complete(messages) else []
-                answer = await last_answer(call, handler, self._model, turn, self._attempts)
-                await self._conclude(call, messages, answer.text)
-                return answer
-            text = str(messages[-1].text) if messages else ""
-            whole = whole_answer(handler, text, state.get("structured_response"))
+            try:
+                await self._run(call, handler, ran)
+            except RunError:
+                raise
+            except Exception as raised:  # foreign code: an agent may raise anything
+                if (refusal := refusal_of(raised)) is not None:
+                    return refusal
+                if not _at_limit(handler, raised):
+                    raise
+                return await self._stopped(call, handler, ran)
+            if _ended_by_library(handler, ran):
+                return await self._stopped(call, handler, ran)
+            answer = self._answer(handler, ran, call)
             if not self._keeps_threads:
-                await self._conversations.keep(call, messages)
-            return whole
+                await self._conversations.keep(call, ran.messages)
+            return answer
 
-    async def _run(self, call: AgentCall, handler: RunHandler) -> tuple[dict[str, Any], bool]:
-        """The last state of the graph, and whether a limit stopped it.
+    def _handler(self, call: AgentCall) -> RunHandler:
+        parts = self._parts
+        return handler_for(
+            call,
+            self.info.name,
+            frozenset(self.info.tools),
+            parts.output_tools,
+            guards=self._guards,
+            policies=parts.policies,
+            limit_nodes=parts.limit_nodes,
+        )
 
-        Each state arrives before the next step starts, so closing the stream there means that
-        no later call is made.
-        """
+    def _answer(self, handler: RunHandler, ran: Ran, call: AgentCall) -> AgentAnswer:
+        """The answer of a graph that came to its end, perhaps by a last turn at the limit."""
+        limit = handler.limits.stopped
+        said = new_messages(ran.messages, ran.known(), call.run_id)
+        changed = ran.changed(self._parts.answer_keys)
+        direct = self._parts.direct_tools | handler.calls.direct_tools
+        try:
+            answer = answer_in(said, changed, Names(self._parts.output_tools, direct))
+        except (ModelFailed, NoAnswer):
+            if limit is None:
+                self._demand_output(said, changed)
+                raise
+            answer = AgentAnswer(_text(handler))
+        if limit is not None:
+            text = spoken(answer.text) or ("" if answer.output else handler.limits.fixed_sentence)
+            return AgentAnswer(text, answer.output, limit, answer.refused)
+        if not answer.refused:
+            self._demand_output(said, changed)
+        return answer
+
+    def _demand_output(self, said: Sequence[BaseMessage], changed: Mapping[str, Any]) -> None:
+        """Raises OutputMissing or OutputInvalid where the agent asks for output and has none."""
+        if not self._parts.wants_output or changed.get(STRUCTURED) is not None:
+            return
+        tried = any(isinstance(m, ToolMessage) and m.name in self._parts.output_tools for m in said)
+        raise OutputInvalid if tried else OutputMissing
+
+    async def _stopped(self, call: AgentCall, handler: RunHandler, ran: Ran) -> AgentAnswer:
+        """The answer of a run that a limit cut, or that a limit of a library's ended."""
+        ours = [m for m in ran.messages if m not in handler.library_limit]
+        limit = handler.limits.stopped or Limit.ITERATIONS
+        words: AIMessage | str | None = handler.limits.last_words
+        if words is None:
+            asked = basis(handler, ours)
+            words = await last_words(handler, self._parts.model, asked, self._parts.attempts, limit)
+        text = spoken(str(words.text if isinstance(words, AIMessage) else words))
+        text = text or handler.limits.fixed_sentence
+        await self._conclude(call, handler, ours, text)
+        return AgentAnswer(text, limit=limit)
+
+    async def _run(self, call: AgentCall, handler: RunHandler, ran: Ran) -> None:
+        """Run the graph until it ends, keeping its last state. Raises Interrupted."""
         graph = self._durable if call.durable else self._graph
-        config = _config(call, in_thread=self._keeps_threads)
-        state, asked, config = await self._begin(call, handler, graph, config)
+        if self._parts.breaks and not isinstance(graph.checkpointer, BaseCheckpointSaver):
+            # Whether it stopped at a breakpoint is known only of a graph that keeps its steps.
+            graph = graph.copy({"checkpointer": InMemorySaver()})
+        config = config_of(call, in_thread=self._keeps_threads)
+        asked, config = await self._begin(call, handler, graph, config, ran)
         stream = graph.astream(
             asked,
-            {**config, "callbacks": [handler], "recursion_limit": _RECURSION_LIMIT},
+            {**config, "callbacks": [handler], "recursion_limit": self._parts.recursion_limit},
             stream_mode="values",
-            output_keys=self._keys,
+            output_keys=["messages", *self._parts.answer_keys],
             durability="sync" if call.durable else None,
         )
-        async with stops_at_ceiling(handler), aclosing(stream):  # type: ignore[type-var]
+        async with aclosing(stream):  # type: ignore[type-var]
             async for state in stream:
                 if "__interrupt__" in state:
                     raise Interrupted
-                limit_reached = handler.iterations >= call.iteration_limit
-                if limit_reached and _turn_is_complete(state.get("messages", [])):
-                    return state, True
-        limited_itself = _is_library_sentence(state.get("messages", []))
-        return state, handler.models.ceiling_reached or limited_itself
+                ran.state = state
+        if handler.waiting or handler.tree.root.waits:
+            raise Interrupted
+        if self._parts.breaks and (await graph.aget_state(config)).next:
+            raise Interrupted
 
     async def _begin(
-        self, call: AgentCall, handler: RunHandler, graph: Any, config: RunnableConfig
-    ) -> tuple[dict[str, Any], dict[str, Any] | None, RunnableConfig]:
-        """The state to start from, what to ask, and of what step.
+        self,
+        call: AgentCall,
+        handler: RunHandler,
+        graph: Any,
+        config: RunnableConfig,
+        ran: Ran,
+    ) -> tuple[dict[str, Any] | None, RunnableConfig]:
+        """What to ask, and of what step.
 
         Nothing is asked where an earlier attempt had begun: the graph goes on from its last step,
         or from its input where another version of it made that step. Whether there is anything
         left to do is the graph's to say: what it would do next can be empty in the middle of a
         run.
         """
-        asked: list[BaseMessage] = [HumanMessage(call.question)]
+        asked: list[BaseMessage] = [HumanMessage(call.question, id=call.run_id)]
         may_be_kept = call.resumed or (self._keeps_threads and call.thread_id is not None)
         if may_be_kept and graph.checkpointer:
             kept = await graph.aget_state(config)
-            if (kept.metadata or {}).get(_RUN) == call.run_id:
+            messages = as_messages(kept.values.get("messages"))
+            if (kept.metadata or {}).get(RUN) == call.run_id:
                 nodes = await next_nodes.missing(graph, config)
                 if nodes:
-                    _begin_anew(handler, nodes)
-                    return {}, None, await _from_input(graph, config, kept)
-                _go_on(handler, kept.values.get("messages", []), self._output_tools)
-                return dict(kept.values), None, config
+                    begin_anew(handler, nodes)
+                    return None, await from_input(graph, config, kept)
+                go_on(handler, messages, self._parts.output_tools)
+                ran.state = dict(kept.values)
+                return None, config
+            ran.before = kept.values
             # A run that was cut in the middle may have left calls that nobody answered.
-            asked = [*_unanswered(kept.values.get("messages", [])), *asked]
-        if not self._keeps_threads:
-            asked = [*await self._conversations.so_far(call.thread_id), *asked]
+            asked = [*open_results(last_turn(messages)), *asked]
+        elif not self._keeps_threads:
+            so_far = await self._conversations.so_far(call.thread_id)
+            ran.before = {"messages": so_far}
+            asked = [*so_far, *asked]
+        handler.turns.know(as_messages(ran.before.get("messages")))
         if call.iterations:
-            _begin_anew(handler, ())
-        return {}, {"messages": asked}, config
+            begin_anew(handler, ())
+        return {"messages": asked}, config
 
-    async def _conclude(self, call: AgentCall, messages: list[BaseMessage], text: str) -> None:
+    async def _conclude(
+        self, call: AgentCall, handler: RunHandler, messages: list[BaseMessage], text: str
+    ) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
-        said = [*_unanswered(messages), AIMessage(text)]
+        said = [*open_results(last_turn(messages)), AIMessage(text)]
         if not self._keeps_threads:
             await self._conversations.keep(call, [*messages, *said])
             return
-        config = _config(call, in_thread=True)
-        await self._graph.aupdate_state(config, {"messages": said})
+        config = config_of(call, in_thread=True)
+        gone = [RemoveMessage(id=m.id) for m in handler.library_limit if m.id]
+        # As the input does: every graph takes messages there, whatever nodes its last step had.
+        await self._graph.aupdate_state(config, {"messages": [*gone, *said]}, as_node=START)
         # What the graph would have done next is not to be done when the conversation goes on.
         await self._graph.aupdate_state(config, None, as_node=END)
 
 
-def _is_library_sentence(messages: Sequence[BaseMessage]) -> bool:
-    """A ModelCallLimitMiddleware in the agent ends it with a sentence of the library."""
-    return bool(messages) and str(messages[-1].text).startswith(_LIBRARY_SENTENCE)
+def _at_limit(handler: RunHandler, raised: Exception) -> bool:
+    """Whether a limit ended the run, however what it raised was wrapped."""
+    if handler.limits.cut or causes.is_library_limit(raised):
+        return True
+    return handler.limits.last_words is not None  # what failed came after the last turn
 
 
-def _config(call: AgentCall, *, in_thread: bool) -> RunnableConfig:
-    """Where a graph without threads of its own keeps its steps, no two runs meet."""
-    metadata = {_RUN: call.run_id}
-    if in_thread and call.thread_id:
-        return {"configurable": {"thread_id": call.thread_id}, "metadata": metadata}
-    claim = {CLAIM: call.fence.claim} if call.fence is not None else {}
-    return {"configurable": {"thread_id": call.run_id, **claim}, "metadata": metadata}
+def _ended_by_library(handler: RunHandler, ran: Ran) -> bool:
+    """Whether the last message is the sentence of a library's own limit."""
+    return any(ran.messages[-1:] == [message] for message in handler.library_limit)
 
 
-async def _from_input(graph: Any, config: RunnableConfig, kept: StateSnapshot) -> RunnableConfig:
-    """The step in which the run was asked; what followed stays behind it."""
-    while (kept.metadata or {}).get("source") != "input" and kept.parent_config:
-        kept = await graph.aget_state(kept.parent_config)
-    at = kept.config["configurable"]
-    return {**config, "configurable": {**config["configurable"], **at}}
+def _text(handler: RunHandler) -> str:
+    words = handler.limits.last_words
+    return str(words.text) if words is not None else ""
 
 
-def _begin_anew(handler: RunHandler, nodes: tuple[str, ...]) -> None:
-    handler.iterations = 0
-    handler.call.emit(RunBeganAnew(**handler.about, at=handler.clock(), nodes=nodes))
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | tuple | dict | set) and not value)
 
 
-def _go_on(
-    handler: RunHandler, messages: Sequence[BaseMessage], output_tools: frozenset[str]
-) -> None:
-    """Count the turns of an earlier attempt; what its last model was asked was said before it."""
-    asked_at = max((n for n, m in enumerate(messages) if isinstance(m, HumanMessage)), default=0)
-    turns = [
-        message
-        for message in messages[asked_at:]
-        if isinstance(message, AIMessage)
-        and any(call["name"] not in output_tools for call in message.tool_calls)
-    ]
-    # A turn that was told and not kept is made again, and counts once; where more are missing,
-    # the agent itself has shortened what was said.
-    if handler.iterations <= len(turns) + 1:
-        handler.iterations = len(turns)
-    for number, turn in enumerate(turns[handler.call.iterations :], handler.call.iterations + 1):
-        handler.call.emit(  # kept, and not told before its process died
-            IterationCounted(
-                **handler.about,
-                at=handler.clock(),
-                iteration=number,
-                tool_calls=len(turn.tool_calls),
-            )
-        )
-    for request in _open_calls(messages):  # an earlier version may have had other tools
-        if request["name"] not in output_tools:
-            handler.reject_if_unknown(request["name"])
-    handler.models.basis = messages[: len(messages) - len(_last_turn(messages))]
-
-
-def _unanswered(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    """A result for each tool call that never got one: providers refuse a call without."""
-    return [
-        ToolMessage("This call was not made.", tool_call_id=str(request["id"]), status="error")
-        for request in _open_calls(messages)
-    ]
-
-
-def _open_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
-    turn = _last_turn(messages)
-    asked = turn[0].tool_calls if turn and isinstance(turn[0], AIMessage) else []
-    answered = {m.tool_call_id for m in turn if isinstance(m, ToolMessage)}
-    return [request for request in asked if request["id"] not in answered]
-
-
-def _last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The last message of the model and the tool results that followed it."""
-    for position in range(len(messages) - 1, -1, -1):
-        if isinstance(messages[position], AIMessage):
-            return list(messages[position:])
-    return []
-
-
-def _turn_is_complete(messages: Sequence[BaseMessage]) -> bool:
-    turn = _last_turn(messages)
-    asked = isinstance(turn[0], AIMessage) and turn[0].tool_calls if turn else ()
-    return bool(asked) and not _unanswered(messages)
+def _equal(value: Any, other: Any) -> bool:
+    """Whether two values of a state are the same; what cannot be compared is not."""
+    if value is other:
+        return True
+    try:
+        return bool(value == other)
+    except (ValueError, TypeError, AttributeError):
+        return False

@@ -1,21 +1,18 @@
 """Which tool call the present task or thread works in.
 
-It is set when a tool starts and found again inside the tool, in models and tools that it calls in
-turn, on whatever thread they run.
+It is set when a tool starts and found again inside the tool, on whatever thread it runs.
 """
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
-from langchain_core.messages import AIMessage
-
-from app.agents import reading
 from app.runs.deadline import tool_call
 from app.runs.model import Tally
 from app.runs.tasks import Fence
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SubAgent:
     """An agent that a tool asks in turn, with counts of its own."""
 
@@ -24,36 +21,28 @@ class SubAgent:
     tally: Tally = field(default_factory=Tally)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OpenTool:
     """A tool call at work.
 
-    `key` names it to other systems, and its `fence` is passed before it does anything. `node` is
-    the graph node that runs it; `sub_agent` the agent that it asks at present. `error` and
-    `invalid_arguments` are set by the tool's wrapper when a call fails softly.
+    `within` is its place in the tree of the run, and `parent_id` the tool call or sub-agent that
+    it belongs to. `key` names it to other systems, and its `fence` is passed before it does
+    anything. `error` and `invalid_arguments` are set by the tool's guard. `open_agents` are the
+    agents that it asks at present, by their call ids.
     """
 
     call_id: str
     name: str
     outer: "OpenTool | None"
+    within: Any
+    parent_id: str | None
     started_at: float
     key: str = ""
     fence: Fence | None = None
-    node: str | None = None
-    sub_agent: SubAgent | None = None
     error: BaseException | None = None
     invalid_arguments: bool = False
-
-    @property
-    def parent_of_calls(self) -> str:
-        """What a call made inside this tool belongs to."""
-        return self.sub_agent.call_id if self.sub_agent else self.call_id
-
-    def answered(self, message: AIMessage | None) -> None:
-        """A model that was asked inside this tool answered: the sub-agent's turn, if it has one."""
-        if self.sub_agent is not None and message is not None:
-            self.sub_agent.tally.iterations += bool(message.tool_calls)
-            self.sub_agent.tally.usage += reading.usage(message)
+    agents_asked: int = 0
+    open_agents: dict[str, SubAgent] = field(default_factory=dict)
 
 
 # The tool call that the present task or thread works in.
@@ -61,6 +50,6 @@ inside: ContextVar[OpenTool | None] = ContextVar("watchkeeper_tool", default=Non
 
 
 def enter(tool: OpenTool | None) -> None:
-    """Say which tool call the present task or thread works in from now on."""
+    """Note which tool call the present task or thread works in from now on."""
     inside.set(tool)
     tool_call.set(tool.key if tool else None)

@@ -1,4 +1,4 @@
-"""The model calls of one run: told when they start, told once when they end, refused if broken."""
+"""The model calls of one run: each reported when it starts and once when it ends."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -9,82 +9,86 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import reading
-from app.agents.broken import Streamed, refuse_if_broken
-from app.agents.inside import OpenTool, inside
+from app.agents import endings, reading
+from app.agents.asking import Asking
+from app.agents.broken import Streamed, refuse_if_broken, refuse_if_cut
 from app.agents.refusal import CeilingReached, IncompleteAnswer
+from app.agents.tree import AgentRun, Branch, Place, agent_around, asked_by_tool, tool_around
+from app.agents.turns import depth
 from app.runs.events import FirstToken, ModelCallFinished, ModelCallRetried, ModelCallStarted
 from app.runs.model import NO_USAGE, CallOutcome
 from app.runs.ports import AgentCall
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OpenModel:
-    """A model call at work. Inside a `tool` it is a sub-agent's, or the tool's own."""
+    """A model call; `results` are those of the tools that its reply asked for."""
 
+    asking: Asking
+    place: Place
     provider: str
     model: str
     started_at: float
-    tool: OpenTool | None
+    messages: Sequence[BaseMessage]
+    silent: bool = False
     streamed: Streamed | None = None
+    reply: AIMessage | None = None
+    results: dict[str, ToolMessage] = field(default_factory=dict)
 
-
-@dataclass(slots=True)
-class Turn:
-    """The agent's present turn: what it was asked, and what came of it."""
-
-    messages: Sequence[BaseMessage] = ()
-    attempt: int = 1
-    counted: bool = False
-    unusable: bool = False
-    failure: CallOutcome | None = None
+    @property
+    def is_turn(self) -> bool:
+        """Whether it is presumed to be a turn of an agent of the run's own."""
+        return not self.asking.helper and tool_around(self.place) is None
 
 
 @dataclass(slots=True)
 class ModelCalls:
-    """`errors` keeps what models raised, to tell whose failure ended the run."""
+    """`errors` are what models raised, to tell whose failure ended the run.
+
+    `latest` is the turn that was answered last, or asked where none was answered.
+    """
 
     call: AgentCall
     about: Mapping[str, str]
     clock: Callable[[], float]
     refuses: bool = True
-    made: int = 0
-    ceiling_reached: bool = False
-    turn: Turn = field(default_factory=Turn)
     errors: list[BaseException] = field(default_factory=list)
-    # What the last counted turn was asked, and the ids of the calls it asked for.
-    basis: Sequence[BaseMessage] = ()
-    asked: set[str | None] = field(default_factory=set)
-    _open: dict[UUID, OpenModel] = field(default_factory=dict)
+    latest: OpenModel | None = None
+    open: dict[UUID, OpenModel] = field(default_factory=dict)
 
     def start(
         self,
         call_id: UUID,
+        asking: Asking,
         messages: Sequence[BaseMessage],
         metadata: Mapping[str, Any],
+        parent_id: str | None,
         iteration: int,
         *,
-        last: bool,
-    ) -> None:
-        """A model is asked. Raises CeilingReached; the `last` call is kept back for the answer."""
-        tool = inside.get()
-        if self.refuses:
-            self._refuse_too_many(messages, iteration, own=tool is None, last=last)
-        self.made += 1
+        silent: bool = False,
+    ) -> OpenModel:
+        """A model is asked."""
+        assert asking.place is not None
         opened = OpenModel(
+            asking=asking,
+            place=asking.place,
             provider=str(metadata.get("ls_provider") or "unknown"),
             model=str(metadata.get("ls_model_name") or "unknown"),
             started_at=self.clock(),
-            tool=tool,
+            messages=messages,
+            silent=silent,
         )
-        self._open[call_id] = opened
-        attempt = self._begin_turn(messages, opened, iteration) if tool is None else 1
+        self.open[call_id] = opened
+        asking.call_ids.append(call_id)
+        attempt = self._attempt(opened, iteration) if opened.is_turn else 1
+        if opened.is_turn and (self.latest is None or self.latest.reply is None):
+            self.latest = opened
         self.call.emit(
             ModelCallStarted(
                 **self.about,
                 at=opened.started_at,
                 call_id=str(call_id),
-                parent_id=tool.parent_of_calls if tool else None,
+                parent_id=parent_id,
                 iteration=iteration,
                 attempt=attempt,
                 provider=opened.provider,
@@ -92,53 +96,35 @@ class ModelCalls:
                 messages=messages,
             )
         )
+        return opened
 
-    def _refuse_too_many(
-        self, messages: Sequence[BaseMessage], iteration: int, *, own: bool, last: bool
-    ) -> None:
-        """One call of the ceiling is kept back for the last answer.
-
-        A turn beyond the limit is stopped from outside where that is seen in time; here it is
-        stopped in any case, and what it was asked holds all that the last answer needs.
-        """
-        limit = self.call.iteration_limit
-        beyond_limit = own and not last and iteration > limit and self._goes_on(messages)
-        kept_back = 0 if last and own else 1
-        if beyond_limit or self.made >= 4 * (limit + 1) - kept_back:
-            self.ceiling_reached = True
-            if beyond_limit:
-                self.basis = messages
-            raise CeilingReached
-
-    def _goes_on(self, messages: Sequence[BaseMessage]) -> bool:
-        """Whether these messages go on from the counted turn, and are not a middleware's own."""
-        answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-        return bool(self.asked) and self.asked <= answered
-
-    def _begin_turn(
-        self, messages: Sequence[BaseMessage], opened: OpenModel, iteration: int
-    ) -> int:
-        former = self.turn
-        attempt = former.attempt + 1 if former.failure else 1
-        self.turn = Turn(messages, attempt)
-        if former.failure:
-            self.call.emit(
-                ModelCallRetried(
-                    **self.about,
-                    at=opened.started_at,
-                    iteration=iteration,
-                    provider=opened.provider,
-                    model=opened.model,
-                    reason=former.failure,
-                )
+    def _attempt(self, opened: OpenModel, iteration: int) -> int:
+        """Which attempt at its turn it is: one more where the one before failed."""
+        place = opened.place
+        if not isinstance(place, AgentRun | Branch):
+            return 1
+        if place.failure is None:
+            place.attempts = 1
+            return 1
+        place.attempts += 1
+        reason, place.failure = place.failure, None
+        self.call.emit(
+            ModelCallRetried(
+                **self.about,
+                at=opened.started_at,
+                iteration=iteration,
+                provider=opened.provider,
+                model=opened.model,
+                reason=reason,
             )
-        return attempt
+        )
+        return place.attempts
 
-    def token(self, call_id: UUID, chunk: Any) -> None:
+    def token(self, call_id: UUID, chunk: Any) -> OpenModel | None:
         """Arguments are kept as they come; the first token of a call is a fact."""
-        opened = self._open.get(call_id)
+        opened = self.open.get(call_id)
         if opened is None:
-            return
+            return None
         if opened.streamed is None:
             opened.streamed = Streamed()
             self.call.emit(
@@ -154,33 +140,53 @@ class ModelCalls:
         message = getattr(chunk, "message", None)
         if isinstance(message, AIMessageChunk):
             opened.streamed.add(message)
+        return opened
 
-    def end(self, call_id: UUID, response: LLMResult) -> tuple[AIMessage | None, OpenTool | None]:
-        """A model answered: its message, and the tool inside which it was asked.
+    def end(self, call_id: UUID, response: LLMResult) -> OpenModel | None:
+        """A model answered: its call, with the reply. Raises IncompleteAnswer.
 
-        Raises IncompleteAnswer.
+        What a helper's model says is the agent's to judge.
         """
-        opened = self._open.pop(call_id, None)
+        opened = self.open.pop(call_id, None)
         if opened is None:
-            return None, None
+            return None
         message = reading.message(response)
         try:
-            if message is not None and self.refuses:
+            if message is None and self.refuses and not opened.asking.helper:
+                refuse_if_cut(endings.of_completion(response))
+            if message is not None and self.refuses and not opened.asking.helper:
                 refuse_if_broken(message, opened.provider, opened.streamed)
         except IncompleteAnswer as broken:
             self._ended(call_id, opened, CallOutcome.INCOMPLETE, broken, message)
             raise
         self._ended(call_id, opened, CallOutcome.COMPLETED, None, message)
-        return message, opened.tool
+        opened.reply = message
+        if opened.is_turn:
+            self.latest = opened
+        return opened
+
+    def keep_result(self, output: Any) -> None:
+        """A tool gave this: it may be what the latest turn asked for."""
+        if self.latest is not None and isinstance(output, ToolMessage):
+            self.latest.results[output.tool_call_id] = output
 
     def fail(self, call_id: UUID, error: BaseException) -> None:
-        """A model raised."""
-        if isinstance(error, asyncio.CancelledError):
-            return  # the run is being stopped, and closes what is open with its own outcome
-        opened = self._open.pop(call_id, None)
+        """A model raised, or its call was given up."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.cancelled(call_id)
+            return
+        opened = self.open.pop(call_id, None)
         if opened is not None:
             outcome = reading.call_outcome(error, CallOutcome.FAILED)
             self._ended(call_id, opened, outcome, error, None)
+
+    def cancelled(self, call_id: UUID) -> None:
+        """The agent gave a call up; where the run is being stopped, its end closes the call."""
+        if self.call.stopping():
+            return
+        opened = self.open.pop(call_id, None)
+        if opened is not None:
+            self._ended(call_id, opened, CallOutcome.CANCELLED, None, None)
 
     def _ended(
         self,
@@ -190,15 +196,18 @@ class ModelCalls:
         error: BaseException | None,
         message: AIMessage | None,
     ) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, CeilingReached):
             self.errors.append(error)
-        if error is not None and opened.tool is None:
-            self.turn.failure = outcome
+            if opened.is_turn and isinstance(opened.place, AgentRun | Branch):
+                opened.place.failure = outcome
         try:
             usage = reading.usage(message)
-        except TypeError:  # the call has ended all the same, and must be told
+        except TypeError:  # the call has ended all the same, and must be reported
             self.call.fault()
             usage = NO_USAGE
+        agent = asked_by_tool(opened.place)
+        if agent is not None and agent.sub_agent is not None:
+            agent.sub_agent.tally.usage += usage
         self.call.emit(
             ModelCallFinished(
                 **self.about,
@@ -217,9 +226,21 @@ class ModelCalls:
         )
 
 
-def in_sub_agent(tool: OpenTool, metadata: Mapping[str, Any]) -> str | None:
-    """The name of the sub-agent that asks, when it is not the tool itself: its node differs."""
-    node = metadata.get("langgraph_node")
-    if node is None or node == tool.node:
+def speaker(opened: OpenModel, root: AgentRun) -> str | None:
+    """Who speaks in a call: None for the agent that was asked, else a name."""
+    tool = tool_around(opened.place)
+    agent = agent_around(opened.place)
+    if tool is not None:
+        asked = asked_by_tool(opened.place)
+        return tool.name if asked is None or asked.name is None else asked.name
+    if opened.asking.helper:
+        return opened.place.node if isinstance(opened.place, Branch) else "helper"
+    if agent is None or agent is root:
         return None
-    return str(metadata.get("lc_agent_name") or tool.name)
+    within = agent.within
+    return agent.name or (within.node if isinstance(within, Branch) else None)
+
+
+def iteration_of(place: Place, iterations: int) -> int:
+    """The iteration in which a call is made; in a tool, the one after the run's last."""
+    return iterations + 1 if tool_around(place) is not None else depth(place) + 1

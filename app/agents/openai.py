@@ -1,7 +1,8 @@
 """ChatOpenAI as it should be called in production. Imported only when an agent uses it.
 
 The library's own has no timeout, makes a pool of connections for each base URL, loses the usage of
-streams on compatible endpoints, and takes half an answer for a whole one.
+streams on compatible endpoints and the refusals of streams, and takes half an answer for a whole
+one.
 """
 
 import json
@@ -20,6 +21,15 @@ from app.agents.upstream import TIMEOUT, UPSTREAM
 
 class StrictChatOpenAI(ChatOpenAI):
     """Raises IncompleteAnswer for a stream cut short or tool arguments that are not JSON."""
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> ChatGenerationChunk | None:
+        converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
+        delta = next((choice.get("delta") for choice in chunk.get("choices") or ()), None)
+        if converted is not None and delta and (refusal := delta.get("refusal")):
+            converted.message.additional_kwargs["refusal"] = refusal
+        return converted
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         streamed, whole = Streamed(), AIMessageChunk(content="")

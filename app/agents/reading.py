@@ -2,8 +2,9 @@
 
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphInterrupt
 
+from app.agents import endings
 from app.agents.refusal import IncompleteAnswer
 from app.runs.errors import HandedOver
 from app.runs.model import CallOutcome, Usage
@@ -19,7 +20,7 @@ def message(response: LLMResult) -> AIMessage | None:
 
 
 def usage(message: AIMessage | None) -> Usage:
-    """The tokens it says it spent. Raises TypeError when it tells them in no numbers."""
+    """The tokens that it reports. Raises TypeError if they are not whole numbers."""
     spent = message.usage_metadata if message is not None else None
     if not spent:
         return Usage()
@@ -27,7 +28,7 @@ def usage(message: AIMessage | None) -> Usage:
     written = spent.get("output_token_details") or {}
     counts = [n for n in (*spent.values(), *read.values(), *written.values()) if n is not None]
     if not all(isinstance(n, int | dict) for n in counts):
-        raise TypeError("a provider told its usage in other than whole numbers")
+        raise TypeError("a provider reported its usage in other than whole numbers")
     return Usage(
         input_tokens=spent.get("input_tokens") or 0,
         output_tokens=spent.get("output_tokens") or 0,
@@ -39,7 +40,7 @@ def usage(message: AIMessage | None) -> Usage:
 
 def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
     """How a call ended that raised."""
-    if isinstance(error, GraphBubbleUp):
+    if isinstance(error, GraphInterrupt):
         return CallOutcome.INTERRUPTED
     if isinstance(error, IncompleteAnswer):
         return CallOutcome.INCOMPLETE
@@ -50,6 +51,4 @@ def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
 
 def finish_reason(message: AIMessage | None) -> str | None:
     """Why the provider says the message ended."""
-    said = message.response_metadata if message is not None else {}
-    reason = said.get("finish_reason") or said.get("stop_reason") or said.get("status")
-    return str(reason) if reason else None
+    return endings.of_message(message).reason if message is not None else None

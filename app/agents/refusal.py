@@ -9,3 +9,9 @@ class CeilingReached(Exception):
 
 class IncompleteAnswer(ModelAPIError):
     """The model's answer is broken or was cut; asking again may help."""
+
+
+class FilteredAnswer(IncompleteAnswer):
+    """The provider's filter cut the model's answer; asking again will not help."""
+
+    is_retryable = False

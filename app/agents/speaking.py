@@ -7,7 +7,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessageChunk
 
 from app.agents.callback import RunHandler
-from app.agents.inside import inside
+from app.agents.model_calls import iteration_of, speaker
 from app.runs.events import Say, Token
 from app.runs.ports import AgentCall
 
@@ -22,13 +22,14 @@ class SpeakingHandler(RunHandler):
     def on_llm_new_token(self, token: Any, *, run_id: UUID, chunk: Any = None, **told: Any) -> None:
         """A streamed model call gave a token."""
         super().on_llm_new_token(token, run_id=run_id, chunk=chunk, **told)
+        opened = self.models.open.get(run_id)
+        if opened is None or opened.silent or self.call.say is None:
+            return
         message = getattr(chunk, "message", None)
         text = str(message.text) if isinstance(message, AIMessageChunk) else str(token)
-        if text and self.call.say is not None:
-            tool = inside.get()
-            agent = tool.sub_agent if tool is not None else None
-            name = agent.name if agent else tool.name if tool else None
-            self.call.say(Token(text, self.iterations + 1, name))
+        if text:
+            iteration = iteration_of(opened.place, self.turns.iterations)
+            self.call.say(Token(text, iteration, speaker(opened, self.tree.root)))
 
     def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Part of the mark."""
@@ -39,9 +40,9 @@ class SpeakingHandler(RunHandler):
         return output
 
 
-def handler_for(call: AgentCall, agent: str, *names: frozenset[str]) -> RunHandler:
-    """A handler that speaks only where somebody reads; streaming costs more."""
-    return (RunHandler if call.say is None else SpeakingHandler)(call, agent, *names)
+def handler_for(call: AgentCall, agent: str, *names: frozenset[str], **parts: Any) -> RunHandler:
+    """A handler that streams only where somebody reads; streaming costs more."""
+    return (RunHandler if call.say is None else SpeakingHandler)(call, agent, *names, **parts)
 
 
 def only_sub_agents(say: Say) -> Say:

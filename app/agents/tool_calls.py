@@ -1,5 +1,6 @@
-"""The tool calls of one run: each told when it starts and once when it ends."""
+"""The tool calls of one run: each reported when it starts and once when it ends."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
 from app.agents.inside import OpenTool, SubAgent, enter, inside
+from app.agents.tools import words_for
+from app.agents.tree import AgentRun, Place, Tree, asked_by_tool, tool_around
 from app.runs.events import (
-    Emit,
     SubAgentFinished,
     SubAgentStarted,
     ToolCallFinished,
@@ -19,17 +21,21 @@ from app.runs.events import (
     ToolCallStarted,
 )
 from app.runs.model import CallOutcome, Rejection
-from app.runs.tasks import Fence
+from app.runs.ports import AgentCall
 
 
 @dataclass(slots=True)
 class ToolCalls:
-    """Each call is found again, inside the tool, through `inside`."""
+    """Each call is found again, inside the tool, through `inside`.
 
-    emit: Emit
+    `failed_words` are what the model reads of the latest call, if that failed.
+    """
+
+    call: AgentCall
     about: Mapping[str, str]
     clock: Callable[[], float]
-    fence: Fence | None = None
+    tree: Tree
+    failed_words: str | None = None
     _turn: int = 0
     _position: int = 0
     _open: dict[UUID, OpenTool] = field(default_factory=dict)
@@ -39,31 +45,35 @@ class ToolCalls:
         run_id: UUID,
         name: str,
         arguments: Any,
+        place: Place,
         iteration: int,
         tool_call_id: str | None,
-        metadata: Mapping[str, Any],
     ) -> None:
         """A tool begins to work, perhaps on another thread."""
-        outer = inside.get()
+        outer = tool_around(place)
+        parent_id = self.parent_of_calls(place)
         opened = OpenTool(
             str(run_id),
             name,
-            outer,
+            inside.get(),
+            place,
+            parent_id,
             self.clock(),
             key=self._key(name, arguments, iteration, tool_call_id),
-            fence=self.fence,
-            node=metadata.get("langgraph_node"),
+            fence=self.call.fence,
         )
         self._open[run_id] = opened
-        if outer is not None and outer.sub_agent is not None:
-            outer.sub_agent.tally.tool_calls += 1
+        self.tree.tool_begins(run_id, opened)
+        agent = asked_by_tool(place)
+        if agent is not None and agent.sub_agent is not None:
+            agent.sub_agent.tally.tool_calls += 1
         enter(opened)
-        self.emit(
+        self.call.emit(
             ToolCallStarted(
                 **self.about,
                 at=opened.started_at,
                 call_id=opened.call_id,
-                parent_id=outer.parent_of_calls if outer else None,
+                parent_id=parent_id,
                 tool=name,
                 iteration=iteration,
                 arguments=arguments,
@@ -83,31 +93,49 @@ class ToolCalls:
         said = hashlib.sha256(f"{name}\0{arguments}".encode("utf-8", "replace")).hexdigest()
         return f"{self.about['run_id']}:{place}:{said[:8]}"
 
-    def asks_agent(self, tool: OpenTool, name: str) -> None:
-        """A tool asks an agent of its own; another one than before ends the one before."""
-        former = tool.sub_agent
-        if former is not None and former.name == name:
-            return
-        now = self.clock()
-        if former is not None:
-            self._agent_ended(former, now, CallOutcome.COMPLETED)
-        tool.sub_agent = SubAgent(f"{tool.call_id}/{name}", name)
-        self.emit(
+    def parent_of_calls(self, place: Place) -> str | None:
+        """What a call made there belongs to: a tool call, or the agent that a tool asked.
+
+        An agent that a tool asks is reported with its first call.
+        """
+        tool = tool_around(place)
+        if tool is None:
+            return None
+        agent = asked_by_tool(place)
+        if agent is None:
+            return tool.call_id
+        if agent.sub_agent is None:
+            agent.sub_agent = self._agent_begins(tool, agent)
+        return agent.sub_agent.call_id
+
+    def _agent_begins(self, tool: OpenTool, agent: AgentRun) -> SubAgent:
+        tool.agents_asked += 1
+        begun = SubAgent(f"{tool.call_id}/{tool.agents_asked}", agent.name or tool.name)
+        self.call.emit(
             SubAgentStarted(
                 **self.about,
-                at=now,
-                call_id=tool.sub_agent.call_id,
+                at=self.clock(),
+                call_id=begun.call_id,
                 parent_id=tool.call_id,
-                name=name,
-                tally=tool.sub_agent.tally,
+                name=begun.name,
+                tally=begun.tally,
             )
         )
+        tool.open_agents[begun.call_id] = begun
+        return begun
 
-    def _agent_ended(self, agent: SubAgent, now: float, outcome: CallOutcome) -> None:
-        self.emit(
+    def agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
+        """An agent that a tool asked ended, if this is one."""
+        if agent.sub_agent is not None and isinstance(agent.within, OpenTool):
+            self._sub_agent_ended(agent.within, agent.sub_agent, outcome)
+
+    def _sub_agent_ended(self, tool: OpenTool, agent: SubAgent, outcome: CallOutcome) -> None:
+        if tool.open_agents.pop(agent.call_id, None) is None:
+            return
+        self.call.emit(
             SubAgentFinished(
                 **self.about,
-                at=now,
+                at=self.clock(),
                 call_id=agent.call_id,
                 outcome=outcome,
                 tally=agent.tally,
@@ -121,15 +149,27 @@ class ToolCalls:
         error = opened.error if opened else None
         outcome = CallOutcome.TOOL_ERROR if soft or error else CallOutcome.COMPLETED
         result = str(output.text if isinstance(output, BaseMessage) else output)
+        self.failed_words = result if outcome is CallOutcome.TOOL_ERROR else None
         self._ended(run_id, outcome, result, error)
 
     def fail(self, run_id: UUID, error: BaseException) -> None:
-        """A tool raised through its wrapper: an interrupt, or a tool out of the wrapper's reach."""
-        self._ended(run_id, reading.call_outcome(error, CallOutcome.TOOL_ERROR), None, error)
+        """A tool raised."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            if self.call.stopping():
+                return  # the run is being stopped, and closes what is open with its own outcome
+            self._ended(run_id, CallOutcome.CANCELLED, None, None)
+            return
+        opened = self._open.get(run_id)
+        cause = opened.error if opened is not None and opened.error is not None else error
+        outcome = reading.call_outcome(error, CallOutcome.TOOL_ERROR)
+        words = None
+        if opened is not None and outcome is CallOutcome.TOOL_ERROR:
+            words = words_for(opened.name, error)
+        self._ended(run_id, outcome, words, cause)
 
-    def reject(self, tool: str, reason: Rejection) -> None:
+    def reject(self, tool: str, reason: Rejection = Rejection.UNKNOWN_TOOL) -> None:
         """The model asked for what cannot be run."""
-        self.emit(ToolCallRejected(**self.about, at=self.clock(), tool=tool, reason=reason))
+        self.call.emit(ToolCallRejected(**self.about, at=self.clock(), tool=tool, reason=reason))
 
     def _ended(
         self, run_id: UUID, outcome: CallOutcome, result: str | None, error: BaseException | None
@@ -138,15 +178,14 @@ class ToolCalls:
         if opened is None:
             return
         enter(opened.outer)
-        now = self.clock()
-        if opened.sub_agent is not None:
-            self._agent_ended(opened.sub_agent, now, outcome)
+        for agent in list(opened.open_agents.values()):
+            self._sub_agent_ended(opened, agent, outcome)
         if opened.invalid_arguments:
             self.reject(opened.name, Rejection.INVALID_ARGS)
-        self.emit(
+        self.call.emit(
             ToolCallFinished(
                 **self.about,
-                at=now,
+                at=self.clock(),
                 call_id=opened.call_id,
                 tool=opened.name,
                 started_at=opened.started_at,

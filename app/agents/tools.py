@@ -1,16 +1,18 @@
-"""One wrapper round every tool of every kind: a tool that raises never ends a run.
+"""The guard round every tool: the fence before it works, and how its failure is told apart.
 
-The model is told the tool's name and the exception's type, never its text; only a
-ToolException, which is written for the model, keeps its words. The user's own tool objects stay
-as they are: copies are wrapped.
+A tool that fails raises, so that whatever its agent has for that sees it first: a retry, a
+middleware, the ToolNode's own way. What nobody handles becomes words for the model: the tool's
+name and the exception's type, never its text; only a ToolException, which is written for the
+model, keeps its words. The user's own tool objects stay as they are: copies are called.
 """
 
 import asyncio
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
@@ -19,31 +21,80 @@ from pydantic import ValidationError
 
 from app.agents.inside import inside
 from app.agents.refusal import CeilingReached
+from app.runs.errors import RunError
+
+_GUARDED = "_watchkeeper_guarded"
+_COPIES = 256
 
 
 class ToolFailed(ToolException):
-    """What the model reads of a tool that raised."""
+    """Stands for what is no exception of a tool's, as a cancellation of its own or an exit."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """A tool by its identity: tools themselves compare by what they hold."""
+
+    tool: BaseTool
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.tool is self.tool
+
+    def __hash__(self) -> int:
+        return id(self.tool)
+
+
+class Guards:
+    """Guarded copies of an agent's tools, each made once; of many tools, the latest are kept."""
+
+    def __init__(self) -> None:
+        self._copy = functools.lru_cache(maxsize=_COPIES)(lambda same: guarded(same.tool))
+
+    def of(self, tool: BaseTool) -> BaseTool:
+        """The guarded copy of a tool; a guarded copy itself is one."""
+        return tool if getattr(tool, _GUARDED, False) else self._copy(_Same(tool))
 
 
 def guarded(tool: BaseTool) -> BaseTool:
-    """A copy of the tool that turns whatever it raises into words for the model."""
+    """A copy of the tool that passes the fence before it works, and notes what it raises."""
     copy = tool.model_copy()
     if isinstance(copy, StructuredTool):
         copy.func = copy.func and _described(_passed_on(copy.func), copy.func)
         copy.coroutine = copy.coroutine and _described(_passed_on(copy.coroutine), copy.coroutine)
+    # A class written by hand may keep things on itself, so its own object works.
+    works: BaseTool = copy if isinstance(copy, StructuredTool) else tool
     # Instance attributes are found before the methods of the class, in `arun` and in `_arun`'s own
     # fallback to `_run`, so one trick serves StructuredTool, Tool and hand-written classes alike.
-    _replace(copy, "_run", _described(_guarded_sync(tool, copy._run), copy._run))
+    _replace(copy, "_run", _described(_guarded_sync(tool, works._run), works._run))
     if type(tool)._arun is not BaseTool._arun:
-        _replace(copy, "_arun", _described(_guarded_async(tool, copy._arun), copy._arun))
-    _replace(copy, "_parse_input", _guarded_parse(tool, copy._parse_input))
-    copy.handle_tool_error = _told(tool)
-    copy.handle_validation_error = tool.handle_validation_error or _told_of_arguments(tool)
+        _replace(copy, "_arun", _described(_guarded_async(tool, works._arun), works._arun))
+    _replace(copy, "_parse_input", _guarded_parse(copy._parse_input))
+    _replace(copy, _GUARDED, True)
     return copy
 
 
-def _replace(tool: BaseTool, method: str, by: Callable[..., Any]) -> None:
-    object.__setattr__(tool, method, by)
+def handled(tool: BaseTool) -> BaseTool:
+    """A guarded copy whose failures are words for the model: for an agent that handles none."""
+    copy = guarded(tool)
+    copy.handle_tool_error = _told(tool)
+    copy.handle_validation_error = tool.handle_validation_error or _told_of_arguments(tool)
+    for method in ("_run", "_arun"):
+        if method in vars(copy):
+            _replace(copy, method, _worded(tool, getattr(copy, method)))
+    _replace(copy, "_parse_input", _worded_parse(tool, copy._parse_input))
+    return copy
+
+
+def words_for(name: str, raised: BaseException) -> str:
+    """What the model reads of a tool that raised this."""
+    if isinstance(raised, ToolFailed):
+        return str(raised)
+    said = f"Tool {name} failed: {type(raised).__name__}"
+    return f"{said}: {raised}" if isinstance(raised, ToolException) else said
+
+
+def _replace(tool: BaseTool, attribute: str, by: Any) -> None:
+    object.__setattr__(tool, attribute, by)
 
 
 def _described(wrapper: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,8 +128,8 @@ def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]
         opened = inside.get()
         if opened is not None and opened.fence is not None:
             opened.fence.passed_in_thread()
-        with _caught(tool):
-            return _checked(tool, run(*args, **kwargs))
+        with _noted(tool):
+            return run(*args, **kwargs)
 
     return call
 
@@ -89,52 +140,56 @@ def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any
         opened = inside.get()
         if opened is not None and opened.fence is not None:
             await opened.fence.passed()
-        with _caught(tool):
-            return _checked(tool, await run(*args, **kwargs))
+        return await _in_own_task(tool, run(*args, **kwargs))
 
     return call
 
 
-def _guarded_parse(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., Any]:
-    """Arguments that do not fit are the model's fault; a validator that raises is the tool's."""
+async def _in_own_task(tool: BaseTool, work: Coroutine[Any, Any, Any]) -> Any:
+    """A tool that cancels its own task fails; one whose agent is cancelled is cancelled with it."""
+
+    async def noted() -> Any:
+        with _noted(tool):  # inside, since a task that ends with an exit ends the loop
+            return await work
+
+    task = asyncio.ensure_future(noted())
+    try:
+        return await task
+    except asyncio.CancelledError as raised:
+        ours = asyncio.current_task()
+        if ours is None or ours.cancelling() > 0 or not task.done():
+            raise
+        raise _failed(tool, raised) from raised
+
+
+def _guarded_parse(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Arguments that do not fit are the model's fault."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        opened = inside.get()
         try:
             return parse(*args, **kwargs)
-        except ValidationError as raised:
+        except ValidationError:
+            opened = inside.get()
             if opened is not None:
                 opened.invalid_arguments = True
-            _note(raised)
             raise
-        except Exception as raised:  # foreign code: a validator may raise anything
-            raise _failed(tool, raised) from raised
 
     return call
-
-
-def _checked(tool: BaseTool, result: Any) -> Any:
-    """LangChain raises outside the tool when a pair was promised and something else came."""
-    is_pair = isinstance(result, tuple) and len(result) == 2
-    if tool.response_format == "content_and_artifact" and not is_pair:
-        raise ValueError("a tool with artifacts returns a pair")
-    return result
 
 
 @contextmanager
-def _caught(tool: BaseTool) -> Iterator[None]:
+def _noted(tool: BaseTool) -> Iterator[None]:
+    """Note what a tool raises: a handler that turns it into words hides it from the callbacks."""
     try:
         yield
-    except (GraphBubbleUp, CeilingReached, ToolFailed):
+    except (GraphBubbleUp, CeilingReached, asyncio.CancelledError, GeneratorExit):
         raise
-    except ToolException as raised:
+    except ValidationError as raised:  # a ToolNode would take it for one of the arguments
+        raise _failed(tool, raised) from raised
+    except Exception as raised:  # foreign code: a tool may raise anything
         _note(raised)
         raise
-    except asyncio.CancelledError as raised:
-        if _is_being_cancelled():
-            raise
-        raise _failed(tool, raised) from raised
-    except (Exception, SystemExit) as raised:  # foreign code: a tool may raise anything
+    except BaseException as raised:  # an exit or an interrupt ends the call, not the service
         raise _failed(tool, raised) from raised
 
 
@@ -143,20 +198,63 @@ def _failed(tool: BaseTool, raised: BaseException) -> ToolFailed:
     return ToolFailed(f"Tool {tool.name} failed: {type(raised).__name__}")
 
 
-def _is_being_cancelled() -> bool:
-    """Whether somebody cancels the present task, or the tool raised CancelledError by itself."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # a thread, which nobody can cancel
-        return False
-    return task is not None and task.cancelling() > 0
-
-
 def _note(error: BaseException) -> None:
-    """Tell the handler, which sees only the words, what was raised."""
     opened = inside.get()
-    if opened is not None:
+    if opened is not None and not isinstance(error, ToolFailed):
         opened.error = error
+
+
+def _worded(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
+    """Raise as a ToolException what a tool raises, so that its own handler makes words of it."""
+    checked = functools.partial(_checked, tool)
+    if inspect.iscoroutinefunction(run):
+
+        @functools.wraps(run)
+        async def wait(*args: Any, **kwargs: Any) -> Any:
+            with _as_failure(tool):
+                return checked(await run(*args, **kwargs))
+
+        return _described(wait, run)
+
+    @functools.wraps(run)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _as_failure(tool):
+            return checked(run(*args, **kwargs))
+
+    return _described(call, run)
+
+
+def _worded_parse(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., Any]:
+    """A validator that raises is the tool's fault."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return parse(*args, **kwargs)
+        except ValidationError as raised:
+            _note(raised)
+            raise
+        except Exception as raised:  # foreign code: a validator may raise anything
+            raise _failed(tool, raised) from raised
+
+    return call
+
+
+@contextmanager
+def _as_failure(tool: BaseTool) -> Iterator[None]:
+    try:
+        yield
+    except (GraphBubbleUp, CeilingReached, RunError, ToolException):
+        raise
+    except Exception as raised:  # foreign code: a tool may raise anything
+        raise _failed(tool, raised) from raised
+
+
+def _checked(tool: BaseTool, result: Any) -> Any:
+    """LangChain raises outside the tool when a pair was promised and something else came."""
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    if tool.response_format == "content_and_artifact" and not is_pair:
+        raise ValueError("a tool with artifacts returns a pair")
+    return result
 
 
 def _told(tool: BaseTool) -> Callable[[ToolException], Any]:
@@ -168,7 +266,7 @@ def _told(tool: BaseTool) -> Callable[[ToolException], Any]:
             return str(raised)
         _note(raised)
         if not own:
-            return f"Tool {tool.name} failed: {type(raised).__name__}: {raised}"
+            return words_for(tool.name, raised)
         if own is True:
             return str(raised) if raised.args else "Tool execution error"
         try:

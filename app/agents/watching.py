@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langgraph.errors import GraphBubbleUp, GraphRecursionError
+from langgraph.errors import GraphRecursionError
 
+from app.agents.around import Around
 from app.agents.callback import RunHandler
 from app.agents.failure import as_run_error
+from app.agents.reach import Reaching
 from app.runs.errors import Cancelled, Interrupted, RunError
 from app.runs.events import Emit, Event, RunFinished, RunStarted
 from app.runs.model import EarlyStopping, Mode, Outcome
@@ -35,7 +36,6 @@ class Watched:
 
     def __init__(self, agent: str, emit: Emit, price: Price) -> None:
         self.about = {"run_id": str(uuid.uuid4()), "agent": agent}
-        self.interrupted = False
         self.began_at = time.monotonic()
         self._emit = emit
         self._progress = Progress(self.began_at)
@@ -43,7 +43,7 @@ class Watched:
         call = AgentCall(
             self.about["run_id"], "", _NO_LIMIT, EarlyStopping.FORCE, None, self.tell, price
         )
-        self.handler = RunHandler(call, agent, refuses=False)
+        self.handler = RunHandler(call, agent)
         self.tell(
             RunStarted(
                 run_id=self.about["run_id"],
@@ -106,7 +106,7 @@ def _passed_on(name: str, *, last: bool = False) -> Callable[..., None]:
     return callback
 
 
-class WatchHandler(BaseCallbackHandler):
+class WatchHandler(Reaching):
     """Tells `emit` what the runs under its name do."""
 
     run_inline = True
@@ -125,6 +125,11 @@ class WatchHandler(BaseCallbackHandler):
         self.runs: dict[UUID, Watched] = {}
         self._new = partial(Watched, agent, emit, price)
 
+    def around(self, parent_id: UUID | None) -> Around | None:
+        """What stands around a call that is made inside that chain or tool call."""
+        watched = self.runs.get(parent_id) if parent_id else None
+        return None if watched is None else watched.handler.around(parent_id)
+
     def on_chain_start(
         self,
         serialized: Any,
@@ -132,21 +137,26 @@ class WatchHandler(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **_: Any,
+        **told: Any,
     ) -> None:
         """The outermost chain is a run; the others belong to it."""
         outer = self.runs.get(parent_run_id) if parent_run_id else None
-        self.runs[run_id] = outer or self._new()
+        watched = self.runs[run_id] = outer or self._new()
+        about = {**told, "run_id": run_id, "parent_run_id": parent_run_id}
+        watched.handler.on_chain_start(serialized, inputs, **about)
 
     def on_chain_end(
-        self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **_: Any
+        self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **told: Any
     ) -> None:
         """The end of the outermost chain is the end of the run."""
         watched = self.runs.pop(run_id, None)
-        if watched is None or parent_run_id in self.runs:
+        if watched is None:
+            return
+        watched.handler.on_chain_end(outputs, run_id=run_id, **told)
+        if parent_run_id in self.runs:
             return
         self._forget(watched)
-        if watched.interrupted:
+        if watched.handler.waiting:
             watched.end(Outcome.INTERRUPTED, Interrupted())
         elif _last_text(outputs).startswith(_LIMIT_SENTENCES):
             watched.end(Outcome.ITERATION_LIMIT)
@@ -154,13 +164,18 @@ class WatchHandler(BaseCallbackHandler):
             watched.end(Outcome.COMPLETED)
 
     def on_chain_error(
-        self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **_: Any
+        self,
+        error: BaseException,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **told: Any,
     ) -> None:
-        """What ends the outermost chain ends the run; an interrupt shows only further in."""
+        """What ends the outermost chain ends the run."""
         watched = self.runs.pop(run_id, None)
         if watched is None:
             return
-        watched.interrupted = watched.interrupted or isinstance(error, GraphBubbleUp)
+        watched.handler.on_chain_error(error, run_id=run_id, **told)
         if parent_run_id in self.runs:
             return
         self._forget(watched)

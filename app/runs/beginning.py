@@ -41,6 +41,7 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
         resumed=run.attempt is not None and run.attempt.resumed,
         iterations=run.progress.iterations,
         fence=run.fence,
+        stopping=lambda: run.stopping is not None,
     )
 
 

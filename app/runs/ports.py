@@ -31,7 +31,8 @@ class AgentCall:
 
     `say` takes the text of models as it comes; it is None where nobody reads it. A `durable` run
     keeps its steps, so that another attempt goes on from there; `resumed` says that there was one
-    before, and `iterations` how many it had.
+    before, and `iterations` how many it had. `stopping` says whether the run is being stopped, so
+    that its end closes what is open.
     """
 
     run_id: str
@@ -47,6 +48,7 @@ class AgentCall:
     resumed: bool = False
     iterations: int = 0
     fence: Fence | None = None
+    stopping: Callable[[], bool] = lambda: False
 
 
 class Agent(Protocol):

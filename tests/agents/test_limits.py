@@ -140,25 +140,44 @@ async def test_the_last_call(kind: str, parallel: int) -> None:
 
 
 async def test_no_model_found() -> None:
-    """Where no chat model can be found, the fixed sentence is the answer."""
-    model = loops.asks_times("langgraph", math.inf)
+    """Where no LangChain model is asked, the loop ends all the same, with the fixed sentence."""
+    asked: list[int] = []
+
+    async def think(state: fakes.GraphState) -> dict[str, Any]:
+        asked.append(len(state["messages"]))
+        call = {"name": "look", "args": {}, "id": f"c{len(asked)}", "type": "tool_call"}
+        return {"messages": [AIMessage("", tool_calls=[call])]}
+
+    told, _ = await limited(thinking(think), 2)
+    assert (told["outcome"], told["answer"]) == ("iteration_limit", fixed_sentence(2))
+    assert (told["iterations"], len(asked)) == (2, 2)
+
+
+async def test_hidden_model() -> None:
+    """A model that no walk through the graph finds is asked for the last answer too."""
+    model = loops.asks_times("langgraph", 2)
 
     class Thinker:
         def __init__(self) -> None:
-            self.hidden = model
+            self.hidden = model.bind_tools(desk())
 
         async def think(self, state: fakes.GraphState) -> dict[str, Any]:
             return {"messages": [await self.hidden.ainvoke(state["messages"])]}
 
+    told, _ = await limited(thinking(Thinker().think), 2)
+    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
+    assert len(model.asked) == 3
+
+
+def thinking(think: Any) -> Any:
+    """A graph of a node that thinks and a node of tools."""
     graph = StateGraph(fakes.GraphState)
-    graph.add_node("think", Thinker().think)
+    graph.add_node("think", think)
     graph.add_node("tools", ToolNode(desk()))
     graph.add_edge(START, "think")
     graph.add_conditional_edges("think", tools_condition)
     graph.add_edge("tools", "think")
-    told, _ = await limited(graph.compile(), 2)
-    assert (told["outcome"], told["answer"]) == ("iteration_limit", fixed_sentence(2))
-    assert len(model.asked) == 2
+    return graph.compile()
 
 
 @pytest.mark.parametrize("stopping", ["generate", "force"])
@@ -210,11 +229,12 @@ async def test_nothing_runs_after_the_limit() -> None:
 
 
 async def test_own_recursion_limit() -> None:
-    """A recursion limit that a user bound to a graph never ends a run."""
-    model = loops.asks_times("create_agent", 8)
+    """A recursion limit that a user bound to a graph is obeyed, and ends as at the limit."""
+    model = loops.asks_times("create_agent", 3)
     agent = fakes.build("create_agent", model, desk()).with_config(recursion_limit=5)
     told, _ = await limited(agent, 10)
-    assert (told["outcome"], told["iterations"]) == ("completed", 8)
+    assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3)
+    assert told["answer"] == loops.ANSWER
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)

@@ -63,7 +63,6 @@ async def test_invalid_arguments(kind: str) -> None:
     async for name, told, read, facts in run_each(kind, tools, ("count", {"number": "many"})):
         rejected[name] = [(fact.tool, fact.reason) for fact in facts.of(ToolCallRejected)]
         assert "counted" not in read, name
-        assert "many" not in read, name
         assert [step["outcome"] for step in told["steps"]] == ["tool_error"], name
     assert rejected == {name: [("count", Rejection.INVALID_ARGS)] for name in OWN}
 

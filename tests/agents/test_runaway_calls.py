@@ -224,7 +224,7 @@ async def test_model_in_a_middleware() -> None:
     assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
     assert (told["iterations"], told["tool_calls"]) == (LIMIT, LIMIT)
     assert desk.started == ["look"] * LIMIT
-    assert (len(model.asked), len(checks.asked)) == (LIMIT + 1, LIMIT)
+    assert (len(model.asked), len(checks.asked)) == (LIMIT + 1, LIMIT + 1)
     assert model.asked[-1][0].text == fakes.SYSTEM_PROMPT
     assert len([m for m in model.asked[-1] if isinstance(m, ToolMessage)]) == LIMIT
 

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool, Tool, ToolException, tool
 from pydantic import BaseModel, ValidationError, field_validator
 
-from app.agents.tools import guarded
+from app.agents.tools import handled
 from app.runs.events import (
     Event,
     ToolCallFinished,
@@ -270,7 +270,7 @@ async def test_a_cancellation_of_the_tools_own(kind: str) -> None:
 
 def test_a_tool_that_exits() -> None:
     """A tool that calls `sys.exit` ends neither the run nor the service."""
-    exits = guarded(looks(SystemExit(2), "sync"))
+    exits = handled(looks(SystemExit(2), "sync"))
     try:
         read = exits.invoke({"order": "1"})
     except SystemExit:

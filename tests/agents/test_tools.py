@@ -13,7 +13,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt
 from pydantic import BaseModel, field_validator
 
-from app.agents.tools import guarded
+from app.agents.tools import handled
 from tests.agents.toolbox import MAKES, SECRET, SYNC_MAKES, Make, call, classic, read
 
 makes = pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
@@ -21,8 +21,8 @@ sync_makes = pytest.mark.parametrize("make", SYNC_MAKES, ids=lambda make: make._
 
 
 async def ask(probe: BaseTool, **arguments: Any) -> tuple[str, str]:
-    """What the model reads when it calls the guarded tool."""
-    return read(await guarded(probe).ainvoke(call(**arguments)))
+    """What the model reads when it calls the handled tool."""
+    return read(await handled(probe).ainvoke(call(**arguments)))
 
 
 @makes
@@ -44,7 +44,7 @@ async def test_an_exception_is_told_by_its_type(make: Make) -> None:
 @sync_makes
 def test_called_from_sync_code(make: Make) -> None:
     """A tool that is called without a loop is told of in the same way."""
-    message = guarded(make(KeyError(SECRET))).invoke(call(text="x"))
+    message = handled(make(KeyError(SECRET))).invoke(call(text="x"))
     assert read(message) == ("Tool probe failed: KeyError", "error")
 
 
@@ -70,12 +70,12 @@ async def test_any_exception(make: Make, error: Exception) -> None:
 # In a process of its own, since SystemExit ends the event loop that it goes through.
 EXITS = """
 import asyncio
-from app.agents.tools import guarded
+from app.agents.tools import handled
 from tests.agents.toolbox import MAKES, call
 
 for make in MAKES:
     try:
-        message = asyncio.run(guarded(make(SystemExit(2))).ainvoke(call(text="x")))
+        message = asyncio.run(handled(make(SystemExit(2))).ainvoke(call(text="x")))
         print(make.__name__, "|", message.text)
     except SystemExit:
         print(make.__name__, "| ended the service")
@@ -205,7 +205,7 @@ def with_artifact(result: Any, **options: Any) -> BaseTool:
 
 async def test_artifacts_are_kept() -> None:
     """A tool's artifact goes with its message."""
-    message = await guarded(with_artifact(("words", {"rows": 3}))).ainvoke(call())
+    message = await handled(with_artifact(("words", {"rows": 3}))).ainvoke(call())
     assert isinstance(message, ToolMessage)
     assert (message.text, message.artifact) == ("words", {"rows": 3})
 
@@ -234,7 +234,7 @@ async def test_a_result_that_is_no_pair(result: Any) -> None:
 async def test_interrupts_pass_through(make: Make) -> None:
     """What asks for a human is no failure of the tool."""
     with pytest.raises(GraphInterrupt):
-        await guarded(make(GraphInterrupt([Interrupt("ask")]))).ainvoke(call(text="x"))
+        await handled(make(GraphInterrupt([Interrupt("ask")]))).ainvoke(call(text="x"))
 
 
 async def test_cancellation_passes_through() -> None:
@@ -246,7 +246,7 @@ async def test_cancellation_passes_through() -> None:
         await asyncio.sleep(30)
         return ""
 
-    task = asyncio.create_task(guarded(probe).ainvoke(call()))
+    task = asyncio.create_task(handled(probe).ainvoke(call()))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -258,7 +258,7 @@ async def test_the_users_own_object_is_unchanged(make: Make) -> None:
     """Wrapping leaves the tool as its author made it: it still raises to its author."""
     mine = make(ValueError(SECRET))
     before = (mine.handle_tool_error, mine.handle_validation_error, dict(vars(mine)))
-    copy = guarded(mine)
+    copy = handled(mine)
     await copy.ainvoke(call(text="x"))
     assert copy is not mine
     assert type(copy) is type(mine)
@@ -271,7 +271,7 @@ async def test_the_users_own_object_is_unchanged(make: Make) -> None:
 async def test_the_model_sees_the_same_tool(make: Make) -> None:
     """The wrapper changes nothing of what a model is told about a tool."""
     mine = make(None)
-    copy = guarded(mine)
+    copy = handled(mine)
     assert (copy.name, copy.description, copy.args) == (mine.name, mine.description, mine.args)
     assert copy.tags == mine.tags
     assert copy.return_direct == mine.return_direct
@@ -280,7 +280,7 @@ async def test_the_model_sees_the_same_tool(make: Make) -> None:
 @makes
 async def test_wrapping_twice_says_it_once(make: Make) -> None:
     """A tool of two served agents is told of in the same words."""
-    probe = guarded(guarded(make(ValueError(SECRET))))
+    probe = handled(handled(make(ValueError(SECRET))))
     message = await probe.ainvoke(call(text="x"))
     assert read(message) == ("Tool probe failed: ValueError", "error")
 

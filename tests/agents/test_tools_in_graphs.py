@@ -226,7 +226,7 @@ async def test_a_sync_node_whose_tool_hangs(through: str) -> None:
 
 @pytest.mark.parametrize("through", ["tool", "ToolNode"])
 async def test_a_sync_node_whose_tool_raises(through: str) -> None:
-    """A tool that raises in a node out of the wrapper's reach fails the run, without its words."""
+    """A tool that raises where only the node's own code calls it fails the run, without words."""
 
     @tool
     def broken() -> str:
@@ -235,7 +235,10 @@ async def test_a_sync_node_whose_tool_raises(through: str) -> None:
 
     async with served({"a": graph_that_calls(broken, through)}) as service:
         response = await service.ask("q")
-        assert (response.status_code, response.json()["code"]) == (500, "agent_failed")
+        if through == "tool":
+            assert (response.status_code, response.json()["code"]) == (500, "agent_failed")
+        else:
+            assert response.json()["answer"] == "Tool broken failed: ValueError"
         assert "secret" not in response.text
         (fact,) = service.facts_of(ToolCallFinished)
         assert fact.outcome is CallOutcome.TOOL_ERROR

@@ -54,9 +54,6 @@ AGENT_ERRORS: dict[str, Any] = {
     "middleware-timeout": lambda: faults.agent_whose_middleware_raises(TimeoutError(SECRET)),
     "parser": lambda: faults.executor_whose_parser_raises(RuntimeError(SECRET)),
     "parser-timeout": lambda: faults.executor_whose_parser_raises(TimeoutError(SECRET)),
-    "parser-own": lambda: faults.executor_whose_parser_raises(
-        OutputParserException(SECRET, llm_output=SECRET)
-    ),
 }
 ASKING: dict[str, Any] = {
     "node-asks": lambda: faults.graph_that_asks(keeps_state=True),
@@ -94,6 +91,8 @@ def _one_bad_sibling(kind: str) -> Any:
 
 def _agents() -> dict[str, Any]:
     agents = {name: build() for name, build in {**AGENT_ERRORS, **ASKING}.items()}
+    unreadable = OutputParserException(SECRET, llm_output=SECRET)
+    agents["unreadable"] = faults.executor_whose_parser_raises(unreadable)
     for kind in fakes.KINDS:
         for name, error in MODEL_ERRORS.items():
             agents[f"model-{name}-{kind}"] = fakes.build(
@@ -155,6 +154,12 @@ async def test_the_agent_raises(desk: Served, name: str) -> None:
     problem = (await fails(desk, name, "agent_failed")).json()
     assert (problem["outcome"], problem["phase"]) == ("failed", "other")
     assert desk.end_of(problem["run_id"]).error is not None
+
+
+async def test_an_answer_that_cannot_be_read(desk: Served) -> None:
+    """An answer that the agent's own parser cannot read is `model_failed`."""
+    problem = (await fails(desk, "unreadable", "model_failed")).json()
+    assert problem["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("name", ASKING)

@@ -1,0 +1,131 @@
+"""Reads why a message of a model ended, in the words of any provider.
+
+Each provider has words and places of its own. LangChain joins the words of a stream's chunks
+("stopstop"). A word that is in no table counts as a natural end.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import LLMResult
+
+
+class Kind(IntEnum):
+    """How a message ended. If a message has several words, the largest kind counts."""
+
+    UNSAID = 0
+    NATURAL = 1
+    CUT = 2
+    FILTERED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a message ended, and the provider's own word for it."""
+
+    kind: Kind
+    reason: str | None = None
+
+
+_UNSAID = "null none unspecified finish_reason_unspecified blocked_reason_unspecified not_finished"
+_NATURAL = """
+    stop stop_sequence stop_token end_turn end eos eos_token endoftext complete completed finish
+    finished normal success tool_use tool_call tool_calls function_call function_calls
+    stop_criteria_met alternative_status_final alternative_status_tool_calls
+"""
+_CUT = """
+    length max_tokens max_token max_length max_output max_output_tokens max_completion_tokens
+    model_length token_limit error_limit context_limit model_context_window_exceeded
+    context_window_exceeded context_length_exceeded truncated alternative_status_truncated_final
+    incomplete in_progress queued continuation pause_turn compaction load unload
+    cancelled canceled user_cancel abort aborted timeout time_limit
+    error failed network_error insufficient_system_resource other image_other no_image
+    malformed_function_call malformed_response malformed_model_output malformed_tool_use
+    unexpected_tool_call too_many_tool_calls missing_thought_signature
+"""
+_FILTERED = """
+    content_filter content_filtered filtered blocked refusal safety recitation language blocklist
+    prohibited_content spii escalation model_armor jailbreak pup_limited_disabled
+    image_safety image_prohibited_content image_recitation
+    guardrail_intervened intervened error_toxic toxic sensitive blacklist
+    alternative_status_content_filter
+"""
+_KINDS: Mapping[str, Kind] = {
+    word: kind
+    for kind, words in zip(Kind, (_UNSAID, _NATURAL, _CUT, _FILTERED), strict=True)
+    for word in words.split()
+}
+_KNOWN = re.compile(
+    "|".join(sorted(_KINDS, key=len, reverse=True)).replace("_", "[_ -]"), re.IGNORECASE | re.ASCII
+)
+_JOINED = re.compile(f"(?:{_KNOWN.pattern})+", _KNOWN.flags)
+# The prefix of an enum's member that a client wrote as text.
+_ENUM = re.compile(r"(?:finish|stop|block|blocked)_?reason\.", re.IGNORECASE)
+
+# Keys of the words. `status` is the Responses API's, and its details are the better word.
+_KEYS = (
+    "finish_reason", "stop_reason", "done_reason", "stopReason", "finishReason",
+    "completionReason", "incomplete_details", "native_finish_reason", "status",
+    "amazon-bedrock-guardrailAction",
+)  # fmt: skip
+
+
+def of_message(message: AIMessage) -> Ending:
+    """How this message ended, whole or merged from the chunks of a stream."""
+    return of(message.response_metadata, message.additional_kwargs, *_in_blocks(message.content))
+
+
+def of_completion(result: LLMResult) -> Ending:
+    """How the answer of a model ended that completes text, and so has no message."""
+    first = [generation.generation_info or {} for generation in result.generations[0][:1]]
+    return of(*first, result.llm_output or {})
+
+
+def of(*said: Mapping[str, Any]) -> Ending:
+    """How a message ended, by all that its provider reported, a `generation_info` for example."""
+    endings = [ending for part in said for ending in _endings(part)]
+    return max(endings, key=lambda ending: ending.kind, default=Ending(Kind.UNSAID))
+
+
+def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
+    """A filter's word in a block: LangChain names those of Anthropic and Gemini a refusal."""
+    for block in content if isinstance(content, list) else ():
+        extras = block.get("extras") if isinstance(block, dict) else None
+        if isinstance(extras, Mapping) and block.get("type") == "refusal":
+            yield {"stop_reason": "refusal"} if extras.get("category") else extras
+
+
+def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
+    for key in _KEYS:
+        yield from map(_read, _words(said.get(key)))
+    feedback = said.get("prompt_feedback")
+    blocked = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
+    for word in _words(blocked or said.get("block_reason")):
+        if _read(word).kind is not Kind.UNSAID:  # any reason means that the prompt was blocked
+            yield Ending(Kind.FILTERED, word)
+    if said.get("is_blocked") is True:
+        yield Ending(Kind.FILTERED, "blocked")
+    if said.get("done") is True and not said.get("done_reason"):
+        yield Ending(Kind.NATURAL, "stop")  # older servers of Ollama give no reason
+
+
+def _words(said: object) -> list[str]:
+    """The single words of what may be a word, several joined, an enum's member or a mapping."""
+    if isinstance(said, Mapping):
+        return _words(said.get("reason"))
+    if isinstance(said, Enum):
+        return [said.name]
+    if not isinstance(said, str):
+        return []
+    text = _ENUM.sub("", said).strip()
+    return _KNOWN.findall(text) if _JOINED.fullmatch(text) else [text]
+
+
+def _read(word: str) -> Ending:
+    plain = word.lower().replace("-", "_").replace(" ", "_")
+    kind = _KINDS.get(plain, Kind.NATURAL) if plain else Kind.UNSAID
+    return Ending(kind, None if kind is Kind.UNSAID else word)

@@ -1,0 +1,48 @@
+"""Reads what a node of a graph was given and gave: a state, an update, commands, messages."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langgraph.errors import ParentCommand
+from langgraph.types import Command
+
+# Messages stand no deeper than this: a list of commands, its update, a key, its list.
+_DEEPEST = 4
+_PLAIN = (str, bytes, int, float, type(None))
+
+
+def output_of(raised: BaseException) -> Any:
+    """What a node gave that ended by handing over to another agent of the graph around it."""
+    return raised.args[0] if isinstance(raised, ParentCommand) and raised.args else None
+
+
+def messages_in(value: Any, deep: int = 0) -> Iterable[BaseMessage]:
+    """The messages in what a node is given or gives: a state, an update, a command, a list."""
+    if isinstance(value, BaseMessage):
+        yield value
+    elif deep < _DEEPEST and not isinstance(value, _PLAIN):
+        for inner in _parts(value):
+            yield from messages_in(inner, deep + 1)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, Command):
+        return (value.update,)
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    fields = getattr(type(value), "model_fields", None) or getattr(
+        type(value), "__dataclass_fields__", None
+    )
+    return [getattr(value, name, None) for name in fields] if fields else ()
+
+
+def gives_output(value: Any, deep: int = 0) -> bool:
+    """Whether a node gives the structured output of its agent."""
+    if isinstance(value, Mapping):
+        return value.get("structured_response") is not None
+    if isinstance(value, Command | list | tuple) and deep < _DEEPEST:
+        return any(gives_output(inner, deep + 1) for inner in _parts(value))
+    return False

@@ -1,0 +1,267 @@
+"""Which model calls are turns of the agent, and how long its chain of turns is.
+
+A call is a turn when its message leaves the node that made it, when a tool that it names runs, or
+when an executor acts on it. That is known only afterwards; until then a call is presumed to be a
+turn, unless it says itself that it is a helper's.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from app.agents.asking import Asking, says_helper
+from app.agents.inside import OpenTool
+from app.agents.node_outputs import gives_output, messages_in
+from app.agents.tree import (
+    AgentRun,
+    Branch,
+    Place,
+    Tree,
+    agent_around,
+    asked_by_tool,
+    everything_around,
+    tool_around,
+)
+from app.runs.events import Emit, IterationCounted
+
+# So many steps in a row an agent may make without asking a model before each counts as a turn.
+QUIET_STEPS = 25
+
+
+@dataclass(slots=True, eq=False)
+class Said:
+    """A model's answer that may become a turn."""
+
+    message: AIMessage
+    tools: frozenset[str]
+    place: Place
+    helper: bool
+    last: bool = False
+    counted: bool = False
+
+
+@dataclass(slots=True)
+class Turns:
+    """Counts the turns of one run.
+
+    `output_tools` are the names by which the agent asks for structured output, and `reject` takes
+    the name of a tool that the agent asked for and does not have.
+    """
+
+    tree: Tree
+    emit: Emit
+    about: Mapping[str, str]
+    clock: Callable[[], float]
+    tools: frozenset[str]
+    output_tools: frozenset[str]
+    reject: Callable[[str], None]
+    iterations: int = 0
+    # Messages that models gave, by id, and by the ids of the tool calls that they ask for.
+    _said: dict[str, Said] = field(default_factory=dict)
+    _asked: dict[str, Said] = field(default_factory=dict)
+    # Messages that no model call of ours gave, by identity.
+    _raw: dict[int, AIMessage] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+
+    def go_on_from(self, iterations: int) -> None:
+        """Begin with the turns of an earlier attempt."""
+        self.iterations = self.tree.root.done = iterations
+
+    def know(self, messages: Iterable[BaseMessage]) -> None:
+        """These messages were there before."""
+        self._known.update(message.id for message in messages if message.id)
+
+    def reject_unknown(self, names: Iterable[str]) -> None:
+        """Of these tools that the agent is to call, it may not have all."""
+        wanted = [name for name in names if name not in self.output_tools]
+        self._reject_unknown(self.tree.root, wanted, frozenset())
+
+    def is_helper(self, asking: Asking, metadata: Mapping[str, Any], place: Place) -> bool:
+        """Whether a call that begins is a helper's, as far as can be said."""
+        if says_helper(asking.options, metadata, _node(place)):
+            return True
+        agent = agent_around(place)
+        usual = agent.usual.get(_node(place)) if agent is not None else None
+        if agent is None or not usual:
+            return False
+        had = usual | agent.tools | self.output_tools
+        if agent is self.tree.root:
+            had |= self.tools
+        return asking.tools.isdisjoint(had)
+
+    def step_begins(self, branch: Branch) -> None:
+        """A node is executed: without models, steps are what bounds a run."""
+        if self.is_quiet(branch) and tool_around(branch) is None:
+            branch.agent.quiet_steps -= 1  # once for each step, however many branches it has
+            self._count(branch, 0)
+
+    def is_quiet(self, branch: Branch) -> bool:
+        """Whether its agent has gone on for long without asking a model."""
+        return branch.agent.quiet_steps > QUIET_STEPS
+
+    def asked(self, place: Place, *, helper: bool) -> None:
+        """A model is asked; a text that the same node gave before was not the last word."""
+        for part in everything_around(place):
+            if isinstance(part, Branch):
+                part.asked = True
+            elif isinstance(part, AgentRun):
+                part.quiet_steps = 0
+        if isinstance(place, Branch) and not helper and place.node in place.agent.drafts:
+            place.agent.drafts.discard(place.node)
+            self._count(place, 0)
+
+    def answered(
+        self, message: AIMessage, tools: frozenset[str], place: Place, *, helper: bool, last: bool
+    ) -> None:
+        """A model answered; whether that is a turn is seen when its node ends."""
+        said = Said(message, tools, place, helper, last)
+        if message.id:
+            self._said[message.id] = said
+        if helper or last:
+            return
+        if isinstance(place, AgentRun | Branch):
+            place.said = said
+        agent = agent_around(place)
+        if agent is not None:
+            agent.last_said = said
+        for call in message.tool_calls:
+            if call["id"]:
+                self._asked[call["id"]] = said
+
+    def branch_ended(self, branch: Branch, output: Any) -> None:
+        """A node ended: the messages that leave it are turns."""
+        messages = list(messages_in(output))
+        answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+        structured = gives_output(output)
+        for message in messages:
+            if not isinstance(message, AIMessage):
+                continue
+            said = self._said.get(message.id or "")
+            if said is None and self._is_new(message, branch):
+                said = self._made_anew(message, branch, answered)
+            if said is not None and said.place is branch and not (said.helper or said.last):
+                self._left_its_node(branch, said, message, answered, structured)
+
+    def _made_anew(self, message: AIMessage, branch: Branch, answered: set[str]) -> Said | None:
+        """A message that the code of a node made: of what a model said there, or by itself."""
+        if branch.said is not None:
+            return cast(Said, branch.said)
+        open_calls = [call["name"] for call in message.tool_calls if call["id"] not in answered]
+        if open_calls and not branch.asked:
+            branch.agent.raw_nodes.add(branch.node)
+            self._count(branch, len(open_calls))
+            self._reject_unknown(branch, open_calls, frozenset())
+        return None
+
+    def _left_its_node(
+        self,
+        branch: Branch,
+        said: Said,
+        message: AIMessage,
+        answered: set[str],
+        structured: bool,
+    ) -> None:
+        branch.agent.usual.setdefault(branch.node, set()).update(said.tools)
+        if not message.tool_calls:
+            branch.agent.drafts.add(branch.node)
+        elif not said.counted:
+            # Calls that the node answered by itself asked for structured output.
+            open_calls = [call for call in message.tool_calls if call["id"] not in answered]
+            if open_calls or not structured:
+                self._count_said(branch, said, [call["name"] for call in open_calls])
+
+    def tool_begins(self, place: Place, name: str, tool_call_id: str | None) -> None:
+        """A tool runs: what named it is a turn, if it is not counted as one yet."""
+        agent = agent_around(place)
+        said = self._asked.get(tool_call_id or "")
+        if said is None and agent is not None:
+            said = agent.last_said
+            if said is None or said.message.tool_calls or name not in str(said.message.text):
+                return
+            agent.drafts.discard(_node(said.place))
+        if said is None or said.counted or tool_around(place) is not tool_around(said.place):
+            return
+        names = [call["name"] for call in said.message.tool_calls] or [name]
+        if set(names) <= self.output_tools:
+            return
+        if agent is not None:
+            agent.usual.setdefault(_node(said.place), set()).update(said.tools)
+        self._count_said(place, said, names)
+
+    def acted_on(self, agent: AgentRun, action: Any) -> None:
+        """An executor acts on a turn: on one message, or on the last text of its model."""
+        log = getattr(action, "message_log", None)
+        said = self._said.get(log[-1].id or "") if log else agent.last_said
+        if said is None:  # its model completes text, or was not called through LangChain
+            self._count(agent, 1)
+            self._reject_unknown(agent, [action.tool], frozenset())
+        elif not said.counted:
+            agent.usual.setdefault("", set()).update(said.tools)
+            names = [call["name"] for call in said.message.tool_calls] or [action.tool]
+            self._count_said(agent, said, names)
+
+    def unusable(self, place: Place) -> None:
+        """A turn asked for nothing that could be done."""
+        self._count(place, 0)
+
+    def _count_said(self, place: Place, said: Said, names: list[str]) -> None:
+        """Count a turn that a model made."""
+        said.counted = True
+        # Several answers may name one call, of which one was taken.
+        self._asked.update({call["id"]: said for call in said.message.tool_calls if call["id"]})
+        wanted = [name for name in names if name not in self.output_tools]
+        self._count(place, len(wanted))
+        self._reject_unknown(place, wanted, said.tools)
+
+    def _reject_unknown(self, place: Place, names: list[str], bound: frozenset[str]) -> None:
+        agent = agent_around(place)
+        if agent is None or tool_around(place) is not None:
+            return
+        had = bound | agent.tools
+        # What the agent itself has is known from its start; of another one, from its calls.
+        if agent is self.tree.root or not had:
+            had = had | self.tools
+        for name in names:
+            if had and name not in had:
+                self.reject(name)
+
+    def _count(self, place: Place, tool_calls: int) -> None:
+        if isinstance(place, OpenTool):
+            return
+        place.add_turn()
+        if tool_around(place) is not None:
+            agent = asked_by_tool(place)
+            if agent is not None and agent.sub_agent is not None:
+                tally = agent.sub_agent.tally
+                tally.iterations = max(tally.iterations, place.depth)
+        elif place.depth > self.iterations:
+            self.iterations = place.depth
+            self.emit(
+                IterationCounted(
+                    **self.about,
+                    at=self.clock(),
+                    iteration=self.iterations,
+                    tool_calls=tool_calls,
+                )
+            )
+
+    def _is_new(self, message: AIMessage, branch: Branch) -> bool:
+        """Whether this node made the message: it was not there before."""
+        if message.id in self._known or id(message) in self._raw:
+            return False
+        if any(message is given for given in messages_in(branch.inputs)):
+            return False
+        self._raw[id(message)] = message
+        return True
+
+
+def _node(place: Place) -> str:
+    """The node that a call was made in; an executor has none."""
+    return place.node if isinstance(place, Branch) else ""
+
+
+def depth(place: Place) -> int:
+    """The length of the chain of turns that leads to a place; a tool begins a chain of its own."""
+    return 0 if isinstance(place, OpenTool) else place.depth
