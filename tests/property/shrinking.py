@@ -11,7 +11,7 @@ from tests.property.plan import Fans, Plan, Says, Works
 _MOST_TRIES = 200
 
 
-async def smallest(plan: Plan, fails: Callable[[Plan], Awaitable[bool]]) -> Plan:
+async def smallest(plan: Plan, fails: Callable[[Plan], Awaitable[object]]) -> Plan:
     """The smallest plan that was found to fail."""
     tries = 0
     found = True
