@@ -153,8 +153,11 @@ def forecast(plan: Plan) -> Forecast:
     either = frozenset({"completed", "iteration_limit"})
     calls = [_most_calls(*one) for one in taken]
     if max(sum(made) for made in zip((0, 0), *calls, strict=True)) >= ceiling(limit) - 1:
-        # The ceiling of model calls may cut it anywhere: only bounds are promised.
-        return Forecast(0, min(limit, whole.most), either)
+        # The ceiling of model calls may cut it anywhere: only bounds are promised. It may cut an
+        # agent's retries too, and the last call of all may then fail.
+        down = any(worker.agent and worker.agent.trouble for worker, _ in taken)
+        errors = frozenset({"model_failed"} if down else ())
+        return Forecast(0, min(limit, whole.most), either, errors=errors)
     if whole.most < limit:
         return whole
     cut = frozenset({"iteration_limit"})
