@@ -285,11 +285,11 @@ def _inner_calls(agent: Agent | None, turns: Sequence[Turn]) -> tuple[int, int]:
 def silent(plan: Plan) -> set[str]:
     """Names of those who never speak as the agent asked: helpers in hooks, agents in tools.
 
-    The words of one that a node asks as it asks the agent may come, and be taken back: whose
+    The words of one that is asked where the agent is asked may come, and be taken back: whose
     they are shows when the node ends.
     """
     found = {w.agent.helper for w in workers(plan.steps) if w.agent and w.agent.helper}
-    names = {helper.name for helper in found if helper.at is not At.BESIDE}
+    names = {helper.name for helper in found if helper.at not in (At.BESIDE, At.WRAP)}
     for turn in (turn for worker in workers(plan.steps) for turn in worker.turns):
         names |= {agent.name for agent in in_tools(turn.calls)}
     return names
