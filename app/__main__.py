@@ -162,7 +162,24 @@ async def _list(settings: Any, options: argparse.Namespace) -> int:
         tools = ", ".join(info.tools) or "none"
         model = info.model or "unknown"
         print(f"{info.name}: {info.kind}, model {model}, tools {tools}")
+    await parts.factories.close()
     return 0
+
+
+def _result(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[int]") -> int:
+    """Run until the task is done, also where something that foreign code scheduled exits.
+
+    No task of a run or a factory does: this is what they leave with the loop, such as timers.
+    """
+    from app.telemetry import lines, logs
+
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except SystemExit as raised:
+            if task.done():
+                raise
+            logs.failed(lines.UNHANDLED, raised)
 
 
 def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
@@ -172,7 +189,7 @@ def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        code = loop.run_until_complete(work)
+        code = _result(loop, loop.create_task(work))
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from app.runs.model import Outcome
+from app.runs.model import Limit, Outcome
 
 _CONNECT_S = 5.0
 # How much longer than the run's own deadline its end may take to arrive.
@@ -225,9 +225,16 @@ def _summary(end: Mapping[str, Any]) -> tuple[str, str]:
     if usage := end.get("usage"):
         counts.append(f"{(usage['input_tokens'] or 0) + (usage['output_tokens'] or 0)} tokens")
     return (
-        f"{end['outcome']}{held} after {_time(sum(timings.values()))}: {shares}",
+        f"{end['outcome']}{_of_what(end)}{held} after {_time(sum(timings.values()))}: {shares}",
         ", ".join([*counts, f"run {end.get('run_id')}"]),
     )
+
+
+def _of_what(end: Mapping[str, Any]) -> str:
+    """What the outcome alone does not say: another limit than that of iterations, a refusal."""
+    said = ["limit of model calls"] if end.get("limit") == Limit.MODEL_CALLS else []
+    said += ["refused"] if end.get("refused") else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _time(seconds: float) -> str:

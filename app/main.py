@@ -14,12 +14,14 @@ from pathlib import Path
 from app import settings as configuration
 from app.agents import leaks, registry
 from app.agents.conversations import InMemory
+from app.agents.factories import Factories
 from app.agents.upstream import UPSTREAM
 from app.api import app as http
 from app.api.deps import Role, Service
 from app.api.ops import readiness
 from app.api.server import Server, listen
 from app.durable import Durable
+from app.runs import containment
 from app.runs.admission import Admission
 from app.runs.prices import Prices
 from app.runs.runner import Runner
@@ -44,6 +46,7 @@ class Parts:
     service: Service
     pipeline: Pipeline
     durable: Durable | None
+    factories: Factories
 
 
 def create_app(
@@ -97,18 +100,29 @@ def assemble(settings: Settings) -> Parts:
         ready_requires_store="store" in settings.ready_requires,
     )
     UPSTREAM.outgoing_headers = outgoing_headers
-    return Parts(settings, service, pipeline, durable)
+    factories = Factories(
+        settings.factory_s,
+        died=lambda name, error: logs.failed(lines.FACTORY_ENDED, error, agent=name),
+        not_closed=lambda name, error: logs.failed(lines.FACTORY_NOT_CLOSED, error, agent=name),
+        slow=_tell_slow,
+    )
+    return Parts(settings, service, pipeline, durable, factories)
 
 
 async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
     """Build the agents on this loop, whose default threads become the service's.
 
-    Raises `registry.AgentLoadError`.
+    What they open is open until `parts.factories` is closed. Raises `registry.AgentLoadError`.
     """
-    service = parts.service
-    asyncio.get_running_loop().set_default_executor(service.threads)
+    service, loop = parts.service, asyncio.get_running_loop()
+    loop.set_default_executor(service.threads)
+    containment.contain(loop)
     registry.import_from_working_directory()
-    service.agents = await registry.load(agents, parts.settings.served)
+    try:
+        service.agents = await registry.load(agents, parts.settings.served, parts.factories)
+    except registry.AgentLoadError:
+        await parts.factories.close()
+        raise
     for switch in leaks.switches(service.agents):
         logs.say("warning", lines.CONTENT_LEAVES, how=switch)
     if service.demo:
@@ -137,6 +151,7 @@ async def serve(settings: Settings, agents: Sequence[str], role: Role = Role.BOT
             gc.enable()
             await server.serve(sockets=[listener])
     finally:
+        await parts.factories.close()
         logs.stop()
 
 
@@ -166,7 +181,9 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
     service, pipeline = parts.service, parts.pipeline
     if not service.agents:
         await load_agents(parts, agents)
-    asyncio.get_running_loop().set_exception_handler(logs.unhandled)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(logs.unhandled)
+    containment.contain(loop)
     infos = [agent.info for agent in service.agents.values()]
     gauges, commit = _gauges(parts), parts.settings.commit
     pipeline.open(infos, routes=http.routes(), gauges=gauges, commit=commit)
@@ -182,6 +199,8 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
             await service.runner.drain(0.0, 0.0)
             await service.claims.close()
     finally:
+        await parts.factories.close()
+        containment.release(loop)
         await UPSTREAM.aclose()
         await pipeline.close()
         service.threads.shutdown(wait=False)
@@ -227,6 +246,15 @@ async def _drain(parts: Parts) -> None:
     if parts.durable is not None:
         # Last, so that whoever waits for a run that ended meanwhile has its answer.
         await parts.durable.engine.let_go()
+
+
+def _tell_slow(agent: str, waited_s: float) -> None:
+    """Before the log is open, as in a check, it is the person at the terminal who waits."""
+    if logs.is_open():
+        logs.say("warning", lines.FACTORY_SLOW, agent=agent, waited_s=waited_s)
+    else:
+        sentence = f"watchkeeper: Waiting for the factory of {agent}, for {waited_s:g} s now."
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _gauges(parts: Parts) -> Gauges:

@@ -99,6 +99,9 @@ class Settings(BaseSettings):
         description="The same for all processes on the store together; unset: unlimited.",
     )
     tool_threads: int = Field(16, ge=1, description="Threads for sync tools, models and nodes.")
+    factory_s: Seconds = Field(
+        300.0, description="How long a factory may take to give its agent, at start."
+    )
     keep_finished_runs: int = Field(
         500, ge=0, description="Finished runs that `GET /runs` still knows."
     )

@@ -81,6 +81,8 @@ def blockbuster() -> Iterator[BlockBuster]:
             function.can_block_in(
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
+            function.can_block_in("app/agents/factories.py", {"build", "_given"})
+            function.can_block_in("app/agents/sources.py", {"_body"})
         yield detector
 
 

@@ -278,6 +278,19 @@ def test_a_terminal(url: str) -> None:
     assert "\ndone: q: order 1 shipped\n\x1b[2mcompleted after " in said
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [({"limit": "model_calls", "outcome": "iteration_limit"}, "(limit of model calls)"),
+     ({"refused": True}, "(refused)"), ({"limit": "iterations"}, ""), ({}, "")],
+)  # fmt: skip
+def test_what_the_outcome_does_not_say(end: dict[str, Any], said: str) -> None:
+    """A refusal, and a ceiling of model calls, stand beside the outcome."""
+    with scripted(events(RUN, *tokens("all right"), ("end", {**END[1], **end}))) as url:
+        told = ask(url)
+    outcome = end.get("outcome", "completed")
+    assert f"{outcome} {said} after ".replace("  ", " ") in told.err
+
+
 def test_retracted() -> None:
     """On a terminal a text that is taken back is followed by the new one, on a line of its own."""
     told = [RUN, *tokens("all wr"), ("retract", {"iteration": 1}), *tokens("all ", "right"), END]

@@ -74,7 +74,8 @@ def answer_in(said: Sequence[BaseMessage], changed: Mapping[str, Any], names: Na
     if isinstance(message, AIMessage) and text.startswith(_RETRIES_SENTENCE):
         raise ModelFailed
     refusal = refusal_of(message) if isinstance(message, AIMessage) else None
-    blocks = blocks_of(message)
+    plain = isinstance(message.content, str) and not message.additional_kwargs
+    blocks = None if plain else blocks_of(message)
     if not (text or refusal or blocks or output is not None):
         raise ModelFailed
     answer = text_of(message) if text else refusal or ""

@@ -6,7 +6,6 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
-from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 
@@ -38,11 +37,11 @@ class Calls:
     policies: Policies
     direct_tools: set[str] = field(default_factory=set)
 
-    def ask(self, call: Asking, metadata: Mapping[str, Any]) -> Verdict:
+    def ask(self, call: Asking) -> Verdict:
         """Find out whose call this is, and whether it may be made. Raises CeilingReached."""
         assert call.place is not None
         if not last_answer.get():
-            call.helper = self.turns.is_helper(call, metadata, call.place)
+            call.helper = self.turns.is_helper(call, call.place)
             self.turns.asked(call.place, helper=call.helper)
         return self.limits.admit(call)
 
@@ -60,11 +59,11 @@ class Around:
         return self.calls.guards is not None
 
     def model_asked(
-        self, model: BaseChatModel, options: dict[str, Any], config: RunnableConfig
+        self, model: BaseChatModel, options: dict[str, Any]
     ) -> tuple[Asking, dict[str, Any], AIMessage | None]:
         """Decide on a call: its options, or the answer in its place. Raises CeilingReached."""
         call = Asking(model, bound_tools(options), options, self.place)
-        verdict = self.calls.ask(call, config.get("metadata") or {})
+        verdict = self.calls.ask(call)
         if verdict is Verdict.ANSWER:
             return call, options, self._answer_in_place()
         if verdict is Verdict.MAKE_LAST:

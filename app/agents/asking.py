@@ -45,9 +45,9 @@ last_answer: ContextVar[bool] = ContextVar("watchkeeper_last_answer", default=Fa
 around_tool: ContextVar[bool] = ContextVar("watchkeeper_around_tool", default=False)
 
 
-def says_helper(options: Mapping[str, Any], metadata: Mapping[str, Any], node: str) -> bool:
+def says_helper(options: Mapping[str, Any], node: str) -> bool:
     """Whether the call is a helper's by the library's own word: a hook's, or for one value."""
-    if options.get("ls_structured_output_format") or metadata.get("ls_structured_output_format"):
+    if options.get("ls_structured_output_format"):
         return True
     return around_tool.get() or bool(_HOOK.search(node))
 

@@ -37,9 +37,17 @@ class Streamed:
             self.arguments[self._latest] = so_far + (part.get("args") or "")
 
 
-def refuse_if_broken(message: AIMessage, provider: str, streamed: Streamed | None) -> None:
-    """Raises IncompleteAnswer when the message is not what the model meant to say in full."""
-    ending = endings.of_message(message)
+def refuse_if_broken(
+    message: AIMessage,
+    provider: str,
+    streamed: Streamed | None,
+    ending: Ending | None = None,
+) -> None:
+    """Raises IncompleteAnswer when the message is not what the model meant to say in full.
+
+    `ending` is how it ended, where that is known already.
+    """
+    ending = ending or endings.of_message(message)
     refuse_if_cut(ending)
     if ending.kind is Kind.UNSAID and provider in _SAY_WHY:
         raise IncompleteAnswer("the model's answer ended without a finish reason")

@@ -134,6 +134,8 @@ class RunHandler(Reaching):
         ended = self.tree.end(run_id)
         if isinstance(ended, Branch):
             self.turns.branch_ended(ended, outputs)
+            if self.limits.last_words is not None:
+                self.limits.restate(messages_in(outputs))
             if ended.node in self._limit_nodes and tool_around(ended) is None:
                 self.library_limit += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
         elif isinstance(ended, AgentRun):
@@ -186,7 +188,7 @@ class RunHandler(Reaching):
         call = asking.get()
         if call is None or call.call_ids:  # it was not called by the methods that we stand around
             given = {**(invocation_params or {}), **(options or {})}
-            call = self._asking(parent_run_id, given, about)
+            call = self._asking(parent_run_id, given)
         said = messages[0] if messages else ()
         self._model_starts(run_id, call, said, about, silent=_SILENT in (tags or ()))
 
@@ -203,16 +205,14 @@ class RunHandler(Reaching):
         **kwargs: Any,
     ) -> None:
         """An agent asks a model that completes text."""
-        call = self._asking(parent_run_id, {}, metadata or {})
+        call = self._asking(parent_run_id, {})
         said = [HumanMessage(text) for text in prompts[:1]]
         self._model_starts(run_id, call, said, metadata or {}, silent=_SILENT in (tags or ()))
 
-    def _asking(
-        self, parent_id: UUID | None, options: dict[str, Any], metadata: dict[str, Any]
-    ) -> Asking:
+    def _asking(self, parent_id: UUID | None, options: dict[str, Any]) -> Asking:
         """A call that nothing of ours stands around: at the limit it is refused."""
         call = Asking(None, bound_tools(options), options, self.tree.place(parent_id))
-        if self.calls.ask(call, metadata) is not Verdict.MAKE:
+        if self.calls.ask(call) is not Verdict.MAKE:
             self.limits.stop(Limit.ITERATIONS)
         return call
 

@@ -73,6 +73,8 @@ _KEYS = (
     "amazon-bedrock-guardrailAction",
 )  # fmt: skip
 
+_ALL_KEYS = {*_KEYS, "prompt_feedback", "block_reason", "is_blocked", "done"}
+
 
 def of_message(message: AIMessage) -> Ending:
     """How this message ended, whole or merged from the chunks of a stream."""
@@ -100,8 +102,11 @@ def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
+    if _ALL_KEYS.isdisjoint(said):
+        return
     for key in _KEYS:
-        yield from map(_read, _words(said.get(key)))
+        if said.get(key) is not None:
+            yield from map(_read, _words(said[key]))
     feedback = said.get("prompt_feedback")
     blocked = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
     for word in _words(blocked or said.get("block_reason")):
@@ -115,10 +120,12 @@ def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
 
 def _words(said: object) -> list[str]:
     """The single words of what may be a word, several joined, an enum's member or a mapping."""
-    if isinstance(said, Mapping):
-        return _words(said.get("reason"))
     if isinstance(said, Enum):
         return [said.name]
+    if isinstance(said, str) and said.lower() in _KINDS:
+        return [said]
+    if isinstance(said, Mapping):
+        return _words(said.get("reason"))
     if not isinstance(said, str):
         return []
     text = _ENUM.sub("", said).strip()

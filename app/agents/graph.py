@@ -129,7 +129,7 @@ class GraphAgent:
             if limit is None:
                 self._demand_output(said, changed)
                 raise
-            answer = AgentAnswer(_text(handler))
+            answer = AgentAnswer("")
         if limit is not None:
             text = spoken(answer.text) or ("" if answer.output else handler.limits.fixed_sentence)
             return AgentAnswer(text, answer.output, limit, answer.refused)
@@ -248,11 +248,6 @@ def _at_limit(handler: RunHandler, raised: Exception) -> bool:
 def _ended_by_library(handler: RunHandler, ran: Ran) -> bool:
     """Whether the last message is the sentence of a library's own limit."""
     return any(ran.messages[-1:] == [message] for message in handler.library_limit)
-
-
-def _text(handler: RunHandler) -> str:
-    words = handler.limits.last_words
-    return str(words.text) if words is not None else ""
 
 
 def _is_empty(value: Any) -> bool:

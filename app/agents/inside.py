@@ -43,6 +43,14 @@ class OpenTool:
     invalid_arguments: bool = False
     agents_asked: int = 0
     open_agents: dict[str, SubAgent] = field(default_factory=dict)
+    # As places of the tree have them: a tool is in itself, and no agent's place.
+    agent: None = None
+    asked_by_tool: None = None
+
+    @property
+    def tool(self) -> "OpenTool":
+        """The tool call in which it stands."""
+        return self
 
 
 # The tool call that the present task or thread works in.

@@ -5,12 +5,12 @@ are at work by then conclude once each; what begins later is refused, and what w
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from app.agents.asking import Asking, demands_a_tool, last_answer
 from app.agents.last_turn import fixed_sentence
@@ -130,6 +130,12 @@ class Limits:
         for part in outwards(place):
             if isinstance(part, AgentRun | Branch) and part.concluded is None:
                 part.concluded = now
+
+    def restate(self, messages: Iterable[BaseMessage]) -> None:
+        """The agent changed a message after its model, by redaction for example."""
+        for message in messages:
+            if self.last_words is not None and message.id == self.last_words.id:
+                self.last_words = message if isinstance(message, AIMessage) else None
 
     def kept_tools(self, asking: Asking) -> frozenset[str]:
         """The tools that the last turn keeps: those by which it gives structured output."""

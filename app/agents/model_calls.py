@@ -9,9 +9,10 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import endings, reading
+from app.agents import call_ids, endings, reading
 from app.agents.asking import Asking
 from app.agents.broken import Streamed, refuse_if_broken, refuse_if_cut
+from app.agents.endings import Ending
 from app.agents.refusal import CeilingReached, IncompleteAnswer
 from app.agents.tree import AgentRun, Branch, Place, agent_around, asked_by_tool, tool_around
 from app.agents.turns import depth
@@ -151,19 +152,25 @@ class ModelCalls:
         if opened is None:
             return None
         message = reading.message(response)
+        ending = endings.of_completion(response) if message is None else endings.of_message(message)
         try:
-            if message is None and self.refuses and not opened.asking.helper:
-                refuse_if_cut(endings.of_completion(response))
-            if message is not None and self.refuses and not opened.asking.helper:
-                refuse_if_broken(message, opened.provider, opened.streamed)
+            if self.refuses and not opened.asking.helper:
+                self._refuse(opened, message, ending)
         except IncompleteAnswer as broken:
-            self._ended(call_id, opened, CallOutcome.INCOMPLETE, broken, message)
+            self._ended(call_id, opened, CallOutcome.INCOMPLETE, broken, message, ending.reason)
             raise
-        self._ended(call_id, opened, CallOutcome.COMPLETED, None, message)
+        self._ended(call_id, opened, CallOutcome.COMPLETED, None, message, ending.reason)
         opened.reply = message
         if opened.is_turn:
             self.latest = opened
         return opened
+
+    def _refuse(self, opened: OpenModel, message: AIMessage | None, ending: Ending) -> None:
+        if message is None:
+            refuse_if_cut(ending)
+        else:
+            refuse_if_broken(message, opened.provider, opened.streamed, ending)
+            call_ids.complete(message)
 
     def keep_result(self, output: Any) -> None:
         """A tool gave this: it may be what the latest turn asked for."""
@@ -195,6 +202,7 @@ class ModelCalls:
         outcome: CallOutcome,
         error: BaseException | None,
         message: AIMessage | None,
+        finish_reason: str | None = None,
     ) -> None:
         if error is not None and not isinstance(error, CeilingReached):
             self.errors.append(error)
@@ -219,7 +227,7 @@ class ModelCalls:
                 outcome=outcome,
                 usage=usage,
                 cost_usd=self.call.price(opened.model, usage),
-                finish_reason=reading.finish_reason(message),
+                finish_reason=finish_reason,
                 error=error,
                 message=message,
             )

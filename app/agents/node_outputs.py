@@ -1,6 +1,6 @@
 """Reads what a node of a graph was given and gave: a state, an update, commands, messages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -17,22 +17,28 @@ def output_of(raised: BaseException) -> Any:
     return raised.args[0] if isinstance(raised, ParentCommand) and raised.args else None
 
 
-def messages_in(value: Any, deep: int = 0) -> Iterable[BaseMessage]:
+def messages_in(value: Any) -> list[BaseMessage]:
     """The messages in what a node is given or gives: a state, an update, a command, a list."""
+    found: list[BaseMessage] = []
+    _collect(value, found, 0)
+    return found
+
+
+def _collect(value: Any, found: list[BaseMessage], deep: int) -> None:
     if isinstance(value, BaseMessage):
-        yield value
+        found.append(value)
     elif deep < _DEEPEST and not isinstance(value, _PLAIN):
         for inner in _parts(value):
-            yield from messages_in(inner, deep + 1)
+            _collect(inner, found, deep + 1)
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, Command):
-        return (value.update,)
-    if isinstance(value, Mapping):
-        return value.values()
     if isinstance(value, list | tuple):
         return value
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, Command):
+        return (value.update,)
     fields = getattr(type(value), "model_fields", None) or getattr(
         type(value), "__dataclass_fields__", None
     )
@@ -41,7 +47,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 def gives_output(value: Any, deep: int = 0) -> bool:
     """Whether a node gives the structured output of its agent."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return value.get("structured_response") is not None
     if isinstance(value, Command | list | tuple) and deep < _DEEPEST:
         return any(gives_output(inner, deep + 1) for inner in _parts(value))

@@ -16,13 +16,14 @@ from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolNode
 
 from app.agents.around import Around
 from app.agents.asking import around_tool, asking
+from app.agents.tools import ToolFailed, is_being_cancelled
 
 T = TypeVar("T")
 
@@ -62,6 +63,12 @@ def _found(callbacks: Any) -> Around | None:
     return None
 
 
+def _callbacks(config: Any) -> Any:
+    """The callbacks of a call: its own, or those of the chain that it is made in."""
+    own = config.get("callbacks") if config else None
+    return own or (var_child_runnable_config.get() or {}).get("callbacks")
+
+
 @contextmanager
 def _set(variable: ContextVar[T], value: T) -> Iterator[None]:
     token = variable.set(value)
@@ -73,19 +80,20 @@ def _set(variable: ContextVar[T], value: T) -> Iterator[None]:
 
 def _ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
     async def ainvoke(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        full = ensure_config(config)
-        around = _found(full.get("callbacks"))
+        around = _found(_callbacks(config))
         if around is None:
             return await original(self, input, config, **options)
-        call, options, answer = around.model_asked(self, options, full)
+        call, options, answer = around.model_asked(self, options)
         if answer is not None:
             return answer
+        token = asking.set(call)
         try:
-            with _set(asking, call):
-                reply = await original(self, input, config, **options)
+            reply = await original(self, input, config, **options)
         except asyncio.CancelledError:
             around.model_cancelled(call)
             raise
+        finally:
+            asking.reset(token)
         return around.model_answered(call, reply)
 
     return ainvoke
@@ -93,11 +101,10 @@ def _ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _invoke(original: Callable[..., Any]) -> Callable[..., Any]:
     def invoke(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        full = ensure_config(config)
-        around = _found(full.get("callbacks"))
+        around = _found(_callbacks(config))
         if around is None:
             return original(self, input, config, **options)
-        call, options, answer = around.model_asked(self, options, full)
+        call, options, answer = around.model_asked(self, options)
         if answer is not None:
             return answer
         with _set(asking, call):
@@ -111,7 +118,7 @@ def _astream(original: Callable[..., Any]) -> Callable[..., Any]:
     async def watched(
         around: Around, self: BaseChatModel, input: Any, config: Any, options: dict[str, Any]
     ) -> AsyncIterator[Any]:
-        call, options, answer = around.model_asked(self, options, ensure_config(config))
+        call, options, answer = around.model_asked(self, options)
         if answer is not None:
             yield around.as_chunk(answer)
             return
@@ -132,7 +139,7 @@ def _astream(original: Callable[..., Any]) -> Callable[..., Any]:
             yield rest
 
     def astream(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        around = _found(ensure_config(config).get("callbacks"))
+        around = _found(_callbacks(config))
         if around is None:
             return original(self, input, config, **options)
         return watched(around, self, input, config, options)
@@ -144,7 +151,7 @@ def _stream(original: Callable[..., Any]) -> Callable[..., Any]:
     def watched(
         around: Around, self: BaseChatModel, input: Any, config: Any, options: dict[str, Any]
     ) -> Iterator[Any]:
-        call, options, answer = around.model_asked(self, options, ensure_config(config))
+        call, options, answer = around.model_asked(self, options)
         if answer is not None:
             yield around.as_chunk(answer)
             return
@@ -160,7 +167,7 @@ def _stream(original: Callable[..., Any]) -> Callable[..., Any]:
             yield rest
 
     def stream(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        around = _found(ensure_config(config).get("callbacks"))
+        around = _found(_callbacks(config))
         if around is None:
             return original(self, input, config, **options)
         return watched(around, self, input, config, options)
@@ -173,8 +180,15 @@ def _arun(original: Callable[..., Any]) -> Callable[..., Any]:
         around = _found(kwargs.get("callbacks"))
         if around is None or not around.guards:
             return await original(self, tool_input, *args, **kwargs)
-        with _set(around_tool, False):
+        token = around_tool.set(False)
+        try:
             return await original(around.guarded(self), tool_input, *args, **kwargs)
+        except asyncio.CancelledError as raised:
+            if is_being_cancelled():
+                raise
+            raise ToolFailed(f"Tool {self.name} failed: CancelledError") from raised
+        finally:
+            around_tool.reset(token)
 
     return arun
 
@@ -192,24 +206,26 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _arun_one(original: Callable[..., Any]) -> Callable[..., Any]:
     async def arun_one(self: ToolNode, call: Any, *args: Any, **kwargs: Any) -> Any:
-        around = _found(ensure_config().get("callbacks"))
+        around = _found(_callbacks(None))
         if around is None or not around.guards:
             return await original(self, call, *args, **kwargs)
         around.tool_node(self)
+        token = around_tool.set(True)
         try:
-            with _set(around_tool, True):
-                return await original(self, call, *args, **kwargs)
+            return await original(self, call, *args, **kwargs)
         except GraphBubbleUp:
             raise
         except Exception as raised:  # noqa: BLE001 - foreign code may raise anything
             return around.tool_failed(call, raised)
+        finally:
+            around_tool.reset(token)
 
     return arun_one
 
 
 def _run_one(original: Callable[..., Any]) -> Callable[..., Any]:
     def run_one(self: ToolNode, call: Any, *args: Any, **kwargs: Any) -> Any:
-        around = _found(ensure_config().get("callbacks"))
+        around = _found(_callbacks(None))
         if around is None or not around.guards:
             return original(self, call, *args, **kwargs)
         around.tool_node(self)

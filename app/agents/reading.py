@@ -6,8 +6,12 @@ from langgraph.errors import GraphInterrupt
 
 from app.agents import endings
 from app.agents.refusal import IncompleteAnswer
+from app.runs import plain
 from app.runs.errors import HandedOver
 from app.runs.model import CallOutcome, Usage
+
+# More tokens than anybody spends: beyond it a number is a fault of who tells it.
+_MOST = 1_000_000_000_000
 
 
 def message(response: LLMResult) -> AIMessage | None:
@@ -27,7 +31,7 @@ def usage(message: AIMessage | None) -> Usage:
     read = spent.get("input_token_details") or {}
     written = spent.get("output_token_details") or {}
     counts = [n for n in (*spent.values(), *read.values(), *written.values()) if n is not None]
-    if not all(isinstance(n, int | dict) for n in counts):
+    if not all(isinstance(n, dict) or (isinstance(n, int) and 0 <= n <= _MOST) for n in counts):
         raise TypeError("a provider reported its usage in other than whole numbers")
     return Usage(
         input_tokens=spent.get("input_tokens") or 0,
@@ -51,4 +55,5 @@ def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
 
 def finish_reason(message: AIMessage | None) -> str | None:
     """Why the provider says the message ended."""
-    return endings.of_message(message).reason if message is not None else None
+    reason = endings.of_message(message).reason if message is not None else None
+    return plain.name(reason) if reason else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseLanguageModel
+from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
@@ -18,7 +19,11 @@ from langgraph.pregel import Pregel
 from app.agents import anatomy
 from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
 from app.agents.executor import ExecutorAgent, takes_history
+from app.agents.factories import Factories, FactoryFailed, is_context
 from app.agents.graph import GraphAgent
+from app.agents.reasons import reason
+from app.agents.sources import finishes_with
+from app.agents.unservable import unservable
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent
 
@@ -49,18 +54,22 @@ class Spec:
 Served = Callable[[str], AgentInfo]
 
 
-async def load(specs: Sequence[str], served: Served) -> Mapping[str, Agent]:
+async def load(
+    specs: Sequence[str], served: Served, factories: Factories | None = None
+) -> Mapping[str, Agent]:
     """Build every agent named, in order; the first one is the default.
 
-    Raises AgentLoadError, naming what was tried, before any request could be served.
+    What factories open stays open until `factories` is closed. Raises AgentLoadError, naming what
+    was tried, before any request could be served.
     """
+    factories = factories or Factories()
     parsed = [parse(text) for text in specs or [DEMO]]
     for number, spec in enumerate(parsed):
         if spec.name in {earlier.name for earlier in parsed[:number]}:
             raise AgentLoadError(
                 f"Two agents are named {spec.name!r}; give one another name: OTHER={spec.target}."
             )
-    return {spec.name: await _build(spec, served) for spec in parsed}
+    return {spec.name: await _build(spec, served, factories) for spec in parsed}
 
 
 def parse(text: str) -> Spec:
@@ -78,8 +87,9 @@ def parse(text: str) -> Spec:
     return Spec(name, module, attribute)
 
 
-async def _build(spec: Spec, served: Served) -> Agent:
-    return adapt(await _call_factory(spec, _attribute(spec)), spec.target, served(spec.name))
+async def _build(spec: Spec, served: Served, factories: Factories) -> Agent:
+    built = await _given(spec, _attribute(spec), factories)
+    return adapt(built, spec.target, served(spec.name))
 
 
 def adapt(built: Any, source: str, served: AgentInfo) -> Agent:
@@ -91,7 +101,7 @@ def adapt(built: Any, source: str, served: AgentInfo) -> Agent:
     raise AgentLoadError(
         f"{source} is no agent: it gave a {type(built).__name__}; wanted is a compiled "
         "LangGraph graph over 'messages' (create_agent gives one), an AgentExecutor, or a "
-        "function without arguments that returns one."
+        "function without arguments that returns one, or yields one as a context manager."
     )
 
 
@@ -107,10 +117,10 @@ def _attribute(spec: Spec) -> Any:
                 f"There is no module {missing.name!r} for {spec.target}; it was looked for in "
                 f"{Path.cwd()} and among the installed packages."
             ) from missing
-        why = _collision(missing.name or "") or _said(missing)
+        why = _collision(missing.name or "") or reason(missing)
         raise AgentLoadError(f"Importing {spec.module} failed: {why}") from missing
     except (Exception, SystemExit) as raised:  # foreign code: importing may raise anything
-        raise AgentLoadError(f"Importing {spec.module} failed: {_said(raised)}") from raised
+        raise AgentLoadError(f"Importing {spec.module} failed: {reason(raised)}") from raised
     for part in spec.attribute.split("."):
         try:
             found = getattr(found, part)
@@ -134,21 +144,35 @@ def _collision(wanted: str) -> str:
     )
 
 
-async def _call_factory(spec: Spec, found: Any) -> Any:
-    if isinstance(found, Pregel) or not callable(found) or _is_executor(found):
+async def _given(spec: Spec, found: Any, factories: Factories) -> Any:
+    """The agent that was named, or what the factory that was named gives."""
+    if isinstance(found, Pregel) or _is_executor(found):
         return found
     if inspect.isclass(found):
         raise AgentLoadError(f"{spec.target} is a class, not an agent or a function.")
+    if not is_context(found):
+        if not callable(found):
+            return found
+        if wanted := _wanted(found):
+            raise AgentLoadError(
+                f"The factory {spec.target} wants {', '.join(map(repr, wanted))}, and Watchkeeper "
+                "calls a factory once, at start, without arguments: give it a default, or name a "
+                "function without arguments that calls it."
+            )
     try:
-        built = found()
-        return await built if inspect.isawaitable(built) else built
-    except (Exception, SystemExit) as raised:  # foreign code: a factory may raise anything
-        raise AgentLoadError(f"The factory {spec.target} failed: {_said(raised)}") from raised
+        return await factories.build(spec.name, found)
+    except FactoryFailed as failed:
+        raise AgentLoadError(f"The factory {spec.target} failed: {failed}.") from failed
 
 
-def _said(raised: BaseException) -> str:
-    """What an exception says, for the operator at start: their own code, their own terminal."""
-    return f"{type(raised).__name__}: {raised}".rstrip(": ")
+def _wanted(factory: Any) -> list[str]:
+    """The arguments without which a function cannot be called."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a callable that does not say
+        return []
+    empty, any_number = inspect.Parameter.empty, ("VAR_POSITIONAL", "VAR_KEYWORD")
+    return [p.name for p in parameters if p.default is empty and p.kind.name not in any_number]
 
 
 def _is_executor(thing: Any) -> bool:
@@ -160,11 +184,8 @@ def _is_executor(thing: Any) -> bool:
 
 
 def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) -> Agent:
-    if "messages" not in graph.channels:
-        raise AgentLoadError(
-            f"{source} is a graph without 'messages' in its state; Watchkeeper asks a graph "
-            "by a message and reads its answer from the last one."
-        )
+    if sentence := unservable(graph):
+        raise AgentLoadError(f"{source} {sentence}.")
     tools = (tool for node in anatomy.find_all(graph, ToolNode) for tool in node.tools_by_name)
     metadata = _metadata(graph)
     made_by = metadata.get("ls_integration")
@@ -194,10 +215,23 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
             f"{source} is an AgentExecutor whose prompt wants {sorted(wanted)}; Watchkeeper "
             "fills in 'input', which it must want, and nothing else."
         )
+    if (keys := _answers_in(executor)) and "output" not in keys:
+        raise AgentLoadError(
+            f"{source} is an AgentExecutor that answers in {sorted(keys)}; Watchkeeper reads the "
+            "answer from 'output': name it so in the return_values of its AgentFinish."
+        )
     tools: Sequence[BaseTool] = executor.tools
     info = _info(served, "agent_executor", executor, tuple(tool.name for tool in tools))
     info = replace(info, conversations=takes_history(executor))
     return ExecutorAgent(executor, _own_limits(executor, info))
+
+
+def _answers_in(executor: Any) -> set[str]:
+    """The keys of its answer, as far as its agent, or the code that reads the model, says."""
+    keys = set(executor.agent.return_values)
+    parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+    functions = [part for part in anatomy.parts(executor.agent) if inspect.isfunction(part)]
+    return keys.union(*map(finishes_with, (*(parser.parse for parser in parsers), *functions)))
 
 
 def _own_limits(executor: Any, info: AgentInfo) -> AgentInfo:

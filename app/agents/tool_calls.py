@@ -11,8 +11,9 @@ from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
 from app.agents.inside import OpenTool, SubAgent, enter, inside
-from app.agents.tools import words_for
+from app.agents.tools import is_being_cancelled, words_for
 from app.agents.tree import AgentRun, Place, Tree, asked_by_tool, tool_around
+from app.runs import plain
 from app.runs.events import (
     SubAgentFinished,
     SubAgentStarted,
@@ -85,13 +86,19 @@ class ToolCalls:
     def _key(self, name: str, arguments: Any, iteration: int, tool_call_id: str | None) -> str:
         """Its turn, and the model's own id of it there, which is kept with its message.
 
-        Without one its place in the turn stands for it.
+        Without one its place in the turn stands for it. So it does where no message is kept and
+        the run may be repeated with its key: the model then gives other ids.
         """
         self._position = self._position + 1 if iteration == self._turn else 1
         self._turn = iteration
-        place = f"{iteration}.{tool_call_id or self._position}"
-        said = hashlib.sha256(f"{name}\0{arguments}".encode("utf-8", "replace")).hexdigest()
-        return f"{self.about['run_id']}:{place}:{said[:8]}"
+        own_id = (
+            None if self.call.operation is not None and self.call.fence is None else tool_call_id
+        )
+        place = f"{iteration}.{own_id or self._position}"
+        said = hashlib.sha256(
+            f"{name}\0{plain.text(arguments)}".encode("utf-8", "replace")
+        ).hexdigest()
+        return f"{self.call.operation or self.about['run_id']}:{place}:{said[:8]}"
 
     def parent_of_calls(self, place: Place) -> str | None:
         """What a call made there belongs to: a tool call, or the agent that a tool asked.
@@ -148,13 +155,13 @@ class ToolCalls:
         soft = isinstance(output, ToolMessage) and output.status == "error"
         error = opened.error if opened else None
         outcome = CallOutcome.TOOL_ERROR if soft or error else CallOutcome.COMPLETED
-        result = str(output.text if isinstance(output, BaseMessage) else output)
+        result = plain.text(output.text if isinstance(output, BaseMessage) else output)
         self.failed_words = result if outcome is CallOutcome.TOOL_ERROR else None
         self._ended(run_id, outcome, result, error)
 
     def fail(self, run_id: UUID, error: BaseException) -> None:
         """A tool raised."""
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
             if self.call.stopping():
                 return  # the run is being stopped, and closes what is open with its own outcome
             self._ended(run_id, CallOutcome.CANCELLED, None, None)

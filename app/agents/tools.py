@@ -9,10 +9,11 @@ model, keeps its words. The user's own tool objects stay as they are: copies are
 import asyncio
 import functools
 import inspect
+import threading
 import typing
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
@@ -31,28 +32,26 @@ class ToolFailed(ToolException):
     """Stands for what is no exception of a tool's, as a cancellation of its own or an exit."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Same:
-    """A tool by its identity: tools themselves compare by what they hold."""
-
-    tool: BaseTool
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.tool is self.tool
-
-    def __hash__(self) -> int:
-        return id(self.tool)
-
-
 class Guards:
     """Guarded copies of an agent's tools, each made once; of many tools, the latest are kept."""
 
     def __init__(self) -> None:
-        self._copy = functools.lru_cache(maxsize=_COPIES)(lambda same: guarded(same.tool))
+        self._copies: OrderedDict[int, tuple[BaseTool, BaseTool]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, tool: BaseTool) -> BaseTool:
         """The guarded copy of a tool; a guarded copy itself is one."""
-        return tool if getattr(tool, _GUARDED, False) else self._copy(_Same(tool))
+        if getattr(tool, _GUARDED, False):
+            return tool
+        known = self._copies.get(id(tool))  # tools compare by what they hold: identity is meant
+        if known is not None and known[0] is tool:
+            return known[1]
+        copy = guarded(tool)
+        with self._lock:  # tools are called on threads too
+            self._copies[id(tool)] = (tool, copy)
+            if len(self._copies) > _COPIES:
+                self._copies.popitem(last=False)
+        return copy
 
 
 def guarded(tool: BaseTool) -> BaseTool:
@@ -140,26 +139,23 @@ def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any
         opened = inside.get()
         if opened is not None and opened.fence is not None:
             await opened.fence.passed()
-        return await _in_own_task(tool, run(*args, **kwargs))
+        with _noted(tool):
+            return await run(*args, **kwargs)
 
     return call
 
 
-async def _in_own_task(tool: BaseTool, work: Coroutine[Any, Any, Any]) -> Any:
-    """A tool that cancels its own task fails; one whose agent is cancelled is cancelled with it."""
+def is_being_cancelled() -> bool:
+    """Whether somebody cancels the present task.
 
-    async def noted() -> Any:
-        with _noted(tool):  # inside, since a task that ends with an exit ends the loop
-            return await work
-
-    task = asyncio.ensure_future(noted())
+    A tool works in a task of its own. Where that is cancelled and the one that waits for it is
+    not, the tool has cancelled itself.
+    """
     try:
-        return await task
-    except asyncio.CancelledError as raised:
-        ours = asyncio.current_task()
-        if ours is None or ours.cancelling() > 0 or not task.done():
-            raise
-        raise _failed(tool, raised) from raised
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread, which nobody can cancel
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _guarded_parse(parse: Callable[..., Any]) -> Callable[..., Any]:
@@ -212,7 +208,7 @@ def _worded(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         async def wait(*args: Any, **kwargs: Any) -> Any:
             with _as_failure(tool):
-                return checked(await run(*args, **kwargs))
+                return checked(await _in_own_task(tool, run(*args, **kwargs)))
 
         return _described(wait, run)
 
@@ -237,6 +233,17 @@ def _worded_parse(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., An
             raise _failed(tool, raised) from raised
 
     return call
+
+
+async def _in_own_task(tool: BaseTool, work: Coroutine[Any, Any, Any]) -> Any:
+    """A tool that cancels its own task fails; its executor goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await task
+    except asyncio.CancelledError as raised:
+        if is_being_cancelled():
+            raise
+        raise _failed(tool, raised) from raised
 
 
 @contextmanager

@@ -55,6 +55,20 @@ class AgentRun:
     concluded: int | None = None
     waits: bool = False
     sub_agent: SubAgent | None = None
+    # The tool call in which it stands, and the agent that this tool asked.
+    tool: OpenTool | None = None
+    asked_by_tool: "AgentRun | None" = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.within, OpenTool):
+            self.tool, self.asked_by_tool = self.within, self
+        elif self.within is not None:
+            self.tool, self.asked_by_tool = self.within.tool, self.within.asked_by_tool
+
+    @property
+    def agent(self) -> "AgentRun":
+        """The agent that it is."""
+        return self
 
     @property
     def depth(self) -> int:
@@ -90,6 +104,11 @@ class Branch:
     said: Any = None
     concluded: int | None = None
     last_words: Any = None
+    tool: OpenTool | None = None
+    asked_by_tool: AgentRun | None = None
+
+    def __post_init__(self) -> None:
+        self.tool, self.asked_by_tool = self.agent.tool, self.agent.asked_by_tool
 
     @property
     def within(self) -> AgentRun:
@@ -151,7 +170,7 @@ class Tree:
         inputs: Any,
     ) -> Branch | None:
         """A chain begins; a branch is returned where it is one."""
-        step = next((tag for tag in tags if tag.startswith(_STEP)), None)
+        step = _step(tags)
         if step is None or parent_id is None:
             if self._root_id is None:
                 self._root_id, self._places[run_id] = run_id, self.root
@@ -203,6 +222,13 @@ class Tree:
         return None if isinstance(found, Chain) else found
 
 
+def _step(tags: Sequence[str]) -> str | None:
+    for tag in tags:
+        if tag.startswith(_STEP):
+            return tag
+    return None
+
+
 def outwards(place: Place | None) -> Iterator[Place]:
     """The place, and all that it is part of, up to the outermost agent or the nearest tool."""
     while place is not None:
@@ -219,16 +245,14 @@ def everything_around(place: Place | None) -> Iterator[Place]:
 
 def tool_around(place: Place) -> OpenTool | None:
     """The tool call in which it stands."""
-    return next((part for part in outwards(place) if isinstance(part, OpenTool)), None)
+    return place.tool
 
 
 def agent_around(place: Place) -> AgentRun | None:
     """The innermost agent that it is part of; None for what a tool does by itself."""
-    return next((part for part in outwards(place) if isinstance(part, AgentRun)), None)
+    return place.agent
 
 
 def asked_by_tool(place: Place) -> AgentRun | None:
     """The agent that the nearest tool around it asked; None where it asked none."""
-    parts = list(outwards(place))
-    outermost = parts[-2] if len(parts) > 1 and isinstance(parts[-1], OpenTool) else None
-    return outermost if isinstance(outermost, AgentRun) else None
+    return place.asked_by_tool

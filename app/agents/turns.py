@@ -78,9 +78,9 @@ class Turns:
         wanted = [name for name in names if name not in self.output_tools]
         self._reject_unknown(self.tree.root, wanted, frozenset())
 
-    def is_helper(self, asking: Asking, metadata: Mapping[str, Any], place: Place) -> bool:
+    def is_helper(self, asking: Asking, place: Place) -> bool:
         """Whether a call that begins is a helper's, as far as can be said."""
-        if says_helper(asking.options, metadata, _node(place)):
+        if says_helper(asking.options, _node(place)):
             return True
         agent = agent_around(place)
         usual = agent.usual.get(_node(place)) if agent is not None else None
@@ -132,12 +132,13 @@ class Turns:
 
     def branch_ended(self, branch: Branch, output: Any) -> None:
         """A node ended: the messages that leave it are turns."""
-        messages = list(messages_in(output))
+        messages = messages_in(output)
+        given = [message for message in messages if isinstance(message, AIMessage)]
+        if not given:
+            return
         answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-        structured = gives_output(output)
-        for message in messages:
-            if not isinstance(message, AIMessage):
-                continue
+        structured = any(m.tool_calls for m in given) and gives_output(output)
+        for message in given:
             said = self._said.get(message.id or "")
             if said is None and self._is_new(message, branch):
                 said = self._made_anew(message, branch, answered)

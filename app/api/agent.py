@@ -14,6 +14,7 @@ from app.api.claims import Key
 from app.api.deps import Service, ServiceDep
 from app.api.headers import about
 from app.api.schemas import AgentList, AgentView, FinishedRun, RunBody
+from app.runs import plain
 from app.runs.errors import Disconnected, InvalidRequest
 from app.runs.live import Ended, Run
 from app.runs.model import AgentInfo, Mode, Timings
@@ -86,7 +87,8 @@ async def _ask(
     known = await service.claims.take(agent.info, body, key, run_id)
     if known is not None:
         return _replay(known)
-    run = service.runner.start(agent, body.request(agent.info), Mode.SYNC, run_id, arrived_at)
+    asked = body.request(agent.info, key)
+    run = service.runner.start(agent, asked, Mode.SYNC, run_id, arrived_at)
     service.claims.hold(run, key)
     ended = await _end_of(run, service.runner, request)
     await service.claims.given_back(run)
@@ -163,10 +165,10 @@ def _server_timing(timings: Timings, duration_s: float) -> str:
 def _view(info: AgentInfo, *, default: bool) -> AgentView:
     return AgentView(
         name=info.name,
-        description=info.description,
+        description=plain.sendable(info.description),
         kind=info.kind,
-        tools=list(info.tools),
-        model=info.model,
+        tools=[plain.name(tool) for tool in info.tools],
+        model=None if info.model is None else plain.name(info.model),
         demo=info.demo,
         default=default,
         iteration_limit=info.iteration_limit,

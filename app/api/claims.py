@@ -10,7 +10,7 @@ from fastapi import Header
 from app.api.schemas import RunBody
 from app.api.sse import final
 from app.runs.errors import InFlight, StoreUnavailable
-from app.runs.live import Run
+from app.runs.live import Ended, Run
 from app.runs.model import AgentInfo, Outcome
 from app.runs.ports import KeyStore, ThreadStore
 from app.runs.tasks import Body, fingerprint
@@ -103,7 +103,7 @@ class Claims:
         """The key first, since a repeat with it must not be made again."""
         ended = await asyncio.shield(run.ended)
         agent, keys, until = run.agent.name, self._keys, run.ends_at + _SLACK_S
-        if key is not None and keys is not None and ended.outcome in _REMEMBERED:
+        if key is not None and keys is not None and _is_remembered(ended):
             named, body = _named(agent, key), final(run, ended)
             await _patiently(lambda: keys.keep(named, run.id, body), until)
             key = None
@@ -133,6 +133,12 @@ async def _patiently(work: Callable[[], Awaitable[None]], until: float) -> None:
             return
         except StoreUnavailable:
             await asyncio.sleep(_AGAIN_S)
+
+
+def _is_remembered(ended: Ended) -> bool:
+    """What may be asked again with the same key is not replayed to whoever does."""
+    is_retryable = ended.error is not None and ended.error.retryable
+    return ended.outcome in _REMEMBERED and not is_retryable
 
 
 def _named(agent: str, key: str) -> str:

@@ -89,7 +89,11 @@ class Problem(BaseModel):
     status: int
     code: str = Field(description="Stable: decide by this.")
     detail: str
-    retryable: bool = False
+    retryable: bool = Field(
+        False,
+        description="Whether the same request may succeed later. After a failure in which a tool "
+        "had begun only with an `Idempotency-Key`.",
+    )
     errors: list[FieldError] | None = None
     run_id: str | None = None
     trace_id: str | None = None

@@ -126,6 +126,8 @@ def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
         "code": None,
         "phase": "queue" if state is State.QUEUED else None,
         "iterations": so_far.iterations,
+        "limit": None,
+        "refused": False,
         "iteration_limit": so_far.iteration_limit or request.max_iterations or iteration_limit,
         "tool_calls": so_far.tool_calls,
         "timings": TimingsView.of(timings),
@@ -166,6 +168,8 @@ def _row(run: Run) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(run.created_at, UTC).isoformat(),
         "iterations": run.progress.iterations,
         "iteration_limit": run.iteration_limit,
+        "limit": ended.limit if ended else None,
+        "refused": ended is not None and ended.refused,
         "tool_calls": run.progress.tool_calls,
         "timeout_s": run.request.timeout_s,
     }

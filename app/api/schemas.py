@@ -1,6 +1,5 @@
 """The shapes on the wire, in and out; `runs.model` has the values they are made from."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -11,7 +10,6 @@ from pydantic import (
     StringConstraints,
     field_validator,
 )
-from pydantic_core import to_jsonable_python
 
 from app.runs import ending
 from app.runs.live import Ended, Run
@@ -38,30 +36,6 @@ def _is_text(value: str) -> str:
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise ValueError("must not hold NUL or lone surrogates")
     return value
-
-
-def sendable(text: str) -> str:
-    """The same text, its lone surrogates replaced, since JSON on the wire is UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def sendable_value(value: Any) -> Any:
-    """Any value as JSON can say it; what JSON has no form for is told as text."""
-    match value:
-        case str():
-            return sendable(value)
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case dict():
-            return {sendable(str(key)): sendable_value(inner) for key, inner in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [sendable_value(inner) for inner in value]
-        case BaseModel():
-            return sendable_value(value.model_dump())
-        case _:
-            return sendable_value(to_jsonable_python(value, fallback=str))
 
 
 Text = Annotated[str, AfterValidator(_is_text)]
@@ -104,8 +78,9 @@ class RunBody(BaseModel):
         """Tells another body from this one, without keeping what it says."""
         return fingerprint(self.model_dump_json())
 
-    def request(self, agent: AgentInfo) -> RunRequest:
+    def request(self, agent: AgentInfo, key: str | None) -> RunRequest:
         """The same as a value of the core, with the agent's defaults filled in."""
+        named = None if key is None else fingerprint(agent.name, key, self.fingerprint())
         return RunRequest(
             question=self.question,
             timeout_s=self.timeout or agent.timeout_s,
@@ -113,6 +88,7 @@ class RunBody(BaseModel):
             thread_id=self.thread_id,
             include_steps=self.include_steps,
             metadata=self.metadata,
+            operation=named,
         )
 
 
@@ -131,13 +107,12 @@ class StepView(BaseModel):
     @classmethod
     def of(cls, step: Step, content: bool) -> "StepView":
         """Without content, only names, times and outcomes."""
-        said = sendable_value(step.arguments) if content else None
         return cls(
             iteration=step.iteration,
             tool=step.tool,
             call_id=step.call_id,
-            arguments=said,
-            result=sendable(step.result) if content and step.result is not None else None,
+            arguments=step.arguments if content else None,
+            result=step.result if content else None,
             outcome=step.outcome,
             started_s=_rounded(step.started_s),
             duration_s=_rounded(step.duration_s),
@@ -206,11 +181,11 @@ class FinishedRun(BaseModel):
         return cls(
             run_id=run.id,
             agent=run.agent.name,
-            answer=sendable(answer.text),
-            output=sendable_value(answer.output),
+            answer=answer.text,
+            output=answer.output,
             outcome=ending.outcome(answer, None),
-            limit=answer.limit,
-            refused=answer.refused,
+            limit=ended.limit,
+            refused=ended.refused,
             iterations=ended.iterations,
             iteration_limit=run.iteration_limit,
             tool_calls=ended.tool_calls,
@@ -243,6 +218,8 @@ class RunView(BaseModel):
     iteration_limit: int | None = Field(
         description="Null if only the process that will work it knows."
     )
+    limit: Limit | None = Field(None, description="The limit that stopped the run, if one did.")
+    refused: bool = Field(False, description="True where the answer declines to answer.")
     tool_calls: int
     timeout_s: float
 

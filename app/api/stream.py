@@ -192,7 +192,8 @@ async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller)
     known = await claims.take(agent.info, body, caller.key, run_id)
     if known is not None:
         return Replay(known, runner.emit, service.write_s)
-    run = runner.start(agent, body.request(agent.info), Mode.STREAM, run_id, arrived_at)
+    asked = body.request(agent.info, caller.key)
+    run = runner.start(agent, asked, Mode.STREAM, run_id, arrived_at)
     claims.hold(run, caller.key)
 
     def on_gone() -> None:

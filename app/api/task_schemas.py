@@ -11,7 +11,7 @@ from app.runs.errors import Cancelled, WorkerLost
 from app.runs.model import Outcome
 from app.runs.tasks import Body, Task, TaskStatus
 
-_ANSWERED = (TaskStatus.COMPLETED, TaskStatus.ITERATION_LIMIT)
+ANSWERED = (TaskStatus.COMPLETED, TaskStatus.ITERATION_LIMIT)
 
 
 class TaskView(BaseModel):
@@ -34,7 +34,7 @@ class TaskView(BaseModel):
     def of(cls, task: Task, *, whole: bool = True) -> "TaskView":
         """What is stored, as its callers read it; in full where the body was read too."""
         body = body_of(task) if whole and task.status.ended else None
-        answered = task.status in _ANSWERED
+        answered = task.status in ANSWERED
         return cls(
             task_id=task.id,
             run_id=task.id,

@@ -14,7 +14,7 @@ from app.api.headers import about
 from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
-from app.api.task_schemas import TaskList, TaskView
+from app.api.task_schemas import ANSWERED, TaskList, TaskView
 from app.runs.errors import (
     InFlight,
     InvalidRequest,
@@ -210,7 +210,7 @@ async def retry_task(
     again = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),
-        request=_within_limits(spec.request, agent.info),
+        request=_repeated(spec.request, before, agent.info, idempotency_key),
         fingerprint=fingerprint("retry", task_id) if idempotency_key else "",
         traceparent=service.trace(),
         retry_of=task_id,
@@ -218,13 +218,19 @@ async def retry_task(
     return await _stored(service, again, idempotency_key, response)
 
 
-def _within_limits(request: RunRequest, agent: AgentInfo) -> RunRequest:
-    """The limits may have been higher when it was asked for."""
-    iterations = request.max_iterations
+def _repeated(request: RunRequest, before: Task, agent: AgentInfo, key: str | None) -> RunRequest:
+    """The same request within limits that may have been higher when it was asked for.
+
+    It is the same operation too, unless that has its answer: then it is wanted once more.
+    """
+    iterations, operation = request.max_iterations, request.operation
+    if operation is None or before.status in ANSWERED:
+        operation = None if key is None else fingerprint(agent.name, key, before.id)
     return replace(
         request,
         timeout_s=min(request.timeout_s, agent.background_timeout_s),
         max_iterations=iterations and min(iterations, agent.iteration_limit),
+        operation=operation,
     )
 
 
@@ -240,7 +246,7 @@ async def _submit(
     spec = TaskSpec(
         id=new_id(info.name, key),
         agent=info.name,
-        request=body.request(info),
+        request=body.request(info, key),
         fingerprint=body.fingerprint() if key else "",
         traceparent=service.trace(),
     )

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from app.api import problems
 from app.api.deps import ServiceDep
-from app.api.schemas import sendable_value
+from app.runs import rendering
 from app.runs.errors import NotFound
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -43,10 +43,14 @@ async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -
     if said is None:
         raise NotFound
     messages = [
-        MessageView(type=message["type"], content=sendable_value(message["data"]["content"]))
+        MessageView(type=message["type"], content=_shown(message["data"]["content"]))
         for message in json.loads(said)
     ]
     return ThreadView(thread_id=thread_id, agent=name, messages=messages)
+
+
+def _shown(content: Any) -> Any:
+    return rendering.preview(content, rendering.MOST_BYTES)
 
 
 @router.delete(

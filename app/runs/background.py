@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
+from app.runs import ending
 from app.runs.deadline import remaining
-from app.runs.errors import Cancelled, HandedOver, RunError, StoreUnavailable
+from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome
 from app.runs.ports import Agent
@@ -70,11 +71,12 @@ class Background:
             body = self._render(run, ended)
             await self._tell(run, body)
             return Result(Outcome.CANCELLED, body)
+        body = self._render(run, ended)
         try:
             await log.finish(ended.outcome)
         except Cancelled:  # so long ago that it stands, other than was told here
             return Result(Outcome.CANCELLED, {})
-        return Result(ended.outcome, self._render(run, ended))
+        return Result(ended.outcome, body, lambda: self._render(run, ending.as_not_storable(ended)))
 
     async def _tell(self, run: Run, body: Body) -> None:
         """That it was cancelled is stored already; what became of it is told if it can be."""
@@ -106,6 +108,7 @@ class Log:
         self._told = sum(len(row["events"]) for row in attempt.log)
         self._written = 0
         self._steps = 0
+        self._is_refused = False
         self._run: Run | None = None
 
     def open(self, run: Run) -> None:
@@ -116,7 +119,7 @@ class Log:
     async def keep_up(self) -> None:
         """Write what there is, a few times a second, until the run is lost or this cancelled."""
         assert self._run is not None
-        with suppress(Cancelled, HandedOver):
+        with suppress(Cancelled, HandedOver, NotStorable):
             while True:
                 await self._run.ring.changed(self._written, 15.0)
                 await self._patiently(self._write)
@@ -125,7 +128,8 @@ class Log:
     async def passed(self) -> None:
         """Return once all that was said is written, and the run is known to be ours.
 
-        Raises Cancelled or HandedOver when it is not, and stops it.
+        Raises Cancelled or HandedOver when it is not, and stops it. Raises NotStorable when the
+        store cannot take what was said, which ends the run as well.
         """
         await self._patiently(self._written_and_ours)
 
@@ -147,15 +151,19 @@ class Log:
         Raises HandedOver when the run was lost before, Cancelled when it is too late to say so.
         """
         await self._patiently(lambda: self._attempt.end(outcome))
-        await self._patiently(self._write)
+        with suppress(NotStorable):  # the end is told already; its log does without the rest
+            await self._patiently(self._write)
 
     async def _patiently(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Until the store is there; a run that is another's, or nobody's, is stopped here."""
+        """Until the store is there; a run that is another's, or nobody's, is stopped here.
+
+        So is one of which the store refuses what it was given: it would do so again.
+        """
         while True:
             try:
                 await work()
                 return
-            except (Cancelled, HandedOver) as gone:
+            except (Cancelled, HandedOver, NotStorable) as gone:
                 self._lose(gone)
                 raise
             except StoreUnavailable:
@@ -185,7 +193,7 @@ class Log:
         run = self._run
         assert run is not None
         entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
-        if not entries:
+        if not entries or self._is_refused:
             return False
         row: dict[str, Any] = {
             "events": [[entry.name, dict(entry.data)] for entry in entries],
@@ -196,7 +204,8 @@ class Log:
             row["trace"] = run.trace
         try:
             await self._attempt.write(self._rows, row)
-        except (Cancelled, HandedOver, StoreUnavailable) as refused:
+        except (Cancelled, HandedOver, NotStorable, StoreUnavailable) as refused:
+            self._is_refused = isinstance(refused, NotStorable)
             return refused
         self._rows += 1
         self._told += len(entries)

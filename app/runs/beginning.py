@@ -3,11 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.runs.errors import AgentFailed, DeadlineExceeded, HandedOver, StoreUnavailable
+from app.runs.containment import Contained, original
+from app.runs.errors import (
+    AgentFailed,
+    AnswerTooLarge,
+    DeadlineExceeded,
+    HandedOver,
+    StoreUnavailable,
+)
 from app.runs.events import RunStarted
 from app.runs.live import Run
 from app.runs.model import AgentAnswer, Mode
 from app.runs.ports import Agent, AgentCall, Price
+from app.runs.rendering import TooMuch
 
 
 def started(run: Run, now: float) -> RunStarted:
@@ -42,6 +50,7 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
         iterations=run.progress.iterations,
         fence=run.fence,
         stopping=lambda: run.stopping is not None,
+        operation=run.request.operation,
     )
 
 
@@ -49,14 +58,20 @@ async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
     """Ask the agent: the body of the run's task."""
     try:
         return await agent.answer(call)
+    except TooMuch as raised:
+        raise AnswerTooLarge from raised
+    except AgentFailed as failed:
+        if isinstance(failed.__cause__, TooMuch):
+            raise AnswerTooLarge from failed.__cause__
+        raise
     except HandedOver as lost:
         if call.fence is None:  # its thread is another run's: its time is over for the store
             raise DeadlineExceeded from lost
         await call.fence.passed()  # which knows whether its caller has ended it
         # It is this process's, and its thread another run's: it was stored too late to have it.
         raise StoreUnavailable from lost
-    except (SystemExit, KeyboardInterrupt) as raised:  # an agent does not end the service
-        raise AgentFailed from raised
+    except (SystemExit, KeyboardInterrupt, Contained) as raised:
+        raise AgentFailed from original(raised)  # an agent does not end the service
 
 
 def stored_s(run: Run) -> float:

@@ -34,6 +34,7 @@ def idempotency_key() -> str | None:
     """Names the present tool call for other systems; None outside a tool.
 
     A background run may call a tool twice, when its process dies between the tool's return and
-    the record of it: both calls have this key, as long as the model repeats itself.
+    the record of it: both calls have this key, as long as the model repeats itself. So have the
+    calls of runs that were asked for with one Idempotency-Key.
     """
     return tool_call.get()

@@ -6,7 +6,7 @@ from contextvars import Context
 from dataclasses import replace
 
 from app.runs import beginning
-from app.runs.errors import AgentFailed, RunError
+from app.runs.errors import AgentFailed, NotStorable, RunError
 from app.runs.events import (
     ModelCallFinished,
     ModelCallStarted,
@@ -84,6 +84,17 @@ def as_run_error(raised: BaseException | None) -> RunError:
     return failure
 
 
+def forbid_repeats(run: Run, error: RunError | None) -> None:
+    """After a failure a repeat would call again the tools that had begun.
+
+    With an Idempotency-Key the caller has given the repeat a name, by which they can tell.
+    """
+    if error is None or error.outcome is not Outcome.FAILED:
+        return
+    if run.progress.acted and run.request.operation is None:
+        error.retryable = False
+
+
 def outcome(answer: AgentAnswer | None, error: RunError | None) -> Outcome:
     """How a run with this answer or this error ended."""
     if error is not None:
@@ -114,7 +125,15 @@ def ended(
         timings=progress.timings(now),
         phase=phase,
         steps=tuple(progress.steps),
+        limit=answer.limit if answer else None,
+        refused=answer is not None and answer.refused,
     )
+
+
+def as_not_storable(ended: Ended) -> Ended:
+    """The same end for a store that refuses it: without anything that an agent or a tool said."""
+    error = NotStorable()
+    return replace(ended, outcome=error.outcome, answer=None, error=error, steps=())
 
 
 def final_fact(run: Run, ended: Ended) -> RunFinished:
@@ -136,8 +155,8 @@ def final_fact(run: Run, ended: Ended) -> RunFinished:
         usage=ended.usage,
         cost_usd=ended.cost_usd,
         ttft_s=run.progress.ttft_s,
-        limit=ended.answer.limit if ended.answer else None,
-        refused=ended.answer is not None and ended.answer.refused,
+        limit=ended.limit,
+        refused=ended.refused,
         phase=ended.phase,
         error=ended.error.__cause__ if ended.error else None,
         metadata=run.request.metadata,

@@ -154,6 +154,14 @@ class NoAnswer(AgentFailed):
     """The agent ended without an answer to the question."""
 
 
+class AnswerTooLarge(AgentFailed):
+    """The agent's answer is larger or deeper than the service passes on."""
+
+
+class NotStorable(AgentFailed):
+    """The store refuses what the agent did or answered."""
+
+
 class Interrupted(RunError):
     """The agent asked for a human, which this service cannot answer yet."""
 

@@ -7,8 +7,9 @@ exceptions): it is for the run's own record, and a sink decides what of it may l
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
+from app.runs import plain
 from app.runs.model import (
     NO_USAGE,
     CallOutcome,
@@ -25,11 +26,19 @@ from app.runs.model import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """What every fact about a run says."""
+    """What every fact about a run says. Its `names` come from outside, and are made safe here."""
+
+    names: ClassVar[tuple[str, ...]] = ()
 
     run_id: str
     agent: str
     at: float
+
+    def __post_init__(self) -> None:
+        for field_name in self.names:
+            given = getattr(self, field_name)
+            if given is not None:
+                object.__setattr__(self, field_name, plain.name(given))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +68,8 @@ class RunStarted(Fact):
 class ModelCallStarted(Fact):
     """The agent asked its model. `parent_id` is the open tool call it was made in, if any."""
 
+    names = ("provider", "model")
+
     call_id: str
     parent_id: str | None
     iteration: int
@@ -72,6 +83,8 @@ class ModelCallStarted(Fact):
 class FirstToken(Fact):
     """A streamed model call gave its first token."""
 
+    names = ("provider", "model")
+
     call_id: str
     provider: str
     model: str
@@ -81,6 +94,8 @@ class FirstToken(Fact):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCallFinished(Fact):
     """A model call ended, well or not; every call that started ends exactly once."""
+
+    names = ("provider", "model", "finish_reason")
 
     call_id: str
     provider: str
@@ -106,6 +121,8 @@ class IterationCounted(Fact):
 class ToolCallStarted(Fact):
     """A tool began to work. `own` is false inside a sub-agent."""
 
+    names = ("tool", "tool_call_id")
+
     call_id: str
     parent_id: str | None
     tool: str
@@ -119,6 +136,8 @@ class ToolCallStarted(Fact):
 class ToolCallFinished(Fact):
     """A tool call ended; every call that started ends exactly once."""
 
+    names = ("tool",)
+
     call_id: str
     tool: str
     started_at: float
@@ -131,6 +150,8 @@ class ToolCallFinished(Fact):
 class ToolCallRejected(Fact):
     """The model asked for something that cannot be run: no tool is called for it."""
 
+    names = ("tool",)
+
     tool: str
     reason: Rejection
 
@@ -138,6 +159,8 @@ class ToolCallRejected(Fact):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCallRetried(Fact):
     """A model call is made again: what was said since that iteration began does not count."""
+
+    names = ("provider", "model")
 
     iteration: int
     provider: str
@@ -148,6 +171,8 @@ class ModelCallRetried(Fact):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubAgentStarted(Fact):
     """A tool asks an agent of its own; `parent_id` is the tool call."""
+
+    names = ("name",)
 
     call_id: str
     parent_id: str
@@ -259,6 +284,11 @@ class Token:
     text: str
     iteration: int
     sub_agent: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", plain.sendable(self.text))
+        if self.sub_agent is not None:
+            object.__setattr__(self, "sub_agent", plain.name(self.sub_agent))
 
 
 Event: TypeAlias = (

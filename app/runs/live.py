@@ -30,6 +30,7 @@ from app.runs.events import (
 from app.runs.model import (
     AgentAnswer,
     AgentInfo,
+    Limit,
     Mode,
     Outcome,
     Phase,
@@ -59,6 +60,8 @@ class Ended:
     timings: Timings
     phase: Phase | None
     steps: tuple[Step, ...]
+    limit: Limit | None = None
+    refused: bool = False
 
 
 class Run:

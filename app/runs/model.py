@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from app.runs import plain, rendering
+
 
 class Outcome(StrEnum):
     """How a run ended: the same word in the answer, the metric, the span and the log line."""
@@ -128,6 +130,8 @@ class RunRequest:
     thread_id: str | None = None
     include_steps: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # What repeats with one Idempotency-Key have in common; None for a request without a key.
+    operation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +192,24 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswer:
-    """What an agent answers at the end of its run.
+    """What an agent answers at the end of its run; its output is plain JSON values.
 
     `limit` is the limit that stopped the run, if one did. `refused` marks an answer in which the
     model, or a rule of the agent's own, declines.
+
+    Making one raises TooMuch, or what the code of the output raises. So the run fails before
+    anybody is told how it ended, and an answer that there is can always be sent and stored.
     """
 
     text: str
     output: Any = None
     limit: Limit | None = None
     refused: bool = False
+
+    def __post_init__(self) -> None:
+        text = plain.text(self.text)
+        object.__setattr__(self, "text", rendering.whole(text))
+        object.__setattr__(self, "output", rendering.whole(self.output, len(text)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,9 @@ class AgentCall:
 
     `say` takes the text of models as it comes; it is None where nobody reads it. A `durable` run
     keeps its steps, so that another attempt goes on from there; `resumed` says that there was one
-    before, and `iterations` how many it had. `stopping` says whether the run is being stopped, so
-    that its end closes what is open.
+    before, and `iterations` how many it had. Runs of one `operation` repeat each other, so the
+    calls of their tools have the same idempotency keys. `stopping` says whether the run is being
+    stopped, so that its end closes what is open.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class AgentCall:
     iterations: int = 0
     fence: Fence | None = None
     stopping: Callable[[], bool] = lambda: False
+    operation: str | None = None
 
 
 class Agent(Protocol):

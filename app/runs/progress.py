@@ -8,8 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from app.runs import plain, rendering
 from app.runs.events import (
     Event,
     FirstToken,
@@ -25,21 +25,13 @@ from app.runs.events import (
 )
 from app.runs.model import NO_USAGE, CallOutcome, Phase, PhaseKind, Step, Timings, Usage
 
-_RESULT_BYTES = 4096
+# What is shown of a tool call's arguments, and of its result.
+_STEP_BYTES = 4096
 _QUEUE, _LLM, _OTHER = Phase(PhaseKind.QUEUE), Phase(PhaseKind.LLM), Phase(PhaseKind.OTHER)
 
 
-def cut(text: str | None, limit: int = _RESULT_BYTES) -> str | None:
-    """At most `limit` bytes of the text, never half a character."""
-    if text is None or len(text.encode(errors="replace")) <= limit:
-        return text
-    return text.encode(errors="replace")[: limit - 3].decode(errors="ignore") + "…"
-
-
-def _bounded(arguments: Any) -> Any:
-    """The arguments, or the beginning of their text where they are long."""
-    text = str(arguments)
-    return arguments if len(text) <= _RESULT_BYTES else cut(text)
+def _beginning(result: str | None) -> str | None:
+    return None if result is None else plain.cut(plain.text(result), _STEP_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +48,8 @@ class Progress:
         self.arrived_at = arrived_at
         self.iterations = 0
         self.tool_calls = 0
+        # Whether any tool has begun, in any attempt and in any sub-agent.
+        self.acted = False
         self.tools: Counter[str] = Counter()
         self.usage = Usage()
         self.cost_usd: float | None = None
@@ -113,6 +107,7 @@ class Progress:
             case SubAgentFinished():
                 self.open.pop(fact.call_id, None)
             case ToolCallStarted():
+                self.acted = True
                 self.open[fact.call_id] = OpenCall(fact)
                 if fact.own:
                     self.call_ids[fact.call_id] = self._unique(fact)
@@ -154,8 +149,8 @@ class Progress:
                 iteration=started.iteration,
                 tool=started.tool,
                 call_id=self.call_ids[fact.call_id],
-                arguments=_bounded(started.arguments),
-                result=cut(fact.result),
+                arguments=rendering.preview(started.arguments, _STEP_BYTES),
+                result=_beginning(fact.result),
                 outcome=fact.outcome,
                 started_s=started.at - self.arrived_at,
                 duration_s=fact.at - started.at,
@@ -163,10 +158,10 @@ class Progress:
         )
 
     def _unique(self, started: ToolCallStarted) -> str:
-        """The model's own id of the call, unless it gave it to an earlier one too."""
+        """The model's own id of the call, unless it gave none, or gave it to an earlier one too."""
         said = started.tool_call_id
         repeated = said in self.call_ids.values() or any(s.call_id == said for s in self.steps)
-        return started.call_id if said is None or repeated else said
+        return started.call_id if not said or repeated else said
 
     def _account(self, now: float) -> None:
         if now > self._since:

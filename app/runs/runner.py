@@ -246,6 +246,7 @@ class Runner:
         """End a run once: close what is open, tell it, give back its place, wake its readers."""
         for timer in run.timers:
             timer.cancel()
+        ending.forbid_repeats(run, error)
         outcome = ending.outcome(answer, error)
         phase = (run.died_in or run.phase()) if error is not None else None
         # In the run's own context, whoever ended it: its facts belong to its trace.

@@ -24,6 +24,7 @@ def taken(progress: Progress, steps_told: int, *, content: bool) -> dict[str, An
     return {
         "iterations": progress.iterations,
         "tool_calls": progress.tool_calls,
+        "acted": progress.acted,
         "usage": asdict(progress.usage),
         "cost_usd": progress.cost_usd,
         "unpriced": progress.unpriced,
@@ -53,6 +54,8 @@ def restore(progress: Progress, log: Sequence[Mapping[str, Any]], *, whole: bool
     progress.cost_usd = last["cost_usd"]
     progress.unpriced = last["unpriced"]
     progress.ttft_s = last["ttft_s"]
+    # Rows of earlier versions tell of tools only.
+    progress.acted = last.get("acted", bool(last.get("tool_calls") or _steps(said)))
     if not whole:
         progress.iterations = last["iterations"]
         progress.steps = _steps(said)

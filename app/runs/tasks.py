@@ -213,10 +213,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a background run ended, as it is stored."""
+    """How a background run ended, as it is stored.
+
+    `problem` is stored in the place of a body that the store refuses for what is in it.
+    """
 
     outcome: Outcome
     body: Body
+    problem: Callable[[], Body] = dict
 
 
 # Works one attempt to its end. Raises HandedOver where it is not this process's to end.

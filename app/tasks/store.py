@@ -34,6 +34,8 @@ _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
 # keeps rows from others for so long.
 _HELD_MS = 10_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+# What is raised for a value, in Python, in the driver or in the database, and for no outage.
+BAD_CONTENT = (sa.exc.DataError, ValueError, TypeError, OverflowError, RecursionError)
 POSTGRES: dict[str, Any] = {
     "connect_timeout": 2,
     "keepalives_idle": 5,
@@ -41,6 +43,17 @@ POSTGRES: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+
+
+def refuses_content(refused: BaseException) -> bool:
+    """Whether the store or its driver cannot take what it was given, and never will.
+
+    All else is an outage, after which the same may be stored.
+    """
+    is_unbound = isinstance(refused, sa.exc.StatementError)  # the driver never got it
+    return isinstance(refused, BAD_CONTENT) or (
+        is_unbound and not isinstance(refused, sa.exc.DBAPIError)
+    )
 
 
 class Store:

@@ -3,17 +3,18 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOS
 
-from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
+from app.runs.errors import Cancelled, HandedOver, NotStorable, StoreUnavailable
 from app.runs.model import Outcome
 from app.runs.tasks import Attempt, Execute, Result, Task
 from app.tasks import payload, rows
 from app.tasks.ownership import Owned
-from app.tasks.store import Store
+from app.tasks.store import BAD_CONTENT, Store, refuses_content
 from app.tasks.tables import Tables
 
 
@@ -46,6 +47,8 @@ class Worker:
         self._loop = loop
         self._failed = failed
         self._unworked = unworked
+        # By run, what to store in the place of a result that the store refuses.
+        self._instead: dict[str, Callable[[], dict[str, Any]]] = {}
 
     def workflow(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """A workflow of one step: a result that was recorded is not worked for again."""
@@ -56,7 +59,12 @@ class Worker:
             except Exception as wrong:
                 # The result could not be recorded. The engine would record that as the end.
                 self._failed(wrong)
-                raise NotOurs from wrong
+                instead = self._instead.get(DBOS.workflow_id or "")
+                if instead is None or not refuses_content(wrong):
+                    raise NotOurs from wrong
+                return instead()  # to work the run again would lead here again
+            finally:
+                self._instead.pop(DBOS.workflow_id or "", None)
 
         return work
 
@@ -92,6 +100,7 @@ class Worker:
             if owned.say_stopped() and result is None:  # cancelled, and no end was told of it here
                 self._unworked(task_id)
             raise NotOurs from gone
+        self._instead[task_id] = partial(_failed_end, owned, result)
         return {"outcome": result.outcome.value, "body": dict(result.body)}
 
     def _wait_for(self, attempt: Attempt) -> Result:
@@ -134,5 +143,10 @@ class Worker:
     async def _asked(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             await asyncio.wrap_future(self._store.in_thread(work, *arguments))
-        except sa.exc.SQLAlchemyError as refused:
-            raise StoreUnavailable from refused
+        except (sa.exc.SQLAlchemyError, *BAD_CONTENT) as refused:
+            raise NotStorable if refuses_content(refused) else StoreUnavailable from refused
+
+
+def _failed_end(owned: Owned, result: Result) -> dict[str, Any]:
+    owned.note({rows.OUTCOME: Outcome.FAILED.value})
+    return {"outcome": Outcome.FAILED.value, "body": dict(result.problem())}

@@ -3,6 +3,7 @@
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
+from app.runs import plain
 from app.runs.events import (
     ModelCallFinished,
     RunFinished,
@@ -35,7 +36,7 @@ def error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) ->
     error = getattr(fact, "error", None)
     if error is None or fact.outcome is CallOutcome.TOOL_ERROR:
         return fact.outcome.value
-    return type(error).__name__
+    return plain.name(type(error).__name__)
 
 
 def sub_agent_attributes(fact: SubAgentFinished) -> dict[str, AttributeValue]:
@@ -59,6 +60,10 @@ def run_attributes(fact: RunFinished) -> dict[str, AttributeValue]:
         name.INPUT_TOKENS: fact.usage.input_tokens,
         name.OUTPUT_TOKENS: fact.usage.output_tokens,
     }
+    if fact.limit is not None:
+        attributes[name.RUN_LIMIT] = fact.limit
+    if fact.refused:
+        attributes[name.RUN_REFUSED] = True
     if fact.cost_usd is not None:
         attributes[name.RUN_COST] = fact.cost_usd
     if fact.outcome is Outcome.TIMEOUT and fact.phase is not None:

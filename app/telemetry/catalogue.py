@@ -167,6 +167,12 @@ LIMIT_HITS = _counter(
     AGENT,
     exemplar=True,
 )
+ANSWERS_REFUSED = _counter(
+    "agent_answers_refused_total",
+    "Answers in which the model, or a rule of the agent's own, declines; completed all the same.",
+    AGENT,
+    exemplar=True,
+)
 TIMEOUTS = _counter(
     "agent_timeouts_total",
     "Runs that did not meet their deadline, by what held them then.",

@@ -32,6 +32,8 @@ RUN_MODE = "agent.run.mode"
 RUN_OUTCOME = "agent.run.outcome"
 RUN_ITERATIONS = "agent.run.iterations"
 RUN_ITERATION_LIMIT = "agent.run.iteration_limit"
+RUN_LIMIT = "agent.run.limit"
+RUN_REFUSED = "agent.run.refused"
 RUN_TOOL_CALLS = "agent.run.tool_calls"
 RUN_DEADLINE = "agent.run.deadline_s"
 RUN_TIMEOUT_PHASE = "agent.run.timeout.phase"
@@ -80,8 +82,8 @@ SPANS = (
         "the server span, or run_task",
         (
             OPERATION, AGENT_NAME, CONVERSATION, INPUT_TOKENS, OUTPUT_TOKENS, RUN_ID, RUN_MODE,
-            RUN_OUTCOME, RUN_ITERATIONS, RUN_ITERATION_LIMIT, RUN_TOOL_CALLS, RUN_DEADLINE,
-            RUN_TIMEOUT_PHASE, RUN_COST, ERROR_TYPE,
+            RUN_OUTCOME, RUN_ITERATIONS, RUN_ITERATION_LIMIT, RUN_LIMIT, RUN_REFUSED,
+            RUN_TOOL_CALLS, RUN_DEADLINE, RUN_TIMEOUT_PHASE, RUN_COST, ERROR_TYPE,
         ),
     ),
     SpanKindOf(

@@ -39,7 +39,11 @@ STORE_UNREACHABLE = Line(
 )
 STORE_BACK = Line("store_back", "info", "The store answers again.")
 RUN_TIMED_OUT = Line("run_timed_out", "warning", "A run missed its deadline; `phase` held it.")
-LIMIT_REACHED = Line("iteration_limit_reached", "warning", "A run was stopped at its limit.")
+LIMIT_REACHED = Line(
+    "iteration_limit_reached",
+    "warning",
+    "A run was stopped at its limit; `limit` says of what: iterations or model_calls.",
+)
 LLM_CALL = Line("llm_call", "debug; warning on failure", "A model call ended.")
 TOOL_CALL = Line("tool_call", "debug", "A tool call ended.")
 TOOL_REJECTED = Line("tool_rejected", "warning", "The model asked for what cannot be run.")
@@ -51,6 +55,21 @@ REQUEST_FAILED = Line("request_failed", "error", "A fault of the service itself;
 UNHANDLED = Line("unhandled_error", "error", "A task that nobody waits for any more failed.")
 LOOP_BLOCKED = Line(
     "event_loop_blocked", "warning", "Code at `where` held the event loop, and so every run."
+)
+FACTORY_SLOW = Line(
+    "factory_slow",
+    "warning",
+    "The start waits for the factory of `agent`, which gave none yet.",
+)
+FACTORY_ENDED = Line(
+    "factory_ended",
+    "error",
+    "What the factory of `agent` opened failed or was cancelled; its tools may fail from now on.",
+)
+FACTORY_NOT_CLOSED = Line(
+    "factory_not_closed",
+    "error",
+    "What the factory of `agent` opened failed as it was closed, or was not closed in time.",
 )
 SERVICE_STARTED = Line("service_started", "info", "The service takes requests.")
 SERVICE_DRAINING = Line("service_draining", "info", "The service was told to stop.")

@@ -21,6 +21,8 @@ import structlog
 from opentelemetry.trace import get_current_span
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.runs import plain, rendering
+from app.runs.containment import original
 from app.runs.deadline import current
 from app.telemetry import lines, redact
 from app.telemetry.lines import Line
@@ -34,6 +36,7 @@ _QUIET = (
 )  # fmt: skip
 _SERVER = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _LONGEST_VALUE = 1_000
+_LONGEST_FIELD = 4_000
 _SHORT = 12  # shorter than any key
 
 
@@ -87,6 +90,11 @@ def written(within_s: float = 2.0) -> bool:
     return _Log.writer is None or _Log.writer.written(within_s)
 
 
+def is_open() -> bool:
+    """Whether lines are written anywhere."""
+    return _Log.writer is not None
+
+
 def is_on(level: str) -> bool:
     """Whether lines of this level are written."""
     return _LEVELS[level] >= _Log.level
@@ -105,9 +113,10 @@ def say(level: str, line: Line, **fields: Any) -> None:
         _Log.write(event=line.event, level=level, logger="watchkeeper", **fields)
 
 
-def failed(line: Line, error: BaseException) -> None:
+def failed(line: Line, error: BaseException, **fields: Any) -> None:
     """An error that nothing else answered: its type and place, never its text."""
-    say("error", line, error_type=error_type(error), error_at=frames(error))
+    raised = original(error)
+    say("error", line, **fields, error_type=error_type(raised), error_at=frames(raised))
 
 
 def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -118,7 +127,7 @@ def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 def error_type(error: BaseException | None) -> str | None:
     """The type of an exception."""
-    return None if error is None else type(error).__name__
+    return None if error is None else plain.name(type(error).__name__)
 
 
 def frames(error: BaseException | None) -> list[str] | None:
@@ -177,8 +186,8 @@ def _dumps(line: EventDict, **_: Any) -> str:
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # what JSON in UTF-8 has no form for: huge numbers, halves of characters
-        told = {str(key): str(value) for key, value in line.items()}
-        return json_module.dumps(told)
+        shown = {plain.name(key): rendering.preview(v, _LONGEST_FIELD) for key, v in line.items()}
+        return json_module.dumps(shown)
 
 
 def _timestamp(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
@@ -215,12 +224,19 @@ def _safe(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     return line
 
 
-def _scrubbed(value: Any) -> Any:
+def _scrubbed(value: Any, levels: int = 8) -> Any:
     if isinstance(value, str):
-        return redact.scrubbed(value, _LONGEST_VALUE) if len(value) > _SHORT else value
+        return (
+            redact.scrubbed(value, _LONGEST_VALUE) if len(value) > _SHORT else plain.sendable(value)
+        )
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if not levels:
+        return plain.type_name(value)
     if isinstance(value, dict):
-        return {_scrubbed(str(key)): _scrubbed(inner) for key, inner in value.items()}
-    return [_scrubbed(inner) for inner in value] if isinstance(value, list | tuple) else value
+        named = ((_scrubbed(plain.text(key)), inner) for key, inner in value.items())
+        return {key: _scrubbed(inner, levels - 1) for key, inner in named}
+    return [_scrubbed(inner, levels - 1) for inner in value]
 
 
 def _where_it_failed(_: WrappedLogger, __: str, line: EventDict) -> EventDict:

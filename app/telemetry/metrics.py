@@ -13,6 +13,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from app.runs import plain
 from app.runs.events import (
     Event,
     FirstToken,
@@ -100,7 +101,7 @@ class Metrics:
         self.registry = registry
         configured = {
             catalogue.AGENT: {agent.name for agent in agents},
-            catalogue.TOOL: {tool for agent in agents for tool in agent.tools},
+            catalogue.TOOL: {plain.name(tool) for agent in agents for tool in agent.tools},
             catalogue.ROUTE: routes,
         }
         self.instruments = Instruments(kept, registry, edges, configured)
@@ -193,6 +194,8 @@ class Metrics:
         if fact.iteration_limit:
             ratio = fact.iterations / fact.iteration_limit
             self._child(catalogue.ITERATION_RATIO, fact.agent).observe(ratio)
+        if fact.refused:
+            self._child(catalogue.ANSWERS_REFUSED, fact.agent).inc(1, exemplar)
         if fact.outcome is Outcome.TIMEOUT and fact.phase is not None:
             labels = (fact.agent, fact.mode, fact.phase.kind)
             self._child(catalogue.TIMEOUTS, *labels).inc(1, exemplar)

@@ -63,7 +63,8 @@ def write(fact: Event) -> None:
         case ToolCallRejected():
             say("warning", lines.TOOL_REJECTED, **about, reason=fact.reason)
         case IterationLimitReached():
-            say("warning", lines.LIMIT_REACHED, **about, iteration_limit=fact.iteration_limit)
+            reached = {"iteration_limit": fact.iteration_limit, "limit": fact.limit}
+            say("warning", lines.LIMIT_REACHED, **about, **reached)
         case WorkAbandoned():
             counts = {"threads": fact.threads, "tasks": fact.tasks}
             say("warning", lines.WORK_ABANDONED, **about, **counts)
@@ -100,6 +101,8 @@ def _canonical(fact: RunFinished) -> dict[str, Any]:
         "tools_s": round(fact.timings.tools_s, 4),
         "iterations": fact.iterations,
         "iteration_limit": fact.iteration_limit,
+        "limit": fact.limit,
+        "refused": fact.refused,
         "tool_calls": fact.tool_calls,
         "tools": dict(fact.tools),
         "tokens_in": fact.usage.input_tokens,

@@ -1,6 +1,8 @@
 """The providers of models: do they answer, how fast, and what is asked of them."""
 
 from app.telemetry.catalogue import (
+    AGENT,
+    ANSWERS_REFUSED,
     LLM_DURATION,
     LLM_FIRST_TOKEN,
     LLM_OUTCOME,
@@ -72,7 +74,7 @@ def _ill(values: Values) -> Row:
             PER_MINUTE,
             per_minute(LLM_DURATION, LLM_OUTCOME),
             stacked=True,
-            width=8,
+            width=6,
             runbooks=_ERRORS + _LIMITED,
         ),
         graph(
@@ -82,7 +84,7 @@ def _ill(values: Values) -> Row:
             PART,
             _of_calls(*BROKEN),
             alarms=(values["AgentLlmErrors"].number("share"),),
-            width=8,
+            width=6,
             runbooks=_ERRORS,
         ),
         graph(
@@ -92,8 +94,16 @@ def _ill(values: Values) -> Row:
             PART,
             _of_calls("rate_limited"),
             alarms=(values["AgentLlmRateLimited"].number("share"),),
-            width=8,
+            width=6,
             runbooks=_LIMITED,
+        ),
+        graph(
+            "Answers refused",
+            "Answers in which the model, or a rule of the agent's own, declines. Their runs are "
+            "completed, so a model or a prompt that declines too much shows here alone.",
+            PER_MINUTE,
+            per_minute(ANSWERS_REFUSED, AGENT),
+            width=6,
         ),
     )
 

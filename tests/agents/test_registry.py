@@ -12,8 +12,11 @@ from app.api.deps import Service
 from app.settings import Settings
 
 SHOP = """
+from contextlib import asynccontextmanager
+
 from tests import fakes
 
+closed = []
 model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
 tools = fakes.ToolDesk().tools()
 orders = fakes.build("create_agent", model, tools)
@@ -42,8 +45,27 @@ def leaving_factory():
     raise SystemExit("use --help")
 
 
-def wants_arguments(settings):
+def wants_arguments(settings, *more, store, **others):
     return orders
+
+
+def with_defaults(settings=None, *more, **others):
+    return orders
+
+
+async def generator():
+    yield graph
+
+
+@asynccontextmanager
+async def context():
+    yield orders
+    closed.append("context")
+
+
+@asynccontextmanager
+async def wants_config(config):
+    yield orders
 
 
 def gives_nothing():
@@ -101,6 +123,9 @@ async def refusal(*specs: str) -> str:
         ("wk_shop:executor", "executor", "agent_executor"),
         ("wk_shop:factory", "factory", "create_agent"),
         ("wk_shop:async_factory", "async_factory", "langgraph"),
+        ("wk_shop:with_defaults", "with_defaults", "create_agent"),
+        ("wk_shop:generator", "generator", "langgraph"),
+        ("wk_shop:context", "context", "create_agent"),
         ("my-shop=wk_shop:Shop.agent", "my-shop", "create_agent"),
         ("wk_shop:Shop.agent", "agent", "create_agent"),
     ],
@@ -237,7 +262,6 @@ async def test_a_class(shop: Path) -> None:
     [
         ("broken_factory", "RuntimeError: no database"),
         ("broken_async_factory", "OSError: no database"),
-        ("wants_arguments", "TypeError: wants_arguments() missing 1 required positional argument"),
         ("leaving_factory", "SystemExit: use --help"),
     ],
 )
@@ -245,6 +269,23 @@ async def test_a_factory_that_fails(shop: Path, factory: str, words: str) -> Non
     """A factory that raises is named, with what it raised."""
     said = await refusal(f"wk_shop:{factory}")
     assert said.startswith(f"The factory wk_shop:{factory} failed: {words}")
+
+
+@pytest.mark.parametrize(
+    ("factory", "wanted"),
+    [("wants_arguments", "'settings', 'store'"), ("wants_config", "'config'")],
+)
+async def test_a_factory_that_wants_arguments(shop: Path, factory: str, wanted: str) -> None:
+    """A factory that cannot be called without arguments is refused, naming them."""
+    said = await refusal(f"wk_shop:{factory}")
+    assert said.startswith(f"The factory wk_shop:{factory} wants {wanted}, and Watchkeeper calls")
+    assert "give it a default" in said
+
+
+async def test_what_was_opened_before_a_broken_one_is_closed(shop: Path) -> None:
+    """A start that fails closes what the agents before had opened."""
+    assert "is no agent" in await refusal("wk_shop:context", "wk_shop:number")
+    assert sys.modules["wk_shop"].closed == ["context"]
 
 
 async def test_nothing_is_served_when_one_is_broken(shop: Path) -> None:

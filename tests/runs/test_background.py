@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from app.runs.background import Background
-from app.runs.errors import Cancelled, HandedOver, StoreUnavailable
+from app.runs.errors import Cancelled, HandedOver, ModelFailed, NotStorable, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.runs.live import Ended, Run
 from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
 from app.runs.tasks import Attempt, Result
@@ -73,7 +74,10 @@ async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
     async def tell_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
         pass
 
-    render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
+    def render(run: Run, ended: Ended) -> Mapping[str, Any]:
+        retryable = {"retryable": ended.error.retryable} if ended.error else {}
+        return {"outcome": ended.outcome, **retryable}
+
     background = Background(desk.runner, lambda: {"scripted": agent}, render, tell_stopped)
     return await background.execute(attempt)
 
@@ -182,6 +186,53 @@ async def test_a_store_that_is_away_holds_a_run_up() -> None:
     assert result.outcome is Outcome.COMPLETED
     assert store.ended == [Outcome.COMPLETED]
     assert store.told == ["run", "token"]
+
+
+async def test_a_row_that_the_store_refuses() -> None:
+    """A run of which the store refuses what was said fails once, and nothing is tried again."""
+    desk, store, wrote = Desk(), Store(), list[int]()
+
+    async def write(place: int, row: Mapping[str, Any]) -> None:
+        wrote.append(place)
+        raise NotStorable
+
+    async def acts(call: AgentCall) -> str:
+        assert call.fence is not None
+        await call.fence.passed()
+        return "done"
+
+    result = await worked(desk, ScriptedAgent(acts), store.attempt(write=write))
+    [final] = desk.finals()
+    assert (result.outcome, final.outcome, final.code) == (
+        Outcome.FAILED, Outcome.FAILED, "agent_failed",
+    )  # fmt: skip
+    assert (store.ended, len(wrote)) == ([Outcome.FAILED], 1)
+
+
+async def test_the_last_row_that_the_store_refuses() -> None:
+    """The end of a run stands also where the rest of its log cannot be stored."""
+    desk, store = Desk(), Store()
+
+    async def write(place: int, row: Mapping[str, Any]) -> None:
+        if any(name == "token" for name, _ in row["events"]):
+            raise NotStorable
+        await Store.write(store, place, row)
+
+    result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt(write=write))
+    assert result.outcome is Outcome.COMPLETED
+    assert store.ended == [Outcome.COMPLETED]
+    assert [final.outcome for final in desk.finals()] == [Outcome.COMPLETED]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_a_tool_of_an_earlier_attempt_has_begun(resumes: bool) -> None:
+    """A failure is not retryable where a tool had begun before the process changed."""
+    desk, first, second = Desk(), Store(), Store()
+    log = await cut(desk, first, first.attempt())
+    later = second.attempt(log=log, number=2, resumed=True)
+    agent = ScriptedAgent(scripted.raises(ModelFailed()), resumes=resumes)
+    result = await worked(desk, agent, later)
+    assert result.body == {"outcome": Outcome.FAILED, "retryable": False}
 
 
 async def cut(

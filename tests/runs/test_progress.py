@@ -1,6 +1,7 @@
 """The fold over a run's facts: timings that add up, and what holds the run."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from app.runs.events import (
     ToolCallStarted,
 )
 from app.runs.model import CallOutcome, Mode, Usage
-from app.runs.progress import Progress, cut
+from app.runs.progress import Progress
 
 RUN, AGENT, ARRIVED = "run", "a", 1000.0
 
@@ -267,13 +268,12 @@ def test_an_end_without_a_start_is_ignored() -> None:
     assert progress.open == {}
 
 
-@given(st.text(), st.integers(8, 200))
-def test_cut_keeps_whole_characters(text: str, limit: int) -> None:
-    """A cut text fits and is a beginning of the whole."""
-    short = cut(text, limit)
-    assert short is not None
-    assert len(short.encode(errors="replace")) <= limit
-    assert text.startswith(short if short == text else short.removesuffix("…"))
+@pytest.mark.parametrize("given", [None, ""])
+def test_a_call_without_an_id(given: str | None) -> None:
+    """A call that its model gave no id, or an empty one, has one of its own."""
+    calls = [replace(tool(ARRIVED, call_id), tool_call_id=given) for call_id in ("a", "b")]
+    ends = [tool_end(ARRIVED + 1, call_id) for call_id in ("a", "b")]
+    assert [step.call_id for step in told(started(ARRIVED), *calls, *ends).steps] == ["a", "b"]
 
 
 def test_cut_at_4_kilobytes() -> None:
@@ -281,5 +281,4 @@ def test_cut_at_4_kilobytes() -> None:
     (step,) = told(started(ARRIVED), tool(ARRIVED), tool_end(ARRIVED, result="订" * 5000)).steps
     assert step.result is not None
     assert 4000 < len(step.result.encode()) <= 4096
-    assert cut(None) is None
     assert set(itertools.islice(step.result, 100)) == {"订"}

@@ -124,7 +124,7 @@ async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
         tools.let_go()
         told = await ended(desk, task_id)
     assert (told["status"], told["error"]["code"]) == ("failed", "store_unavailable")
-    assert told["error"]["retryable"]
+    assert told["error"]["retryable"] is False  # its tool had begun, and nothing names a repeat
 
 
 @pytest.mark.parametrize("asked_for", [True, False])

@@ -20,12 +20,11 @@ LOOKS = fakes.ToolDesk()
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    broken = fakes.build("create_agent", faults.model(error=ConnectionError()), [])
     agents = {
         "quick": calling("look", LOOKS),
         "other": quick(),
         "slow": calling("nap", NAPS),
-        "broken": broken,
+        "broken": faults.graph_that_raises(ConnectionError()),
         "asks": faults.graph_that_asks(keeps_state=False),
     }
     store = url_in(tmp_path_factory.mktemp("keys"))

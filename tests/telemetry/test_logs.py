@@ -17,6 +17,8 @@ from langchain_core.messages import AIMessage
 
 from app.telemetry import lines, logs
 from tests import fakes, faults
+from tests.runs.test_plain import Raises, Recurses
+from tests.runs.test_rendering import holding_itself, nested
 from tests.telemetry.watched import Log, recorded, watched
 
 ALWAYS = {
@@ -208,6 +210,20 @@ def test_unknown_values(log: Log, kind: str) -> None:
     logs.say("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
     (line,) = written(log)
     assert line["event"] == "service_started"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5_000, Raises(ValueError("secret")), Raises(SystemExit(3)), Recurses(), holding_itself(),
+     nested(10_000), {10**5_000: 1}],
+    ids=["huge", "raises", "exits", "recurses", "holds itself", "deep", "huge key"],
+)  # fmt: skip
+def test_values_without_a_text(log: Log, value: Any) -> None:
+    """A value that cannot even say what it is costs no line either."""
+    logs.say("info", lines.SERVICE_STARTED, value=value, whole="whole")
+    (line,) = written(log)
+    assert (line["event"], line["whole"]) == ("service_started", "whole")
+    assert "secret" not in log.text
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)

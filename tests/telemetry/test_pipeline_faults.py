@@ -177,6 +177,42 @@ async def test_degradation_is_told(nowhere: str) -> None:
     assert 1 <= of_spans < both < 20
 
 
+async def test_a_span_without_a_form() -> None:
+    """A span that somebody names in halves of characters takes no other span with it."""
+    async with watched(_agents(), variables={"OTEL_BSP_SCHEDULE_DELAY": "60000"}) as watch:
+        export = watch.desk.pipeline.export
+        assert export is not None
+        run_id = (await watch.desk.ask()).json()["run_id"]
+        tracer = export.provider.get_tracer("theirs")
+        tracer.start_span("half \udcaf").end()
+        whole = tracer.start_span("whole")
+        whole.set_attribute("half", "\udcaf")
+        whole.end()
+        await watch.flush()
+        assert await watch.trace_of(run_id)
+        await until(lambda: "whole" in {span.name for span in watch.collector.spans})
+        assert (await watch.scrape()).nonzero(DROPPED) == {("export_failed",): 1.0}
+
+
+@pytest.mark.parametrize("count", [-5, 10**5_000], ids=["negative", "huge"])
+async def test_usage_that_is_none(count: int) -> None:
+    """Numbers that nobody can have spent are a fault of who tells them, and count as nothing."""
+
+    def script(messages: Any) -> AIMessage:
+        told: Any = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
+        message = AIMessage("done")
+        message.usage_metadata = told
+        return message
+
+    model = fakes.ScriptedModel(script=script)
+    async with watched({"a": fakes.build("langgraph", model, [])}, tracing=False) as watch:
+        response = await watch.desk.ask()
+        assert response.json()["usage"]["input_tokens"] == 0
+        line = await watch.log.one("run_finished", run_id=response.json()["run_id"])
+        assert (line["outcome"], line["tokens_in"]) == ("completed", 0)
+        assert (await watch.scrape()).nonzero(ERRORS) == {("handler",): 1.0}
+
+
 async def test_a_handler_that_stumbles() -> None:
     """What a model answers that we cannot read is counted, and leaves no call open."""
 

@@ -1,0 +1,73 @@
+"""Why a graph that was named cannot be asked: known at start, so that no run has to fail of it.
+
+Only what is certain is refused. An agent that would answer is served.
+"""
+
+from typing import Any
+
+from langgraph.pregel import Pregel
+
+from app.agents import needs, sync_only
+
+# A graph that is one function has this channel, for what it returned the last time.
+_ENTRYPOINT = "__previous__"
+_ASYNC_SAVERS = {"SqliteSaver": "AsyncSqliteSaver", "PostgresSaver": "AsyncPostgresSaver"}
+
+
+def unservable(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+    """What to do before the graph can be served, as the rest of a sentence; None if nothing."""
+    if _ENTRYPOINT in graph.channels:
+        return (
+            "is an @entrypoint, which has no state with 'messages'; call it in the one node of a "
+            "StateGraph(MessagesState), and serve that graph"
+        )
+    if needs.MESSAGES not in graph.channels:
+        return (
+            "is a graph without 'messages' in its state; Watchkeeper asks a graph by a message and "
+            "reads its answer from the last one"
+        )
+    return _sync_only(graph) or _needs(graph)
+
+
+def _sync_only(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+    saver = sync_only.saver(graph)
+    if saver is not None:
+        instead = _ASYNC_SAVERS.get(saver, "one that has them")
+        return (
+            f"keeps its steps in a {saver}, which has no async methods, and Watchkeeper runs "
+            f"graphs with ainvoke: compile it with {instead}, or with none"
+        )
+    for middleware, hook in sync_only.hooks(graph):
+        return (
+            f"has a middleware {middleware!r} whose {hook} has no async form, and Watchkeeper runs "
+            f"graphs with ainvoke: write `async def` under @{hook}, or a{hook} beside it in a class"
+        )
+    return None
+
+
+def _needs(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+    if not needs.takes_messages(graph):
+        return (
+            "has an input schema without 'messages', so it would never read the question; add "
+            "messages to its input_schema"
+        )
+    if keys := needs.inputs(graph):
+        return (
+            f"wants {_named(keys)} in its input, and callers send nothing but a question; give "
+            "them defaults (NotRequired in a TypedDict), or set them in its first node"
+        )
+    if keys := needs.context(graph):
+        return (
+            f"wants a context with {_named(keys)}, which callers cannot send; give these fields "
+            "defaults in its context_schema"
+        )
+    if keys := needs.configurable(graph):
+        return (
+            f"reads {_named(keys)} from config['configurable'], which callers cannot send; read it "
+            "with .get() and a default, or bind it with .with_config(configurable=...)"
+        )
+    return None
+
+
+def _named(keys: list[str]) -> str:
+    return ", ".join(map(repr, keys))

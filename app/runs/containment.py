@@ -1,0 +1,116 @@
+"""Keeps code of users from ending the process: an exit ends the work that asked for it.
+
+asyncio raises SystemExit and KeyboardInterrupt out of the loop when a task ends with one, which
+stops everything that the loop serves. Tasks of a run, and those of a factory of agents, end with
+`Contained` instead. An operator's signal is handled elsewhere, and not by such a task.
+"""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from contextvars import Context, ContextVar
+from typing import Any
+
+from app.runs.deadline import current
+
+# Set where code of users works for no run: in factories, and in what these start.
+building: ContextVar[bool] = ContextVar("watchkeeper_building", default=False)
+
+
+# GeneratorExit has a meaning of its own to the generators that it passes: they take it for a close.
+_EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class Contained(BaseException):
+    """Stands for the exit that is its cause: what was raised to end more than one task.
+
+    It is no Exception: what the user's code lets pass of the one, it lets pass of the other.
+    """
+
+
+def contain(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on no task of a run or a factory can stop this loop."""
+    former = loop.get_task_factory()
+    if not isinstance(former, _Tasks):
+        loop.set_task_factory(_Tasks(former))
+
+
+def release(loop: asyncio.AbstractEventLoop) -> None:
+    """Undo `contain`."""
+    installed = loop.get_task_factory()
+    if isinstance(installed, _Tasks):
+        loop.set_task_factory(installed.former)
+
+
+def original(error: BaseException) -> BaseException:
+    """What was raised, of an error that may stand for it."""
+    return error.__cause__ or error if isinstance(error, Contained) else error
+
+
+class _Tasks:
+    """Makes the tasks of a loop, in the way in which they were made before."""
+
+    def __init__(self, former: Any) -> None:
+        self.former = former
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any
+    ) -> "asyncio.Future[Any]":
+        if _is_users(options.get("context")):
+            work = _Contained(work)
+        make: Any = self.former or _task
+        made: asyncio.Future[Any] = make(loop, work, **options)
+        return made
+
+
+def _task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
+    return asyncio.Task(work, loop=loop, **options)
+
+
+def _is_users(context: Context | None) -> bool:
+    """Whether a task that is made now, in that context or in the present one, works for a user."""
+    if context is None:
+        return current.get() is not None or building.get()
+    return context.get(current) is not None or context.get(building, False)
+
+
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine that ends with `Contained` where it would have ended the loop.
+
+    An `async def` around it would leave it unawaited where its task is cancelled before it begins.
+    """
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._work.send(value)
+        except _EXITS as raised:
+            if _is_operators(raised):
+                raise
+            raise Contained from raised
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._work.throw(*error)
+        except _EXITS as raised:
+            if _is_operators(raised):
+                raise
+            raise Contained from raised
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Any:
+        return self._work.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        """Its name, its frame and its state are those of the work: libraries look at them."""
+        return getattr(self._work, name)
+
+
+def _is_operators(raised: BaseException) -> bool:
+    """While agents are built, Python raises KeyboardInterrupt for a Ctrl-C, wherever it is."""
+    python_interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(raised, KeyboardInterrupt) and building.get() and python_interrupts

@@ -1,0 +1,190 @@
+"""Factories of agents: what they open belongs to a task of their own, and is closed in order."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from app.agents.factories import FactoryFailed
+from app.runs import containment
+from tests.agents.opened import Told, named, plain
+from tests.service import until
+
+
+async def asynchronous() -> str:
+    await asyncio.sleep(0)
+    return "agent"
+
+
+@contextmanager
+def context(log: list[str] | None = None) -> Iterator[str]:
+    yield from generator(log)
+
+
+def generator(log: list[str] | None = None) -> Iterator[str]:
+    yield "agent"
+    if log is not None:
+        log.append("closed")
+
+
+async def async_generator(log: list[str] | None = None) -> AsyncIterator[str]:
+    await asyncio.sleep(0)
+    yield "agent"
+    await asyncio.sleep(0)
+    if log is not None:
+        log.append("closed")
+
+
+async_context = asynccontextmanager(async_generator)
+
+
+async def gives_a_context(log: list[str] | None = None) -> Any:
+    return async_context(log)
+
+
+CLOSED = (context, generator, async_context, async_generator, gives_a_context)
+
+
+@pytest.mark.parametrize("factory", [plain, asynchronous, *CLOSED, async_context()])
+async def test_what_gives_an_agent(factory: Any) -> None:
+    """Functions, context managers and generators give an agent, sync or async."""
+    told = Told()
+    assert await told.factories.build("a", factory) == "agent"
+    await told.factories.close()
+    assert told.died == told.not_closed == []
+
+
+@pytest.mark.parametrize("factory", CLOSED)
+async def test_what_is_opened_is_closed(factory: Any) -> None:
+    """What follows the yield is done when the service ends, and not before."""
+    told, log = Told(), list[str]()
+    await told.factories.build("a", partial(factory, log))
+    await asyncio.sleep(0)
+    assert log == []
+    await told.factories.close()
+    assert log == ["closed"]
+
+
+async def broken() -> str:
+    raise ExceptionGroup("many", [ExceptionGroup("more", [OSError("no database")])])
+
+
+async def exits() -> str:
+    raise SystemExit("use --help")
+
+
+async def exits_in_a_task() -> str:
+    await asyncio.create_task(exits())
+    return "never"
+
+
+async def cancels_itself() -> str:
+    anyio.CancelScope(deadline=anyio.current_time()).__enter__()
+    await asyncio.sleep(60)
+    return "never"
+
+
+def raises() -> str:
+    raise ValueError("two\n  lines")
+
+
+@pytest.mark.parametrize(
+    ("factory", "why"),
+    [
+        (broken, "OSError: no database"),
+        (exits, "SystemExit: use --help"),
+        (exits_in_a_task, "SystemExit: use --help"),
+        (raises, "ValueError: two lines"),
+        (cancels_itself, "it was cancelled by what it opened"),
+    ],
+)
+async def test_a_factory_that_fails(factory: Any, why: str) -> None:
+    """A factory that gives no agent says why in one line, and leaves nothing open."""
+    containment.contain(asyncio.get_running_loop())
+    told = Told()
+    with pytest.raises(FactoryFailed) as failed:
+        await told.factories.build("a", factory)
+    assert str(failed.value).startswith(why)
+    assert "\n" not in str(failed.value)
+    await told.factories.close()
+    assert told.died == told.not_closed == []
+    containment.release(asyncio.get_running_loop())
+
+
+async def test_what_was_opened_before_it_failed_is_closed() -> None:
+    """A context manager that fails as it opens has closed what it had."""
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def opens_two() -> AsyncIterator[str]:
+        async with named("inner", log)():
+            raise OSError("the second one")
+        yield "never"
+
+    with pytest.raises(FactoryFailed, match="OSError: the second one"):
+        await Told().factories.build("a", opens_two)
+    assert log == ["open inner"]
+
+
+async def test_a_factory_that_never_returns() -> None:
+    """A factory that gives no agent in time is cancelled, with the setting that may be turned."""
+    cancelled = asyncio.Event()
+
+    async def never() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+
+    with pytest.raises(FactoryFailed, match=r"no agent within 0\.05 s \(WATCHKEEPER_FACTORY_S\)"):
+        await Told(0.05).factories.build("a", never)
+    assert cancelled.is_set()
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+async def test_a_factory_that_is_waited_for(monkeypatch: pytest.MonkeyPatch, blocks: bool) -> None:
+    """Whoever waits for a factory reads which one it is, also while it holds the loop."""
+    monkeypatch.setattr("app.agents.factories._SLOW_S", 0.05)
+    told, named_it = Told(), threading.Event()
+
+    def is_slow(name: str, waited_s: float) -> None:
+        told.slow.append(name)
+        named_it.set()
+
+    told.factories.slow = is_slow
+
+    async def slow() -> str:
+        await asyncio.to_thread(named_it.wait, 30)
+        return "agent"
+
+    def blocking() -> str:
+        named_it.wait(30)
+        return "agent"
+
+    await told.factories.build("a", blocking if blocks else slow)
+    assert told.slow == ["a"]
+    await told.factories.build("b", plain)
+    assert told.slow == ["a"]
+
+
+async def test_what_it_started_goes_on() -> None:
+    """What a factory starts in the background lives as long as the service."""
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0.001)
+
+    async def factory() -> Any:
+        return asyncio.create_task(beat())
+
+    task = await Told().factories.build("a", factory)
+    await until(lambda: beats > 3)
+    task.cancel()

@@ -1,0 +1,156 @@
+"""How what factories opened ends: closed in order at the end, or dead before, alone."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import pytest
+
+from app.runs import containment
+from tests.agents.opened import Told, fails, named, plain
+from tests.service import until
+
+
+async def test_the_last_one_is_closed_first() -> None:
+    """Agents close what they opened in the opposite order."""
+    told, log = Told(), list[str]()
+    for name in "abc":
+        await told.factories.build(name, named(name, log))
+    await told.factories.close()
+    assert log == ["open a", "open b", "open c", "close c", "close b", "close a"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("gone"), SystemExit(1), ExceptionGroup("g", [OSError()])]
+)
+async def test_one_that_fails_to_close(error: BaseException) -> None:
+    """One that fails as it closes is named, and the others are closed all the same."""
+    containment.contain(asyncio.get_running_loop())
+    told, log = Told(), list[str]()
+    for name in "abc":
+        await told.factories.build(name, named(name, log, error if name == "b" else None))
+    await told.factories.close()
+    assert log[3:] == ["close c", "close b", "close a"]
+    kind = "SystemExit" if isinstance(error, SystemExit) else "OSError"
+    assert told.not_closed == [("b", kind)]
+    assert told.died == []
+    containment.release(asyncio.get_running_loop())
+
+
+async def test_one_that_takes_too_long_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not close in time is cut and named; the end waits no longer for it."""
+    monkeypatch.setattr("app.agents.factories._CLOSE_S", 0.05)
+    told, log = Told(), list[str]()
+
+    @asynccontextmanager
+    async def hangs() -> AsyncIterator[str]:
+        yield "agent"
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            log.append("cut")
+            raise
+
+    await told.factories.build("first", named("first", log))
+    await told.factories.build("hangs", hangs)
+    await told.factories.close()
+    assert told.not_closed == [("hangs", "TimeoutError")]
+    assert log == ["open first", "close first", "cut"]
+
+
+async def leaves_a_timeout() -> str:
+    """Opens a timeout that nobody leaves."""
+    await asyncio.timeout(0.05).__aenter__()
+    return "agent"
+
+
+async def leaves_a_scope() -> str:
+    anyio.CancelScope(deadline=anyio.current_time() + 0.05).__enter__()
+    return "agent"
+
+
+async def leaves_a_group() -> str:
+    group = anyio.create_task_group()
+    await group.__aenter__()
+    group.start_soon(fails)
+    return "agent"
+
+
+async def leaves_asyncios_group() -> str:
+    group = asyncio.TaskGroup()
+    await group.__aenter__()
+    group.create_task(fails())
+    return "agent"
+
+
+@asynccontextmanager
+async def group_that_fails() -> AsyncIterator[str]:
+    async with anyio.create_task_group() as group:
+        group.start_soon(fails)
+        yield "agent"
+
+
+@asynccontextmanager
+async def ends_quietly() -> AsyncIterator[str]:
+    with suppress(asyncio.CancelledError):
+        async with asyncio.timeout(0.02):
+            yield "agent"
+
+
+@pytest.mark.parametrize(
+    ("factory", "kind"),
+    [
+        (leaves_a_timeout, "CancelledError"),
+        (leaves_a_scope, "CancelledError"),
+        (leaves_a_group, "CancelledError"),
+        (leaves_asyncios_group, "CancelledError"),
+        (group_that_fails, "OSError"),
+        (ends_quietly, "TimeoutError"),
+    ],
+)
+async def test_what_a_factory_opened_fails(factory: Any, kind: str) -> None:
+    """What a factory left open takes the factory's own task with it, and that is reported once."""
+    told = Told()
+    other = await told.factories.build("other", plain)
+    await told.factories.build("a", factory)
+    await until(lambda: told.died)
+    assert told.died == [("a", kind)]
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert other == "agent"
+    await told.factories.close()
+    assert (told.died, told.not_closed) == ([("a", kind)], [])
+
+
+async def test_a_scope_that_is_left_open_keeps_nobody_busy() -> None:
+    """A scope whose task is gone is not cancelled over and over."""
+    told = Told()
+    await told.factories.build("a", leaves_a_group)
+    await until(lambda: told.died)
+    began_s = time.process_time()
+    await asyncio.sleep(0.5)
+    assert time.process_time() - began_s < 0.25
+
+
+async def test_two_that_share_a_client() -> None:
+    """Of what two factories share, the end is reported of the one that opened it."""
+    told, shared = Told(), dict[str, Any]()
+
+    @asynccontextmanager
+    async def opens() -> AsyncIterator[str]:
+        async with anyio.create_task_group() as shared["group"]:
+            yield "first"
+
+    async def uses() -> str:
+        shared["group"].start_soon(fails)
+        return "second"
+
+    await told.factories.build("opens", opens)
+    await told.factories.build("uses", uses)
+    await until(lambda: told.died)
+    assert told.died == [("opens", "OSError")]
+    await told.factories.close()

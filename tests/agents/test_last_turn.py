@@ -1,0 +1,81 @@
+"""The last turn at the limit: an answer without calls."""
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+from app.agents import last_turn
+from app.agents.asking import bound_tools, demands_a_tool, without_tools
+
+LOOK: Any = {"name": "look", "args": {}, "id": "1", "type": "tool_call"}
+SHAPE: Any = {"name": "Shape", "args": {}, "id": "2", "type": "tool_call"}
+USE = {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+# One tool in the forms of several providers.
+FORMS: dict[str, Any] = {
+    "openai": {"type": "function", "function": {"name": "look", "parameters": {}}},
+    "plain": {"name": "look", "input_schema": {}},
+    "google": {"function_declarations": [{"name": "look"}]},
+    "bedrock": {"toolSpec": {"name": "look"}},
+    "name": "look",
+}
+
+
+def test_calls_are_cut() -> None:
+    """Of the reply its text stays, in whichever place its provider repeats the calls."""
+    reply = AIMessage(
+        [{"type": "text", "text": "I know."}, USE],
+        tool_calls=[LOOK],
+        additional_kwargs={"tool_calls": [{}], "other": 1},
+    )
+    said = last_turn.cut(reply)
+    assert (said.text, said.tool_calls, said.content) == (
+        "I know.", [], [{"type": "text", "text": "I know."}],
+    )  # fmt: skip
+    assert said.additional_kwargs == {"other": 1}
+    assert reply.tool_calls, "the model's own message stays as it is"
+
+
+def test_chunks_are_cut() -> None:
+    """A chunk gives no call away either."""
+    part: Any = {"name": "look", "args": "{}", "id": "1", "index": 0, "type": "tool_call_chunk"}
+    said = last_turn.cut(AIMessageChunk(content="I ", tool_call_chunks=[part]))
+    assert (said.text, said.tool_calls, said.tool_call_chunks) == ("I ", [], [])
+    assert (said + AIMessageChunk(content="know.")).tool_calls == []
+
+
+def test_output_stays() -> None:
+    """The call by which the agent gives its output stays."""
+    said = last_turn.cut(AIMessage("", tool_calls=[LOOK, SHAPE]), frozenset({"Shape"}))
+    assert said.tool_calls == [SHAPE]
+    assert not last_turn.is_empty(said)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tools_are_taken_away(form: str) -> None:
+    """In every form a tool is known by its name, and taken away with what is about tools."""
+    options = {"tools": [FORMS[form]], "tool_choice": "any", "temperature": 0}
+    assert bound_tools(options) == {"look"}
+    assert without_tools(options, frozenset()) == {"temperature": 0}
+    assert without_tools(options, frozenset({"look"})) == options
+
+
+@pytest.mark.parametrize(
+    ("choice", "demands"), [(None, False), ("auto", False), ("none", False), ("any", True)]
+)
+def test_demands(choice: Any, demands: bool) -> None:
+    """A model that must call a tool is one that gives its output by it."""
+    assert demands_a_tool({"tool_choice": choice}) is demands
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It is 4.", "It is 4."),
+        ("Thought: done\nFinal Answer: 4", "4"),
+        ("Thought: more\nAction: look\nAction Input: 1", ""),
+    ],
+)
+def test_spoken(text: str, answer: str) -> None:
+    """Models that call tools in words mark their answer in words."""
+    assert last_turn.spoken(text) == answer

@@ -1,0 +1,87 @@
+"""Around the library's calls: a handler of ours is reached, and nobody else sees a difference."""
+
+import inspect
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.tools import BaseTool, tool
+from langgraph.prebuilt import ToolNode
+
+from app.agents import reach
+from app.agents.graph import GraphAgent
+from app.runs.model import AgentInfo
+from tests import fakes
+
+WRAPPED: dict[type, tuple[str, ...]] = {
+    BaseChatModel: ("invoke", "ainvoke", "stream", "astream"),
+    BaseTool: ("run", "arun"),
+    ToolNode: ("_run_one", "_arun_one"),
+}
+
+
+def broken_agent() -> tuple[Any, ToolNode, BaseTool]:
+    """An agent whose tool raises, with its ToolNode and that tool."""
+
+    @tool
+    async def look(order: str = "1") -> str:
+        """Look."""
+        raise ConnectionError("text")
+
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
+    graph = create_agent(model, [look])
+    node = graph.nodes["tools"].bound
+    assert isinstance(node, ToolNode)
+    return graph, node, look
+
+
+def test_what_is_leant_on() -> None:
+    """The methods that are wrapped are there, with the parameters that are used."""
+    reach.install()
+    for owner, methods in WRAPPED.items():
+        for method in methods:
+            parameters = inspect.signature(getattr(owner, method)).parameters
+            wanted = {"BaseChatModel": "config", "BaseTool": "tool_input", "ToolNode": "call"}
+            assert wanted[owner.__name__] in parameters, method
+
+
+def test_wrapped_once() -> None:
+    """However often a handler is made, each method is wrapped once."""
+    reach.install()
+    once = {(o, m): getattr(o, m) for o, methods in WRAPPED.items() for m in methods}
+    reach.install()
+    assert once == {(o, m): getattr(o, m) for o, methods in WRAPPED.items() for m in methods}
+
+
+async def test_a_program_without_a_handler() -> None:
+    """A served graph that a program calls by itself does what it did: its tool's failure is its."""
+    graph, node, look = broken_agent()
+    before = dict(vars(node))
+    GraphAgent(graph, AgentInfo(name="a", kind=""))
+    assert node.tools_by_name["look"] is look
+    assert vars(node) == before
+    with pytest.raises(ConnectionError):
+        await graph.ainvoke({"messages": [("user", "go")]})
+
+
+async def test_another_handler() -> None:
+    """Nor does a handler of somebody else's make a difference."""
+    graph, _, _ = broken_agent()
+    reach.install()
+    with pytest.raises(ConnectionError):
+        await graph.ainvoke({"messages": [("user", "go")]}, {"callbacks": [BaseCallbackHandler()]})
+
+
+async def test_streams_of_others() -> None:
+    """What a program streams by itself is the library's own generator."""
+    reach.install()
+    model = fakes.ScriptedModel(script=lambda _: AIMessage("one two"))
+    stream = model.astream("go")
+    assert isinstance(stream, AsyncIterator)
+    assert stream.ag_code.co_filename == inspect.getsourcefile(BaseChatModel)  # type: ignore[attr-defined]
+    assert "".join([chunk.text async for chunk in stream]) == "one two"
+    assert "".join(chunk.text for chunk in model.stream("go")) == "one two"

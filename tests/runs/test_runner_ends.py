@@ -1,0 +1,119 @@
+"""What a run ends with is plain before it ends, and what may be done after its end is known."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.runs.errors import (
+    AgentFailed,
+    AnswerFiltered,
+    DeadlineExceeded,
+    ModelFailed,
+    RunError,
+    StoreUnavailable,
+)
+from app.runs.model import AgentAnswer, Limit, Mode, Outcome, RunRequest
+from app.runs.ports import AgentCall
+from app.runs.rendering import TooMuch
+from tests.runs import scripted
+from tests.runs.scripted import Desk, ScriptedAgent
+from tests.runs.test_plain import Raises
+
+
+def answers(output: Any) -> scripted.Script:
+    """A script with an output of its own."""
+
+    async def script(_: AgentCall) -> AgentAnswer:
+        return AgentAnswer("done", output=output)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("output", "detail", "cause"),
+    [
+        (Raises(ZeroDivisionError("secret")), "The agent failed.", ZeroDivisionError),
+        (Raises(SystemExit(3)), "The agent failed.", SystemExit),
+        ("x" * 50_000_000, "The agent's answer is larger or deeper than the service passes on.",
+         TooMuch),
+    ],
+    ids=["raises", "exits", "large"],
+)  # fmt: skip
+async def test_an_output_that_cannot_be_rendered(
+    output: Any, detail: str, cause: type[BaseException]
+) -> None:
+    """The run fails once; the fact that tells of it names what was raised."""
+    desk = Desk()
+    ended = await desk.ask(answers(output))
+    assert (ended.outcome, ended.answer) == (Outcome.FAILED, None)
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.detail) == ("agent_failed", detail)
+    [final] = desk.finals()
+    assert (final.outcome, final.code) == (Outcome.FAILED, "agent_failed")
+    assert isinstance(final.error, cause)
+    assert desk.idle()
+
+
+async def test_what_is_larger_than_an_agent_says() -> None:
+    """An agent that turns what is raised into a failure of its own is told apart as well."""
+
+    async def script(_: AgentCall) -> AgentAnswer:
+        try:
+            return AgentAnswer("x" * 50_000_000)
+        except ValueError as raised:
+            raise AgentFailed from raised
+
+    ended = await Desk().ask(script)
+    assert ended.error is not None
+    assert ended.error.detail.startswith("The agent's answer is larger")
+
+
+async def test_the_limit_and_the_refusal_are_told() -> None:
+    """The end, and the fact that tells of it, have what the answer has."""
+    desk = Desk()
+
+    async def script(_: AgentCall) -> AgentAnswer:
+        return AgentAnswer("no", limit=Limit.MODEL_CALLS, refused=True)
+
+    ended = await desk.ask(script)
+    [final] = desk.finals()
+    for told in (ended, final):
+        assert (told.outcome, told.limit, told.refused) == (
+            Outcome.ITERATION_LIMIT, Limit.MODEL_CALLS, True,
+        )  # fmt: skip
+
+
+def acts_then(error: BaseException, *, own: bool = True) -> scripted.Script:
+    """A script whose tool has begun when it fails."""
+
+    async def script(call: AgentCall) -> str:
+        scripted.tool_starts(call) if own else None
+        await asyncio.sleep(0)
+        raise error
+
+    return script
+
+
+RETRYABLE = [
+    (ModelFailed, True, None, False), (ModelFailed, True, "key", True),
+    (ModelFailed, False, None, True), (StoreUnavailable, True, None, False),
+    (AnswerFiltered, True, "key", False), (AgentFailed, True, "key", False),
+    (DeadlineExceeded, True, None, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "acted", "operation", "retryable"), RETRYABLE)
+async def test_a_failure_after_a_tool_had_begun(
+    error: type[RunError], acted: bool, operation: str | None, retryable: bool
+) -> None:
+    """It is retryable only for a request with a key, by which tools can tell a repeat."""
+    desk = Desk()
+    request = RunRequest("q", 30.0, operation=operation)
+    agent = ScriptedAgent(acts_then(error(), own=acted))
+    run = desk.runner.start(agent, request, Mode.SYNC)
+    ended = await run.ended
+    assert ended.error is not None
+    assert ended.error.retryable is retryable
+    assert agent.calls[0].operation == operation
+    assert error.retryable is error().retryable  # of the class nothing has changed

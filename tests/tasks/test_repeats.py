@@ -1,0 +1,152 @@
+"""When a failure may be repeated: after a tool had begun only with a key, which names repeats."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import tool
+
+from app.runs import idempotency_key
+from tests import fakes
+from tests.service import Served, served
+from tests.streams.reading import of, parse
+from tests.tasks.background import ended, url_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MODES = ("", "/stream", "/async")
+modes = pytest.mark.parametrize("mode", MODES)
+kinds = pytest.mark.parametrize("kind", fakes.KINDS)
+
+
+class Till:
+    """What was paid, by the idempotency key of each call; its model fails once it is to fail."""
+
+    def __init__(self) -> None:
+        self.paid: list[str] = []
+        self.fails = True
+
+    def agent(self, kind: str, *, pays: bool = True) -> Any:
+        """An agent that pays, and whose model then fails; or that fails at once."""
+
+        @tool
+        async def pay(amount: int) -> str:
+            """Pay so much."""
+            self.paid.append(idempotency_key() or "")
+            return "paid"
+
+        def script(messages: Sequence[BaseMessage]) -> AIMessage:
+            if pays and not fakes.results_since_question(messages):
+                calls = [fakes.asks("pay", {"amount": n}, number=id(messages) + n) for n in (1, 2)]
+                return AIMessage("", tool_calls=[call.tool_calls[0] for call in calls])
+            if self.fails:
+                raise ConnectionError
+            return AIMessage("done")
+
+        return fakes.build(kind, fakes.ScriptedModel(script=script), [pay])
+
+
+@pytest.fixture(scope="module")
+def till() -> Till:
+    return Till()
+
+
+@pytest.fixture(autouse=True)
+def at_first(till: Till) -> None:
+    """The model fails, and nothing is paid."""
+    till.paid.clear()
+    till.fails = True
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def desk(till: Till, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    agents = {f"pays-{kind}": till.agent(kind) for kind in fakes.KINDS}
+    agents |= {f"fails-{kind}": till.agent(kind, pays=False) for kind in fakes.KINDS}
+    async with served(agents, store_url=url_in(tmp_path_factory.mktemp("repeats"))) as service:
+        yield service
+
+
+async def ask(desk: Served, agent: str, mode: str, key: str | None = None) -> dict[str, Any]:
+    """The finished run or the problem, whichever way it was asked for."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    place = f"/agents/{agent}{mode}"
+    response = await desk.client.post(place, json={"question": "q"}, headers=headers)
+    if mode == "/async":
+        return await of_task(desk, response.json()["task_id"])
+    told: dict[str, Any] = of(parse(response.content), "end")[0] if mode else response.json()
+    return told
+
+
+async def of_task(desk: Served, task_id: str) -> dict[str, Any]:
+    """The finished run or the problem of a background run."""
+    task = await ended(desk, task_id)
+    told: dict[str, Any] = task["result"] or task["error"]
+    return told
+
+
+@kinds
+@modes
+async def test_after_a_tool_had_begun(desk: Served, kind: str, mode: str, till: Till) -> None:
+    """Without a key a repeat could pay twice, so the failure is not retryable; with one it is."""
+    for key in (None, f"begun-{kind}-{mode}"):
+        told = await ask(desk, f"pays-{kind}", mode, key)
+        assert (told["code"], told["tool_calls"]) == ("model_failed", 2)
+        assert told["retryable"] is (key is not None)
+
+
+@kinds
+@modes
+async def test_before_any_tool(desk: Served, kind: str, mode: str) -> None:
+    """A failure that did nothing is retryable, with a key or without."""
+    for key in (None, f"before-{kind}-{mode}"):
+        told = await ask(desk, f"fails-{kind}", mode, key)
+        assert (told["code"], told["retryable"]) == ("model_failed", True)
+
+
+@kinds
+@pytest.mark.parametrize("mode", ["", "/stream"])
+async def test_a_repeat_with_the_key(desk: Served, kind: str, mode: str, till: Till) -> None:
+    """A retryable failure is not replayed: the run begins anew, and tools can tell its repeats."""
+    key = f"repeat-{kind}-{mode}"
+    first = await ask(desk, f"pays-{kind}", mode, key)
+    till.fails = False
+    second = await ask(desk, f"pays-{kind}", mode, key)
+    assert (first["outcome"], second["outcome"]) == ("failed", "completed")
+    assert first["run_id"] != second["run_id"]
+    assert till.paid[:2] == till.paid[2:]
+    assert len(set(till.paid)) == 2
+    third = await ask(desk, f"pays-{kind}", mode, key)
+    assert (third, len(till.paid)) == (second, 4)
+    await ask(desk, f"pays-{kind}", mode, f"{key}-other")
+    assert not set(till.paid[:4]) & set(till.paid[4:])
+
+
+@pytest.mark.parametrize("key", [None, "retried"])
+async def test_a_retry_in_the_background(desk: Served, key: str | None, till: Till) -> None:
+    """A retry of a run that failed with a key is the same operation; without, it is another."""
+    agent = "pays-agent_executor"  # whose model's calls have no ids
+    headers = {} if key is None else {"Idempotency-Key": key}
+    place = f"/agents/{agent}/async"
+    first = await desk.client.post(place, json={"question": "q"}, headers=headers)
+    assert (await of_task(desk, first.json()["task_id"]))["retryable"] is (key is not None)
+    till.fails = False
+    retry = f"/agent/async/{first.json()['task_id']}/retry"
+    second = await desk.client.post(retry)
+    assert (await of_task(desk, second.json()["task_id"]))["outcome"] == "completed"
+    assert (till.paid[:2] == till.paid[2:]) is (key is not None)
+    again = await desk.client.post(f"/agent/async/{second.json()['task_id']}/retry")
+    assert (await of_task(desk, again.json()["task_id"]))["outcome"] == "completed"
+    assert not set(till.paid[:4]) & set(till.paid[4:])  # what has its answer is wanted once more
+
+
+async def test_a_deadline_says_what_it_always_said(desk: Served, till: Till) -> None:
+    """A timeout is retryable as the contract has it, whatever had begun."""
+    nap = fakes.ToolDesk(60)
+    model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
+    async with served({"nap": fakes.build("create_agent", model, nap.tools())}) as service:
+        asking = asyncio.ensure_future(service.ask(agent="nap"))
+        await service.times_out("nap", "tool:nap")
+        told = (await asking).json()
+    assert (told["code"], told["tool_calls"], told["retryable"]) == ("timeout", 1, True)
