@@ -26,6 +26,7 @@ from tests.property.plan import (
     Turn,
     Works,
     in_tools,
+    within,
 )
 
 DEFAULT_LIMIT = 10
@@ -280,6 +281,11 @@ def _inner_calls(agent: Agent | None, turns: Sequence[Turn]) -> tuple[int, int]:
         if call.kind is ToolKind.MUSES:
             made, helped = made + 1, helped + 1  # a tool that asks a model: either
     return made, helped
+
+
+def gathers(plan: Plan) -> bool:
+    """Whether one function asks several agents at the same time."""
+    return any(isinstance(step, Fans) and step.by is By.GATHER for step in within(plan.steps))
 
 
 def silent(plan: Plan) -> set[str]:

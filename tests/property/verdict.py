@@ -71,9 +71,11 @@ def _as_seen(plan: Plan, right: Forecast, run: Run) -> list[str]:
     """What was told is what the far side saw, wherever a limit cut it."""
     ledger, body, wrong = run.ledger, run.body, list[str]()
     limit = oracle.limit_of(plan)
-    # A turn that a ceiling cut before its tools worked may count or not.
+    # A turn that a ceiling cut before its tools worked may count or not, and a tool may have been
+    # called and not begun. What one function has gathered goes on when the run has ended.
+    goes_on = not right.exact and oracle.gathers(plan)
     seen = oracle.as_seen(ledger, worked=not right.exact)
-    fewest = oracle.depth(plan.steps, seen)
+    fewest = 0 if goes_on else oracle.depth(plan.steps, seen)
     most = oracle.depth(plan.steps, oracle.as_seen(ledger), wide=True)
     # A node that asks without a model may have done so, and be stopped before its tools.
     if not min(fewest, limit) <= body["iterations"] <= most:
@@ -82,8 +84,9 @@ def _as_seen(plan: Plan, right: Forecast, run: Run) -> list[str]:
         wrong.append(f"iterations {body['iterations']} beyond the limit {limit}")
     own = {worker.whose for worker in oracle.workers(plan.steps)}
     worked = len([tool for tool in ledger.worked if tool.whose in own])
-    if body["tool_calls"] != worked:
-        wrong.append(f"tool_calls {body['tool_calls']}, seen were {worked}")
+    told = body["tool_calls"]
+    if told != worked if right.exact else told < worked and not goes_on:
+        wrong.append(f"tool_calls {told}, seen were {worked}")
     helped = len([asked for asked in ledger.asked if asked.helps])
     for kind, calls in (("helpers", helped), ("agents", len(ledger.asked) - helped)):
         if calls > oracle.ceiling(limit):
