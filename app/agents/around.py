@@ -16,7 +16,7 @@ from app.agents.model_calls import ModelCalls
 from app.agents.node_retries import Policies, tries_again
 from app.agents.refusal import CeilingReached
 from app.agents.tools import Guards, words_for
-from app.agents.tree import Branch, Place, agent_around
+from app.agents.tree import AgentRun, Branch, Place, agent_around
 from app.agents.turns import Turns
 from app.runs.errors import RunError
 
@@ -108,7 +108,12 @@ class Around:
         """The tool that is called in the place of the user's own."""
         if tool.return_direct:
             self.calls.direct_tools.add(tool.name)
-        return self.calls.guards.of(tool) if self.calls.guards is not None else tool
+        if self.calls.guards is None:
+            return tool
+        # An executor has nothing of its own for a tool that raises.
+        return self.calls.guards.of(
+            tool, words=isinstance(self.place, AgentRun) and self.place.acts
+        )
 
     def tool_node(self, node: ToolNode) -> None:
         """A ToolNode runs a call: its agent has these tools."""

@@ -256,7 +256,9 @@ class RunHandler(Reaching):
         self, action: Any, *, run_id: UUID, metadata: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """An AgentExecutor acts on a turn of its model."""
-        self.turns.acted_on(self.tree.agent(run_id, metadata or {}), action)
+        agent = self.tree.agent(run_id, metadata or {})
+        agent.acts = True
+        self.turns.acted_on(agent, action)
 
     @_watching
     def on_tool_start(

@@ -36,19 +36,23 @@ class Guards:
     """Guarded copies of an agent's tools, each made once; of many tools, the latest are kept."""
 
     def __init__(self) -> None:
-        self._copies: OrderedDict[int, tuple[BaseTool, BaseTool]] = OrderedDict()
+        self._copies: OrderedDict[tuple[int, bool], tuple[BaseTool, BaseTool]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, tool: BaseTool) -> BaseTool:
-        """The guarded copy of a tool; a guarded copy itself is one."""
+    def of(self, tool: BaseTool, *, words: bool = False) -> BaseTool:
+        """The guarded copy of a tool, which speaks of its failure with `words`.
+
+        A guarded copy itself is one.
+        """
         if getattr(tool, _GUARDED, False):
             return tool
-        known = self._copies.get(id(tool))  # tools compare by what they hold: identity is meant
+        key = (id(tool), words)  # tools compare by what they hold: identity is meant
+        known = self._copies.get(key)
         if known is not None and known[0] is tool:
             return known[1]
-        copy = guarded(tool)
+        copy = handled(tool) if words else guarded(tool)
         with self._lock:  # tools are called on threads too
-            self._copies[id(tool)] = (tool, copy)
+            self._copies[key] = (tool, copy)
             if len(self._copies) > _COPIES:
                 self._copies.popitem(last=False)
         return copy

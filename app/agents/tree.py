@@ -29,8 +29,8 @@ class AgentRun:
     `before` is the length of the chain in which it begins, `done` what its finished steps added,
     and `level` the longest branch of the present step. `tools` are the names that it was seen to
     have, `usual` those that turns of a node had bound, and `drafts` the nodes whose last turn was
-    a text. `quiet_steps` counts its steps in a row without a model call, and `last_said` is what a
-    model said last in it.
+    a text. It `acts` where it is an executor. `quiet_steps` counts its steps in a row without a
+    model call, and `last_said` is what a model said last in it.
     """
 
     name: str | None
@@ -54,6 +54,7 @@ class AgentRun:
     last_said: Any = None
     concluded: int | None = None
     waits: bool = False
+    acts: bool = False
     sub_agent: SubAgent | None = None
     # The tool call in which it stands, and the agent that this tool asked.
     tool: OpenTool | None = None
