@@ -57,8 +57,8 @@ test-parts: parts ## Tests against real parts: Prometheus, databases, the image,
 drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=RunTimeouts
 	$(BIN)/python -m tests.drills $(DRILL)
 
-soak: install ## The long forms of the stream tests: more aborts, resumes and deaf readers
-	SOAK=1 $(BIN)/pytest tests/streams --timeout 900
+soak: install ## The long forms: more aborts, resumes and deaf readers; thousands of plans of agents
+	SOAK=1 $(BIN)/pytest tests/streams tests/property --timeout 900
 
 chaos: parts ## The long form of the checker: 200 faults and 5,000 background runs on each store
 	$(BIN)/python -m tests.chaos --store sqlite --faults 200 --runs 5000
