@@ -28,17 +28,8 @@ def parts() -> Iterator[str]:
 def _table(head: str, rows: list[Mapping[str, Any]]) -> Iterator[str]:
     if rows:
         lines = [f"| {head} | how | shown by |", "| --- | --- | --- |"]
-        lines += [f"| {_code(row['part'])} | {row['how']} | {_link(row['test'])} |" for row in rows]
+        lines += [f"| {row['part']} | {row['how']} | {_link(row['test'])} |" for row in rows]
         yield "\n".join(lines)
-
-
-def _code(part: str) -> str:
-    """Names in code, words as they are."""
-    return ", ".join(f"`{name}`" if _is_name(name) else name for name in part.split(", "))
-
-
-def _is_name(text: str) -> bool:
-    return " " not in text.partition("(")[0]
 
 
 def _link(test: str) -> str:

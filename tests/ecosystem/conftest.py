@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Recorder:
-    """Hears how each test ended; a row counts where every variant of its test has passed."""
+    """Collects rows: one counts where every variant of its test has passed."""
 
     def __init__(self) -> None:
         self._passed: set[Row] = set()

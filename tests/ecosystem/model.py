@@ -105,7 +105,7 @@ def last_result(prefix: str = "I read") -> Callable[[Asked], Line]:
 
 
 class Model(BaseChatModel):
-    """`script` has one line for each turn since the last question; the last one stands for more.
+    """`script` has one line for each turn since the last question; the last one is repeated.
 
     It streams word by word, with `delay_s` before each. With `picky` off it takes any history.
     """

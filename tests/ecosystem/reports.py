@@ -15,7 +15,7 @@ from tests.telemetry.watched import Scrape, parent_of, root_of
 
 LEVELS = {"completed": "info", "interrupted": "info", "failed": "error"}
 ERROR_TYPES = {"iteration_limit": "iteration_limit"}
-# What of an answer and of a line helps whoever reads a failed test.
+# What of an answer and of a line helps to understand a failed test.
 CLUES = ("answer", "output", "code", "detail", "error_type", "error_at")
 
 

@@ -155,7 +155,7 @@ async def test_an_answer_of_an_earlier_question(tmp_path: Path) -> None:
 
 
 @serves(
-    "langchain", "tools with return_direct", "Their result is the answer; their failure is not."
+    "langchain", "tools with `return_direct`", "Their result is the answer; their failure is not."
 )
 async def test_a_direct_result(serve: Serve) -> None:
     """The result of a `return_direct` tool is the answer."""
@@ -227,14 +227,14 @@ def limited_calls(behaviour: Any) -> Any:
     return create_agent(Model(script=[loops(LOOK)]), [weather], middleware=[own])
 
 
-@serves("langchain", "ToolCallLimitMiddleware", "Ends as at the limit, with the model's answer.")
+@serves("langchain", "`ToolCallLimitMiddleware`", "Ends as at the limit, with the model's answer.")
 @pytest.mark.parametrize("behaviour", ["end", "error"])
 async def test_a_limit_on_tool_calls(serve: Serve, behaviour: str) -> None:
     """The library's sentence is no answer: the model is asked for its own."""
     await serve(lambda: limited_tools(behaviour), limited("concluded", 3, 2))
 
 
-@serves("langchain", "ModelCallLimitMiddleware", "Ends as at the limit, with the model's answer.")
+@serves("langchain", "`ModelCallLimitMiddleware`", "Ends as at the limit, with the model's answer.")
 @pytest.mark.parametrize("behaviour", ["end", "error"])
 async def test_a_limit_on_model_calls(serve: Serve, behaviour: str) -> None:
     """The same for a limit on model calls."""
@@ -246,7 +246,9 @@ async def test_a_tool_limit_that_goes_on(serve: Serve) -> None:
     await serve(lambda: limited_tools("continue"), limited("concluded", 4, 2), max_iterations=4)
 
 
-@serves("langchain", "ModelRetryMiddleware(on_failure='continue')", "Its sentence is no answer.")
+@serves(
+    "langchain", "`ModelRetryMiddleware(on_failure='continue')`", "Its sentence is no answer: 500."
+)
 async def test_the_sentence_of_a_retry(serve: Serve) -> None:
     """What the library writes in place of an answer that failed is a failure of the model."""
 
@@ -304,7 +306,7 @@ async def test_an_answer_that_is_whole(serve: Serve, metadata: Any) -> None:
 NO = "I will not help with that."
 
 
-@serves("langchain", "a refusal of the provider's own form", "An answer, with `refused: true`.")
+@serves("langchain", "a refusal in the provider's own form", "An answer with `refused: true`.")
 @pytest.mark.parametrize(
     "build",
     [
@@ -346,14 +348,14 @@ def blocks_results() -> Any:
     return create_agent(model, [customer], middleware=[block])
 
 
-@serves("langchain", "PIIMiddleware(strategy='block')", "Told as a refusal: 200, `refused: true`.")
+@serves("langchain", "`PIIMiddleware(strategy='block')`", "A refusal: 200 with `refused: true`.")
 @pytest.mark.parametrize(
     ("build", "counts"), [(blocks_input, (0, 0)), (blocks_output, (0, 0)), (blocks_results, (1, 1))]
 )
 async def test_a_middleware_that_blocks(
     serve: Serve, build: Callable[[], Any], counts: tuple[int, int]
 ) -> None:
-    """What a middleware blocks is told as a refusal, without what it blocked."""
+    """A middleware that blocks gives a refusal, without what it blocked."""
     expected = completed(None, *counts, refused=True)
     for run in await serve(build, expected, question="I am eve@example.com"):
         assert run.body["answer"]

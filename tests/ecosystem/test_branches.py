@@ -43,7 +43,7 @@ async def join(state: Parts) -> dict[str, Any]:
     return {"messages": [AIMessage(", ".join(sorted(state["parts"])))]}
 
 
-@serves("langgraph", "Send", "Branches count side by side: the longest chain of turns is told.")
+@serves("langgraph", "`Send`", "Branches count side by side; `iterations` is their longest chain.")
 @paces
 async def test_branches_that_are_sent(serve: Serve, pace: Sequence[float]) -> None:
     """Three branches of one, two and three turns are three iterations and six tool calls."""
@@ -64,7 +64,9 @@ async def test_branches_that_are_sent(serve: Serve, pace: Sequence[float]) -> No
     await serve(build, completed("a is done, b is done, c is done", 3, 6))
 
 
-@serves("langgraph", "agents as parallel nodes", "Each has turns of its own; the longest counts.")
+@serves(
+    "langgraph", "agents as parallel nodes", "Each has turns of its own; the longest chain counts."
+)
 @paces
 async def test_agents_that_are_parallel_nodes(serve: Serve, pace: Sequence[float]) -> None:
     """Agents that are nodes of one step, before a node with turns of its own."""
@@ -108,7 +110,7 @@ async def test_two_agents_in_one_tool(serve: Serve, pace: Sequence[float]) -> No
             assert (run.spoken("one"), run.spoken("two")) == ("one is done", "two is done")
 
 
-@serves("deepagents", "task, several at once", "Each sub-agent has its own turns, name and text.")
+@serves("deepagents", "`task`, several at once", "Each sub-agent has its own turns, name and text.")
 @pytest.mark.parametrize("delay_s", [0.0, 0.02])
 async def test_tasks_of_a_deep_agent(serve: Serve, delay_s: float) -> None:
     """Two tasks in one turn are two tool calls of the deep agent; what they do is their own."""

@@ -200,7 +200,7 @@ async def test_a_tool_that_was_given_up(serve: Serve, build: Callable[[], Any]) 
         ended_early(run, "crawl")
 
 
-@serves("langgraph", "timeout of a node", "Its calls end with it; what it raises is the agent's.")
+@serves("langgraph", "`timeout` of a node", "Its calls end with it: 500 `agent_failed`.")
 async def test_a_node_that_times_out(serve: Serve) -> None:
     """A node that took too long ends the run, and its call ends with it."""
 

@@ -136,7 +136,11 @@ def turns(*lines: Line) -> Model:
     return model
 
 
-@serves("langchain-classic", "AgentExecutor of every kind", "Counted, limited, parsed by its own.")
+@serves(
+    "langchain-classic",
+    "`AgentExecutor` of every kind",
+    "Its own parser reads its answers, at the limit too.",
+)
 @kinds
 async def test_an_answer(serve: Serve, kind: Kind) -> None:
     """An executor looks something up and answers: one turn, and what its parser makes of it."""
@@ -190,7 +194,7 @@ async def test_a_turn_that_cannot_be_parsed(serve: Serve, kind: Kind) -> None:
     await serve(build, completed("seven", 2, 1))
 
 
-@serves("langchain-classic", "a parse error that nobody handles", "The model's failure.")
+@serves("langchain-classic", "a parse error that nobody handles", "500 `model_failed`.")
 @strict
 async def test_a_parse_error_is_the_models_failure(serve: Serve, kind: Kind) -> None:
     """Nonsense that the executor does not handle is a broken answer of its model."""
@@ -201,7 +205,11 @@ def _model_failed() -> Expected:
     return failed("model_failed", None, 0, retryable=True)
 
 
-@serves("langchain-classic", "early_stopping, max_iterations, max_execution_time", "Never speak.")
+@serves(
+    "langchain-classic",
+    "`max_iterations`, `max_execution_time`",
+    "Its limit is the agent's; its sentence is no answer.",
+)
 @kinds
 async def test_limits_of_its_own(serve: Serve, kind: Kind) -> None:
     """The executor's own limit is the agent's; its sentence is nobody's answer."""
@@ -213,7 +221,9 @@ async def test_limits_of_its_own(serve: Serve, kind: Kind) -> None:
     await serve(build, limited("seven", 2, 2))
 
 
-@serves("langchain-classic", "return_intermediate_steps", "The answer is the executor's `output`.")
+@serves(
+    "langchain-classic", "`return_intermediate_steps`", "The answer is the executor's `output`."
+)
 async def test_intermediate_steps(serve: Serve) -> None:
     """An executor that returns its steps as well has the same answer."""
     for kind in KINDS[:1]:
@@ -225,7 +235,7 @@ async def test_intermediate_steps(serve: Serve) -> None:
         await serve(build, completed("seven", 1, 1))
 
 
-@serves("langchain-classic", "tools that raise, in any executor", "The model reads what failed.")
+@serves("langchain-classic", "tools that raise", "The model reads what failed.")
 @kinds
 async def test_a_tool_that_raises(serve: Serve, kind: Kind) -> None:
     """A tool that raises never ends an executor's run."""

@@ -37,9 +37,7 @@ def sub_agent(name: str, model: Model, *tools: Any) -> Any:
     }
 
 
-@serves(
-    "deepagents", "files, and TodoListMiddleware beside them", "Tools of the agent like any other."
-)
+@serves("deepagents", "files, with `TodoListMiddleware`", "Tools of the agent like any other.")
 async def test_plans_and_files(serve: Serve) -> None:
     """A deep agent plans, writes a file, reads it again and answers."""
     plan = [{"content": "look", "status": "in_progress"}]
@@ -58,7 +56,7 @@ async def test_plans_and_files(serve: Serve) -> None:
         assert sorted(run.outcomes) == ["read_file", "write_file", "write_todos"]
 
 
-@serves("deepagents", "task", "A call of the agent; what the sub-agent does is its own.")
+@serves("deepagents", "`task`", "One call of the agent; the sub-agent has turns of its own.")
 @pytest.mark.parametrize("to", ["scout", "general-purpose"])
 async def test_a_task(serve: Serve, to: str) -> None:
     """A task is one turn and one call; its sub-agent has turns of its own."""
@@ -92,7 +90,7 @@ async def test_a_compiled_sub_agent(serve: Serve) -> None:
         assert run.sub_agents == [SubAgent("scout", 1, 1, "task")]
 
 
-@serves("deepagents", "task with mode='fork'", "As any other task.")
+@serves("deepagents", "`task` with `mode='fork'`", "As any other task.")
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
 async def test_a_forked_sub_agent(serve: Serve) -> None:
     """A sub-agent that goes on with the conversation has turns of its own, too."""
@@ -127,7 +125,7 @@ async def test_a_sub_agent_whose_tool_raises(serve: Serve) -> None:
         assert run.outcomes == {"offline": ["tool_error"], "task": ["completed"]}
 
 
-@serves("deepagents", "create_deep_agent", "Stopped at its limit, with its own instructions.")
+@serves("deepagents", "`create_deep_agent`", "At the limit it concludes with its own instructions.")
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_the_limit(serve: Serve, limit: int) -> None:
     """A deep agent without end is asked once more, without tools, with its instructions."""
@@ -158,7 +156,7 @@ async def test_a_sub_agent_without_end(serve: Serve) -> None:
         assert len(run.calls_of(scout)) + len(run.calls_of(model)) <= 16
 
 
-@does_not_serve("deepagents", "interrupt_on", WAITS)
+@does_not_serve("deepagents", "`interrupt_on`", WAITS)
 async def test_a_human_who_decides(serve: Serve) -> None:
     """A deep agent that lets a human decide on a tool."""
 
@@ -193,7 +191,7 @@ class Finding(BaseModel):
     city: str
 
 
-@serves("deepagents", "response_format", "`output` has the structured response.")
+@serves("deepagents", "`response_format`", "`output` has the structured response.")
 async def test_a_response_format(serve: Serve) -> None:
     """A deep agent that owes a structured response."""
 

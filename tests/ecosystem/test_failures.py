@@ -149,7 +149,9 @@ async def test_an_optional_call(serve: Serve, build: Callable[[], Any]) -> None:
     await serve(build, completed(ANSWER))
 
 
-@serves("langchain", "ModelFallbackMiddleware", "A model that is down, and was replaced, is none.")
+@serves(
+    "langchain", "`ModelFallbackMiddleware`", "A failure that a fallback replaced is not the run's."
+)
 async def test_a_fallback(serve: Serve) -> None:
     """A fallback that works makes an answer of it."""
 
@@ -159,7 +161,7 @@ async def test_a_fallback(serve: Serve) -> None:
     await serve(build, completed(ANSWER))
 
 
-@serves("langchain", "ModelRetryMiddleware", "Attempts of one turn; what failed is not the run's.")
+@serves("langchain", "`ModelRetryMiddleware`", "Retries are attempts of one turn.")
 async def test_a_model_that_is_tried_again(serve: Serve) -> None:
     """Attempts that failed are no turns and no failures."""
 
@@ -207,7 +209,7 @@ def flaky_tool(times: int) -> BaseTool:
 ASKS_STATION = calls(call("station", city="Bonn"))
 
 
-@serves("langchain", "ToolRetryMiddleware", "Retries; each try is a tool call.")
+@serves("langchain", "`ToolRetryMiddleware`", "Sees what the tool raised; each try is a tool call.")
 async def test_a_tool_that_is_tried_again(serve: Serve) -> None:
     """The middleware sees what the tool raised, and calls it again."""
 
@@ -244,7 +246,11 @@ async def test_a_retry_for_other_errors(serve: Serve) -> None:
     await serve(build, completed(FAILED, 1, 1))
 
 
-@serves("langchain", "ToolErrorMiddleware", "Its words are read; what it lets pass we catch.")
+@serves(
+    "langchain",
+    "`ToolErrorMiddleware`",
+    "The model reads its words; what it lets pass ends no run.",
+)
 @pytest.mark.parametrize(
     ("words", "answer"), [("look elsewhere", "I read: look elsewhere"), (None, FAILED)]
 )
@@ -260,7 +266,7 @@ async def test_a_handler_of_tool_errors(serve: Serve, words: str | None, answer:
         assert run.outcomes == {"offline": ["tool_error"]}
 
 
-@serves("langchain", "wrap_tool_call with an except branch", "Sees what the tool raised.")
+@serves("langchain", "`wrap_tool_call` with an except branch", "Sees what the tool raised.")
 async def test_an_except_branch(serve: Serve) -> None:
     """A middleware that stands in for a tool that is down."""
 
@@ -280,16 +286,16 @@ async def test_an_except_branch(serve: Serve) -> None:
     await serve(build, completed(answer, 1, 1))
 
 
-def told(error: ConnectionError) -> str:
+def own_words(error: ConnectionError) -> str:
     """A graph's own words for a tool that is down."""
     return f"no: {error}"
 
 
-@serves("langgraph", "ToolNode(handle_tool_errors=…)", "Its own words are read.")
+@serves("langgraph", "`ToolNode(handle_tool_errors=…)`", "The model reads its words.")
 @pytest.mark.parametrize(
     ("handle", "answer"),
     [
-        (told, "I read: no: station of Bonn is down"),
+        (own_words, "I read: no: station of Bonn is down"),
         ("try tomorrow", "I read: try tomorrow"),
         ((KeyError,), FAILED),
         (False, FAILED),
@@ -327,7 +333,11 @@ def with_policy(tools: BaseTool) -> Any:
     return graph.compile()
 
 
-@serves("langgraph", "RetryPolicy of a node", "Attempts of one step; it sees what a tool raised.")
+@serves(
+    "langgraph",
+    "`RetryPolicy` of a node",
+    "Sees what a tool raised; retries are attempts of one step.",
+)
 async def test_a_node_that_is_tried_again(serve: Serve) -> None:
     """The policy sees what the tool raised, and the node is run again."""
     await serve(lambda: with_policy(flaky_tool(2)), completed("I read: sun in Bonn", 1, 3))

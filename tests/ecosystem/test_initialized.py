@@ -54,7 +54,7 @@ def executor(kind: AgentType, model: Model) -> Any:
     return initialize_agent(tools, model, agent=kind)
 
 
-@serves("langchain-classic", "initialize_agent", "As the newer executors are.")
+@serves("langchain-classic", "`initialize_agent`", "As the newer executors.")
 @types
 async def test_an_answer(serve: Serve, kind: AgentType) -> None:
     """An executor looks something up and answers: one turn, and what its parser makes of it."""
@@ -86,7 +86,7 @@ async def test_a_model_that_will_not_stop(serve: Serve, kind: AgentType) -> None
 
 @does_not_serve(
     "langchain-classic",
-    "initialize_agent of the two types of OpenAI's functions",
+    "`initialize_agent` with the types of OpenAI's functions",
     "The library itself fails when it is asked asynchronously: 500 `agent_failed`.",
 )
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.value)

@@ -62,8 +62,8 @@ async def check(serve: Serve, build: Callable[[], Any], model: Model, limit: int
 
 @serves(
     "langchain",
-    "ModelFallbackMiddleware at the limit",
-    "The last answer is asked of the model that works.",
+    "`ModelFallbackMiddleware` at the limit",
+    "The model that works gives the last answer.",
 )
 async def test_a_fallback(serve: Serve) -> None:
     """The first model is down in the last call too: the one that works is asked."""
@@ -208,7 +208,11 @@ async def test_a_planner_and_a_worker(serve: Serve) -> None:
     await check(serve, build, worker)
 
 
-@serves("langgraph-swarm", "create_swarm", "The active agent concludes, with its instructions.")
+@serves(
+    "langgraph-swarm",
+    "`create_swarm` at the limit",
+    "The active agent concludes, with its instructions.",
+)
 async def test_the_active_agent_of_a_swarm(serve: Serve) -> None:
     """A swarm is concluded by the agent that is active when the limit is reached."""
     desk, pilot = Model(script=[loops("transfer_to_pilot")], model_name="desk"), looking("pilot")
@@ -240,7 +244,7 @@ def _redacts() -> Any:
     )
 
 
-@serves("langchain", "PIIMiddleware(strategy='redact')", "The last answer is redacted as well.")
+@serves("langchain", "`PIIMiddleware(strategy='redact')`", "The last answer is redacted as well.")
 async def test_redaction(serve: Serve) -> None:
     """At the limit, too, no address reaches the model or the caller."""
     model = Model(script=[loops(call("customer", number="1"), answer="Ask bob@example.com.")])
@@ -253,7 +257,7 @@ async def test_redaction(serve: Serve) -> None:
         assert "ann@example.com" not in last_of(run, model).text
 
 
-@serves("langchain", "after_model, after_agent", "Run at the limit too, on the last answer.")
+@serves("langchain", "`after_model`, `after_agent`", "Run at the limit too, on the last answer.")
 async def test_hooks_after_the_last_answer(serve: Serve) -> None:
     """What an agent does with its own answer is done with the last one."""
     seen: list[str] = []
@@ -274,7 +278,7 @@ async def test_hooks_after_the_last_answer(serve: Serve) -> None:
     assert seen.count("main concludes") == len(runs)
 
 
-@serves("langchain", "dynamic_prompt", "The last answer has the prompt of its own moment.")
+@serves("langchain", "`dynamic_prompt`", "The last call has the prompt of its own moment.")
 async def test_a_dynamic_prompt(serve: Serve) -> None:
     """Instructions that depend on the state are made anew for the last call."""
     model = looking("main")

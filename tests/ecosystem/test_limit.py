@@ -48,7 +48,7 @@ def own_calls(run: Any, *models: Model) -> int:
     return sum(len(run.calls_of(model)) for model in models)
 
 
-@serves("langchain", "create_agent", "Stopped after N turns, and asked once more without tools.")
+@serves("langchain", "`create_agent`", "Stopped after N turns, and asked once more without tools.")
 @pytest.mark.parametrize("limit", [1, 2, 5])
 async def test_an_agent(serve: Serve, limit: int) -> None:
     """The plain case: N turns, N + 1 calls, its own instructions in the last one."""
@@ -140,8 +140,8 @@ def trimmed() -> Any:
         messages = state["messages"]
         if len(messages) < 5:
             return None
-        kept = [messages[0], *messages[-2:]]
-        return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *kept]}
+        left = [messages[0], *messages[-2:]]
+        return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *left]}
 
     return create_agent(endless(), [weather], middleware=[trim])
 
@@ -178,8 +178,8 @@ def emptied() -> Any:
 
 @serves(
     "langchain",
-    "ContextEditingMiddleware",
-    "The limit holds, and the last answer is asked with the edited messages.",
+    "`ContextEditingMiddleware`",
+    "The limit holds; the last call has the edited messages.",
 )
 @pytest.mark.parametrize("build", [cleared, trimmed, forgetful, emptied])
 async def test_pruned_turns(serve: Serve, build: Callable[[], Any]) -> None:
@@ -319,7 +319,7 @@ def of_create_react_agent(model: Model) -> Any:
     return create_react_agent(model, [weather])
 
 
-@serves("langgraph", "with_config(recursion_limit=…)", "Obeyed; ends as at the limit.")
+@serves("langgraph", "`with_config(recursion_limit=…)`", "Obeyed; the run ends as at the limit.")
 @pytest.mark.parametrize("kind", [of_create_agent, of_a_graph])
 async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model], Any]) -> None:
     """A recursion limit that the user set is obeyed, and ends as at the iteration limit."""
@@ -333,7 +333,7 @@ async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model
 
 
 async def test_a_sentence_about_the_recursion_limit(serve: Serve) -> None:
-    """The sentence by which the older prebuilt agent replaces its last turn never speaks."""
+    """The sentence that the older prebuilt agent puts in place of a turn is no answer."""
     model = endless()
 
     def build() -> Any:

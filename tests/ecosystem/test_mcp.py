@@ -21,7 +21,7 @@ from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import asking, loop_of
 from tests.ports import free_port
 
-MODULE = "tests.ecosystem.mcp_server"
+MODULE = "tests.ecosystem.tools_server"
 UP_S = 60.0
 LOOK = call("weather", city="Bonn")
 Tools = Mapping[str, BaseTool]
@@ -31,7 +31,7 @@ Tools = Mapping[str, BaseTool]
 def server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server over HTTP: its address, and its process."""
     port = free_port()
-    command = [sys.executable, "-m", MODULE, str(port)]
+    command = [sys.executable, "-m", MODULE, "streamable-http", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment())
     url, give_up_at = f"http://127.0.0.1:{port}/mcp", time.monotonic() + UP_S
     try:
@@ -69,7 +69,7 @@ async def over_stdio() -> Tools:
             "stations": {
                 "transport": "stdio",
                 "command": sys.executable,
-                "args": ["-m", MODULE],
+                "args": ["-m", MODULE, "stdio", "0"],
                 "cwd": str(ROOT),
                 "env": environment(),
             }
@@ -92,7 +92,7 @@ kinds = pytest.mark.parametrize("kind", [of_create_agent, of_a_graph])
 Kind = Callable[[Model, list[BaseTool]], Any]
 
 
-@serves("langchain-mcp-adapters", "tools over HTTP", "Tools like any other, text blocks as text.")
+@serves("langchain-mcp-adapters", "tools over HTTP", "Tools like any other.")
 @kinds
 async def test_a_tool_over_http(serve: Serve, url: str, kind: Kind) -> None:
     """A tool of a server over HTTP is called, and its text is read."""
@@ -119,7 +119,9 @@ async def test_a_tool_over_standard_input(serve: Serve) -> None:
     await serve(build, completed("I read: sun in Bonn", 1, 1), modes=("sync", "stream"))
 
 
-@serves("langchain-mcp-adapters", "results with isError", "`tool_error`; the model reads its text.")
+@serves(
+    "langchain-mcp-adapters", "results with `isError`", "`tool_error`; the model reads the text."
+)
 @kinds
 async def test_a_tool_that_fails(serve: Serve, url: str, kind: Kind) -> None:
     """What a server says of a call that failed is written for the model."""
@@ -135,7 +137,7 @@ async def test_a_tool_that_fails(serve: Serve, url: str, kind: Kind) -> None:
 
 
 async def test_arguments_that_do_not_fit(serve: Serve, url: str) -> None:
-    """Arguments that the server refuses are told to the model."""
+    """The model reads why the server refused its arguments."""
     tools = await over_http(url)
     model = Model(script=[calls(call("weather", town="Bonn")), last_result()])
 
@@ -158,9 +160,7 @@ async def test_a_picture(serve: Serve, url: str) -> None:
         assert run.outcomes == {"picture": ["completed"]}
 
 
-@serves(
-    "langchain-mcp-adapters", "a server that is gone", "`tool_error`; the run and others go on."
-)
+@serves("langchain-mcp-adapters", "a server that is gone", "`tool_error`; the run goes on.")
 @kinds
 async def test_a_server_that_is_gone(serve: Serve, kind: Kind) -> None:
     """A tool whose server has died fails; the run goes on, and so does the service."""

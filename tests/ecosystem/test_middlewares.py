@@ -43,7 +43,7 @@ def looks() -> Model:
     return Model(script=[calls(LOOK), last_result()])
 
 
-@serves("langchain", "TodoListMiddleware", "`write_todos` is a tool like any other.")
+@serves("langchain", "`TodoListMiddleware`", "`write_todos` is a tool like any other.")
 async def test_todos(serve: Serve) -> None:
     """A plan that is written is a turn, and a call that completed."""
     plan = [{"content": "look", "status": "in_progress"}]
@@ -67,7 +67,7 @@ async def test_two_plans_at_once(serve: Serve) -> None:
     await serve(build, completed("I will plan once.", 1, 0))
 
 
-@serves("langchain", "ShellToolMiddleware", "`shell` is a tool; its session ends with the run.")
+@serves("langchain", "`ShellToolMiddleware`", "`shell` is a tool; its session ends with the run.")
 @leaves_pipes
 async def test_a_shell(serve: Serve, tmp_path: Path) -> None:
     """Commands of one run share a session, redaction of its output included."""
@@ -104,7 +104,9 @@ async def test_a_shell_at_the_limit(serve: Serve, tmp_path: Path) -> None:
     assert (tmp_path / "ended.txt").read_text().split() == ["ended"] * len(runs)
 
 
-@serves("langchain", "FilesystemFileSearchMiddleware", "`glob_search`, `grep_search` are tools.")
+@serves(
+    "langchain", "`FilesystemFileSearchMiddleware`", "`glob_search` and `grep_search` are tools."
+)
 async def test_a_search_in_files(serve: Serve, tmp_path: Path) -> None:
     """Searches in files are calls that completed."""
     (tmp_path / "bonn.txt").write_text("the sun shines")
@@ -129,7 +131,9 @@ class Anthropic(Model):
         return "anthropic-chat"
 
 
-@serves("langchain", "ProviderToolSearchMiddleware", "The provider's own tool is never rejected.")
+@serves(
+    "langchain", "`ProviderToolSearchMiddleware`", "A tool that the provider found is not rejected."
+)
 async def test_a_provider_that_searches_tools(serve: Serve) -> None:
     """A tool that the provider finds by its own search was bound, so it is not rejected."""
 
@@ -161,7 +165,7 @@ def many() -> Any:
 
 
 async def test_many_at_once(serve: Serve) -> None:
-    """Middlewares that stand around each other do not change each other's counts."""
+    """Middlewares around each other do not change each other's counts."""
     await serve(many, completed(READ, 1, 1))
 
 

@@ -36,7 +36,9 @@ def refused(build: Callable[[], Any]) -> str:
 
 
 @does_not_serve(
-    "langchain-classic", "AgentExecutor(memory=…)", "Refused at the start: callers would share it."
+    "langchain-classic",
+    "`AgentExecutor(memory=…)`",
+    "Refused at the start: callers would share it.",
 )
 def test_an_executor_with_memory() -> None:
     """A memory would be shared by all callers."""
@@ -80,7 +82,7 @@ def test_a_graph_without_messages() -> None:
     assert "messages" in refused(build)
 
 
-@does_not_serve("langgraph", "@entrypoint", "Refused at the start: it has no state of messages.")
+@does_not_serve("langgraph", "`@entrypoint`", "Refused at the start: it has no state of messages.")
 def test_an_entrypoint() -> None:
     """A functional workflow has no state."""
 

@@ -84,7 +84,9 @@ def insides(tool: BaseTool) -> dict[str, Any]:
     return copy.copy(vars(tool))
 
 
-@serves("langgraph", "one graph under two names", "Each is guarded once; its tools stay its own.")
+@serves(
+    "langgraph", "one graph under two names", "Served twice; its tools and nodes stay as they are."
+)
 @makers
 async def test_an_agent_under_two_names(tmp_path: Path, make: Callable[[Any], Any]) -> None:
     """One object under two names answers twice alike, and its tools are not wrapped twice."""

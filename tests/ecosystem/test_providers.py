@@ -17,7 +17,7 @@ from tests.ecosystem.wire import Turn
 
 LOOK = ("weather", {"city": "Bonn"})
 LOOKS = Turn(calls=[LOOK, ("weather", {"city": "Ulm"})])
-HOW = "Turns, tools, usage and the limit are told alike, streamed or not."
+HOW = "Turns, tools, usage and the limit are the same, streamed or not."
 clients = pytest.mark.parametrize("client", CLIENTS)
 
 
@@ -37,13 +37,13 @@ async def check(
         return await serve(made.pop, expected, **how)
 
 
-@serves("langchain-anthropic", "ChatAnthropic", HOW)
-@serves("langchain-google-genai", "ChatGoogleGenerativeAI", HOW)
-@serves("langchain-ollama", "ChatOllama", HOW)
-@serves("langchain-openai", "ChatOpenAI (both of its APIs)", HOW)
+@serves("langchain-anthropic", "`ChatAnthropic`", HOW)
+@serves("langchain-google-genai", "`ChatGoogleGenerativeAI`", HOW)
+@serves("langchain-ollama", "`ChatOllama`", HOW)
+@serves("langchain-openai", "`ChatOpenAI`, with both of its APIs", HOW)
 @clients
 async def test_a_provider(serve: Serve, client: str) -> None:
-    """Two tools at once are one turn, and the usage of both calls is told."""
+    """Two tools at once are one turn, and `usage` has both calls."""
     turns = [LOOKS, Turn("It is sunny.", thinking="Hm, so.")]
     for run in await check(serve, client, turns, completed("It is sunny.", 1, 2)):
         usage = run.body["usage"]
@@ -59,7 +59,7 @@ async def test_the_limit(serve: Serve, client: str) -> None:
 
 @clients
 async def test_a_tool_that_raises(serve: Serve, client: str) -> None:
-    """A tool that raises is told to the provider, which answers."""
+    """The provider reads that a tool raised, and answers."""
     turns = [Turn(calls=[("offline", {"city": "Bonn"})]), Turn("I could not look.")]
     for run in await check(serve, client, turns, completed("I could not look.", 1, 1)):
         assert run.outcomes == {"offline": ["tool_error"]}

@@ -33,7 +33,7 @@ async def streamed(serve: Serve, build: Any, expected: Expected, **body: Any) ->
     return run
 
 
-@serves("langchain", "PIIMiddleware in a stream", "Text is passed on once it has been redacted.")
+@serves("langchain", "`PIIMiddleware` in a stream", "Text is streamed once it is redacted.")
 @pytest.mark.parametrize("strategy", ["redact", "block"])
 async def test_redacted_text(serve: Serve, strategy: Any) -> None:
     """No reader of a stream has had what the agent redacts or blocks."""
@@ -82,7 +82,7 @@ async def test_text_of_a_hook(serve: Serve) -> None:
 
 
 async def test_text_that_is_not_to_be_streamed(serve: Serve) -> None:
-    """A model that is tagged `nostream` is not heard at all."""
+    """Text of a model that is tagged `nostream` is never streamed."""
 
     async def think(state: MessagesState) -> dict[str, Any]:
         await says("INTERNAL").with_config(tags=["nostream"]).ainvoke("go")
@@ -140,7 +140,7 @@ class Parts(MessagesState):
 
 
 async def test_text_of_branches(serve: Serve) -> None:
-    """Who drops what was retracted has the answer alone, not the mixed letters of branches."""
+    """A reader that drops retracted text has the answer alone, not the mixed text of branches."""
 
     async def write(state: Any) -> dict[str, Any]:
         reply = await says(" ".join(f"{state}{n}" for n in range(5))).ainvoke("go")

@@ -33,7 +33,7 @@ def looking(text: str = "") -> Model:
     return Model(script=[calls(LOOK, text=text), last_result()])
 
 
-@does_not_serve("langchain", "create_agent(interrupt_before=…, interrupt_after=…)", WAITS)
+@does_not_serve("langchain", "`create_agent(interrupt_before=…, interrupt_after=…)`", WAITS)
 @savers
 @texts
 async def test_a_breakpoint_before_the_tools(serve: Serve, saver: Any, text: str) -> None:
@@ -60,7 +60,7 @@ async def test_a_breakpoint_after_a_node(
     await serve(build, interrupted(1, tool_calls))
 
 
-@does_not_serve("langgraph", "compile(interrupt_before=…, interrupt_after=…)", WAITS)
+@does_not_serve("langgraph", "`compile(interrupt_before=…, interrupt_after=…)`", WAITS)
 @savers
 @pytest.mark.parametrize("where", ["interrupt_before", "interrupt_after"])
 async def test_a_breakpoint_of_a_graph(serve: Serve, saver: Any, where: str) -> None:
@@ -182,7 +182,7 @@ async def test_a_nested_agent_of_a_node_that_stops(serve: Serve) -> None:
     await serve(human_in_a_node, interrupted(None, 0))
 
 
-@does_not_serve("langchain", "HumanInTheLoopMiddleware", WAITS)
+@does_not_serve("langchain", "`HumanInTheLoopMiddleware`", WAITS)
 @savers
 async def test_a_human_in_the_loop(serve: Serve, saver: Any) -> None:
     """A middleware that lets a human decide on a tool call."""
@@ -243,7 +243,7 @@ def asks_in_a_subgraph() -> Any:
     return graph.compile()
 
 
-@does_not_serve("langgraph", "interrupt()", WAITS)
+@does_not_serve("langgraph", "`interrupt()`", WAITS)
 @pytest.mark.parametrize("build", [asks_in_a_node, asks_beside_another_node, asks_in_a_subgraph])
 async def test_an_interrupt(serve: Serve, build: Callable[[], Any]) -> None:
     """A human who is asked by a node stops the run."""

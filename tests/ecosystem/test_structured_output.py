@@ -44,7 +44,7 @@ def agent(response_format: Any, *lines: Line, tools: tuple[Any, ...] = (weather,
     return create_agent(Model(script=list(lines)), list(tools), response_format=response_format)
 
 
-@serves("langchain", "ToolStrategy, AutoStrategy", "`output` has it; its call is no tool call.")
+@serves("langchain", "`ToolStrategy`, `AutoStrategy`", "`output` has it; its call is no tool call.")
 @pytest.mark.parametrize(
     "response_format",
     [
@@ -66,7 +66,7 @@ async def test_output_by_a_tool(serve: Serve, response_format: Any) -> None:
         assert run.body["output"] == OUTPUT
 
 
-@serves("langchain", "ProviderStrategy", "`output` has it.")
+@serves("langchain", "`ProviderStrategy`", "`output` has it.")
 async def test_output_by_the_provider(serve: Serve) -> None:
     """A structured response in the provider's own way."""
 
@@ -77,7 +77,7 @@ async def test_output_by_the_provider(serve: Serve) -> None:
         assert run.body["output"] == OUTPUT
 
 
-@serves("langchain", "ToolStrategy(handle_errors=…)", "A response that does not fit is a turn.")
+@serves("langchain", "`ToolStrategy(handle_errors=…)`", "A response that does not fit is a turn.")
 async def test_output_that_is_mended(serve: Serve) -> None:
     """A response that does not fit is a turn that asked for nothing usable."""
 

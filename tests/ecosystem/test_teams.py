@@ -68,8 +68,8 @@ def team(maker: Any, lead: Model, members: Sequence[Model], **options: Any) -> A
 
 @serves(
     "langgraph-supervisor",
-    "create_supervisor",
-    "A hand-over is a turn of the supervisor; turns of its members add up with its own.",
+    "`create_supervisor`",
+    "A hand-over is a turn; the turns of its members add to its own.",
 )
 @pytest.mark.parametrize("output_mode", ["full_history", "last_message"])
 @pytest.mark.parametrize("maker", [create_agent, create_react_agent])
@@ -181,8 +181,8 @@ def swarm(desk: Model, pilot: Model, **options: Any) -> Any:
 
 @serves(
     "langgraph-swarm",
-    "create_swarm, create_handoff_tool",
-    "A hand-over is a turn; the answer is that of the agent that is active.",
+    "`create_swarm`, `create_handoff_tool`",
+    "A hand-over is a turn; the active agent answers.",
 )
 async def test_a_swarm(serve: Serve) -> None:
     """The desk hands over, the pilot looks something up and answers."""

@@ -95,8 +95,8 @@ PLACES = (
 
 @serves(
     "langchain",
-    "before_agent … after_agent, wrap_model_call, wrap_tool_call",
-    "What a hook asks a model is no turn, and its tool calls are not rejected.",
+    "`before_agent` … `after_agent`, `wrap_model_call`, `wrap_tool_call`",
+    "A hook's model call is no turn, and its tool calls are not rejected.",
 )
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("helper", [judge, router, titles])
@@ -121,7 +121,7 @@ async def test_a_hook_does_not_use_up_the_limit(serve: Serve, where: str) -> Non
         assert len(run.calls_of(model)) == 3
 
 
-@serves("langchain", "LLMToolSelectorMiddleware", "Its selection is a helper's call, not a turn.")
+@serves("langchain", "`LLMToolSelectorMiddleware`", "Its selection is a helper's call, no turn.")
 async def test_a_selector_is_no_turn(serve: Serve) -> None:
     """The model that selects tools before each turn adds no iteration and no text."""
     selector = Model(script=[calls(call("ToolSelectionResponse", tools=["weather"]))])
@@ -136,7 +136,7 @@ async def test_a_selector_is_no_turn(serve: Serve) -> None:
         assert len(run.calls_of(selector)) == 3
 
 
-@serves("langchain", "SummarizationMiddleware", "The summary is a helper's call, not a turn.")
+@serves("langchain", "`SummarizationMiddleware`", "Its summary is a helper's call, no turn.")
 async def test_a_summariser_is_no_turn(serve: Serve) -> None:
     """A summary in the middle of a run adds no iteration, and its text is not the answer's."""
     summariser = Model(script=["A SUMMARY"], model_name="summariser")
@@ -159,7 +159,7 @@ async def test_a_summariser_is_no_turn(serve: Serve) -> None:
         assert run.calls_of(summariser)
 
 
-@serves("langchain", "LLMToolEmulator", "The emulating model is a helper; the tool does not run.")
+@serves("langchain", "`LLMToolEmulator`", "The emulating model is a helper; the tool does not run.")
 async def test_an_emulated_tool_is_no_turn(serve: Serve) -> None:
     """The model that plays a tool asks for nothing and answers nothing in the agent's name."""
     emulator = Model(script=["fog in Bonn"], model_name="emulator")
@@ -215,7 +215,7 @@ async def test_what_stands_before_an_executor_is_no_turn(serve: Serve, rewrites:
 
 @serves(
     "langgraph",
-    "create_react_agent(response_format=…)",
+    "`create_react_agent(response_format=…)`",
     "The call for the structured response is no turn; `output` has it.",
 )
 async def test_a_response_format_is_no_turn(serve: Serve) -> None:
@@ -235,8 +235,8 @@ async def test_a_response_format_is_no_turn(serve: Serve) -> None:
 
 @serves(
     "langgraph",
-    "create_react_agent(pre_model_hook=…, post_model_hook=…)",
-    "What a hook asks a model is no turn.",
+    "`create_react_agent(pre_model_hook=…, post_model_hook=…)`",
+    "A hook's model call is no turn.",
 )
 @pytest.mark.parametrize("helper", [judge, titles])
 async def test_a_hook_of_a_prebuilt_agent(serve: Serve, helper: Any) -> None:
