@@ -17,7 +17,7 @@ needs = missing=; for package in $(1); do command -v $$package >/dev/null || ls 
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak chaos drills parts check bench docs dashboards dashboards-preview lock clean
+.PHONY: help run install test test-parts soak chaos drills parts check bench docs agents dashboards dashboards-preview lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -48,10 +48,11 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/python -m docs.generate --check
 	$(BIN)/python -m dashboards --check
 
-test-parts: parts ## Tests against real parts: Prometheus, Alertmanager, databases, the image, the chart
+test-parts: parts ## Tests against real parts: Prometheus, databases, the image, the chart, LangChain's ecosystem
 	$(BIN)/pytest -n 3 --dist loadfile -m "not alone" tests/parts
 	$(BIN)/pytest -m alone tests/parts
 	STORE=postgres $(BIN)/pytest -n 3 --dist loadfile -m "not on_file" tests/tasks tests/telemetry/test_agreement_background.py
+	$(BIN)/pytest -n 5 --dist worksteal tests/ecosystem
 
 drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=RunTimeouts
 	$(BIN)/python -m tests.drills $(DRILL)
@@ -77,6 +78,10 @@ bench: install ## Measure, side by side
 	$(BIN)/python -m bench
 
 docs: install ## Write the generated pages anew
+	$(BIN)/python -m docs.generate
+
+agents: install ## Serve the packages of the ecosystem in tests, and write docs/agents.md of what passed
+	RECORD=1 $(BIN)/pytest -n 5 --dist worksteal tests/ecosystem --deselect tests/ecosystem/test_page.py
 	$(BIN)/python -m docs.generate
 
 dashboards: install ## Write dashboards/generated anew

@@ -167,17 +167,17 @@ async def _list(settings: Any, options: argparse.Namespace) -> int:
 
 
 def _result(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[int]") -> int:
-    """Run until the task is done, also where something that foreign code scheduled exits.
+    """Run until the task is done, also where foreign code stops the loop.
 
-    No task of a run or a factory does: this is what they leave with the loop, such as timers.
+    No task of a run or a factory does: but they may leave timers that exit, or call `loop.stop()`.
     """
     from app.telemetry import lines, logs
 
     while True:
         try:
             return loop.run_until_complete(task)
-        except SystemExit as raised:
-            if task.done():
+        except (SystemExit, RuntimeError) as raised:
+            if task.done() or loop.is_closed():
                 raise
             logs.failed(lines.UNHANDLED, raised)
 

@@ -1,4 +1,6 @@
-"""Writes docs/reference from the code, so that the reference cannot say anything else.
+"""Writes docs/reference from the code, and docs/agents.md from what tests recorded.
+
+So neither can say anything else.
 
 `python -m docs.generate` writes the pages; with `--check` it fails when one is stale.
 """
@@ -14,8 +16,9 @@ from app.settings import AgentSettings, Settings, variable
 from app.telemetry.catalogue import METRICS, OTHER, Label, Metric
 from app.telemetry.conventions import CONTENT, SPANS, SpanKindOf
 from app.telemetry.lines import LINES
+from docs import ecosystem
 
-_REFERENCE = Path(__file__).parent / "reference"
+_DOCS = Path(__file__).parent
 _EXAMPLE = """```toml
 max_running_runs = 32
 
@@ -30,13 +33,14 @@ _EDGES = {"deadline": "each agent's deadline", "iteration_limit": "each agent's 
 
 
 def pages() -> Mapping[str, str]:
-    """The text of every generated page, by file name."""
+    """The text of every generated page, by its path in docs."""
     return {
-        "settings.md": _page(_settings()),
-        "errors.md": _page(_errors()),
-        "metrics.md": _page(_metrics()),
-        "spans.md": _page(_spans()),
-        "log-events.md": _page(_log_events()),
+        "reference/settings.md": _page(_settings()),
+        "reference/errors.md": _page(_errors()),
+        "reference/metrics.md": _page(_metrics()),
+        "reference/spans.md": _page(_spans()),
+        "reference/log-events.md": _page(_log_events()),
+        "agents.md": _page(ecosystem.parts()),
     }
 
 
@@ -205,15 +209,15 @@ def main() -> int:
     check = parser.parse_args().check
     stale = [name for name, text in pages().items() if not _is_written(name, text)]
     if check and stale:
-        print(f"Stale in docs/reference: {', '.join(stale)}. Run `make docs`.", file=sys.stderr)
+        print(f"Stale in docs: {', '.join(stale)}. Run `make docs`.", file=sys.stderr)
         return 1
     for name in stale:
-        (_REFERENCE / name).write_text(pages()[name], encoding="utf-8")
+        (_DOCS / name).write_text(pages()[name], encoding="utf-8")
     return 0
 
 
 def _is_written(name: str, text: str) -> bool:
-    page = _REFERENCE / name
+    page = _DOCS / name
     return page.is_file() and page.read_text(encoding="utf-8") == text
 
 

@@ -59,6 +59,13 @@ async def later(state):
 leaves_later = faults.graph_of(later)
 
 
+async def stop(state):
+    asyncio.get_running_loop().stop()
+    return {"messages": [AIMessage("done")]}
+
+stops = faults.graph_of(stop)
+
+
 async def never():
     note("wait")
     await asyncio.sleep(1000)
@@ -158,11 +165,13 @@ def test_a_worker(here: Path) -> None:
 
 
 def test_what_an_agent_leaves_with_the_loop(here: Path) -> None:
-    """A timer that exits after its run is a line in the log, and no end of the service."""
-    with served(here, "serve", "leaves_later") as service:
+    """A timer that exits after its run is a line in the log, and so is an end of the loop."""
+    with served(here, "serve", "leaves_later", "stops") as service:
         for _ in range(3):
             assert ask(service, "leaves-later")["answer"] == "done"
         assert logged(service, "unhandled_error")[0]["error_type"] == "SystemExit"
+        for _ in range(3):
+            assert ask(service, "stops")["answer"] == "done"
         service.signal()
         assert service.wait(60) == 0
 

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NotRequired, Required, Union, get_args, get_origin
 
+from langchain.agents.middleware import AgentMiddleware
 from langgraph.channels.base import BaseChannel
 from langgraph.graph import START
 from langgraph.prebuilt import ToolNode
@@ -70,7 +71,21 @@ def configurable(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
         return []
     given = {*((graph.config or {}).get("configurable") or {}), *_GIVEN}
     functions = [f for node in _first(builder) for f in _of(builder.nodes[node].runnable)]
-    return [key for function in functions for key in sources.keys(function) if key not in given]
+    wanted = [key for function in functions for key in sources.keys(function)]
+    return [key for key in (*wanted, *_of_model(graph)) if key not in given]
+
+
+def _of_model(graph: Pregel[Any, Any, Any, Any]) -> Iterator[str]:
+    """The key that names the model of an agent of `create_agent`, where none is named yet."""
+    parts = list(sync_only.asked_async(graph))
+    if (graph.config or {}).get("metadata", {}).get("ls_integration") != "langchain_create_agent":
+        return
+    owners = [type(getattr(part, "__self__", None)) for part in parts if inspect.ismethod(part)]
+    if any(issubclass(owner, AgentMiddleware) for owner in owners):
+        return  # which may ask another model
+    for part in parts:
+        if type(part).__name__ == "_ConfigurableModel" and not part._default_config.get("model"):
+            yield f"{part._config_prefix}model"
 
 
 def _required(schema: Any, *, nullable: bool = False) -> list[str]:

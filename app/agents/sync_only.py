@@ -1,4 +1,4 @@
-"""Parts of an agent that work with `invoke` only: a run would fail in them, so the start does."""
+"""Savers and hooks with which a graph cannot be run on a loop: a run would fail in them."""
 
 import dis
 import inspect
@@ -26,6 +26,15 @@ def saver(graph: Pregel[Any, Any, Any, Any]) -> str | None:
         return None
     written = [getattr(type(own), method) for method in _SAVING]
     return type(own).__name__ if any(map(_only_refuses, written)) else None
+
+
+def is_closed(graph: Pregel[Any, Any, Any, Any]) -> bool:
+    """Whether the connection of the graph's own saver was opened and is closed again."""
+    connection = getattr(graph.checkpointer, "conn", None)
+    if getattr(connection, "_running", True) is False:  # one of aiosqlite's
+        return True
+    opened = getattr(connection, "_opened", True)  # a pool begins closed
+    return bool(opened) and getattr(connection, "closed", False) is True
 
 
 def _only_refuses(method: Any) -> bool:

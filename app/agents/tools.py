@@ -185,7 +185,7 @@ def _noted(tool: BaseTool) -> Iterator[None]:
     except Exception as raised:  # foreign code: a tool may raise anything
         _note(raised)
         raise
-    except BaseException as raised:  # an exit or an interrupt ends the call, not the service
+    except SystemExit as raised:  # code that parses arguments exits so
         raise _failed(tool, raised) from raised
 
 

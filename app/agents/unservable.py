@@ -26,10 +26,20 @@ def unservable(graph: Pregel[Any, Any, Any, Any]) -> str | None:
             "is a graph without 'messages' in its state; Watchkeeper asks a graph by a message and "
             "reads its answer from the last one"
         )
-    return _sync_only(graph) or _needs(graph)
+    return _savers(graph) or _hooks(graph) or _needs(graph)
 
 
-def _sync_only(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+def _savers(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+    if graph.checkpointer is True:
+        return (
+            "is compiled with checkpointer=True, which only a graph inside another one may be; "
+            "compile it with a saver, or with none"
+        )
+    if sync_only.is_closed(graph):
+        return (
+            "keeps its steps in a saver whose connection is closed; yield the agent inside the "
+            "`async with` that opens the connection, and do not return it"
+        )
     saver = sync_only.saver(graph)
     if saver is not None:
         instead = _ASYNC_SAVERS.get(saver, "one that has them")
@@ -37,6 +47,10 @@ def _sync_only(graph: Pregel[Any, Any, Any, Any]) -> str | None:
             f"keeps its steps in a {saver}, which has no async methods, and Watchkeeper runs "
             f"graphs with ainvoke: compile it with {instead}, or with none"
         )
+    return None
+
+
+def _hooks(graph: Pregel[Any, Any, Any, Any]) -> str | None:
     for middleware, hook in sync_only.hooks(graph):
         return (
             f"has a middleware {middleware!r} whose {hook} has no async form, and Watchkeeper runs "

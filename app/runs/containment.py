@@ -7,7 +7,6 @@ stops everything that the loop serves. Tasks of a run, and those of a factory of
 
 import asyncio
 import signal
-from collections.abc import Coroutine
 from contextvars import Context, ContextVar
 from typing import Any
 
@@ -57,7 +56,7 @@ class _Tasks:
         self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any
     ) -> "asyncio.Future[Any]":
         if _is_users(options.get("context")):
-            work = _Contained(work)
+            work = _contained(work)
         make: Any = self.former or _task
         made: asyncio.Future[Any] = make(loop, work, **options)
         return made
@@ -74,40 +73,40 @@ def _is_users(context: Context | None) -> bool:
     return context.get(current) is not None or context.get(building, False)
 
 
-class _Contained(Coroutine[Any, Any, Any]):
-    """A coroutine that ends with `Contained` where it would have ended the loop.
+class _Work:
+    """A coroutine that is closed also where its task is cancelled before it begins."""
 
-    An `async def` around it would leave it unawaited where its task is cancelled before it begins.
-    """
+    __slots__ = ("coroutine",)
 
-    def __init__(self, work: Any) -> None:
-        self._work = work
+    def __init__(self, coroutine: Any) -> None:
+        self.coroutine = coroutine
 
-    def send(self, value: Any) -> Any:
-        try:
-            return self._work.send(value)
-        except _EXITS as raised:
-            if _is_operators(raised):
-                raise
-            raise Contained from raised
+    def __del__(self) -> None:
+        self.coroutine.close()
 
-    def throw(self, *error: Any) -> Any:
-        try:
-            return self._work.throw(*error)
-        except _EXITS as raised:
-            if _is_operators(raised):
-                raise
-            raise Contained from raised
 
-    def close(self) -> None:
-        self._work.close()
+def _contained(coroutine: Any) -> Any:
+    """A coroutine that ends with `Contained` where it would have ended the loop."""
+    contained: Any = _awaited(_Work(coroutine))
+    # Whoever looks at the task sees the name of what works in it.
+    contained.__name__ = getattr(coroutine, "__name__", contained.__name__)
+    contained.__qualname__ = getattr(coroutine, "__qualname__", contained.__qualname__)
+    return contained
 
-    def __await__(self) -> Any:
-        return self._work.__await__()
 
-    def __getattr__(self, name: str) -> Any:
-        """Its name, its frame and its state are those of the work: libraries look at them."""
-        return getattr(self._work, name)
+async def _awaited(work: _Work) -> Any:
+    try:
+        return await work.coroutine
+    except _EXITS as raised:
+        if _is_operators(raised) or _closes(raised):
+            raise
+        raise Contained from raised
+
+
+def _closes(raised: BaseException) -> bool:
+    """Whether Python closes the coroutine: that is raised here, and not by the work."""
+    trace = raised.__traceback__
+    return isinstance(raised, GeneratorExit) and (trace is None or trace.tb_next is None)
 
 
 def _is_operators(raised: BaseException) -> bool:

@@ -27,6 +27,8 @@ from app.runs.model import NO_USAGE, CallOutcome, Phase, PhaseKind, Step, Timing
 
 # What is shown of a tool call's arguments, and of its result.
 _STEP_BYTES = 4096
+# After these the agent asks for nothing more of that call; after others it waits to ask again.
+_ENDED = (CallOutcome.COMPLETED, CallOutcome.CANCELLED)
 _QUEUE, _LLM, _OTHER = Phase(PhaseKind.QUEUE), Phase(PhaseKind.LLM), Phase(PhaseKind.OTHER)
 
 
@@ -101,7 +103,7 @@ class Progress:
                 self.open.pop(fact.call_id, None)
                 self._spend(fact)
                 # Until the next fact the run waits to ask again: the model still holds it.
-                self._backing_off = fact.outcome is not CallOutcome.COMPLETED
+                self._backing_off = fact.outcome not in _ENDED
             case SubAgentStarted():
                 self.open[fact.call_id] = OpenCall(fact)
             case SubAgentFinished():

@@ -1,120 +1,32 @@
 """Graphs that need more than a question, and their likes that do without."""
 
 import operator
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from langchain.agents import AgentState, create_agent
 from langchain.agents.middleware import (
-    AgentMiddleware,
     dynamic_prompt,
     wrap_model_call,
-    wrap_tool_call,
 )
+from langchain.chat_models import init_chat_model
 from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
-from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.func import entrypoint
-from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
+from langgraph.graph import MessagesState, add_messages
 from langgraph.runtime import Runtime, get_runtime
 from pydantic import BaseModel
 
-from tests import fakes, faults
-
-
-def graph(node: Any, state: Any = MessagesState, **options: Any) -> Any:
-    """A graph of one node."""
-    made = StateGraph(state, **options)
-    made.add_node("only", node)
-    made.add_edge(START, "only")
-    made.add_edge("only", END)
-    return made.compile()
-
-
-def agent(*tools: Any, **options: Any) -> Any:
-    """An agent of create_agent that asks for its tool once, or answers."""
-    model = faults.model() if tools else fakes.ScriptedModel(script=lambda _: AIMessage("fine"))
-    return create_agent(model, list(tools), **options)
-
-
-def said(text: str) -> dict[str, Any]:
-    """What a node writes that answers."""
-    return {"messages": [AIMessage(text)]}
-
-
-def fine(state: Any) -> dict[str, Any]:
-    """A node that needs nothing."""
-    return said("fine")
-
-
-@tool("look")
-def look() -> str:
-    """Look."""
-    return "looked"
-
-
-# What has no async form.
-
-
-@wrap_tool_call
-def logged(request: Any, handler: Any) -> Any:
-    return handler(request)
+from tests import fakes
+from tests.agents.sync_parts import agent, fine, graph, said
 
 
 @wrap_model_call
-def timed(request: Any, handler: Any) -> Any:
-    return handler(request)
-
-
-@wrap_model_call
-async def timed_async(request: Any, handler: Any) -> Any:
-    return await handler(request)
-
-
-class Half(AgentMiddleware[Any, Any, Any]):
-    """A hook in a class, in one form."""
-
-    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
-        return handler(request)
-
-
-class Whole(Half):
-    """A hook in both forms, and one that LangChain runs on a thread."""
-
-    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
-        return await handler(request)
-
-    def before_model(self, state: Any, runtime: Any) -> None:
-        return None
-
-
-class OwnSaver(BaseCheckpointSaver[Any]):
-    """A saver of somebody's own, with sync methods only."""
-
-    def get_tuple(self, config: RunnableConfig) -> None:
-        return None
-
-    def list(self, *_: Any, **__: Any) -> Iterator[Any]:
-        return iter(())
-
-
-def sync_saver() -> SqliteSaver:
-    """LangGraph's saver in a file, in its sync form."""
-    return SqliteSaver(sqlite3.connect(":memory:", check_same_thread=False))
-
-
-with_hook = agent(look, middleware=[logged])
-
-
-def asks_in_sync(state: Any) -> dict[str, Any]:
-    """A sync node that calls an agent, whose hook has a sync form."""
-    return {"messages": with_hook.invoke({"messages": state["messages"]})["messages"]}
+async def chosen(request: Any, handler: Any) -> Any:
+    model = fakes.ScriptedModel(script=lambda _: AIMessage("fine"))
+    return await handler(request.override(model=model))
 
 
 # What needs a context.
@@ -298,18 +210,14 @@ def function(question: Any) -> str:
     return "an answer"
 
 
+any_model: Any = init_chat_model()  # whose name is asked for in each run
+
 # Each with words of the sentence that refuses it. All of them fail when they are run.
 REFUSED: dict[str, tuple[Any, str]] = {
-    "saver": (agent(checkpointer=sync_saver()), "SqliteSaver, which has no async methods"),
-    "own saver": (agent(checkpointer=OwnSaver()), "OwnSaver, which has no async methods"),
-    "saver of a graph": (faults.graph_of(fine, checkpointer=sync_saver()), "AsyncSqliteSaver"),
-    "tool hook": (with_hook, "'logged' whose wrap_tool_call has no async form"),
-    "model hook": (agent(middleware=[timed]), "'timed' whose wrap_model_call has no async form"),
-    "class hook": (agent(look, middleware=[Whole(), Half()]), "awrap_tool_call beside it"),
-    "hook of a node": (graph(with_hook), "'logged' whose wrap_tool_call"),
     "context": (graph(greets, context_schema=Caller), "a context with 'user'"),
     "prompt": (agent(middleware=[prompt_for], context_schema=Caller), "a context with 'user'"),
     "configurable": (graph(of_tenant), "'tenant' from config['configurable']"),
+    "model": (create_agent(any_model, []), "'model' from config['configurable']"),
     "configurable by name": (graph(of_tenant_by_name), "'tenant' from config['configurable']"),
     "input": (graph(on_topic, Topic, input_schema=WithTopic), "'topic' in its input"),
     "pydantic": (graph(fine, Strict), "'topic' in its input"),
@@ -324,10 +232,7 @@ ASKED: dict[str, tuple[Any, str]] = {
     "no messages": (graph(fine, Topic, input_schema=OnlyTopic), "without 'messages'"),
 }
 SERVED: dict[str, Any] = {
-    "saver": agent(checkpointer=InMemorySaver()),
-    "hooks": agent(look, middleware=[Whole(), timed_async]),
-    "hook without tools": agent(middleware=[Half()]),
-    "hook in a sync node": graph(asks_in_sync),
+    "model chosen by a hook": create_agent(any_model, [], middleware=[chosen]),
     "context with defaults": graph(fine, context_schema=Anybody),
     "context that may be missing": graph(fine, context_schema=Loose),
     "context looked for": graph(greets_or_not, context_schema=Settings),

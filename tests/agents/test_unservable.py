@@ -10,15 +10,23 @@ from langchain_classic.agents.agent import AgentOutputParser, BaseSingleActionAg
 from langchain_core.agents import AgentFinish
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
+from psycopg import OperationalError
 
 from app.agents.needs import default_context
 from app.agents.registry import AgentLoadError, adapt
 from app.runs.model import AgentInfo
 from tests import faults
-from tests.agents import needing
-from tests.agents.needing import ASKED, REFUSED, SERVED
+from tests.agents import needing, sync_parts
+from tests.agents.needing import ASKED
 from tests.service import Served, served
 
+REFUSED = sync_parts.REFUSED | needing.REFUSED
+SERVED = sync_parts.SERVED | needing.SERVED
+# What agents raise that are run without what they need.
+FAILURES = (
+    AttributeError, KeyError, NotImplementedError, OperationalError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 INFO = AgentInfo(name="a", kind="")
 
 
@@ -49,7 +57,7 @@ async def test_what_is_refused_would_fail(name: str) -> None:
     if thing is needing.function:
         assert await thing.ainvoke(asked) == "an answer"  # but who would read a question there?
         return
-    with pytest.raises((NotImplementedError, AttributeError, KeyError, ValueError, TypeError)):
+    with pytest.raises(FAILURES):
         await thing.ainvoke(asked, config)
 
 

@@ -141,6 +141,30 @@ async def test_a_task_that_never_began_leaves_nothing() -> None:
     gc.collect()
 
 
+async def test_what_is_closed_ends_quietly() -> None:
+    """A coroutine that Python closes, since its loop is gone, ends without a word."""
+    made: list[Any] = []
+
+    async def waits() -> None:
+        await asyncio.sleep(60)
+
+    def theirs(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(work)
+        return asyncio.Task(asyncio.sleep(0), loop=loop, **options)
+
+    loop = asyncio.get_running_loop()
+    containment.release(loop)
+    loop.set_task_factory(theirs)
+    containment.contain(loop)
+    context = copy_context()
+    context.run(building.set, True)
+    await loop.create_task(waits(), context=context)
+    made[0].send(None)
+    made[0].close()
+    containment.release(loop)
+    loop.set_task_factory(None)
+
+
 async def test_a_task_is_seen_as_what_it_works_on() -> None:
     """Whoever looks at a task of a run sees the user's coroutine, not ours."""
     seen: list[str] = []

@@ -222,6 +222,14 @@ def test_phase_is_the_model_during_back_off() -> None:
     assert progress.timings(ARRIVED + 8).llm_s == 7
 
 
+def test_a_model_call_that_was_given_up_holds_the_run_no_longer() -> None:
+    """What the agent does after it cancelled its model call is its own time."""
+    given_up = model_end(ARRIVED + 2, outcome=CallOutcome.CANCELLED)
+    progress = told(started(ARRIVED), model(ARRIVED + 1), given_up)
+    assert str(progress.phase) == "other"
+    assert progress.timings(ARRIVED + 9).llm_s == 1
+
+
 def test_tools_of_sub_agents_are_not_counted() -> None:
     """Tool calls and steps are the asked agent's own; usage is everybody's."""
     progress = told(

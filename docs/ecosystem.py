@@ -1,0 +1,46 @@
+"""Renders the record of the ecosystem's tests: which packages are served, how, and what is not."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+RECORD = Path(__file__).parents[1] / "tests" / "ecosystem" / "record.json"
+_TESTS = "../tests/ecosystem"
+
+
+def parts() -> Iterator[str]:
+    """The paragraphs of docs/agents.md."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    yield "# Agents of the ecosystem"
+    yield (
+        "Each row was shown by a test that served a real agent of the package, and compared the "
+        "answer, the metrics, the spans and the log line. The version is the one that was tested. "
+        "`make agents` runs the tests and writes this page."
+    )
+    for package, version in record["versions"].items():
+        rows = [row for row in record["rows"] if row["package"] == package]
+        yield f"## {package} {version}"
+        yield from _table("served", [row for row in rows if row["is_served"]])
+        yield from _table("not served", [row for row in rows if not row["is_served"]])
+
+
+def _table(head: str, rows: list[Mapping[str, Any]]) -> Iterator[str]:
+    if rows:
+        lines = [f"| {head} | how | shown by |", "| --- | --- | --- |"]
+        lines += [f"| {_code(row['part'])} | {row['how']} | {_link(row['test'])} |" for row in rows]
+        yield "\n".join(lines)
+
+
+def _code(part: str) -> str:
+    """Names in code, words as they are."""
+    return ", ".join(f"`{name}`" if _is_name(name) else name for name in part.split(", "))
+
+
+def _is_name(text: str) -> bool:
+    return " " not in text.partition("(")[0]
+
+
+def _link(test: str) -> str:
+    module = test.partition(".")[0]
+    return f"[{module}]({_TESTS}/{module}.py)"

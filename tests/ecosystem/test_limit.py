@@ -1,0 +1,469 @@
+"""Kind 2: the limit holds whatever the shape of the state, the prompt and the agent."""
+
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ClearToolUsesEdit,
+    ContextEditingMiddleware,
+    before_agent,
+    before_model,
+    wrap_model_call,
+)
+from langchain_core.messages import (
+    AIMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+    trim_messages,
+)
+from langchain_core.tools import InjectedToolCallId, tool
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.prebuilt import InjectedState, ToolNode, create_react_agent
+from langgraph.types import Command
+
+from tests.ecosystem.conftest import Serve
+from tests.ecosystem.expected import completed, limited
+from tests.ecosystem.model import Model, call, calls, last_result, loops
+from tests.ecosystem.serves import serves
+from tests.ecosystem.toolbox import asking, loop_of, nothing, offline, said_by, stock, weather
+
+pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+LOOK = call("weather", city="Bonn")
+NO_ANSWER = "No answer was found within the limit of {} iterations."
+
+
+def endless(*requests: Any, name: str = "model") -> Model:
+    """A model that asks for tools for as long as it has some."""
+    return Model(script=[loops(*(requests or (LOOK,)))], model_name=name)
+
+
+def own_calls(run: Any, *models: Model) -> int:
+    """How many calls the agent's own models had."""
+    return sum(len(run.calls_of(model)) for model in models)
+
+
+@serves("langchain", "create_agent", "Stopped after N turns, and asked once more without tools.")
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_an_agent(serve: Serve, limit: int) -> None:
+    """The plain case: N turns, N + 1 calls, its own instructions in the last one."""
+    model = endless()
+
+    def build() -> Any:
+        return create_agent(model, [weather], system_prompt="You travel.")
+
+    expected = limited("concluded", limit, limit)
+    for run in await serve(build, expected, max_iterations=limit, question="Where to?"):
+        assert own_calls(run, model) == limit + 1
+        last = run.calls_of(model)[-1]
+        assert (last.tools, last.instructions, last.question) == ((), "You travel.", "Where to?")
+
+
+def handing_over(to: str) -> Any:
+    """A tool that hands over to another agent of the same graph."""
+
+    @tool(f"to_{to}")
+    def hand_over(
+        state: Annotated[dict[str, Any], InjectedState],
+        tool_call_id: Annotated[str, InjectedToolCallId],
+    ) -> Any:
+        """Hand over."""
+        result = ToolMessage(f"over to {to}", tool_call_id=tool_call_id)
+        messages = [*state["messages"], result]
+        return Command(goto=to, graph=Command.PARENT, update={"messages": messages})
+
+    return hand_over
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+async def test_hand_overs_beside_a_call(serve: Serve, limit: int) -> None:
+    """Agents that hand over in each turn, beside another call that nobody answers."""
+    # The library itself leaves the call beside a hand-over without its result.
+    models = [
+        Model(script=[loops(f"to_{to}", LOOK)], model_name=name, picky=False)
+        for name, to in (("day", "night"), ("night", "day"))
+    ]
+
+    def build() -> Any:
+        graph = StateGraph(MessagesState)
+        for model, to in zip(models, ("night", "day"), strict=True):
+            tools = [handing_over(to), weather]
+            agent = create_agent(model, tools, name=model.model_name)
+            graph.add_node(model.model_name, agent)
+        graph.add_edge(START, "day")
+        return graph.compile()
+
+    expected = limited("concluded", limit, limit * 2)
+    for run in await serve(build, expected, max_iterations=limit):
+        assert own_calls(run, *models) == limit + 1
+
+
+async def test_results_that_are_human_messages(serve: Serve) -> None:
+    """A graph that writes what its tools returned as messages of a human."""
+    model = Model(script=[loops(LOOK)], picky=False)
+
+    def build() -> Any:
+        async def act(state: MessagesState) -> dict[str, Any]:
+            last = state["messages"][-1]
+            assert isinstance(last, AIMessage)
+            results = [await weather.ainvoke(request) for request in last.tool_calls]
+            return {"messages": [HumanMessage(f"Observation: {r.content}") for r in results]}
+
+        graph = StateGraph(MessagesState)
+        graph.add_node("ask", asking(model.bind_tools([weather])))
+        graph.add_node("act", act)
+        graph.add_edge(START, "ask")
+        graph.add_edge("ask", "act")
+        graph.add_edge("act", "ask")
+        return graph.compile()
+
+    for run in await serve(build, limited("concluded", 3, 3), max_iterations=3):
+        assert own_calls(run, model) == 4
+
+
+def cleared() -> Any:
+    """The results of tools are cleared from what the model is asked with."""
+    edits = [ClearToolUsesEdit(trigger=1, keep=0)]
+    return create_agent(endless(), [weather], middleware=[ContextEditingMiddleware(edits=edits)])
+
+
+def trimmed() -> Any:
+    """Each turn replaces the state by its question and its last turn."""
+
+    @before_model
+    async def trim(state: Any, runtime: Any) -> dict[str, Any] | None:
+        messages = state["messages"]
+        if len(messages) < 5:
+            return None
+        kept = [messages[0], *messages[-2:]]
+        return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *kept]}
+
+    return create_agent(endless(), [weather], middleware=[trim])
+
+
+def forgetful() -> Any:
+    """A node that shows its model only the question, whatever happened since."""
+    bound = endless().bind_tools([weather])
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        seen = trim_messages(state["messages"], max_tokens=1, token_counter=len, strategy="first")
+        return {"messages": [await bound.ainvoke(seen)]}
+
+    return loop_of(ask, [weather]).compile()
+
+
+def emptied() -> Any:
+    """A node that empties the conversation after each turn but for the question."""
+    bound = endless().bind_tools([weather])
+
+    async def tidy(state: MessagesState) -> dict[str, Any]:
+        question = state["messages"][0]
+        return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), question]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("ask", asking(bound))
+    graph.add_node("tools", ToolNode([weather]))
+    graph.add_node("tidy", tidy)
+    graph.add_edge(START, "ask")
+    graph.add_edge("ask", "tools")
+    graph.add_edge("tools", "tidy")
+    graph.add_edge("tidy", "ask")
+    return graph.compile()
+
+
+@serves(
+    "langchain",
+    "ContextEditingMiddleware",
+    "The limit holds, and the last answer is asked with the edited messages.",
+)
+@pytest.mark.parametrize("build", [cleared, trimmed, forgetful, emptied])
+async def test_pruned_turns(serve: Serve, build: Callable[[], Any]) -> None:
+    """Turns that are no longer in the state, or not shown to the model, still count."""
+    await serve(build, limited("concluded", 4, 4), max_iterations=4)
+
+
+async def test_prompts_of_text(serve: Serve) -> None:
+    """A node that writes everything into one prompt, and keeps its results out of the messages."""
+    model = endless()
+
+    class Notes(MessagesState):
+        notes: list[str]
+
+    def build() -> Any:
+        bound = model.bind_tools([weather])
+
+        async def ask(state: Notes) -> dict[str, Any]:
+            reply = await bound.ainvoke(f"Notes: {state.get('notes')}. What next?")
+            assert isinstance(reply, AIMessage)
+            if not reply.tool_calls:
+                return {"messages": [reply]}
+            results = [await weather.ainvoke(r["args"]) for r in reply.tool_calls]
+            return {"notes": [*state.get("notes", []), *results]}
+
+        def again(state: Notes) -> str:
+            return END if isinstance(state["messages"][-1], AIMessage) else "ask"
+
+        graph = StateGraph(Notes)
+        graph.add_node("ask", ask)
+        graph.add_edge(START, "ask")
+        graph.add_conditional_edges("ask", again, ["ask", END])
+        return graph.compile()
+
+    for run in await serve(build, limited("concluded", 3, 3), max_iterations=3):
+        assert own_calls(run, model) == 4
+
+
+def by_a_raw_client() -> Any:
+    """A node that asks a provider by the provider's own client."""
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        request = {**LOOK, "id": uuid.uuid4().hex}
+        return {"messages": [AIMessage("", tool_calls=[request])]}
+
+    return loop_of(ask, [weather]).compile()
+
+
+def by_a_cache() -> Any:
+    """A middleware that answers from a cache, so that no model is asked."""
+
+    @wrap_model_call
+    async def cached(request: Any, handler: Any) -> Any:
+        return AIMessage("", tool_calls=[{**LOOK, "id": uuid.uuid4().hex}])
+
+    return create_agent(Model(script=["never asked"]), [weather], middleware=[cached])
+
+
+def by_hand() -> Any:
+    """A node that writes turns of its own code."""
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        requests = [{**LOOK, "id": uuid.uuid4().hex}]
+        return {"messages": [AIMessage(f"step {len(state['messages'])}", tool_calls=requests)]}
+
+    graph = loop_of(ask, [weather])
+    graph.add_node("audit", nothing)
+    graph.add_edge("ask", "audit")
+    return graph.compile()
+
+
+@pytest.mark.parametrize("build", [by_a_raw_client, by_hand])
+async def test_turns_of_no_model(serve: Serve, build: Callable[[], Any]) -> None:
+    """A message with tool calls from a node that asked no model is a turn."""
+    await serve(build, limited(NO_ANSWER.format(3), 3, 3), max_iterations=3)
+
+
+async def test_turns_of_a_cache(serve: Serve) -> None:
+    """Turns from a cache count; the agent's model writes the last answer if it is reached."""
+    await serve(by_a_cache, limited(None, 3, 3), max_iterations=3)
+
+
+async def test_a_loop_without_any_message(serve: Serve) -> None:
+    """After 25 steps in a row without a model call each further step is an iteration."""
+    ticks: list[str] = []
+
+    class Count(MessagesState):
+        ticks: int
+
+    def build() -> Any:
+        async def tick(state: Count) -> dict[str, Any]:
+            ticks.append("tick")
+            return {"ticks": state.get("ticks", 0) + 1}
+
+        graph = StateGraph(Count)
+        graph.add_node("tick", tick)
+        graph.add_node("tock", nothing)
+        graph.add_edge(START, "tick")
+        graph.add_edge("tick", "tock")
+        graph.add_edge("tock", "tick")
+        return graph.compile()
+
+    await serve(build, limited(NO_ANSWER.format(4), 4, 0), max_iterations=4)
+    assert len(ticks) <= 3 * 16
+
+
+async def test_many_steps_before_a_model(serve: Serve) -> None:
+    """Twenty steps of plain code between two calls of a model are no turns."""
+
+    def build() -> Any:
+        model = Model(script=[calls(LOOK), last_result()])
+        graph = loop_of(asking(model.bind_tools([weather])), [weather])
+        for n in range(20):
+            graph.add_node(f"step{n}", nothing)
+        graph.edges.remove((START, "ask"))
+        graph.add_edge(START, "step0")
+        for n in range(19):
+            graph.add_edge(f"step{n}", f"step{n + 1}")
+        graph.add_edge("step19", "ask")
+        return graph.compile()
+
+    await serve(build, completed("I read: sun in Bonn", 1, 1), max_iterations=2)
+
+
+def of_create_agent(model: Model) -> Any:
+    """A model's turn is a step, and its tools are another."""
+    return create_agent(model, [weather])
+
+
+def of_a_graph(model: Model) -> Any:
+    """A hand-made loop."""
+    return loop_of(asking(model.bind_tools([weather])), [weather]).compile()
+
+
+def of_create_react_agent(model: Model) -> Any:
+    """The older prebuilt agent."""
+    return create_react_agent(model, [weather])
+
+
+@serves("langgraph", "with_config(recursion_limit=…)", "Obeyed; ends as at the limit.")
+@pytest.mark.parametrize("kind", [of_create_agent, of_a_graph])
+async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model], Any]) -> None:
+    """A recursion limit that the user set is obeyed, and ends as at the iteration limit."""
+    model = endless()
+
+    def build() -> Any:
+        return kind(model).with_config(recursion_limit=6)
+
+    for run in await serve(build, limited(None, 3, 3)):
+        assert own_calls(run, model) <= 4
+
+
+async def test_a_sentence_about_the_recursion_limit(serve: Serve) -> None:
+    """The sentence by which the older prebuilt agent replaces its last turn never speaks."""
+    model = endless()
+
+    def build() -> Any:
+        return of_create_react_agent(model).with_config(recursion_limit=6)
+
+    for run in await serve(build, limited(None, None, 2)):
+        assert run.body["answer"] != "Sorry, need more steps to process this request."
+        assert own_calls(run, model) <= 4
+
+
+class Lends(AgentMiddleware):
+    """Lends the agent one more tool for each request."""
+
+    def __init__(self, lent: Any) -> None:
+        super().__init__()
+        self.lent = lent
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        """Bind it."""
+        return await handler(request.override(tools=[*request.tools, self.lent]))
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        """Find it."""
+        known = request.tool_call["name"] != self.lent.name
+        return await handler(request if known else request.override(tool=self.lent))
+
+
+@serves("langchain", "tools that a middleware adds", "Run, guarded and counted like the others.")
+async def test_a_dynamic_tool(serve: Serve) -> None:
+    """A tool that was lent for a request ran, so it was not rejected."""
+
+    def build() -> Any:
+        model = Model(script=[calls(LOOK, call("stock", item="maps")), last_result()])
+        return create_agent(model, [weather], middleware=[Lends(stock)])
+
+    await serve(build, completed("I read: 12 of maps", 1, 2))
+
+
+async def test_a_dynamic_tool_that_raises(serve: Serve) -> None:
+    """A tool that was lent for a request never ends the run, however it ends itself."""
+
+    def build() -> Any:
+        model = Model(script=[calls(call("offline", city="Ulm")), last_result()])
+        return create_agent(model, [weather], middleware=[Lends(offline)])
+
+    answer = "I read: Tool offline failed: ConnectionError"
+    for run in await serve(build, completed(answer, 1, 1)):
+        assert run.outcomes == {"offline": ["tool_error"]}
+
+
+async def test_dynamic_tools_at_the_limit(serve: Serve) -> None:
+    """Turns with lent tools count as any other."""
+    model = endless(call("stock", item="maps"))
+
+    def build() -> Any:
+        return create_agent(model, [weather], middleware=[Lends(stock)])
+
+    for run in await serve(build, limited("concluded", 2, 2), max_iterations=2):
+        assert own_calls(run, model) == 3
+
+
+async def test_helpers_do_not_count_as_the_agents_calls(serve: Serve) -> None:
+    """A guard in front of each turn has room of its own."""
+    model, guard = endless(), Model(script=["fine"], model_name="guard")
+
+    @before_model
+    async def ask_guard(state: Any, runtime: Any) -> None:
+        for _ in range(2):
+            await guard.ainvoke("Is it fine?")
+
+    def build() -> Any:
+        return create_agent(model, [weather], middleware=[ask_guard])
+
+    for run in await serve(build, limited("concluded", 3, 3), max_iterations=3):
+        assert own_calls(run, model) == 4
+
+
+async def test_a_helper_that_asks_for_ever(serve: Serve) -> None:
+    """Helpers have a ceiling of 4 (N + 1) calls; a run that it stopped says so."""
+    guard = Model(script=["perhaps"], model_name="guard")
+
+    @before_agent
+    async def ask_guard(state: Any, runtime: Any) -> None:
+        for _ in range(500):
+            await guard.ainvoke("Is it fine?")
+
+    def build() -> Any:
+        return create_agent(endless(), [weather], middleware=[ask_guard])
+
+    expected = limited(None, 0, 0, limit="model_calls")
+    for run in await serve(build, expected, max_iterations=2):
+        assert len(run.calls_of(guard)) <= 12
+
+
+async def test_a_sub_agent_that_loops(serve: Serve) -> None:
+    """A sub-agent without end in one tool call is stopped by the ceiling of all calls."""
+    inner, outer = endless(name="inner"), Model(script=[loops("ask_inner")], model_name="outer")
+
+    def build() -> Any:
+        agent = create_agent(inner, [weather], name="inner")
+
+        @tool
+        async def ask_inner() -> str:
+            """Ask."""
+            return await said_by(agent)
+
+        return create_agent(outer, [ask_inner])
+
+    expected = limited("concluded", 1, 1, limit="model_calls")
+    for run in await serve(build, expected, max_iterations=3):
+        assert own_calls(run, inner, outer) <= 16
+
+
+async def test_drafts_that_are_sent_back(serve: Serve) -> None:
+    """A reviewer that is never content: each draft is a turn that was not usable."""
+    model = Model(script=[lambda asked: f"draft {len(asked.messages)}"])
+
+    def build() -> Any:
+        async def review(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [HumanMessage("Not good enough.")]}
+
+        graph = StateGraph(MessagesState)
+        graph.add_node("write", asking(model, "You write."))
+        graph.add_node("review", review)
+        graph.add_edge(START, "write")
+        graph.add_edge("write", "review")
+        graph.add_edge("review", "write")
+        return graph.compile()
+
+    for run in await serve(build, limited(None, 3, 0), max_iterations=3):
+        assert own_calls(run, model) == 4
+        assert all(asked.instructions == "You write." for asked in run.calls_of(model))
+        assert str(run.body["answer"]).startswith("draft")

@@ -1,0 +1,171 @@
+"""Whose text a stream passes on: the agent's own without a name, that of others with theirs."""
+
+import operator
+from typing import Annotated, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import PIIMiddleware, after_agent, after_model, before_model
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Send
+
+from tests.ecosystem.conftest import Serve
+from tests.ecosystem.expected import Expected, completed
+from tests.ecosystem.model import Model, call, calls, last_result
+from tests.ecosystem.reports import Run
+from tests.ecosystem.serves import serves
+from tests.ecosystem.toolbox import asking, said_by, weather
+
+ANSWER = "The answer is four."
+LOOK = call("weather", city="Bonn")
+
+
+def says(text: str, name: str = "model") -> Model:
+    """A model that says this, word by word."""
+    return Model(script=[text], model_name=name, delay_s=0.002)
+
+
+async def streamed(serve: Serve, build: Any, expected: Expected, **body: Any) -> Run:
+    """The one run of a stream."""
+    (run,) = await serve(build, expected, modes=("stream",), **body)
+    return run
+
+
+@serves("langchain", "PIIMiddleware in a stream", "Text is passed on once it has been redacted.")
+@pytest.mark.parametrize("strategy", ["redact", "block"])
+async def test_redacted_text(serve: Serve, strategy: Any) -> None:
+    """No reader of a stream has had what the agent redacts or blocks."""
+    hides = PIIMiddleware("email", strategy=strategy, apply_to_output=True, apply_to_input=False)
+
+    def build() -> Any:
+        return create_agent(says("Ask bob@example.com now."), [], middleware=[hides])
+
+    blocks = strategy == "block"
+    expected = completed(None if blocks else "Ask [REDACTED_EMAIL] now.", refused=blocks)
+    run = await streamed(serve, build, expected)
+    assert "example.com" not in str(run.events)
+
+
+async def test_text_that_a_hook_rewrites(serve: Serve) -> None:
+    """What a hook makes of an answer is what a reader gets."""
+
+    @after_model
+    async def shout(state: Any, runtime: Any) -> dict[str, Any]:
+        last = state["messages"][-1]
+        return {"messages": [AIMessage(str(last.text).upper(), id=last.id)]}
+
+    def build() -> Any:
+        return create_agent(says(ANSWER), [], middleware=[shout])
+
+    run = await streamed(serve, build, completed(ANSWER.upper()))
+    assert run.spoken() == ANSWER.upper()
+
+
+async def test_text_of_a_hook(serve: Serve) -> None:
+    """What a hook asks a model is not the agent's text."""
+    aside = says("A SUMMARY")
+
+    @before_model
+    async def sum_up(state: Any, runtime: Any) -> None:
+        await aside.ainvoke("Sum it up.")
+
+    @after_agent
+    async def name_it(state: Any, runtime: Any) -> None:
+        await aside.ainvoke("Give it a title.")
+
+    def build() -> Any:
+        return create_agent(says(ANSWER), [], middleware=[sum_up, name_it])
+
+    assert (await streamed(serve, build, completed(ANSWER))).spoken() == ANSWER
+
+
+async def test_text_that_is_not_to_be_streamed(serve: Serve) -> None:
+    """A model that is tagged `nostream` is not heard at all."""
+
+    async def think(state: MessagesState) -> dict[str, Any]:
+        await says("INTERNAL").with_config(tags=["nostream"]).ainvoke("go")
+        return {}
+
+    def build() -> Any:
+        graph = StateGraph(MessagesState)
+        graph.add_node("think", think)
+        graph.add_node("answer", asking(says(ANSWER)))
+        graph.add_edge(START, "think")
+        graph.add_edge("think", "answer")
+        return graph.compile()
+
+    run = await streamed(serve, build, completed(ANSWER))
+    assert run.spoken() == ANSWER
+    assert "INTERNAL" not in str(run.events)
+
+
+async def test_text_of_an_agent_that_is_a_node(serve: Serve) -> None:
+    """An agent that works for another has its name on its text."""
+
+    def build() -> Any:
+        graph = StateGraph(MessagesState)
+        graph.add_node("scout", create_agent(says("Some notes."), [], name="scout"))
+        graph.add_node("boss", asking(says(ANSWER)))
+        graph.add_edge(START, "scout")
+        graph.add_edge("scout", "boss")
+        return graph.compile()
+
+    run = await streamed(serve, build, completed(ANSWER))
+    assert (run.spoken(), run.spoken("scout")) == (ANSWER, "Some notes.")
+
+
+async def test_text_of_an_agent_in_a_tool(serve: Serve) -> None:
+    """An agent that a tool asks has its name on its text."""
+
+    def build() -> Any:
+        scout = create_agent(says("Some notes."), [], name="scout")
+
+        @tool
+        async def ask_scout() -> str:
+            """Ask."""
+            return await said_by(scout)
+
+        return create_agent(Model(script=[calls("ask_scout"), last_result()]), [ask_scout])
+
+    run = await streamed(serve, build, completed("I read: Some notes.", 1, 1))
+    assert (run.spoken(), run.spoken("scout")) == ("I read: Some notes.", "Some notes.")
+
+
+class Parts(MessagesState):
+    """What the branches wrote."""
+
+    parts: Annotated[list[str], operator.add]
+
+
+async def test_text_of_branches(serve: Serve) -> None:
+    """Who drops what was retracted has the answer alone, not the mixed letters of branches."""
+
+    async def write(state: Any) -> dict[str, Any]:
+        reply = await says(" ".join(f"{state}{n}" for n in range(5))).ainvoke("go")
+        return {"parts": [str(reply.text)]}
+
+    async def join(state: Parts) -> dict[str, Any]:
+        return {"messages": [await says(ANSWER).ainvoke("go")]}
+
+    def build() -> Any:
+        graph = StateGraph(Parts)
+        graph.add_node("write", write)
+        graph.add_node("join", join)
+        graph.add_conditional_edges(START, lambda _: [Send("write", p) for p in "ABC"], ["write"])
+        graph.add_edge("write", "join")
+        return graph.compile()
+
+    await streamed(serve, build, completed(ANSWER))
+
+
+@pytest.mark.parametrize("text", ["", "Let me look."])
+async def test_text_beside_calls(serve: Serve, text: str) -> None:
+    """What an agent says beside its calls is its own, and no part of the answer."""
+
+    def build() -> Any:
+        return create_agent(Model(script=[calls(LOOK, text=text), last_result()]), [weather])
+
+    run = await streamed(serve, build, completed("I read: sun in Bonn", 1, 1))
+    assert run.spoken() == f"{text}I read: sun in Bonn"
