@@ -247,8 +247,8 @@ class Builder:
                 raise Down("after the model")
 
         async def asks(state: MessagesState) -> dict[str, Any]:
-            if agent.helper is not None:
-                await consult(agent.helper, ledger)
+            if beside is not None:
+                await consult(beside, ledger)
             reply = await bound.ainvoke(state["messages"])
             relapse(state["messages"])
             return {"messages": [reply]}
@@ -262,11 +262,20 @@ class Builder:
             last = state["messages"][-1]
             return work if isinstance(last, AIMessage) and last.tool_calls else after
 
-        node = blocks if agent.sync and agent.helper is None else asks
+        helper = agent.helper
+        between = helper is not None and helper.at is At.BETWEEN
+        beside = None if between else helper
+        node = blocks if agent.sync and beside is None else asks
         graph.add_node(think, node, retry_policy=policy(trouble.times if trouble else 0))
         graph.add_node(work, ToolNode(tools))
         graph.add_conditional_edges(think, goes_on, [work, after])
-        graph.add_edge(work, think)
+        if helper is not None and between:
+            check = f"{agent.name}_checks"
+            graph.add_node(check, checks(helper, ledger))
+            graph.add_edge(check, think)
+            graph.add_edge(work, check)
+        else:
+            graph.add_edge(work, think)
         return think
 
     def loop(self, agent: Agent) -> Answers:
@@ -322,6 +331,16 @@ class Builder:
             runs = RunnableLambda(guard) | runs
         # What it streams, no retry makes again: that is so in the library.
         return AgentExecutor(agent=runs, tools=tools, stream_runnable=agent.trouble is None)
+
+
+def checks(helper: Helper, ledger: Ledger) -> Callable[[Any], Awaitable[dict[str, Any]]]:
+    """A node that asks a helper and gives nothing on."""
+
+    async def check(state: Any) -> dict[str, Any]:
+        await consult(helper, ledger)
+        return {}
+
+    return check
 
 
 def policy(relapses: int) -> RetryPolicy:

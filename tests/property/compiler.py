@@ -2,15 +2,16 @@
 
 import asyncio
 import operator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Send
 
-from tests.property.agents import Builder, consult, policy
+from tests.property.agents import Builder, checks, policy
 from tests.property.ledger import Ledger, Whose
 from tests.property.model import Down, copy_in, requests
 from tests.property.plan import (
@@ -28,6 +29,8 @@ from tests.property.plan import (
     Turn,
     Works,
 )
+
+Answers = Callable[[HumanMessage], Awaitable[BaseMessage]]
 
 
 class State(MessagesState):
@@ -92,12 +95,8 @@ class Compiler:
             case Works():
                 return self._works(graph, step, after)
             case Checks(helper):
-
-                async def checks(state: State) -> dict[str, Any]:
-                    await consult(helper, self.builder.ledger)
-                    return {}
-
-                return _node(graph, f"checks_{sign}", checks, after)
+                check = checks(helper, self.builder.ledger)
+                return _node(graph, f"checks_{sign}", check, after)
             case Says(name):
 
                 def says(state: State) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class Compiler:
             return _node(graph, name, self._gathers(fans), after)
         _node(graph, join, joins, after)
         graph.add_node(split, lambda state: {})
-        if fans.by is By.COPIES:
+        if fans.by in (By.COPIES, By.MAPS):
             return self._copies(graph, fans, split, join)
         ends, starts = [], []
         for number, branch in enumerate(fans.branches):
@@ -178,12 +177,13 @@ class Compiler:
 
     def _copies(self, graph: Any, fans: Fans, split: str, join: str) -> str:
         (branch,) = fans.branches
-        inner, work = self.graph(branch), f"{fans.name}_work"
+        work = f"{fans.name}_work"
+        answers = self._maps(branch) if fans.by is By.MAPS else self._asks(branch)
 
         async def works(part: dict[str, Any]) -> dict[str, Any]:
-            asked = {"messages": [HumanMessage(f"part {part['copy']}")], "parts": {}}
-            text = str((await inner.ainvoke(asked))["messages"][-1].text)
-            return {"parts": {f"{fans.name}.{part['copy']}": text}}
+            said = await answers(HumanMessage(f"part {part['copy']}"))
+            told = {"parts": {f"{fans.name}.{part['copy']}": str(said.text)}}
+            return {**told, "messages": [said]} if fans.by is By.MAPS else told
 
         graph.add_node(work, works)
         graph.add_edge(work, join)
@@ -194,6 +194,27 @@ class Compiler:
 
         graph.add_conditional_edges(split, sends, [work])
         return split
+
+    def _asks(self, branch: Steps) -> Answers:
+        inner = self.graph(branch)
+
+        async def asks(question: HumanMessage) -> BaseMessage:
+            end = await inner.ainvoke({"messages": [question], "parts": {}})
+            last: BaseMessage = end["messages"][-1]
+            return last
+
+        return asks
+
+    def _maps(self, branch: Steps) -> Answers:
+        (step,) = branch
+        assert isinstance(step, Works)
+        model, ledger = self.builder.model(step.agent), self.builder.ledger
+
+        async def maps(question: HumanMessage) -> BaseMessage:
+            await ledger.rest(step.agent.name)
+            return await model.ainvoke([question])
+
+        return maps
 
     def _gathers(self, fans: Fans) -> Any:
         inner = [self.graph(branch) for branch in fans.branches]

@@ -41,8 +41,10 @@ _CURES = {
     Made.LOOP: (Cure.RETRY, Cure.FALLBACK),
     Made.EXECUTOR: (Cure.RETRY, Cure.FALLBACK),
 }
-_HOOKS = tuple(at for at in At if at is not At.BESIDE)
-_PLAIN_TOOLS = (ToolKind.LOOKS, ToolKind.LOOKS, ToolKind.RAISES, ToolKind.UNKNOWN, ToolKind.MUSES)
+_HOOKS = tuple(at for at in At if at not in (At.BESIDE, At.BETWEEN))
+_PLACES = {Made.CREATED: _HOOKS, Made.GRAPH: (At.BESIDE, At.BETWEEN)}
+_RAISES = ToolKind.RAISES
+_PLAIN_TOOLS = (ToolKind.LOOKS, ToolKind.LOOKS, _RAISES, ToolKind.UNKNOWN, ToolKind.MUSES)
 
 
 def plan_of(number: int) -> Plan:
@@ -50,7 +52,7 @@ def plan_of(number: int) -> Plan:
     draw, names = Random(number), itertools.count(1)
     if _one_in(draw, 4):
         made = draw.choice((Made.CREATED, Made.GRAPH, Made.EXECUTOR))
-        steps: Steps = (Works(_agent(draw, names, made)),)
+        steps: Steps = (Works(_agent(draw, names, made, bare=True)),)
     else:
         steps = _steps(draw, names, most=3, fans=2)
     limit = None
@@ -64,14 +66,21 @@ def _one_in(draw: Random, number: int) -> bool:
     return draw.randrange(number) == 0
 
 
-def _calls(draw: Random, names: Names, *, deep: bool) -> tuple[Call, ...]:
-    calls = []
-    for _ in range(draw.randint(1, 3)):
+def _calls(draw: Random, names: Names, *, deep: bool, made: Made | None = None) -> tuple[Call, ...]:
+    """The calls of a turn.
+
+    A function that loops is seen to take a turn when a tool works: one does. What an executor's
+    tool raises inside a node, that node raises, as with the library alone.
+    """
+    kinds = [kind for kind in _PLAIN_TOOLS if made is not Made.EXECUTOR or kind is not _RAISES]
+    calls = [Call()] if made is Made.LOOP else []
+    for _ in range(draw.randint(1 - len(calls), 3 - len(calls))):
         if deep and _one_in(draw, 6):
-            made = draw.choice(tuple(Made))
-            calls.append(Call(ToolKind.ASKS, _agent(draw, names, made, deep=False)))
+            agent = _agent(draw, names, draw.choice(tuple(Made)), deep=False)
+            calls.append(Call(ToolKind.ASKS, agent))
         else:
-            calls.append(Call(draw.choice(_PLAIN_TOOLS)))
+            calls.append(Call(draw.choice(kinds)))
+    draw.shuffle(calls)
     return tuple(calls)
 
 
@@ -80,12 +89,14 @@ def _helper(draw: Random, names: Names, places: tuple[At, ...] = (At.BESIDE,)) -
     return Helper(f"h{next(names)}", ask, at)
 
 
-def _agent(draw: Random, names: Names, made: Made, *, deep: bool = True) -> Agent:
+def _agent(
+    draw: Random, names: Names, made: Made, *, deep: bool = True, bare: bool = False
+) -> Agent:
     name = f"a{next(names)}"
     turns = []
     for _ in range(draw.randint(0, 3)):
         is_draft = made is Made.CREATED and _one_in(draw, 10)
-        calls = () if is_draft else _calls(draw, names, deep=deep)
+        calls = () if is_draft else _calls(draw, names, deep=deep, made=None if bare else made)
         turns.append(Turn(calls, speaks=_one_in(draw, 3)))
     trouble = helper = None
     if _one_in(draw, 3):
@@ -93,7 +104,7 @@ def _agent(draw: Random, names: Names, made: Made, *, deep: bool = True) -> Agen
         times = draw.randint(1, 2) if cure not in (Cure.FALLBACK, Cure.TWICE) else 1
         trouble = Trouble(draw.randint(0, len(turns)), cure, times, _one_in(draw, 3))
     if _one_in(draw, 3):
-        helper = _helper(draw, names, _HOOKS if made is Made.CREATED else (At.BESIDE,))
+        helper = _helper(draw, names, _PLACES.get(made, (At.BESIDE,)))
     sync = made is not Made.EXECUTOR and _one_in(draw, 4)
     return Agent(name, tuple(turns), made, trouble, helper, sync, _one_in(draw, 3))
 
@@ -132,6 +143,9 @@ def _steps(draw: Random, names: Names, *, most: int, fans: int, lane: bool = Fal
 
 def _fans(draw: Random, names: Names, inner: int) -> Fans:
     by, name = draw.choice(tuple(By)), f"f{next(names)}"
+    if by is By.MAPS:
+        writer = Works(Agent(f"a{next(names)}", made=Made.GRAPH), How.INLINE)
+        return Fans(name, ((writer,),), by, draw.randint(2, 3))
     number = 1 if by is By.COPIES else draw.randint(2, 3)
     lane = by is By.LANES
     inner = 0 if lane else inner

@@ -13,10 +13,12 @@ from tests.property.ledger import Ledger, Whose
 from tests.property.model import answer, concluded, draft
 from tests.property.plan import (
     Agent,
+    Ask,
     At,
     By,
     Checks,
     Fans,
+    Helper,
     Made,
     Plan,
     Raw,
@@ -99,7 +101,7 @@ def _fanned(fans: Fans, take: Take, start: int, copy: str, *, wide: bool) -> int
 
 
 def _copies(fans: Fans, copy: str) -> Sequence[str]:
-    if fans.by is not By.COPIES:
+    if fans.by not in (By.COPIES, By.MAPS):
         return (copy,)
     return [copied(copy, number) for number in range(fans.copies)]
 
@@ -236,16 +238,30 @@ def _conclusions(plan: Plan, limit: int) -> frozenset[str] | None:
         return None
     start, words = 0, set[str]()
     for step in plan.steps:
-        if isinstance(step, Works) and not words:
-            room = limit - start
-            start = min(limit, start + len(step.agent.turns))
+        room = limit - start
+        if isinstance(step, Says) and room == 0:
+            words.add(said_by(step.name))  # a sentence of the graph's own is nobody's turn
+        elif isinstance(step, Raw):
+            start += min(room, 1)
+        elif isinstance(step, Checks) and not words and _passes_for_a_turn(step.helper, room):
+            return None
+        elif isinstance(step, Works) and not words:
+            if _passes_for_a_turn(step.agent.helper, room):
+                return None
+            start += min(room, len(step.agent.turns))
             if start == limit:
                 words.add(_next_words(step.agent, room))
-        elif isinstance(step, Raw):
-            start = min(limit, start + 1)
-        elif isinstance(step, Says) and start == limit:
-            words.add(said_by(step.name))  # a sentence of the graph's own is nobody's turn
     return frozenset(words)
+
+
+def _passes_for_a_turn(helper: Helper | None, room: int) -> bool:
+    """Whether nobody can tell a helper's call from the turn that comes next, at the limit.
+
+    So it is where a node is executed for the first time then, and asks without any sign.
+    """
+    if helper is None or helper.ask is not Ask.PLAIN:
+        return False
+    return room == 0 if helper.at in (At.BESIDE, At.WRAP) else room <= 1 and helper.at is At.BETWEEN
 
 
 def _next_words(agent: Agent, done: int) -> str:

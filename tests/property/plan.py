@@ -80,7 +80,7 @@ class Ask(StrEnum):
 
 
 class At(StrEnum):
-    """Where a helper is asked: in a hook of `create_agent`, or in the node before the agent."""
+    """Where a helper is asked: in a hook of `create_agent`, or in a node of a graph."""
 
     BEFORE_AGENT = "before_agent"
     BEFORE_MODEL = "before_model"
@@ -89,6 +89,7 @@ class At(StrEnum):
     AFTER_MODEL = "after_model"
     AFTER_AGENT = "after_agent"
     BESIDE = "beside"
+    BETWEEN = "between"  # a node of its own between the tools and the agent
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class By(StrEnum):
     COPIES = "copies"  # Send to the same branch, so often
     LANES = "lanes"  # the steps of each branch are nodes of the graph itself
     GATHER = "gather"  # asked by one function at the same time
+    MAPS = "maps"  # Send to one node, so often, that asks the model for a text by itself
 
 
 @dataclass(frozen=True)
