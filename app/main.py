@@ -104,7 +104,7 @@ def assemble(settings: Settings) -> Parts:
         settings.factory_s,
         died=lambda name, error: logs.failed(lines.FACTORY_ENDED, error, agent=name),
         not_closed=lambda name, error: logs.failed(lines.FACTORY_NOT_CLOSED, error, agent=name),
-        slow=_tell_slow,
+        slow=_report_slow,
     )
     return Parts(settings, service, pipeline, durable, factories)
 
@@ -248,7 +248,7 @@ async def _drain(parts: Parts) -> None:
         await parts.durable.engine.let_go()
 
 
-def _tell_slow(agent: str, waited_s: float) -> None:
+def _report_slow(agent: str, waited_s: float) -> None:
     """Before the log is open, as in a check, it is the person at the terminal who waits."""
     if logs.is_open():
         logs.say("warning", lines.FACTORY_SLOW, agent=agent, waited_s=waited_s)

@@ -155,9 +155,9 @@ def test_a_worker(here: Path) -> None:
         command = (str(WATCHKEEPER), "worker")
         with serving(here, *works, command=command, variables=store) as worker:
             waited = {"params": {"wait": LONG_S}, "timeout": LONG_S + 5}
-            told = httpx.get(f"{service.url}{place}", **waited).json()  # type: ignore[arg-type]
-            assert (told["status"], told["attempts"]) == ("failed", 1)
-            assert told["error"]["code"] == "agent_failed"
+            stored = httpx.get(f"{service.url}{place}", **waited).json()  # type: ignore[arg-type]
+            assert (stored["status"], stored["attempts"]) == ("failed", 1)
+            assert stored["error"]["code"] == "agent_failed"
             assert logged(worker, "factory_ended")[0]["agent"] == "dies"
             worker.signal()
             assert worker.wait(60) == 0

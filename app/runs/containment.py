@@ -88,7 +88,7 @@ class _Work:
 def _contained(coroutine: Any) -> Any:
     """A coroutine that ends with `Contained` where it would have ended the loop."""
     contained: Any = _awaited(_Work(coroutine))
-    # Whoever looks at the task sees the name of what works in it.
+    # Libraries and people that look at the task see the name of what works in it.
     contained.__name__ = getattr(coroutine, "__name__", contained.__name__)
     contained.__qualname__ = getattr(coroutine, "__qualname__", contained.__qualname__)
     return contained

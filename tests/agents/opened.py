@@ -8,7 +8,7 @@ from typing import Any
 from app.agents.factories import Factories
 
 
-class Told:
+class Reports:
     """What became known of factories, in order."""
 
     def __init__(self, limit_s: float = 60.0) -> None:

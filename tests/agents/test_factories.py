@@ -12,7 +12,7 @@ import pytest
 
 from app.agents.factories import FactoryFailed
 from app.runs import containment
-from tests.agents.opened import Told, named, plain
+from tests.agents.opened import Reports, named, plain
 from tests.service import until
 
 
@@ -53,20 +53,20 @@ CLOSED = (context, generator, async_context, async_generator, gives_a_context)
 @pytest.mark.parametrize("factory", [plain, asynchronous, *CLOSED, async_context()])
 async def test_what_gives_an_agent(factory: Any) -> None:
     """Functions, context managers and generators give an agent, sync or async."""
-    told = Told()
-    assert await told.factories.build("a", factory) == "agent"
-    await told.factories.close()
-    assert told.died == told.not_closed == []
+    reports = Reports()
+    assert await reports.factories.build("a", factory) == "agent"
+    await reports.factories.close()
+    assert reports.died == reports.not_closed == []
 
 
 @pytest.mark.parametrize("factory", CLOSED)
 async def test_what_is_opened_is_closed(factory: Any) -> None:
     """What follows the yield is done when the service ends, and not before."""
-    told, log = Told(), list[str]()
-    await told.factories.build("a", partial(factory, log))
+    reports, log = Reports(), list[str]()
+    await reports.factories.build("a", partial(factory, log))
     await asyncio.sleep(0)
     assert log == []
-    await told.factories.close()
+    await reports.factories.close()
     assert log == ["closed"]
 
 
@@ -106,13 +106,13 @@ def raises() -> str:
 async def test_a_factory_that_fails(factory: Any, why: str) -> None:
     """A factory that gives no agent says why in one line, and leaves nothing open."""
     containment.contain(asyncio.get_running_loop())
-    told = Told()
+    reports = Reports()
     with pytest.raises(FactoryFailed) as failed:
-        await told.factories.build("a", factory)
+        await reports.factories.build("a", factory)
     assert str(failed.value).startswith(why)
     assert "\n" not in str(failed.value)
-    await told.factories.close()
-    assert told.died == told.not_closed == []
+    await reports.factories.close()
+    assert reports.died == reports.not_closed == []
     containment.release(asyncio.get_running_loop())
 
 
@@ -127,7 +127,7 @@ async def test_what_was_opened_before_it_failed_is_closed() -> None:
         yield "never"
 
     with pytest.raises(FactoryFailed, match="OSError: the second one"):
-        await Told().factories.build("a", opens_two)
+        await Reports().factories.build("a", opens_two)
     assert log == ["open inner"]
 
 
@@ -142,7 +142,7 @@ async def test_a_factory_that_never_returns() -> None:
             cancelled.set()
 
     with pytest.raises(FactoryFailed, match=r"no agent within 0\.05 s \(WATCHKEEPER_FACTORY_S\)"):
-        await Told(0.05).factories.build("a", never)
+        await Reports(0.05).factories.build("a", never)
     assert cancelled.is_set()
 
 
@@ -150,13 +150,13 @@ async def test_a_factory_that_never_returns() -> None:
 async def test_a_factory_that_is_waited_for(monkeypatch: pytest.MonkeyPatch, blocks: bool) -> None:
     """Whoever waits for a factory reads which one it is, also while it holds the loop."""
     monkeypatch.setattr("app.agents.factories._SLOW_S", 0.05)
-    told, named_it = Told(), threading.Event()
+    reports, named_it = Reports(), threading.Event()
 
     def is_slow(name: str, waited_s: float) -> None:
-        told.slow.append(name)
+        reports.slow.append(name)
         named_it.set()
 
-    told.factories.slow = is_slow
+    reports.factories.slow = is_slow
 
     async def slow() -> str:
         await asyncio.to_thread(named_it.wait, 30)
@@ -166,10 +166,10 @@ async def test_a_factory_that_is_waited_for(monkeypatch: pytest.MonkeyPatch, blo
         named_it.wait(30)
         return "agent"
 
-    await told.factories.build("a", blocking if blocks else slow)
-    assert told.slow == ["a"]
-    await told.factories.build("b", plain)
-    assert told.slow == ["a"]
+    await reports.factories.build("a", blocking if blocks else slow)
+    assert reports.slow == ["a"]
+    await reports.factories.build("b", plain)
+    assert reports.slow == ["a"]
 
 
 async def test_what_it_started_goes_on() -> None:
@@ -185,6 +185,6 @@ async def test_what_it_started_goes_on() -> None:
     async def factory() -> Any:
         return asyncio.create_task(beat())
 
-    task = await Told().factories.build("a", factory)
+    task = await Reports().factories.build("a", factory)
     await until(lambda: beats > 3)
     task.cancel()

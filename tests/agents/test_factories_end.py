@@ -10,16 +10,16 @@ import anyio
 import pytest
 
 from app.runs import containment
-from tests.agents.opened import Told, fails, named, plain
+from tests.agents.opened import Reports, fails, named, plain
 from tests.service import until
 
 
 async def test_the_last_one_is_closed_first() -> None:
     """Agents close what they opened in the opposite order."""
-    told, log = Told(), list[str]()
+    reports, log = Reports(), list[str]()
     for name in "abc":
-        await told.factories.build(name, named(name, log))
-    await told.factories.close()
+        await reports.factories.build(name, named(name, log))
+    await reports.factories.close()
     assert log == ["open a", "open b", "open c", "close c", "close b", "close a"]
 
 
@@ -29,21 +29,21 @@ async def test_the_last_one_is_closed_first() -> None:
 async def test_one_that_fails_to_close(error: BaseException) -> None:
     """One that fails as it closes is named, and the others are closed all the same."""
     containment.contain(asyncio.get_running_loop())
-    told, log = Told(), list[str]()
+    reports, log = Reports(), list[str]()
     for name in "abc":
-        await told.factories.build(name, named(name, log, error if name == "b" else None))
-    await told.factories.close()
+        await reports.factories.build(name, named(name, log, error if name == "b" else None))
+    await reports.factories.close()
     assert log[3:] == ["close c", "close b", "close a"]
     kind = "SystemExit" if isinstance(error, SystemExit) else "OSError"
-    assert told.not_closed == [("b", kind)]
-    assert told.died == []
+    assert reports.not_closed == [("b", kind)]
+    assert reports.died == []
     containment.release(asyncio.get_running_loop())
 
 
 async def test_one_that_takes_too_long_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not close in time is cut and named; the end waits no longer for it."""
     monkeypatch.setattr("app.agents.factories._CLOSE_S", 0.05)
-    told, log = Told(), list[str]()
+    reports, log = Reports(), list[str]()
 
     @asynccontextmanager
     async def hangs() -> AsyncIterator[str]:
@@ -54,10 +54,10 @@ async def test_one_that_takes_too_long_to_close(monkeypatch: pytest.MonkeyPatch)
             log.append("cut")
             raise
 
-    await told.factories.build("first", named("first", log))
-    await told.factories.build("hangs", hangs)
-    await told.factories.close()
-    assert told.not_closed == [("hangs", "TimeoutError")]
+    await reports.factories.build("first", named("first", log))
+    await reports.factories.build("hangs", hangs)
+    await reports.factories.close()
+    assert reports.not_closed == [("hangs", "TimeoutError")]
     assert log == ["open first", "close first", "cut"]
 
 
@@ -113,24 +113,24 @@ async def ends_quietly() -> AsyncIterator[str]:
 )
 async def test_what_a_factory_opened_fails(factory: Any, kind: str) -> None:
     """What a factory left open takes the factory's own task with it, and that is reported once."""
-    told = Told()
-    other = await told.factories.build("other", plain)
-    await told.factories.build("a", factory)
-    await until(lambda: told.died)
-    assert told.died == [("a", kind)]
+    reports = Reports()
+    other = await reports.factories.build("other", plain)
+    await reports.factories.build("a", factory)
+    await until(lambda: reports.died)
+    assert reports.died == [("a", kind)]
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
     assert other == "agent"
-    await told.factories.close()
-    assert (told.died, told.not_closed) == ([("a", kind)], [])
+    await reports.factories.close()
+    assert (reports.died, reports.not_closed) == ([("a", kind)], [])
 
 
 async def test_a_scope_that_is_left_open_keeps_nobody_busy() -> None:
     """A scope whose task is gone is not cancelled over and over."""
-    told = Told()
-    await told.factories.build("a", leaves_a_group)
-    await until(lambda: told.died)
+    reports = Reports()
+    await reports.factories.build("a", leaves_a_group)
+    await until(lambda: reports.died)
     began_s = time.process_time()
     await asyncio.sleep(0.5)
     assert time.process_time() - began_s < 0.25
@@ -138,7 +138,7 @@ async def test_a_scope_that_is_left_open_keeps_nobody_busy() -> None:
 
 async def test_two_that_share_a_client() -> None:
     """Of what two factories share, the end is reported of the one that opened it."""
-    told, shared = Told(), dict[str, Any]()
+    reports, shared = Reports(), dict[str, Any]()
 
     @asynccontextmanager
     async def opens() -> AsyncIterator[str]:
@@ -149,8 +149,8 @@ async def test_two_that_share_a_client() -> None:
         shared["group"].start_soon(fails)
         return "second"
 
-    await told.factories.build("opens", opens)
-    await told.factories.build("uses", uses)
-    await until(lambda: told.died)
-    assert told.died == [("opens", "OSError")]
-    await told.factories.close()
+    await reports.factories.build("opens", opens)
+    await reports.factories.build("uses", uses)
+    await until(lambda: reports.died)
+    assert reports.died == [("opens", "OSError")]
+    await reports.factories.close()

@@ -51,7 +51,7 @@ DO = "; start what should answer there, or correct the address"
     ],
 )
 def test_reason(raised: BaseException, said: str) -> None:
-    """The leaves of a group are told, and what refused a connection, and where to."""
+    """The leaves of a group are named, and what refused a connection, and where to."""
     assert reason(raised) == said
 
 
