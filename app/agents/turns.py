@@ -82,9 +82,13 @@ class Turns:
         """Whether a call that begins is a helper's, as far as can be said."""
         if says_helper(asking.options, _node(place)):
             return True
-        agent = agent_around(place)
-        usual = agent.usual.get(_node(place)) if agent is not None else None
-        if agent is None or not usual:
+        agent, node = agent_around(place), _node(place)
+        if agent is None:
+            return False
+        usual = agent.usual.get(node)
+        if usual is None and node in agent.asides:
+            return True
+        if not usual:
             return False
         had = usual | agent.tools | self.output_tools
         if agent is self.tree.root:
@@ -132,6 +136,8 @@ class Turns:
 
     def branch_ended(self, branch: Branch, output: Any) -> None:
         """A node ended: the messages that leave it are turns."""
+        if branch.said is not None:
+            branch.agent.asides.add(branch.node)  # unless a message of it leaves, as below
         messages = messages_in(output)
         given = [message for message in messages if isinstance(message, AIMessage)]
         if not given:
@@ -179,7 +185,7 @@ class Turns:
         said = self._asked.get(tool_call_id or "")
         if said is None and agent is not None:
             said = agent.last_said
-            if said is None or said.message.tool_calls or name not in str(said.message.text):
+            if said is None or not _names(said.message, name):
                 return
             agent.drafts.discard(_node(said.place))
         if said is None or said.counted or tool_around(place) is not tool_around(said.place):
@@ -256,6 +262,13 @@ class Turns:
             return False
         self._raw[id(message)] = message
         return True
+
+
+def _names(message: AIMessage, tool: str) -> bool:
+    """Whether a message names a tool: by a call, or in words where it has no calls."""
+    if message.tool_calls:
+        return any(call["name"] == tool for call in message.tool_calls)
+    return tool in str(message.text)
 
 
 def _node(place: Place) -> str:
