@@ -88,12 +88,12 @@ class Turns:
         usual = agent.usual.get(node)
         if usual is None and node in agent.asides:
             return True
-        if not usual:
-            return False
-        had = usual | agent.tools | self.output_tools
+        had = agent.tools | self.output_tools
         if agent is self.tree.root:
             had |= self.tools
-        return asking.tools.isdisjoint(had)
+        if not usual:  # nothing is known of the node: its call has tools, and none of the agent's
+            return bool(asking.tools and had) and asking.tools.isdisjoint(had)
+        return asking.tools.isdisjoint(had | usual)
 
     def step_begins(self, branch: Branch) -> None:
         """A node is executed: without models, steps are what bounds a run."""
@@ -112,8 +112,8 @@ class Turns:
                 part.asked = True
             elif isinstance(part, AgentRun):
                 part.quiet_steps = 0
-        if isinstance(place, Branch) and not helper and place.node in place.agent.drafts:
-            place.agent.drafts.discard(place.node)
+        if isinstance(place, Branch) and not helper and _is_sent_back(place):
+            del place.agent.drafts[place.node]
             self._count(place, 0)
 
     def answered(
@@ -172,7 +172,7 @@ class Turns:
     ) -> None:
         branch.agent.usual.setdefault(branch.node, set()).update(said.tools)
         if not message.tool_calls:
-            branch.agent.drafts.add(branch.node)
+            branch.agent.drafts[branch.node] = branch.agent.step
         elif not said.counted:
             # Calls that the node answered by itself asked for structured output.
             open_calls = [call for call in message.tool_calls if call["id"] not in answered]
@@ -187,7 +187,7 @@ class Turns:
             said = agent.last_said
             if said is None or not _names(said.message, name):
                 return
-            agent.drafts.discard(_node(said.place))
+            agent.drafts.pop(_node(said.place), None)
         if said is None or said.counted or tool_around(place) is not tool_around(said.place):
             return
         names = [call["name"] for call in said.message.tool_calls] or [name]
@@ -269,6 +269,12 @@ def _names(message: AIMessage, tool: str) -> bool:
     if message.tool_calls:
         return any(call["name"] == tool for call in message.tool_calls)
     return tool in str(message.text)
+
+
+def _is_sent_back(branch: Branch) -> bool:
+    """Whether its node gave a text in an earlier step: branches of one step do not follow it."""
+    drafts = branch.agent.drafts
+    return branch.node in drafts and drafts[branch.node] != branch.agent.step
 
 
 def _node(place: Place) -> str:
