@@ -362,7 +362,7 @@ def test_the_sentence_of_a_problem(demo: Demo, path: str) -> None:
 
 def codes_sent() -> set[str]:
     """Every error code, as the reference has them."""
-    return set(re.findall(r"^\| \d{3} \| `(\w+)`", generate.pages()["errors.md"], re.M))
+    return set(re.findall(r"^\| \d{3} \| `(\w+)`", generate.pages()["reference/errors.md"], re.M))
 
 
 def test_codes_and_settings() -> None:

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import PIIMiddleware, after_agent, after_model, before_model
-from langchain_core.messages import AIMessage
+from langchain.agents.middleware import after_agent, before_model
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Send
@@ -15,7 +14,6 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import Expected, completed
 from tests.ecosystem.model import Model, call, calls, last_result
 from tests.ecosystem.reports import Run
-from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import asking, said_by, weather
 
 ANSWER = "The answer is four."
@@ -31,36 +29,6 @@ async def streamed(serve: Serve, build: Any, expected: Expected, **body: Any) ->
     """The one run of a stream."""
     (run,) = await serve(build, expected, modes=("stream",), **body)
     return run
-
-
-@serves("langchain", "`PIIMiddleware` in a stream", "Text is streamed once it is redacted.")
-@pytest.mark.parametrize("strategy", ["redact", "block"])
-async def test_redacted_text(serve: Serve, strategy: Any) -> None:
-    """No reader of a stream has had what the agent redacts or blocks."""
-    hides = PIIMiddleware("email", strategy=strategy, apply_to_output=True, apply_to_input=False)
-
-    def build() -> Any:
-        return create_agent(says("Ask bob@example.com now."), [], middleware=[hides])
-
-    blocks = strategy == "block"
-    expected = completed(None if blocks else "Ask [REDACTED_EMAIL] now.", refused=blocks)
-    run = await streamed(serve, build, expected)
-    assert "example.com" not in str(run.events)
-
-
-async def test_text_that_a_hook_rewrites(serve: Serve) -> None:
-    """What a hook makes of an answer is what a reader gets."""
-
-    @after_model
-    async def shout(state: Any, runtime: Any) -> dict[str, Any]:
-        last = state["messages"][-1]
-        return {"messages": [AIMessage(str(last.text).upper(), id=last.id)]}
-
-    def build() -> Any:
-        return create_agent(says(ANSWER), [], middleware=[shout])
-
-    run = await streamed(serve, build, completed(ANSWER.upper()))
-    assert run.spoken() == ANSWER.upper()
 
 
 async def test_text_of_a_hook(serve: Serve) -> None:
