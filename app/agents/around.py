@@ -26,8 +26,8 @@ class Calls:
     """The parts of one run that its calls concern.
 
     `guards` hold the guarded tools, and are None for a handler that only watches. `policies` are
-    the retries of the agent's nodes, and `direct_tools` the names of tools whose results are
-    answers.
+    the retries of the agent's nodes, `direct_tools` the names of tools whose results are answers,
+    and `waiting` the agents that stopped to ask a human.
     """
 
     turns: Turns
@@ -36,6 +36,7 @@ class Calls:
     guards: Guards | None
     policies: Policies
     direct_tools: set[str] = field(default_factory=set)
+    waiting: set[str | None] = field(default_factory=set)
 
     def ask(self, call: Asking) -> Verdict:
         """Find out whose call this is, and whether it may be made. Raises CeilingReached."""
@@ -120,6 +121,10 @@ class Around:
         agent = agent_around(self.place)
         if agent is not None:
             agent.tools.update(node.tools_by_name)
+
+    def waits_for_human(self, agent: str) -> None:
+        """An agent inside, called on its own, stopped at a breakpoint."""
+        self.calls.waiting.add(agent)
 
     def tool_failed(self, call: Mapping[str, Any], raised: Exception) -> ToolMessage:
         """What the model reads of a tool that raised. Raises again what is not the tool's alone."""

@@ -11,8 +11,8 @@ from langchain_core.language_models import BaseChatModel
 
 from app.agents.tree import Place
 
-# How create_agent names the nodes of middlewares' hooks.
-_HOOK = re.compile(r".\.(before|after)_(agent|model)$")
+# How create_agent, and create_react_agent before it, name the nodes of hooks.
+_HOOK = re.compile(r".\.(before|after)_(agent|model)$|^(pre|post)_model_hook$")
 # What binds tools to a call, and what makes no sense without them.
 _TOOLS = ("tools", "functions")
 _ABOUT_TOOLS = ("tool_choice", "parallel_tool_calls", "function_call")

@@ -91,7 +91,6 @@ class RunHandler(Reaching):
         self.about = {"run_id": call.run_id, "agent": agent}
         self.clock = clock
         self.tree = Tree(agent)
-        self.waiting: set[str | None] = set()
         self.library_limit: list[BaseMessage] = []
         self._limit_nodes = limit_nodes
         self.tool_calls = ToolCalls(call, self.about, clock, self.tree)
@@ -104,6 +103,7 @@ class RunHandler(Reaching):
             call, self.about, clock, self.tree, self.turns, refuses=guards is not None
         )
         self.calls = Calls(self.turns, self.limits, self.models, guards, policies or {})
+        self.waiting = self.calls.waiting
 
     def around(self, parent_id: UUID | None) -> Around:
         """What stands around a call that is made inside that chain or tool call."""

@@ -11,6 +11,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
+    FunctionMessage,
     HumanMessage,
     ToolMessage,
     get_buffer_string,
@@ -73,7 +74,10 @@ class ExecutorAgent:
         # The text of an agent that is parsed (ReAct) is not its answer.
         parsers = [
             parser
-            for parser in anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+            for parser in (
+                *anatomy.find_all(executor.agent, BaseOutputParser),  # type: ignore[type-abstract]
+                getattr(executor.agent, "output_parser", None),  # of the oldest agents
+            )
             if any(cls.__name__.endswith("AgentOutputParser") for cls in type(parser).__mro__)
         ]
         self._speaks = any(type(parser).__name__ in _READS_TOOL_CALLS for parser in parsers)
@@ -132,7 +136,7 @@ class ExecutorAgent:
     def _parsed(self, text: str) -> str:
         """What the agent's own parser makes of the last words; empty if they ask for a tool."""
         if self._parser is None:
-            return text.strip()
+            return text.strip() if self._speaks else spoken(text)
         try:
             parsed = self._parser.parse(text)
         except (OutputParserException, ValueError):
@@ -203,8 +207,11 @@ def _as_messages(steps: Sequence[AgentStep]) -> list[BaseMessage]:
             messages += _as_text(step.action, step.observation)
             continue
         messages += [message for message in sent if message not in messages]
-        call_id = getattr(step.action, "tool_call_id", "")
-        messages.append(ToolMessage(str(step.observation), tool_call_id=call_id))
+        call_id = getattr(step.action, "tool_call_id", None)
+        text, name = str(step.observation), step.action.tool
+        # An agent that calls functions, as OpenAI had them first, has no ids of calls.
+        result = ToolMessage(text, tool_call_id=call_id) if call_id else None
+        messages.append(result or FunctionMessage(content=text, name=name))
     return messages
 
 

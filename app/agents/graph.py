@@ -21,6 +21,7 @@ from app.agents.failure import blamed, refusal_of
 from app.agents.final import basis, last_words, open_results
 from app.agents.graph_parts import parts_of
 from app.agents.last_turn import spoken
+from app.agents.needs import default_context
 from app.agents.reach import install
 from app.agents.resuming import RUN, begin_anew, config_of, from_input, go_on, last_turn
 from app.agents.speaking import handler_for
@@ -35,6 +36,9 @@ from app.runs.errors import (
 )
 from app.runs.model import AgentAnswer, AgentInfo, Limit
 from app.runs.ports import AgentCall, ThreadStore
+
+# What create_react_agent says near a recursion limit; it gives its words no other mark.
+_NEEDS_MORE_STEPS = "Sorry, need more steps to process this request."
 
 
 @dataclass(slots=True)
@@ -168,6 +172,7 @@ class GraphAgent:
         stream = graph.astream(
             asked,
             {**config, "callbacks": [handler], "recursion_limit": self._parts.recursion_limit},
+            context=default_context(self._graph),
             stream_mode="values",
             output_keys=["messages", *self._parts.answer_keys],
             durability="sync" if call.durable else None,
@@ -247,6 +252,9 @@ def _at_limit(handler: RunHandler, raised: Exception) -> bool:
 
 def _ended_by_library(handler: RunHandler, ran: Ran) -> bool:
     """Whether the last message is the sentence of a library's own limit."""
+    last = ran.messages[-1:]
+    if last and isinstance(last[0], AIMessage) and last[0].text == _NEEDS_MORE_STEPS:
+        handler.library_limit += last
     return any(ran.messages[-1:] == [message] for message in handler.library_limit)
 
 

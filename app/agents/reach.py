@@ -20,7 +20,9 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolNode
+from langgraph.pregel import Pregel
 
+from app.agents import breakpoints
 from app.agents.around import Around
 from app.agents.asking import around_tool, asking
 from app.agents.tools import ToolFailed, is_being_cancelled
@@ -28,6 +30,13 @@ from app.agents.tools import ToolFailed, is_being_cancelled
 T = TypeVar("T")
 
 _MARK = "__watchkeeper__"
+# Methods whose wraps cannot be named like them.
+_NAMES = {
+    "_arun_one": "_arun_one",
+    "_run_one": "_run_one",
+    "_graph_ainvoke": "ainvoke",
+    "_graph_invoke": "invoke",
+}
 
 
 class Reaching(BaseCallbackHandler):
@@ -46,9 +55,10 @@ def install() -> None:
         (BaseChatModel, (_ainvoke, _invoke, _astream, _stream)),
         (BaseTool, (_arun, _run)),
         (ToolNode, (_arun_one, _run_one)),
+        (Pregel, (_graph_ainvoke, _graph_invoke)),
     ):
         for wrap in wraps:
-            name = wrap.__name__ if owner is ToolNode else wrap.__name__[1:]
+            name = _NAMES.get(wrap.__name__, wrap.__name__[1:])
             original = getattr(owner, name)
             wrapped = functools.wraps(original)(wrap(original))
             setattr(wrapped, _MARK, True)
@@ -238,3 +248,25 @@ def _run_one(original: Callable[..., Any]) -> Callable[..., Any]:
             return around.tool_failed(call, raised)
 
     return run_one
+
+
+def _graph_ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
+    async def ainvoke(self: Any, input: Any, config: Any = None, **options: Any) -> Any:
+        result = await original(self, input, config, **options)
+        around = _found(_callbacks(config)) if breakpoints.has(self) else None
+        if around is not None and await breakpoints.astopped(self, config, result):
+            around.waits_for_human(self.get_name())
+        return result
+
+    return ainvoke
+
+
+def _graph_invoke(original: Callable[..., Any]) -> Callable[..., Any]:
+    def invoke(self: Any, input: Any, config: Any = None, **options: Any) -> Any:
+        result = original(self, input, config, **options)
+        around = _found(_callbacks(config)) if breakpoints.has(self) else None
+        if around is not None and breakpoints.stopped(self, config, result):
+            around.waits_for_human(self.get_name())
+        return result
+
+    return invoke

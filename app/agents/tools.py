@@ -22,6 +22,8 @@ from pydantic import ValidationError
 
 from app.agents.inside import inside
 from app.agents.refusal import CeilingReached
+from app.runs import plain
+from app.runs.containment import Contained, original
 from app.runs.errors import RunError
 
 _GUARDED = "_watchkeeper_guarded"
@@ -93,7 +95,7 @@ def words_for(name: str, raised: BaseException) -> str:
     if isinstance(raised, ToolFailed):
         return str(raised)
     said = f"Tool {name} failed: {type(raised).__name__}"
-    return f"{said}: {raised}" if isinstance(raised, ToolException) else said
+    return f"{said}: {plain.text(raised)}" if isinstance(raised, ToolException) else said
 
 
 def _replace(tool: BaseTool, attribute: str, by: Any) -> None:
@@ -189,8 +191,10 @@ def _noted(tool: BaseTool) -> Iterator[None]:
     except Exception as raised:  # foreign code: a tool may raise anything
         _note(raised)
         raise
-    except SystemExit as raised:  # code that parses arguments exits so
-        raise _failed(tool, raised) from raised
+    except (SystemExit, Contained) as raised:  # code that parses arguments exits so
+        if not isinstance(original(raised), SystemExit):
+            raise
+        raise _failed(tool, original(raised)) from raised
 
 
 def _failed(tool: BaseTool, raised: BaseException) -> ToolFailed:

@@ -29,8 +29,9 @@ class AgentRun:
     `before` is the length of the chain in which it begins, `done` what its finished steps added,
     and `level` the longest branch of the present step. `tools` are the names that it was seen to
     have, `usual` those that turns of a node had bound, and `drafts` the nodes whose last turn was
-    a text. It `acts` where it is an executor. `quiet_steps` counts its steps in a row without a
-    model call, and `last_said` is what a model said last in it.
+    a text, with its step; what models said in `asides` stayed in its node. It `acts` where it is an
+    executor. `quiet_steps` counts its steps in a row without a model call, and `last_said` is what
+    a model said last in it.
     """
 
     name: str | None
@@ -43,7 +44,8 @@ class AgentRun:
     quiet_steps: int = 0
     tools: set[str] = field(default_factory=set)
     usual: dict[str, set[str]] = field(default_factory=dict)
-    drafts: set[str] = field(default_factory=set)
+    drafts: dict[str, str | None] = field(default_factory=dict)
+    asides: set[str] = field(default_factory=set)
     raw_nodes: set[str] = field(default_factory=set)
     # Of branches of the present step that failed: how many calls they made, how the last ended.
     failed: dict[str, tuple[int, CallOutcome | None]] = field(default_factory=dict)

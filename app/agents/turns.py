@@ -82,14 +82,18 @@ class Turns:
         """Whether a call that begins is a helper's, as far as can be said."""
         if says_helper(asking.options, _node(place)):
             return True
-        agent = agent_around(place)
-        usual = agent.usual.get(_node(place)) if agent is not None else None
-        if agent is None or not usual:
+        agent, node = agent_around(place), _node(place)
+        if agent is None:
             return False
-        had = usual | agent.tools | self.output_tools
+        usual = agent.usual.get(node)
+        if usual is None and node in agent.asides:
+            return True
+        had = agent.tools | self.output_tools
         if agent is self.tree.root:
             had |= self.tools
-        return asking.tools.isdisjoint(had)
+        if not usual:  # nothing is known of the node: its call has tools, and none of the agent's
+            return bool(asking.tools and had) and asking.tools.isdisjoint(had)
+        return asking.tools.isdisjoint(had | usual)
 
     def step_begins(self, branch: Branch) -> None:
         """A node is executed: without models, steps are what bounds a run."""
@@ -108,8 +112,8 @@ class Turns:
                 part.asked = True
             elif isinstance(part, AgentRun):
                 part.quiet_steps = 0
-        if isinstance(place, Branch) and not helper and place.node in place.agent.drafts:
-            place.agent.drafts.discard(place.node)
+        if isinstance(place, Branch) and not helper and _is_sent_back(place):
+            del place.agent.drafts[place.node]
             self._count(place, 0)
 
     def answered(
@@ -132,6 +136,8 @@ class Turns:
 
     def branch_ended(self, branch: Branch, output: Any) -> None:
         """A node ended: the messages that leave it are turns."""
+        if branch.said is not None:
+            branch.agent.asides.add(branch.node)  # unless a message of it leaves, as below
         messages = messages_in(output)
         given = [message for message in messages if isinstance(message, AIMessage)]
         if not given:
@@ -166,7 +172,7 @@ class Turns:
     ) -> None:
         branch.agent.usual.setdefault(branch.node, set()).update(said.tools)
         if not message.tool_calls:
-            branch.agent.drafts.add(branch.node)
+            branch.agent.drafts[branch.node] = branch.agent.step
         elif not said.counted:
             # Calls that the node answered by itself asked for structured output.
             open_calls = [call for call in message.tool_calls if call["id"] not in answered]
@@ -179,9 +185,9 @@ class Turns:
         said = self._asked.get(tool_call_id or "")
         if said is None and agent is not None:
             said = agent.last_said
-            if said is None or said.message.tool_calls or name not in str(said.message.text):
+            if said is None or not _names(said.message, name):
                 return
-            agent.drafts.discard(_node(said.place))
+            agent.drafts.pop(_node(said.place), None)
         if said is None or said.counted or tool_around(place) is not tool_around(said.place):
             return
         names = [call["name"] for call in said.message.tool_calls] or [name]
@@ -256,6 +262,19 @@ class Turns:
             return False
         self._raw[id(message)] = message
         return True
+
+
+def _names(message: AIMessage, tool: str) -> bool:
+    """Whether a message names a tool: by a call, or in words where it has no calls."""
+    if message.tool_calls:
+        return any(call["name"] == tool for call in message.tool_calls)
+    return tool in str(message.text)
+
+
+def _is_sent_back(branch: Branch) -> bool:
+    """Whether its node gave a text in an earlier step: branches of one step do not follow it."""
+    drafts = branch.agent.drafts
+    return branch.node in drafts and drafts[branch.node] != branch.agent.step
 
 
 def _node(place: Place) -> str:
