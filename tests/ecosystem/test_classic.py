@@ -15,6 +15,7 @@ from langchain_core.tools import Tool, tool
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import Expected, completed, failed, limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls
+from tests.ecosystem.served import WITHOUT_STORE
 from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import TOOLS_PROMPT
 
@@ -172,7 +173,7 @@ async def test_a_model_that_will_not_stop(serve: Serve, kind: Kind) -> None:
     """A model that asks for a tool even then has not answered."""
     model = turns(kind.asks)
     expected = limited(FIXED.format(2), 2, 2)
-    await serve(lambda: kind.executor(model), expected, max_iterations=2)
+    await serve(lambda: kind.executor(model), expected, max_iterations=2, modes=WITHOUT_STORE)
 
 
 @kinds
@@ -180,7 +181,7 @@ async def test_an_answer_in_plain_words(serve: Serve, kind: Kind) -> None:
     """A last answer that does not keep to the form is an answer none the less."""
     model = turns(kind.asks, kind.asks, "It is seven.")
     expected = limited("It is seven.", 2, 2)
-    await serve(lambda: kind.executor(model), expected, max_iterations=2)
+    await serve(lambda: kind.executor(model), expected, max_iterations=2, modes=WITHOUT_STORE)
 
 
 @strict
@@ -218,7 +219,7 @@ async def test_limits_of_its_own(serve: Serve, kind: Kind) -> None:
     def build() -> Any:
         return kind.executor(model, max_iterations=2, max_execution_time=0.5)
 
-    await serve(build, limited("seven", 2, 2))
+    await serve(build, limited("seven", 2, 2), modes=WITHOUT_STORE)
 
 
 @serves(
@@ -245,6 +246,10 @@ async def test_a_tool_that_raises(serve: Serve, kind: Kind) -> None:
         raise ConnectionError("down")
 
     model = turns(kind.asks, kind.answers)
-    for run in await serve(lambda: kind.of(model, broken), completed("seven", 1, 1)):
+
+    def build() -> Any:
+        return kind.of(model, broken)
+
+    for run in await serve(build, completed("seven", 1, 1), modes=WITHOUT_STORE):
         assert run.outcomes == {kind.tool: ["tool_error"]}
         assert f"Tool {kind.tool} failed: ConnectionError" in run.calls_of(model)[1].text

@@ -10,6 +10,7 @@ from langchain_core.tools import Tool
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, failed, limited
 from tests.ecosystem.model import Line, Model
+from tests.ecosystem.served import WITHOUT_STORE
 from tests.ecosystem.serves import does_not_serve, serves
 from tests.ecosystem.test_classic import FIXED, FUNCTION, look, turns
 
@@ -60,7 +61,8 @@ async def test_an_answer(serve: Serve, kind: AgentType) -> None:
     """An executor looks something up and answers: one turn, and what its parser makes of it."""
     asks, answers = TYPES[kind]
     model = turns(asks, answers)
-    for run in await serve(lambda: executor(kind, model), completed("seven", 1, 1)):
+    expected = completed("seven", 1, 1)
+    for run in await serve(lambda: executor(kind, model), expected, modes=WITHOUT_STORE):
         assert len(run.calls_of(model)) == 2
 
 
@@ -80,8 +82,7 @@ async def test_a_model_that_will_not_stop(serve: Serve, kind: AgentType) -> None
     """A model that asks for a tool even then has not answered."""
     model = turns(TYPES[kind][0])
     expected = limited(FIXED.format(2), 2, 2)
-    modes = ("sync", "stream")
-    await serve(lambda: executor(kind, model), expected, max_iterations=2, modes=modes)
+    await serve(lambda: executor(kind, model), expected, max_iterations=2, modes=WITHOUT_STORE)
 
 
 @does_not_serve(

@@ -17,6 +17,7 @@ from tests.command import ROOT, environment
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, limited
 from tests.ecosystem.model import Model, call, calls, last_result, loops
+from tests.ecosystem.served import WITHOUT_STORE
 from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import asking, loop_of
 from tests.ports import free_port
@@ -116,7 +117,7 @@ async def test_a_tool_over_standard_input(serve: Serve) -> None:
     def build() -> Any:
         return create_agent(model, [tools["weather"]])
 
-    await serve(build, completed("I read: sun in Bonn", 1, 1), modes=("sync", "stream"))
+    await serve(build, completed("I read: sun in Bonn", 1, 1), modes=WITHOUT_STORE)
 
 
 @serves(
@@ -187,5 +188,5 @@ async def test_the_limit(serve: Serve, url: str, limit: int) -> None:
         return create_agent(model, [tools["weather"]])
 
     expected = limited("concluded", limit, limit)
-    for run in await serve(build, expected, max_iterations=limit, modes=("sync", "stream")):
+    for run in await serve(build, expected, max_iterations=limit, modes=WITHOUT_STORE):
         assert len(run.calls_of(model)) == limit + 1

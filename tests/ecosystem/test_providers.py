@@ -9,7 +9,7 @@ from langchain.agents import create_agent
 
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import Expected, completed, failed, limited
-from tests.ecosystem.served import MODES
+from tests.ecosystem.served import MODES, WITHOUT_STORE
 from tests.ecosystem.serves import serves
 from tests.ecosystem.test_wires import CLIENTS
 from tests.ecosystem.toolbox import offline, weather
@@ -69,4 +69,4 @@ async def test_a_tool_that_raises(serve: Serve, client: str) -> None:
 async def test_a_provider_that_fails(serve: Serve, client: str) -> None:
     """A provider that answers with an error is the model's failure."""
     expected = failed("model_failed", retryable=True)
-    await check(serve, client, [Turn(status=503)], expected, modes=("sync", "stream"))
+    await check(serve, client, [Turn(status=503)], expected, modes=WITHOUT_STORE)

@@ -17,6 +17,7 @@ from langgraph.types import interrupt
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, interrupted
 from tests.ecosystem.model import Model, call, calls, last_result
+from tests.ecosystem.served import WITHOUT_STORE
 from tests.ecosystem.serves import does_not_serve
 from tests.ecosystem.toolbox import asking, loop_of, nothing, said_by, weather
 
@@ -273,7 +274,7 @@ async def test_a_breakpoint_that_stops_nothing(serve: Serve, saver: Any, stops: 
         graph.add_conditional_edges("first", lambda _: "last", ["last", "unused"])
         return graph.compile(checkpointer=saver(), **stops)
 
-    await serve(build, completed("All is said."))
+    await serve(build, completed("All is said."), modes=WITHOUT_STORE)
 
 
 async def test_a_breakpoint_after_the_last_turn(serve: Serve) -> None:

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import completed, limited
 from tests.ecosystem.model import Asked, Line, Model, call, calls, last_result, loops
+from tests.ecosystem.served import WITHOUT_STORE
 from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import TOOLS_PROMPT, asking, stock, weather
 
@@ -106,7 +107,7 @@ async def test_a_hook_may_ask_a_model(serve: Serve, where: str, helper: Any) -> 
     def build() -> Any:
         return create_agent(traveller(), [weather], middleware=[around(where, helper())])
 
-    await serve(build, completed(READ, 1, 1), modes=("sync", "stream"))
+    await serve(build, completed(READ, 1, 1), modes=WITHOUT_STORE)
 
 
 @pytest.mark.parametrize("where", ["before_agent", "wrap_model_call", "wrap_tool_call"])
@@ -254,7 +255,7 @@ async def test_a_hook_of_a_prebuilt_agent(serve: Serve, helper: Any) -> None:
         hooks: Any = {"pre_model_hook": before, "post_model_hook": after}
         return create_react_agent(traveller(), [weather], **hooks)
 
-    await serve(build, completed(READ, 1, 1), modes=("sync", "stream"))
+    await serve(build, completed(READ, 1, 1), modes=WITHOUT_STORE)
 
 
 async def test_a_hook_of_a_prebuilt_agent_at_the_limit(serve: Serve) -> None:

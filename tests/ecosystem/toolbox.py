@@ -1,10 +1,11 @@
 """Tools and small graphs that the agents of these tests are made of."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool, tool
@@ -74,3 +75,21 @@ def loop_of(
     graph.add_conditional_edges("ask", tools_condition)
     graph.add_edge("tools", "ask")
     return graph
+
+
+def ends_with(*messages: Any) -> Any:
+    """A graph of plain code whose last step writes these messages."""
+
+    async def write(state: MessagesState) -> dict[str, Any]:
+        return {"messages": list(messages)}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("write", write)
+    graph.add_edge(START, "write")
+    return graph.compile()
+
+
+def says(text: Any = "Half of a sent", metadata: Any = None, **more: Any) -> Callable[[], Any]:
+    """An agent whose provider reports this of its answer."""
+    message = AIMessage(text, response_metadata=metadata or {}, **more)
+    return lambda: create_agent(Model(script=[message]), [])
