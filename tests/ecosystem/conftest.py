@@ -10,7 +10,7 @@ import pytest
 from tests.ecosystem.expected import Expected
 from tests.ecosystem.reports import Run
 from tests.ecosystem.served import agree_in_all_modes
-from tests.ecosystem.serves import MARK, RECORD, Row, as_record, row_of
+from tests.ecosystem.serves import MARK, RECORD, Row, as_record, declared, recorded, row_of
 
 
 class Serve(Protocol):
@@ -76,5 +76,6 @@ class Recorder:
                     self._passed.add(row)
 
     def pytest_sessionfinish(self) -> None:
-        """Write the record."""
-        RECORD.write_text(as_record(self._passed - self._failed), encoding="utf-8")
+        """Write the record. Rows of tests that did not run stay as they were."""
+        rows = {*recorded(), *self._passed} - self._failed
+        RECORD.write_text(as_record(rows & set(declared())), encoding="utf-8")

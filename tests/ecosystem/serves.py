@@ -65,6 +65,16 @@ def row_of(arguments: Iterable[Any], test: str) -> Row:
     return Row(package, part, is_served, how, test)
 
 
+def recorded() -> list[Row]:
+    """The rows of the record that were shown of the versions that are installed now."""
+    if not RECORD.is_file():
+        return []
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    versions = record["versions"]
+    rows = [Row(**row) for row in record["rows"]]
+    return [row for row in rows if versions[row.package] == version(row.package)]
+
+
 def as_record(rows: Iterable[Row], version_of: Callable[[str], str] = version) -> str:
     """The text of the record: the rows, and which versions they were shown of."""
     known = sorted(rows)

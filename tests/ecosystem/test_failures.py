@@ -25,7 +25,6 @@ from tests.ecosystem.model import Asked, Line, Model, call, calls
 from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import asking, down, weather
 
-pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
 ANSWER = "The real answer"
 FAILED = "I read: Tool offline failed: ConnectionError"
 

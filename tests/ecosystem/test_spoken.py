@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import after_agent, before_model
+from langchain.agents.middleware import PIIMiddleware, after_agent, before_model
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Send
@@ -14,7 +14,9 @@ from tests.ecosystem.conftest import Serve
 from tests.ecosystem.expected import Expected, completed
 from tests.ecosystem.model import Model, call, calls, last_result
 from tests.ecosystem.reports import Run
+from tests.ecosystem.serves import does_not_serve
 from tests.ecosystem.toolbox import asking, said_by, weather
+from tests.streams.reading import names_of
 
 ANSWER = "The answer is four."
 LOOK = call("weather", city="Bonn")
@@ -137,3 +139,19 @@ async def test_text_beside_calls(serve: Serve, text: str) -> None:
 
     run = await streamed(serve, build, completed("I read: sun in Bonn", 1, 1))
     assert run.spoken() == f"{text}I read: sun in Bonn"
+
+
+@does_not_serve(
+    "langchain",
+    "`PIIMiddleware` in a stream",
+    "The stream is ahead of redaction: `retract` and the redacted text follow.",
+)
+async def test_a_stream_is_ahead_of_redaction(serve: Serve) -> None:
+    """What an agent redacts is streamed before; a reader that honours `retract` drops it."""
+    hides = PIIMiddleware("email", strategy="redact", apply_to_output=True)
+
+    def build() -> Any:
+        return create_agent(says("Ask bob@example.com now."), [], middleware=[hides])
+
+    run = await streamed(serve, build, completed("Ask [REDACTED_EMAIL] now."))
+    assert "retract" in names_of(run.events)
