@@ -304,6 +304,10 @@ def gathers(plan: Plan) -> bool:
     return any(isinstance(step, Fans) and step.by is By.GATHER for step in within(plan.steps))
 
 
+# Where a model may be asked that is known for a helper only when its node ends.
+_SHOWN_AT_THE_END = (At.BESIDE, At.WRAP, At.BETWEEN)
+
+
 def silent(plan: Plan) -> set[str]:
     """Names of those who never speak as the agent asked: helpers in hooks, agents in tools.
 
@@ -311,7 +315,7 @@ def silent(plan: Plan) -> set[str]:
     they are shows when the node ends.
     """
     found = {w.agent.helper for w in workers(plan.steps) if w.agent and w.agent.helper}
-    names = {helper.name for helper in found if helper.at not in (At.BESIDE, At.WRAP)}
+    names = {helper.name for helper in found if helper.at not in _SHOWN_AT_THE_END}
     for turn in (turn for worker in workers(plan.steps) for turn in worker.turns):
         names |= {agent.name for agent in in_tools(turn.calls)}
     return names
