@@ -24,6 +24,7 @@ from tests.ecosystem.serves import serves
 from tests.ecosystem.toolbox import asking, loop_of, offline, said_by
 
 pytestmark = pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+
 FAILED = "I read: Tool offline failed: ConnectionError"
 
 
