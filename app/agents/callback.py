@@ -138,8 +138,17 @@ class RunHandler(Reaching):
                 self.limits.restate(messages_in(outputs))
             if ended.node in self._limit_nodes and tool_around(ended) is None:
                 self.library_limit += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
+            ended.said = ended.inputs = None  # what was said may be long
         elif isinstance(ended, AgentRun):
             self._agent_ended(ended, CallOutcome.COMPLETED)
+
+    def release(self) -> None:
+        """The run is over: hold nothing of what was said in it."""
+        self.turns.release()
+        self.models.latest = None
+        self.models.open.clear()
+        self.limits.last_words = None
+        self.library_limit.clear()
 
     @_watching
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -162,6 +171,7 @@ class RunHandler(Reaching):
             self._agent_ended(agent, CallOutcome.CANCELLED)
 
     def _agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
+        agent.said = agent.last_said = None
         if agent.waits:
             self.waiting.add(agent.name)
             outcome = CallOutcome.INTERRUPTED

@@ -31,6 +31,8 @@ def blamed(handler: RunHandler) -> Iterator[None]:
         raise
     except Exception as raised:  # foreign code: an agent may raise anything
         raise as_run_error(handler, raised) from raised
+    finally:
+        handler.release()
 
 
 def as_run_error(handler: RunHandler, raised: BaseException) -> RunError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
 from app.agents.asking import Asking, says_helper
 from app.agents.inside import OpenTool
@@ -34,7 +34,8 @@ QUIET_STEPS = 25
 class Said:
     """A model's answer that may become a turn."""
 
-    message: AIMessage
+    calls: list[ToolCall]
+    text: str
     tools: frozenset[str]
     place: Place
     helper: bool
@@ -68,6 +69,12 @@ class Turns:
     def go_on_from(self, iterations: int) -> None:
         """Begin with the turns of an earlier attempt."""
         self.iterations = self.tree.root.done = iterations
+
+    def release(self) -> None:
+        """Hold no messages any more."""
+        self.tree.root.said = self.tree.root.last_said = None
+        for held in (self._said, self._asked, self._raw):
+            held.clear()
 
     def know(self, messages: Iterable[BaseMessage]) -> None:
         """These messages were there before."""
@@ -120,7 +127,7 @@ class Turns:
         self, message: AIMessage, tools: frozenset[str], place: Place, *, helper: bool, last: bool
     ) -> None:
         """A model answered; whether that is a turn is seen when its node ends."""
-        said = Said(message, tools, place, helper, last)
+        said = Said(message.tool_calls, "", tools, place, helper, last)
         if message.id:
             self._said[message.id] = said
         if helper or last:
@@ -129,6 +136,9 @@ class Turns:
             place.said = said
         agent = agent_around(place)
         if agent is not None:
+            if agent.last_said is not None:
+                agent.last_said.text = ""  # of many long texts the last one is held
+            said.text = str(message.text)
             agent.last_said = said
         for call in message.tool_calls:
             if call["id"]:
@@ -185,12 +195,12 @@ class Turns:
         said = self._asked.get(tool_call_id or "")
         if said is None and agent is not None:
             said = agent.last_said
-            if said is None or not _names(said.message, name):
+            if said is None or not _names(said, name):
                 return
             agent.drafts.pop(_node(said.place), None)
         if said is None or said.counted or tool_around(place) is not tool_around(said.place):
             return
-        names = [call["name"] for call in said.message.tool_calls] or [name]
+        names = [call["name"] for call in said.calls] or [name]
         if set(names) <= self.output_tools:
             return
         if agent is not None:
@@ -206,7 +216,7 @@ class Turns:
             self._reject_unknown(agent, [action.tool], frozenset())
         elif not said.counted:
             agent.usual.setdefault("", set()).update(said.tools)
-            names = [call["name"] for call in said.message.tool_calls] or [action.tool]
+            names = [call["name"] for call in said.calls] or [action.tool]
             self._count_said(agent, said, names)
 
     def unusable(self, place: Place) -> None:
@@ -217,7 +227,7 @@ class Turns:
         """Count a turn that a model made."""
         said.counted = True
         # Several answers may name one call, of which one was taken.
-        self._asked.update({call["id"]: said for call in said.message.tool_calls if call["id"]})
+        self._asked.update({call["id"]: said for call in said.calls if call["id"]})
         wanted = [name for name in names if name not in self.output_tools]
         self._count(place, len(wanted))
         self._reject_unknown(place, wanted, said.tools)
@@ -264,11 +274,11 @@ class Turns:
         return True
 
 
-def _names(message: AIMessage, tool: str) -> bool:
-    """Whether a message names a tool: by a call, or in words where it has no calls."""
-    if message.tool_calls:
-        return any(call["name"] == tool for call in message.tool_calls)
-    return tool in str(message.text)
+def _names(said: Said, tool: str) -> bool:
+    """Whether an answer names a tool: by a call, or in words where it has no calls."""
+    if said.calls:
+        return any(call["name"] == tool for call in said.calls)
+    return tool in said.text
 
 
 def _is_sent_back(branch: Branch) -> bool:

@@ -6,6 +6,7 @@ stops everything that the loop serves. Tasks of a run, and those of a factory of
 """
 
 import asyncio
+import inspect
 import signal
 from contextvars import Context, ContextVar
 from typing import Any
@@ -55,10 +56,14 @@ class _Tasks:
     def __call__(
         self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any
     ) -> "asyncio.Future[Any]":
-        if _is_users(options.get("context")):
-            work = _contained(work)
         make: Any = self.former or _task
-        made: asyncio.Future[Any] = make(loop, work, **options)
+        if not _is_users(options.get("context")):
+            made: asyncio.Future[Any] = make(loop, work, **options)
+            return made
+        held = _Work(work)
+        made = make(loop, _contained(held), **options)
+        # One that is cancelled before it begins is closed now: the collector would complain of it.
+        made.add_done_callback(held.close_unbegun)
         return made
 
 
@@ -81,13 +86,20 @@ class _Work:
     def __init__(self, coroutine: Any) -> None:
         self.coroutine = coroutine
 
+    def close_unbegun(self, ended: "asyncio.Future[Any]") -> None:
+        """Close it where its task was cancelled before it began."""
+        cut = ended.cancelled() and inspect.iscoroutine(self.coroutine)
+        if cut and inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CREATED:
+            self.coroutine.close()
+
     def __del__(self) -> None:
         self.coroutine.close()
 
 
-def _contained(coroutine: Any) -> Any:
+def _contained(held: _Work) -> Any:
     """A coroutine that ends with `Contained` where it would have ended the loop."""
-    contained: Any = _awaited(_Work(coroutine))
+    coroutine = held.coroutine
+    contained: Any = _awaited(held)
     # Libraries and people that look at the task see the name of what works in it.
     contained.__name__ = getattr(coroutine, "__name__", contained.__name__)
     contained.__qualname__ = getattr(coroutine, "__qualname__", contained.__qualname__)
