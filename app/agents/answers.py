@@ -22,6 +22,7 @@ from app.runs.errors import ModelFailed, NoAnswer
 from app.runs.model import AgentAnswer
 
 STRUCTURED = "structured_response"
+_LISTS = (list, tuple)
 # How ModelRetryMiddleware speaks for a model that failed; it gives its words no other mark.
 _RETRIES_SENTENCE = "Model call failed after "
 
@@ -36,7 +37,7 @@ class Names:
 
 def as_messages(value: Any) -> list[BaseMessage]:
     """The messages of a state, which may hold them as the dicts of a provider's client."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, _LISTS):
         return []
     if all(isinstance(message, BaseMessage) for message in value):
         return list(value)

@@ -47,7 +47,7 @@ class Calls:
         return self.limits.admit(call)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Around:
     """Stands around a call that is made at this place."""
 

@@ -1,5 +1,6 @@
 """What a model call says of itself: the model, the tools that are bound, whose call it may be."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -49,14 +50,18 @@ def says_helper(options: Mapping[str, Any], node: str) -> bool:
     """Whether the call is a helper's by the library's own word: a hook's, or for one value."""
     if options.get("ls_structured_output_format"):
         return True
-    return around_tool.get() or bool(_HOOK.search(node))
+    return around_tool.get() or _is_hook(node)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_hook(node: str) -> bool:
+    return _HOOK.search(node) is not None
 
 
 def bound_tools(options: Mapping[str, Any]) -> frozenset[str]:
     """Names of the tools that are bound to a call, in whichever form."""
-    return frozenset(
-        name for key in _TOOLS for tool in _listed(options, key) for name in names(tool)
-    )
+    bound = [name for key in _TOOLS for tool in _listed(options, key) for name in names(tool)]
+    return frozenset(bound)
 
 
 def names(tool: Any) -> Iterable[str]:

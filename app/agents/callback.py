@@ -124,7 +124,7 @@ class RunHandler(Reaching):
     ) -> None:
         """A chain begins: the run of an agent, a step of it, or something in between."""
         branch = self.tree.begin(run_id, parent_run_id, name, tags or (), metadata or {}, inputs)
-        if branch is not None:
+        if branch is not None and self.turns.is_unseen(branch):
             self.limits.step_begins(branch)
             self.turns.step_begins(branch)
 

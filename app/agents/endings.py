@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from operator import attrgetter
 from typing import Any
 
 from langchain_core.messages import AIMessage
@@ -73,7 +74,11 @@ _KEYS = (
     "amazon-bedrock-guardrailAction",
 )  # fmt: skip
 
-_ALL_KEYS = {*_KEYS, "prompt_feedback", "block_reason", "is_blocked", "done"}
+_OF_PROMPT = {"prompt_feedback", "block_reason", "is_blocked", "done"}
+_ALL_KEYS = {*_KEYS, *_OF_PROMPT}
+
+_NOT_SAID = Ending(Kind.UNSAID)
+_BY_KIND = attrgetter("kind")
 
 
 def of_message(message: AIMessage) -> Ending:
@@ -89,8 +94,11 @@ def of_completion(result: LLMResult) -> Ending:
 
 def of(*said: Mapping[str, Any]) -> Ending:
     """How a message ended, by all that its provider reported, a `generation_info` for example."""
-    endings = [ending for part in said for ending in _endings(part)]
-    return max(endings, key=lambda ending: ending.kind, default=Ending(Kind.UNSAID))
+    found = _NOT_SAID
+    for part in said:
+        if part:
+            found = max((found, *_endings(part)), key=_BY_KIND)
+    return found
 
 
 def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
@@ -102,11 +110,15 @@ def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
-    if _ALL_KEYS.isdisjoint(said):
-        return
-    for key in _KEYS:
-        if said.get(key) is not None:
+    present = _ALL_KEYS.intersection(said)
+    for key in _KEYS if present else ():
+        if key in present and said[key] is not None:
             yield from map(_read, _words(said[key]))
+    if not present.isdisjoint(_OF_PROMPT):
+        yield from _of_prompt(said)
+
+
+def _of_prompt(said: Mapping[str, Any]) -> Iterator[Ending]:
     feedback = said.get("prompt_feedback")
     blocked = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
     for word in _words(blocked or said.get("block_reason")):
@@ -120,10 +132,10 @@ def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
 
 def _words(said: object) -> list[str]:
     """The single words of what may be a word, several joined, an enum's member or a mapping."""
+    if type(said) is str and said.lower() in _KINDS:
+        return [said]
     if isinstance(said, Enum):
         return [said.name]
-    if isinstance(said, str) and said.lower() in _KINDS:
-        return [said]
     if isinstance(said, Mapping):
         return _words(said.get("reason"))
     if not isinstance(said, str):
@@ -133,6 +145,8 @@ def _words(said: object) -> list[str]:
 
 
 def _read(word: str) -> Ending:
-    plain = word.lower().replace("-", "_").replace(" ", "_")
+    plain = word.lower()
+    if plain not in _KINDS:
+        plain = plain.replace("-", "_").replace(" ", "_")
     kind = _KINDS.get(plain, Kind.NATURAL) if plain else Kind.UNSAID
     return Ending(kind, None if kind is Kind.UNSAID else word)

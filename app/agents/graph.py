@@ -105,7 +105,7 @@ class GraphAgent:
             if _ended_by_library(handler, ran):
                 return await self._stopped(call, handler, ran)
             answer = self._answer(handler, ran, call)
-            if not self._keeps_threads:
+            if not self._keeps_threads and call.thread_id is not None:
                 await self._conversations.keep(call, ran.messages)
             return answer
 
@@ -255,7 +255,7 @@ def _ended_by_library(handler: RunHandler, ran: Ran) -> bool:
     last = ran.messages[-1:]
     if last and isinstance(last[0], AIMessage) and last[0].text == _NEEDS_MORE_STEPS:
         handler.library_limit += last
-    return any(ran.messages[-1:] == [message] for message in handler.library_limit)
+    return any(last == [message] for message in handler.library_limit)
 
 
 def _is_empty(value: Any) -> bool:

@@ -108,10 +108,7 @@ class Limits:
 
     def step_begins(self, branch: Branch) -> None:
         """A node that asks no LangChain model is held to the limit by its steps."""
-        if not self.refuses or tool_around(branch) is not None:
-            return
-        unseen = branch.node in branch.agent.raw_nodes or self.turns.is_quiet(branch)
-        if unseen and branch.depth >= self.call.iteration_limit:
+        if self.refuses and branch.depth >= self.call.iteration_limit:
             self.stop(Limit.ITERATIONS)
 
     def made(self, asking: Asking) -> None:

@@ -9,7 +9,9 @@ from langgraph.types import Command
 
 # Messages stand no deeper than this: a list of commands, its update, a key, its list.
 _DEEPEST = 4
-_PLAIN = (str, bytes, int, float, type(None))
+_LISTS = (list, tuple)
+_GIVERS = (Command, list, tuple)
+_PLAIN = {str, bytes, int, float, bool, type(None)}
 
 
 def output_of(raised: BaseException) -> Any:
@@ -20,25 +22,34 @@ def output_of(raised: BaseException) -> Any:
 def messages_in(value: Any) -> list[BaseMessage]:
     """The messages in what a node is given or gives: a state, an update, a command, a list."""
     found: list[BaseMessage] = []
-    _collect(value, found, 0)
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST + 1):
+        inner: list[Any] = []
+        for part in level:
+            kind = type(part)
+            if kind is dict:
+                inner.extend(part.values())
+            elif kind is list or kind is tuple:
+                inner.extend(part)
+            elif kind in _PLAIN:
+                continue
+            elif isinstance(part, BaseMessage):
+                found.append(part)
+            else:
+                inner.extend(_parts(part))
+        if not inner:
+            break
+        level = inner
     return found
 
 
-def _collect(value: Any, found: list[BaseMessage], deep: int) -> None:
-    if isinstance(value, BaseMessage):
-        found.append(value)
-    elif deep < _DEEPEST and not isinstance(value, _PLAIN):
-        for inner in _parts(value):
-            _collect(inner, found, deep + 1)
-
-
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, list | tuple):
+    if isinstance(value, Command):
+        return (value.update,)
+    if isinstance(value, _LISTS):
         return value
     if isinstance(value, dict):
         return value.values()
-    if isinstance(value, Command):
-        return (value.update,)
     fields = getattr(type(value), "model_fields", None) or getattr(
         type(value), "__dataclass_fields__", None
     )
@@ -49,6 +60,6 @@ def gives_output(value: Any, deep: int = 0) -> bool:
     """Whether a node gives the structured output of its agent."""
     if isinstance(value, dict):
         return value.get("structured_response") is not None
-    if isinstance(value, Command | list | tuple) and deep < _DEEPEST:
+    if isinstance(value, _GIVERS) and deep < _DEEPEST:
         return any(gives_output(inner, deep + 1) for inner in _parts(value))
     return False

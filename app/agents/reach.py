@@ -66,6 +66,8 @@ def install() -> None:
 
 
 def _found(callbacks: Any) -> Around | None:
+    if callbacks is None:
+        return None
     handlers = callbacks if isinstance(callbacks, list) else getattr(callbacks, "handlers", ())
     for handler in handlers:
         if isinstance(handler, Reaching):

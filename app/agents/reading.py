@@ -8,7 +8,7 @@ from app.agents import endings
 from app.agents.refusal import IncompleteAnswer
 from app.runs import plain
 from app.runs.errors import HandedOver
-from app.runs.model import CallOutcome, Usage
+from app.runs.model import NO_USAGE, CallOutcome, Usage
 
 # More tokens than anybody spends: beyond it a number is a fault of who tells it.
 _MOST = 1_000_000_000_000
@@ -27,19 +27,24 @@ def usage(message: AIMessage | None) -> Usage:
     """The tokens that it reports. Raises TypeError if they are not whole numbers."""
     spent = message.usage_metadata if message is not None else None
     if not spent:
-        return Usage()
+        return NO_USAGE
     read = spent.get("input_token_details") or {}
     written = spent.get("output_token_details") or {}
-    counts = [n for n in (*spent.values(), *read.values(), *written.values()) if n is not None]
-    if not all(isinstance(n, dict) or (isinstance(n, int) and 0 <= n <= _MOST) for n in counts):
-        raise TypeError("a provider reported its usage in other than whole numbers")
     return Usage(
-        input_tokens=spent.get("input_tokens") or 0,
-        output_tokens=spent.get("output_tokens") or 0,
-        cache_read=read.get("cache_read") or 0,
-        cache_creation=read.get("cache_creation") or 0,
-        reasoning=written.get("reasoning") or 0,
+        input_tokens=_whole(spent.get("input_tokens")),
+        output_tokens=_whole(spent.get("output_tokens")),
+        cache_read=_whole(read.get("cache_read")),
+        cache_creation=_whole(read.get("cache_creation")),
+        reasoning=_whole(written.get("reasoning")),
     )
+
+
+def _whole(tokens: object) -> int:
+    if not tokens:
+        return 0
+    if not isinstance(tokens, int) or not 0 <= tokens <= _MOST:
+        raise TypeError("a provider reported its usage in other than whole numbers")
+    return tokens
 
 
 def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:

@@ -18,12 +18,17 @@ RUN = "watchkeeper_run_id"
 
 
 def config_of(call: AgentCall, *, in_thread: bool) -> RunnableConfig:
-    """Where a graph without threads of its own keeps its steps, no two runs meet."""
-    metadata = {RUN: call.run_id}
+    """Where a graph without threads of its own keeps its steps, no two runs meet.
+
+    Whose step it is stands in its metadata, where it is kept for a later attempt to read: LangChain
+    merges metadata anew for every call.
+    """
+    kept = call.durable or in_thread
+    about: RunnableConfig = {"metadata": {RUN: call.run_id}} if kept else {}
     if in_thread and call.thread_id:
-        return {"configurable": {"thread_id": call.thread_id}, "metadata": metadata}
+        return {"configurable": {"thread_id": call.thread_id}, **about}
     claim = {CLAIM: call.fence.claim} if call.fence is not None else {}
-    return {"configurable": {"thread_id": call.run_id, **claim}, "metadata": metadata}
+    return {"configurable": {"thread_id": call.run_id, **claim}, **about}
 
 
 async def from_input(graph: Any, config: RunnableConfig, kept: StateSnapshot) -> RunnableConfig:

@@ -46,7 +46,7 @@ class Guards:
 
         A guarded copy itself is one.
         """
-        if getattr(tool, _GUARDED, False):
+        if _GUARDED in vars(tool):
             return tool
         key = (id(tool), words)  # tools compare by what they hold: identity is meant
         known = self._copies.get(key)

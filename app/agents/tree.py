@@ -239,13 +239,6 @@ def outwards(place: Place | None) -> Iterator[Place]:
         place = None if isinstance(place, OpenTool) else place.within
 
 
-def everything_around(place: Place | None) -> Iterator[Place]:
-    """The same, and on through the tools."""
-    while place is not None:
-        yield place
-        place = place.within
-
-
 def tool_around(place: Place) -> OpenTool | None:
     """The tool call in which it stands."""
     return place.tool

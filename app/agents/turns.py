@@ -21,7 +21,6 @@ from app.agents.tree import (
     Tree,
     agent_around,
     asked_by_tool,
-    everything_around,
     tool_around,
 )
 from app.runs.events import Emit, IterationCounted
@@ -87,38 +86,44 @@ class Turns:
 
     def is_helper(self, asking: Asking, place: Place) -> bool:
         """Whether a call that begins is a helper's, as far as can be said."""
-        if says_helper(asking.options, _node(place)):
-            return True
         agent, node = agent_around(place), _node(place)
+        if says_helper(asking.options, node):
+            return True
         if agent is None:
             return False
         usual = agent.usual.get(node)
         if usual is None and node in agent.asides:
             return True
-        had = agent.tools | self.output_tools
+        if not usual and not asking.tools:  # nothing is known of the node, nor of the call
+            return False
+        had = [agent.tools, self.output_tools]
         if agent is self.tree.root:
-            had |= self.tools
-        if not usual:  # nothing is known of the node: its call has tools, and none of the agent's
-            return bool(asking.tools and had) and asking.tools.isdisjoint(had)
-        return asking.tools.isdisjoint(had | usual)
+            had.append(self.tools)
+        if usual:
+            had.append(usual)
+        return any(had) and all(map(asking.tools.isdisjoint, had))
+
+    def is_unseen(self, branch: Branch) -> bool:
+        """Whether its agent works on without asking a model of LangChain's; a tool may."""
+        agent = branch.agent
+        unseen = agent.quiet_steps > QUIET_STEPS or branch.node in agent.raw_nodes
+        return unseen and tool_around(branch) is None
 
     def step_begins(self, branch: Branch) -> None:
-        """A node is executed: without models, steps are what bounds a run."""
-        if self.is_quiet(branch) and tool_around(branch) is None:
+        """A node is executed unseen: without models, steps are what bounds a run."""
+        if branch.agent.quiet_steps > QUIET_STEPS:
             branch.agent.quiet_steps -= 1  # once for each step, however many branches it has
             self._count(branch, 0)
 
-    def is_quiet(self, branch: Branch) -> bool:
-        """Whether its agent has gone on for long without asking a model."""
-        return branch.agent.quiet_steps > QUIET_STEPS
-
     def asked(self, place: Place, *, helper: bool) -> None:
         """A model is asked; a text that the same node gave before was not the last word."""
-        for part in everything_around(place):
+        part: Place | None = place
+        while part is not None:
             if isinstance(part, Branch):
                 part.asked = True
             elif isinstance(part, AgentRun):
                 part.quiet_steps = 0
+            part = part.within
         if isinstance(place, Branch) and not helper and _is_sent_back(place):
             del place.agent.drafts[place.node]
             self._count(place, 0)
@@ -138,7 +143,8 @@ class Turns:
         if agent is not None:
             if agent.last_said is not None:
                 agent.last_said.text = ""  # of many long texts the last one is held
-            said.text = str(message.text)
+            if not message.tool_calls:
+                said.text = str(message.text)
             agent.last_said = said
         for call in message.tool_calls:
             if call["id"]:
@@ -152,14 +158,15 @@ class Turns:
         given = [message for message in messages if isinstance(message, AIMessage)]
         if not given:
             return
-        answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-        structured = any(m.tool_calls for m in given) and gives_output(output)
+        answered: set[str] = set()
+        if len(messages) > len(given):
+            answered.update(m.tool_call_id for m in messages if isinstance(m, ToolMessage))
         for message in given:
             said = self._said.get(message.id or "")
             if said is None and self._is_new(message, branch):
                 said = self._made_anew(message, branch, answered)
             if said is not None and said.place is branch and not (said.helper or said.last):
-                self._left_its_node(branch, said, message, answered, structured)
+                self._left_its_node(branch, said, message, answered, output)
 
     def _made_anew(self, message: AIMessage, branch: Branch, answered: set[str]) -> Said | None:
         """A message that the code of a node made: of what a model said there, or by itself."""
@@ -178,7 +185,7 @@ class Turns:
         said: Said,
         message: AIMessage,
         answered: set[str],
-        structured: bool,
+        output: Any,
     ) -> None:
         branch.agent.usual.setdefault(branch.node, set()).update(said.tools)
         if not message.tool_calls:
@@ -186,7 +193,7 @@ class Turns:
         elif not said.counted:
             # Calls that the node answered by itself asked for structured output.
             open_calls = [call for call in message.tool_calls if call["id"] not in answered]
-            if open_calls or not structured:
+            if open_calls or not gives_output(output):
                 self._count_said(branch, said, [call["name"] for call in open_calls])
 
     def tool_begins(self, place: Place, name: str, tool_call_id: str | None) -> None:
@@ -236,12 +243,11 @@ class Turns:
         agent = agent_around(place)
         if agent is None or tool_around(place) is not None:
             return
-        had = bound | agent.tools
         # What the agent itself has is known from its start; of another one, from its calls.
-        if agent is self.tree.root or not had:
-            had = had | self.tools
-        for name in names:
-            if had and name not in had:
+        own = agent is self.tree.root or not (bound or agent.tools)
+        had = (bound, agent.tools, self.tools) if own else (bound, agent.tools)
+        for name in names if any(had) else ():
+            if not any(name in tools for tools in had):
                 self.reject(name)
 
     def _count(self, place: Place, tool_calls: int) -> None:

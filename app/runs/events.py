@@ -37,8 +37,8 @@ class Fact:
     def __post_init__(self) -> None:
         for field_name in self.names:
             given = getattr(self, field_name)
-            if given is not None:
-                object.__setattr__(self, field_name, plain.name(given))
+            if given is not None and (safe := plain.name(given)) is not given:
+                object.__setattr__(self, field_name, safe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
