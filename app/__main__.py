@@ -190,12 +190,12 @@ def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
     asyncio.set_event_loop(loop)
     try:
         code = _result(loop, loop.create_task(work))
-        left = asyncio.all_tasks(loop)
-        for task in left:
+        unfinished = asyncio.all_tasks(loop)
+        for task in unfinished:
             task.cancel()
-        if left:
-            _, left = loop.run_until_complete(asyncio.wait(left, timeout=_LEFTOVER_S))
-        if not left:
+        if unfinished:
+            _, unfinished = loop.run_until_complete(asyncio.wait(unfinished, timeout=_LEFTOVER_S))
+        if not unfinished:
             loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

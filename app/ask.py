@@ -21,11 +21,11 @@ _CONNECT_S = 5.0
 # How much longer than the run's own deadline its end may take to arrive.
 _MARGIN_S = 5.0
 # The longest wait for a run to begin when no timeout was asked for: the service's usual maximum.
-_UNTOLD_S = 300.0
+_DEFAULT_TIMEOUT_S = 300.0
 # An answer comes whole in `end`, every character of it perhaps six bytes long.
 _MOST_EVENT_BYTES = 64_000_000
 
-UNREACHABLE, REFUSED, LEFT = 1, 2, 130
+UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 130
 EXIT_CODES = {
     Outcome.COMPLETED: 0,
     Outcome.ITERATION_LIMIT: 3,
@@ -136,15 +136,15 @@ def ask(question: Question, as_json: bool = False) -> int:
         return asyncio.run(_bounded(question, screen))
     except KeyboardInterrupt:
         screen.fail("Left; the service cancels the run.")
-        return LEFT
+        return INTERRUPTED
     except BrokenPipeError:
         # Nobody reads on; at its exit Python would try once more to write, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return LEFT
+        return INTERRUPTED
 
 
 async def _bounded(question: Question, screen: Screen) -> int:
-    limit_s = _MARGIN_S + (_UNTOLD_S if question.timeout_s is None else question.timeout_s)
+    limit_s = _MARGIN_S + (_DEFAULT_TIMEOUT_S if question.timeout_s is None else question.timeout_s)
     try:
         async with asyncio.timeout(limit_s) as limit:
             return await _ask(question, screen, limit)

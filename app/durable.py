@@ -23,13 +23,13 @@ from app.tasks import kept, ownership
 from app.tasks.engine import Engine
 from app.tasks.kept import Keys, Threads
 from app.tasks.store import Store
-from app.tasks.supervisor import Heard
+from app.tasks.supervisor import Hooks
 from app.telemetry import catalogue, lines, logs
 from app.telemetry.pipeline import Gauges
 
 # How often it is looked whether the store went away or came back.
 _LOOK_S = 0.5
-_TELL_TIMES = 20
+_REPORT_ATTEMPTS = 20
 
 
 class CannotOpenStore(Exception):
@@ -112,30 +112,30 @@ class Durable:
                 if keep_in is not None:
                     keep_in(self.threads, steps.saver)
             background = Background(
-                self.runner, lambda: service.agents, final, self.engine.tell_stopped
+                self.runner, lambda: service.agents, final, self.engine.record_stopped
             )
 
-            def unworked(task_id: str, error: RunError) -> None:
-                telling = self._tell_unworked(service, task_id, error)
+            def ended_without_worker(task_id: str, error: RunError) -> None:
+                telling = self._report_ended_without_worker(service, task_id, error)
                 told = asyncio.run_coroutine_threadsafe(telling, loop)
-                told.add_done_callback(_tell_fault)
+                told.add_done_callback(_log_failure)
 
-            heard = Heard(
+            hooks = Hooks(
                 stop=background.stop,
-                recovered=self._tell_recovered,
-                unworked=unworked,
-                forget=_on_loop(loop, steps),
+                recovered=self._emit_recovered,
+                ended_without_worker=ended_without_worker,
+                delete_steps=_on_loop(loop, steps),
                 purge=lambda before: kept.purge(self.store, before),
                 failed=lambda error: logs.failed(lines.UNHANDLED, error),
             )
-            self.engine.hear(heard)
+            self.engine.subscribe(hooks)
             works = service.role is not Role.API
             parts.push_async_callback(self.engine.stop)
             await self.engine.start(background.execute, list(service.agents), works=works)
-            telling = asyncio.create_task(self._tell_of_the_store(), name="reach of the store")
+            telling = asyncio.create_task(self._log_store_changes(), name="reach of the store")
             parts.callback(telling.cancel)
 
-    async def _tell_of_the_store(self) -> None:
+    async def _log_store_changes(self) -> None:
         """Say when it goes away and when it is back, and not with each request meanwhile."""
         reachable = True
         while True:
@@ -143,9 +143,9 @@ class Durable:
             if self.engine.stats.reachable != reachable:
                 reachable = not reachable
                 if reachable:
-                    logs.say("info", lines.STORE_BACK)
+                    logs.log("info", lines.STORE_BACK)
                 else:
-                    logs.say("warning", lines.STORE_UNREACHABLE)
+                    logs.log("warning", lines.STORE_UNREACHABLE)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -161,12 +161,14 @@ class Durable:
         finally:
             await asyncio.wrap_future(self.store.in_thread(lock.__exit__, None, None, None))
 
-    def _tell_recovered(self, task_id: str, agent: str) -> None:
+    def _emit_recovered(self, task_id: str, agent: str) -> None:
         """Of agents served here: others have no place among the labels."""
         if agent in self.served:
             self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
 
-    async def _tell_unworked(self, service: Service, task_id: str, error: RunError) -> None:
+    async def _report_ended_without_worker(
+        self, service: Service, task_id: str, error: RunError
+    ) -> None:
         record = await self._record(task_id)
         agent = service.agents.get(record.task.agent) if record is not None else None
         if record is None or agent is None:
@@ -174,11 +176,11 @@ class Durable:
         if isinstance(error, WorkerLost):
             at = time.monotonic()
             self.runner.emit(RunLost(run_id=task_id, agent=agent.info.name, at=at))
-        self.runner.tell_unworked(agent.info, record, error)
+        self.runner.report_ended_without_worker(agent.info, record, error)
 
     async def _record(self, task_id: str) -> Record | None:
         """What is stored of a run; of a store that stays away for long, nothing."""
-        for _ in range(_TELL_TIMES):
+        for _ in range(_REPORT_ATTEMPTS):
             try:
                 return await self.engine.record(task_id)
             except StoreUnavailable:
@@ -220,7 +222,7 @@ class Durable:
         }
 
 
-def _tell_fault(told: "Future[None]") -> None:
+def _log_failure(told: "Future[None]") -> None:
     if not told.cancelled() and (wrong := told.exception()) is not None:
         logs.failed(lines.UNHANDLED, wrong)
 
@@ -229,4 +231,4 @@ def _on_loop(
     loop: asyncio.AbstractEventLoop, steps: Checkpoints
 ) -> Callable[[Sequence[str]], "Future[None]"]:
     """Forget steps, from another thread."""
-    return lambda ids: asyncio.run_coroutine_threadsafe(steps.forget(ids), loop)
+    return lambda ids: asyncio.run_coroutine_threadsafe(steps.delete_steps(ids), loop)

@@ -124,9 +124,9 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
         await parts.factories.close()
         raise
     for switch in leaks.switches(service.agents):
-        logs.say("warning", lines.CONTENT_LEAVES, how=switch)
+        logs.log("warning", lines.CONTENT_LEAVES, how=switch)
     if service.demo:
-        logs.say("warning", lines.DEMO_IN_USE, agents=list(service.agents))
+        logs.log("warning", lines.DEMO_IN_USE, agents=list(service.agents))
 
 
 async def serve(settings: Settings, agents: Sequence[str], role: Role = Role.BOTH) -> None:
@@ -167,7 +167,7 @@ def start_logs(parts: Parts) -> None:
         on_drop=parts.pipeline.log_dropped,
     )
     for name in configuration.unknown_variables(os.environ):
-        logs.say("warning", lines.UNKNOWN_SETTING, variable=name)
+        logs.log("warning", lines.UNKNOWN_SETTING, variable=name)
 
 
 def application(parts: Parts, agents: Sequence[str]) -> http.Application:
@@ -192,7 +192,7 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
         async with AsyncExitStack() as open_parts:
             if parts.durable is not None:
                 await open_parts.enter_async_context(parts.durable.opened(service))
-            logs.say("info", lines.SERVICE_STARTED, agents=list(service.agents))
+            logs.log("info", lines.SERVICE_STARTED, agents=list(service.agents))
             yield
             if parts.durable is not None:
                 parts.durable.engine.leave()
@@ -204,7 +204,7 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
         await UPSTREAM.aclose()
         await pipeline.close()
         service.threads.shutdown(wait=False)
-        logs.say("info", lines.SERVICE_STOPPED)
+        logs.log("info", lines.SERVICE_STOPPED)
         logs.written()
 
 
@@ -239,19 +239,19 @@ def _refuse_workers(arguments: Sequence[str]) -> None:
 
 async def _drain(parts: Parts) -> None:
     settings = parts.settings
-    logs.say("info", lines.SERVICE_DRAINING, in_flight=len(parts.service.runner.in_flight))
+    logs.log("info", lines.SERVICE_DRAINING, in_flight=len(parts.service.runner.in_flight))
     if parts.durable is not None:
         parts.durable.engine.leave()
     await parts.service.runner.drain(settings.drain_notice_s, settings.drain_s)
     if parts.durable is not None:
         # Last, so that whoever waits for a run that ended meanwhile has its answer.
-        await parts.durable.engine.let_go()
+        await parts.durable.engine.release_waiters()
 
 
 def _report_slow(agent: str, waited_s: float) -> None:
     """Before the log is open, as in a check, it is the person at the terminal who waits."""
     if logs.is_open():
-        logs.say("warning", lines.FACTORY_SLOW, agent=agent, waited_s=waited_s)
+        logs.log("warning", lines.FACTORY_SLOW, agent=agent, waited_s=waited_s)
     else:
         sentence = f"watchkeeper: Waiting for the factory of {agent}, for {waited_s:g} s now."
         print(sentence, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from app.agents.watching import WatchHandler
+from app.agents.watch_handler import WatchHandler
 from app.runs.prices import Prices
 from app.telemetry import logs
 from app.telemetry.export import instance_id

@@ -202,9 +202,9 @@ async def _compare(kind: str, ways: Mapping[str, Answer]) -> None:
     gc.collect()
     gc.freeze()
     seen: dict[str, list[float]] = {name: [] for name in ways}
-    ends_at = time.monotonic() + _LONGEST_S
+    deadline = time.monotonic() + _LONGEST_S
     for number in range(ROUNDS):
-        if number > 2 and time.monotonic() > ends_at:
+        if number > 2 and time.monotonic() > deadline:
             break
         for name, answer in ways.items():
             seen[name].append(await _cpu_ms(answer))

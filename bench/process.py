@@ -53,8 +53,8 @@ class Server:
 
     def wait_until(self, path: str, status: int = 200) -> None:
         """Return when a GET of the path is answered with that status. Raises DidNotStart."""
-        give_up_at = time.monotonic() + _START_S
-        while time.monotonic() < give_up_at:
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
             if self._get(path) == status:

@@ -130,15 +130,15 @@ NAMES = {"a": "a create_agent in-process", **{key: told for key, (told, _, _) in
 
 def run() -> bool:
     """Measure and print; false when an answer was wrong."""
-    ends_at = time.monotonic() + _LONGEST_S
+    deadline = time.monotonic() + _LONGEST_S
     weight = sum(load.rounds for loads in LOADS.values() for load in loads)
     try:
         for delay_ms, loads in LOADS.items():
             with ExitStack() as stack:
                 contenders = _start(stack, delay_ms)
                 for load in loads:
-                    left_s = ends_at - time.monotonic()
-                    _measure(contenders, delay_ms, load, left_s * load.rounds / weight)
+                    remaining_s = deadline - time.monotonic()
+                    _measure(contenders, delay_ms, load, remaining_s * load.rounds / weight)
                     weight -= load.rounds
     except (ExceptionGroup, subprocess.SubprocessError) as wrong:
         print(f"\n  an answer was wrong, or never came: {wrong}")
@@ -168,10 +168,10 @@ def _start(stack: ExitStack, delay_ms: int) -> Contenders:
     return contenders
 
 
-def _measure(contenders: Contenders, delay_ms: int, load: Load, within_s: float) -> None:
+def _measure(contenders: Contenders, delay_ms: int, load: Load, timeout_s: float) -> None:
     slots: dict[str, list[Slot]] = {letter: [] for letter in contenders}
     rounds = 0
-    for rounds in _rounds(load.rounds, within_s):  # noqa: B007 - told below
+    for rounds in _rounds(load.rounds, timeout_s):  # noqa: B007 - told below
         for letter, contender in contenders.items():
             slots[letter].append(contender.answer(load.clients, load.requests))
     clients = "1 client" if load.clients == 1 else f"{load.clients} clients"
@@ -188,11 +188,11 @@ def _measure(contenders: Contenders, delay_ms: int, load: Load, within_s: float)
         print(f"  {ours}/{theirs}  {table.ratio(cpu[ours], cpu[theirs])}  {meaning}", flush=True)
 
 
-def _rounds(most: int, within_s: float) -> Iterator[int]:
+def _rounds(most: int, timeout_s: float) -> Iterator[int]:
     """Count rounds, at least two, until there are enough or the time is up."""
-    ends_at = time.monotonic() + within_s
+    deadline = time.monotonic() + timeout_s
     for number in range(1, most + 1):
-        if number > 2 and time.monotonic() > ends_at:
+        if number > 2 and time.monotonic() > deadline:
             return
         yield number
 

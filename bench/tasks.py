@@ -87,11 +87,11 @@ async def _submit(client: httpx.AsyncClient, took_s: list[float]) -> str:
 
 async def _ended(client: httpx.AsyncClient, ids: list[str]) -> bool:
     """Wait until all have ended; whether all of them completed."""
-    give_up_at = time.monotonic() + _ENDED_S
+    deadline = time.monotonic() + _ENDED_S
     for task_id in ids:
         while True:
             task = (await client.get(f"/agent/async/{task_id}", params={"wait": 20})).json()
-            if task["finished_at"] or time.monotonic() > give_up_at:
+            if task["finished_at"] or time.monotonic() > deadline:
                 break
         if task["status"] != "completed":
             return False

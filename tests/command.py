@@ -93,7 +93,7 @@ def _ended(
     command: Sequence[str],
     cwd: Path,
     variables: Mapping[str, str],
-    within_s: float = _ENDED_WITHIN_S,
+    timeout_s: float = _ENDED_WITHIN_S,
 ) -> Ended:
     ended = subprocess.run(
         command,
@@ -102,7 +102,7 @@ def _ended(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=within_s,
+        timeout=timeout_s,
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
@@ -161,26 +161,26 @@ def serving(
 
 
 def _url(process: subprocess.Popen[bytes], announcement: str, *files: Path) -> str:
-    give_up_at = time.monotonic() + _UP_WITHIN_S
+    deadline = time.monotonic() + _UP_WITHIN_S
     while True:
         over = process.poll() is not None
         said = "".join(file.read_text() for file in files)
         if found := re.search(announcement, said):
             return found[1]
         assert not over, said
-        assert time.monotonic() < give_up_at, said
+        assert time.monotonic() < deadline, said
         time.sleep(0.02)
 
 
 def _wait_for(url: str) -> None:
     """Wait until a service that has told its address takes connections."""
     host, _, port = url.removeprefix("http://").rpartition(":")
-    give_up_at = time.monotonic() + _UP_WITHIN_S
+    deadline = time.monotonic() + _UP_WITHIN_S
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=1.0).close()
         except ConnectionRefusedError:
-            assert time.monotonic() < give_up_at, f"{url} was never served"
+            assert time.monotonic() < deadline, f"{url} was never served"
             time.sleep(0.02)
         else:
             return

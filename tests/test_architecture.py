@@ -33,10 +33,10 @@ UNSEEN = "The product knows nothing of its dashboards"
 
 # For each contract: the module in which a line is planted, and what that line imports.
 PLANTED: tuple[tuple[str, str, str], ...] = (
-    (LAYERS, "app.runs.model", "app.agents.anatomy"),
+    (LAYERS, "app.runs.model", "app.agents.introspection"),
     (LAYERS, "app.runs.deadline", "app.settings"),
-    (LAYERS, "app.agents.inside", "app.telemetry.logs"),
-    (LAYERS, "app.agents.anatomy", "app.settings"),
+    (LAYERS, "app.agents.tool_context", "app.telemetry.logs"),
+    (LAYERS, "app.agents.introspection", "app.settings"),
     (LAYERS, "app.api.deps", "app.agents.registry"),
     (LAYERS, "app.api.ops", "app.telemetry.logs"),
     (LAYERS, "app.api.agent", "app.settings"),
@@ -57,7 +57,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (WATCHING, "app.api.agent", "structlog"),
     (WATCHING, "app.agents.failure", "opentelemetry"),
     (WATCHING, "app.main", "prometheus_client"),
-    (LAYERS, "app.tasks.rows", "app.agents.anatomy"),
+    (LAYERS, "app.tasks.rows", "app.agents.introspection"),
     (LAYERS, "app.api.tasks", "app.tasks.engine"),
     (LAYERS, "app.agents.conversations", "app.tasks.kept"),
     (STORE, "app.api.threads", "sqlalchemy"),
@@ -68,7 +68,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (NOUNS, "app.settings", "app.runs.runner"),
     (CIRCLES, "app.runs.model", "app.runs.events"),
     (CIRCLES, "app.api.deps", "app.api.app"),
-    (CIRCLES, "app.agents.inside", "app.agents.tools"),
+    (CIRCLES, "app.agents.tool_context", "app.agents.tools"),
     (CATALOGUE, "dashboards.queries", "app.runs.model"),
     (CATALOGUE, "dashboards.rules.slo", "app.telemetry.metrics"),
     (CATALOGUE, "dashboards.boards.cost", "app.settings"),

@@ -73,9 +73,9 @@ def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-            give_up_at = time.monotonic() + 30
+            deadline = time.monotonic() + 30
             while running(url):
-                assert time.monotonic() < give_up_at
+                assert time.monotonic() < deadline
                 time.sleep(0.02)
 
 

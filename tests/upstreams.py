@@ -102,8 +102,8 @@ def _served(
 
 def _announced_url(process: subprocess.Popen[bytes], output: IO[str], announcement: str) -> str:
     pattern = re.compile(rf"{announcement} (http://127\.0\.0\.1:\d+)\b")
-    give_up_at = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < give_up_at:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
         ended = process.poll() is not None
         said = _written(output)
         if found := pattern.search(said):

@@ -91,7 +91,7 @@ async def _ask(
     run = service.runner.start(agent, asked, Mode.SYNC, run_id, arrived_at)
     service.claims.hold(run, key)
     ended = await _end_of(run, service.runner, request)
-    await service.claims.given_back(run)
+    await service.claims.wait_until_released(run)
     return _response(run, ended)
 
 

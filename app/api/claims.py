@@ -59,21 +59,21 @@ class Claims:
             raise StoreUnavailable from None
 
     async def _take(
-        self, agent: AgentInfo, body: RunBody, key: str | None, run_id: str, for_s: float
+        self, agent: AgentInfo, body: RunBody, key: str | None, run_id: str, lease_s: float
     ) -> Body | None:
         if key is not None:
             if self._keys is None:
                 raise StoreUnavailable
             named = _named(agent.name, key)
-            known = await self._keys.claim(named, body.fingerprint(), run_id, for_s)
+            known = await self._keys.acquire(named, body.fingerprint(), run_id, lease_s)
             if known is not None:
                 return known
         if body.thread_id is not None:
-            until = time.monotonic() + for_s
+            until = time.monotonic() + lease_s
             try:
-                await self._threads.claim(agent.name, body.thread_id, run_id, for_s)
+                await self._threads.acquire(agent.name, body.thread_id, run_id, lease_s)
             except (InFlight, StoreUnavailable, asyncio.CancelledError) as refused:
-                freed = self._later(run_id, self._give_back(agent.name, key, None, run_id, until))
+                freed = self._later(run_id, self._release(agent.name, key, None, run_id, until))
                 if isinstance(refused, InFlight):  # else there is nobody to wait for
                     await asyncio.wait({freed}, timeout=_WAIT_S)
                 raise
@@ -90,35 +90,35 @@ class Claims:
         settling.add_done_callback(lambda _: self._settling.pop(run_id, None))
         return settling
 
-    async def given_back(self, run: Run) -> None:
+    async def wait_until_released(self, run: Run) -> None:
         """Wait until nothing is claimed for a run that has ended: its caller may come again.
 
         A store that is slow or away makes nobody wait past the deadline, or long before it.
         """
         if (settling := self._settling.get(run.id)) is not None:
-            left_s = run.ends_at + _PAST_DEADLINE_S - time.monotonic()
-            await asyncio.wait({settling}, timeout=max(0.0, min(_WAIT_S, left_s)))
+            remaining_s = run.deadline + _PAST_DEADLINE_S - time.monotonic()
+            await asyncio.wait({settling}, timeout=max(0.0, min(_WAIT_S, remaining_s)))
 
     async def _settle(self, run: Run, key: str | None) -> None:
         """The key first, since a repeat with it must not be made again."""
         ended = await asyncio.shield(run.ended)
-        agent, keys, until = run.agent.name, self._keys, run.ends_at + _SLACK_S
+        agent, keys, until = run.agent.name, self._keys, run.deadline + _SLACK_S
         if key is not None and keys is not None and _is_remembered(ended):
             named, body = _named(agent, key), final(run, ended)
-            await _patiently(lambda: keys.keep(named, run.id, body), until)
+            await _until_available(lambda: keys.store(named, run.id, body), until)
             key = None
-        await self._give_back(agent, key, run.request.thread_id, run.id, until)
+        await self._release(agent, key, run.request.thread_id, run.id, until)
 
-    async def _give_back(
+    async def _release(
         self, agent: str, key: str | None, thread_id: str | None, run_id: str, until: float
     ) -> None:
         """Tried until the claims end by themselves."""
         keys = self._keys
         if key is not None and keys is not None:
             named = _named(agent, key)
-            await _patiently(lambda: keys.free(named, run_id), until)
+            await _until_available(lambda: keys.release(named, run_id), until)
         if thread_id is not None:
-            await _patiently(lambda: self._threads.release(agent, thread_id, run_id), until)
+            await _until_available(lambda: self._threads.release(agent, thread_id, run_id), until)
 
     async def close(self) -> None:
         """Wait, for a moment, until nothing is left to settle."""
@@ -126,7 +126,7 @@ class Claims:
             await asyncio.wait(set(self._settling.values()), timeout=_CLOSE_S)
 
 
-async def _patiently(work: Callable[[], Awaitable[None]], until: float) -> None:
+async def _until_available(work: Callable[[], Awaitable[None]], until: float) -> None:
     while time.monotonic() < until:
         try:
             await work()

@@ -30,7 +30,7 @@ class Service:
     threads: DaemonThreads
     version: str
     render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
-    threads_kept: ThreadStore
+    conversations: ThreadStore
     engine: TaskEngine | None = None
     keys: KeyStore | None = None
     write_s: float = 10.0
@@ -43,7 +43,7 @@ class Service:
     claims: Claims = field(init=False)
 
     def __post_init__(self) -> None:
-        self.claims = Claims(self.keys, self.threads_kept)
+        self.claims = Claims(self.keys, self.conversations)
 
     def agent(self, name: str | None = None) -> Agent:
         """An agent by its name, or the default one. Raises NotFound."""

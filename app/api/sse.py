@@ -132,14 +132,14 @@ class RunStream(EventStream):
         write_s: float,
         on_gone: Callable[[], None] = lambda: None,
         after: int = 0,
-        given_back: Callable[[], Awaitable[None]] | None = None,
+        wait_until_released: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         who = {"run_id": run.id, "agent": run.agent.name}
         super().__init__(who, about(run), emit, write_s, on_gone)
         self._run = run
         self._ended = run.ended
         self._ring = run.ring
-        self._given_back = given_back
+        self._given_back = wait_until_released
         self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
 
     async def pieces(self) -> AsyncIterator[Piece]:

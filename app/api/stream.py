@@ -205,8 +205,8 @@ async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller)
         await asyncio.shield(run.admitted)
     ended = run.ended.result() if run.ended.done() else None
     if not run.admitted.result() and ended is not None and ended.error is not None:
-        await claims.given_back(run)
+        await claims.wait_until_released(run)
         headers = {**about(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
-    settled = partial(claims.given_back, run)
-    return RunStream(run, runner.emit, service.write_s, on_gone, given_back=settled)
+    settled = partial(claims.wait_until_released, run)
+    return RunStream(run, runner.emit, service.write_s, on_gone, wait_until_released=settled)

@@ -175,7 +175,7 @@ async def cancel(service: Service, task: Task) -> Stopped:
         here = service.runner.find(task.id)
         stuck = here is not None and service.runner.is_stuck(here)
         return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
-    if await service.tasks.wait(task.id, lambda stand: stand.told, STOP_S) is None:
+    if await service.tasks.wait(task.id, lambda snapshot: snapshot.reported, STOP_S) is None:
         return Stopped.STILL_STOPPING
     told = await find(service, task.id)
     if told.status is not TaskStatus.CANCELLED:  # it had ended at that very moment
@@ -260,7 +260,7 @@ async def _stored(
     thread_id = spec.request.thread_id
     # A repeat has its thread already.
     if thread_id is not None and (key is None or await service.tasks.get(spec.id) is None):
-        await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
+        await service.conversations.acquire(spec.agent, thread_id, spec.id, _HELD_S)
     try:
         task, created = await service.tasks.submit(spec)
     except (KeyReused, NoRoom):
@@ -279,4 +279,4 @@ async def _let_go(service: Service, spec: TaskSpec) -> None:
     stored = await service.tasks.get(spec.id)
     thread_id = spec.request.thread_id
     if thread_id is not None and (stored is None or stored.thread_id != thread_id):
-        await service.threads_kept.release(spec.agent, thread_id, spec.id)
+        await service.conversations.release(spec.agent, thread_id, spec.id)

@@ -22,14 +22,14 @@ from app.runs.tasks import Attempt, Body, Result
 
 _FLUSH_S = 0.1
 _AGAIN_S = 0.5
-_TELL_TIMES = 20
+_REPORT_ATTEMPTS = 20
 _LAST = ("error", "end")  # told from the result, by whoever reads
 
 # A run that ended, as its callers read it.
 Render: TypeAlias = Callable[[Run, Ended], Body]
 
 
-class TellStopped(Protocol):
+class RecordStopped(Protocol):
     """Takes what became of a cancelled run; `stuck` when some of its work would not stop."""
 
     async def __call__(self, task_id: str, body: Body, *, stuck: bool) -> None:
@@ -45,12 +45,12 @@ class Background:
         runner: Runner,
         agents: Callable[[], Mapping[str, Agent]],
         render: Render,
-        tell_stopped: TellStopped,
+        record_stopped: RecordStopped,
     ) -> None:
         self._runner = runner
         self._agents = agents
         self._render = render
-        self._tell_stopped = tell_stopped
+        self._tell_stopped = record_stopped
 
     async def execute(self, attempt: Attempt) -> Result:
         """Work one attempt to its end. Raises HandedOver where it is not this process's to end."""
@@ -69,7 +69,7 @@ class Background:
             raise ended.error
         if isinstance(ended.error, Cancelled):
             body = self._render(run, ended)
-            await self._tell(run, body)
+            await self._record_stop(run, body)
             return Result(Outcome.CANCELLED, body)
         body = self._render(run, ended)
         try:
@@ -78,10 +78,10 @@ class Background:
             return Result(Outcome.CANCELLED, {})
         return Result(ended.outcome, body, lambda: self._render(run, ending.as_not_storable(ended)))
 
-    async def _tell(self, run: Run, body: Body) -> None:
+    async def _record_stop(self, run: Run, body: Body) -> None:
         """That it was cancelled is stored already; what became of it is told if it can be."""
         stuck = self._runner.is_stuck(run)
-        for _ in range(_TELL_TIMES):
+        for _ in range(_REPORT_ATTEMPTS):
             try:
                 await self._tell_stopped(run.id, body, stuck=stuck)
                 return
@@ -99,7 +99,7 @@ class Log:
     """Writes what one attempt says, in order."""
 
     def __init__(self, attempt: Attempt, lose: Callable[[RunError], None]) -> None:
-        self.claim = attempt.claim
+        self.claim_token = attempt.claim_token
         self._attempt = attempt
         self._lose = lose
         self._loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class Log:
         with suppress(Cancelled, HandedOver, NotStorable):
             while True:
                 await self._run.ring.changed(self._written, 15.0)
-                await self._patiently(self._write)
+                await self._retry_until_available(self._write)
                 await asyncio.sleep(_FLUSH_S)
 
     async def passed(self) -> None:
@@ -131,17 +131,17 @@ class Log:
         Raises Cancelled or HandedOver when it is not, and stops it. Raises NotStorable when the
         store cannot take what was said, which ends the run as well.
         """
-        await self._patiently(self._written_and_ours)
+        await self._retry_until_available(self._written_and_ours)
 
     def passed_in_thread(self) -> None:
         """The same, for a tool that works on a thread; on the loop itself nothing can wait."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            left_s = remaining()
+            remaining_s = remaining()
             asked = asyncio.run_coroutine_threadsafe(self.passed(), self._loop)
             try:
-                asked.result(None if math.isinf(left_s) else left_s)
+                asked.result(None if math.isinf(remaining_s) else remaining_s)
             finally:
                 asked.cancel()  # else it went on asking a store that is away, for nobody
 
@@ -150,11 +150,11 @@ class Log:
 
         Raises HandedOver when the run was lost before, Cancelled when it is too late to say so.
         """
-        await self._patiently(lambda: self._attempt.end(outcome))
+        await self._retry_until_available(lambda: self._attempt.end(outcome))
         with suppress(NotStorable):  # the end is told already; its log does without the rest
-            await self._patiently(self._write)
+            await self._retry_until_available(self._write)
 
-    async def _patiently(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def _retry_until_available(self, work: Callable[[], Awaitable[object]]) -> None:
         """Until the store is there; a run that is another's, or nobody's, is stopped here.
 
         So is one of which the store refuses what it was given: it would do so again.

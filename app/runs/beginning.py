@@ -44,7 +44,7 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
         emit=run.record,
         price=price,
         fault=fault,
-        say=run.say if run.mode is Mode.STREAM else None,
+        on_token=run.on_token if run.mode is Mode.STREAM else None,
         durable=run.attempt is not None,
         resumed=run.attempt is not None and run.attempt.resumed,
         iterations=run.progress.iterations,

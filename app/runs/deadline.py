@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The run that the present task or thread works for; `ends_at` is on `time.monotonic`."""
+    """The run that the present task or thread works for; `deadline` is on `time.monotonic`."""
 
     run_id: str
-    ends_at: float
+    deadline: float
 
 
 current: ContextVar[Current | None] = ContextVar("watchkeeper_run", default=None)
@@ -23,7 +23,7 @@ def remaining() -> float:
     Works in async tools, in sync tools on their own threads, in models and in graph nodes.
     """
     run = current.get()
-    return math.inf if run is None else max(0.0, run.ends_at - time.monotonic())
+    return math.inf if run is None else max(0.0, run.deadline - time.monotonic())
 
 
 # Set for the time of a tool call, on whatever thread it works.

@@ -185,7 +185,7 @@ def drop_answer(run: Run) -> None:
     run.ended.set_result(replace(ended, answer=None))
 
 
-def let_go(run: Run, error: RunError | None) -> None:
+def release_memory(run: Run, error: RunError | None) -> None:
     """A remembered run keeps no frames and no timers alive."""
     run.timers.clear()
     run.ticket = None

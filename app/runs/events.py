@@ -316,4 +316,4 @@ Event: TypeAlias = (
 )
 
 Emit: TypeAlias = Callable[[Event], None]
-Say: TypeAlias = Callable[[Token], None]
+OnToken: TypeAlias = Callable[[Token], None]

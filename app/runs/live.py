@@ -84,7 +84,7 @@ class Run:
         self.iteration_limit = request.max_iterations or agent.iteration_limit
         self.created_at = time.time()
         self.arrived_at = time.monotonic() if arrived_at is None else arrived_at
-        self.ends_at = self.arrived_at + request.timeout_s
+        self.deadline = self.arrived_at + request.timeout_s
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
         self.trace: str | None = None
@@ -94,7 +94,7 @@ class Run:
         self._said: list[str] = []
         self._turn_began_at = 0
         self.context = copy_context()
-        self.context.run(current.set, Current(run_id, self.ends_at))
+        self.context.run(current.set, Current(run_id, self.deadline))
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.ticket: Ticket | None = None
         self.task: asyncio.Task[AgentAnswer] | None = None
@@ -132,7 +132,7 @@ class Run:
                 self.trace = self.find_trace()  # a background run has no request: it is its own
             self._show(fact)
 
-    def say(self, token: Token) -> None:
+    def on_token(self, token: Token) -> None:
         """Pass text on to whoever reads, from any thread."""
         with self._lock:
             if self.state is State.FINISHED:
@@ -213,10 +213,10 @@ class Run:
         with self._lock:
             return self.progress.timings()
 
-    def so_far(self, steps_told: int) -> dict[str, Any]:
+    def so_far(self, steps_reported: int) -> dict[str, Any]:
         """What another attempt needs to go on counting, with the steps that were not told."""
         with self._lock:
-            return snapshot.taken(self.progress, steps_told, content=self.request.include_steps)
+            return snapshot.taken(self.progress, steps_reported, content=self.request.include_steps)
 
     def steps(self) -> tuple[Step, ...]:
         """The tool calls that have finished."""

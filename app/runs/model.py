@@ -213,7 +213,7 @@ class AgentAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeftoverWork:
     """Work that outlived its run and is still going on."""
 
     threads: int

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from app.runs.events import Emit, Say
+from app.runs.events import Emit, OnToken
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
 from app.runs.ring import Entry
 from app.runs.tasks import (
@@ -13,12 +13,12 @@ from app.runs.tasks import (
     Execute,
     Fence,
     Record,
-    Stand,
+    RunSnapshot,
     Task,
     TaskQuery,
     TaskSpec,
     TaskStatus,
-    Until,
+    WaitCondition,
 )
 
 # What a model call cost in US dollars; None for a model whose price is not known.
@@ -29,8 +29,8 @@ Price: TypeAlias = Callable[[str, Usage], float | None]
 class AgentCall:
     """One run, as an agent is asked for it; `fault` is told when watching it goes wrong.
 
-    `say` takes the text of models as it comes; it is None where nobody reads it. A `durable` run
-    keeps its steps, so that another attempt goes on from there; `resumed` says that there was one
+    `on_token` takes the text of models as it comes; it is None if nobody reads it. A `durable` run
+    stores its steps, so that another attempt goes on from there; `resumed` says that there was one
     before, and `iterations` how many it had. Runs of one `operation` repeat each other, so the
     calls of their tools have the same idempotency keys. `stopping` says whether the run is being
     stopped, so that its end closes what is open.
@@ -44,7 +44,7 @@ class AgentCall:
     emit: Emit
     price: Price
     fault: Callable[[], None] = lambda: None
-    say: Say | None = None
+    on_token: OnToken | None = None
     durable: bool = False
     resumed: bool = False
     iterations: int = 0
@@ -113,11 +113,13 @@ class TaskEngine(Protocol):
         """
         ...
 
-    async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
+    async def record_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Say what became of a cancelled run that this process worked; `stuck`: it goes on."""
         ...
 
-    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+    async def wait(
+        self, task_id: str, condition: WaitCondition, timeout_s: float
+    ) -> RunSnapshot | None:
         """How a run stands as soon as it stands so.
 
         None where it does not in that time, or where this process lets go of who waits.
@@ -142,7 +144,7 @@ class TaskEngine(Protocol):
 class ThreadStore(Protocol):
     """Keeps conversations, as text, by agent and thread; one run at a time has a thread."""
 
-    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+    async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
         """Take a thread for a run. Raises InFlight when another run has it."""
         ...
 
@@ -161,7 +163,7 @@ class ThreadStore(Protocol):
         """
         ...
 
-    async def forget(self, agent: str, thread_id: str) -> bool:
+    async def delete(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
         ...
 
@@ -169,17 +171,17 @@ class ThreadStore(Protocol):
 class KeyStore(Protocol):
     """Remembers, by Idempotency-Key, what runs with a waiting caller answered."""
 
-    async def claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+    async def acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
         """Take a key for a run; the body to replay if one with that key has ended.
 
         Raises InFlight, or KeyReused when the fingerprint is another one.
         """
         ...
 
-    async def keep(self, key: str, run_id: str, body: Body) -> None:
+    async def store(self, key: str, run_id: str, body: Body) -> None:
         """Remember what the run answered."""
         ...
 
-    async def free(self, key: str, run_id: str) -> None:
+    async def release(self, key: str, run_id: str) -> None:
         """The run gave nothing to remember: the next one with this key starts anew."""
         ...

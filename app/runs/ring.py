@@ -78,7 +78,7 @@ class Ring:
             skipped = max(0, after - self._entries[0][0].id + 1)
             return [self._entries[at][0] for at in range(skipped, len(self._entries))]
 
-    async def changed(self, after: int, within_s: float) -> None:
+    async def changed(self, after: int, timeout_s: float) -> None:
         """Wait until there is something after that id, or nothing more will come."""
         if self.closed or after < self._last_id:
             return
@@ -86,7 +86,7 @@ class Ring:
         self._waiting.add(waiter)
         try:
             if after >= self._last_id and not self.closed:
-                await asyncio.wait({waiter}, timeout=within_s)
+                await asyncio.wait({waiter}, timeout=timeout_s)
         finally:
             self._waiting.discard(waiter)
 

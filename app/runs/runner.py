@@ -29,7 +29,7 @@ from app.runs.live import Ended, Run
 from app.runs.model import (
     AgentAnswer,
     AgentInfo,
-    Left,
+    LeftoverWork,
     Mode,
     Outcome,
     Phase,
@@ -94,14 +94,14 @@ class Runner:
             return run
         begin = partial(run.context.run, self._begin, run, agent, loop)
         try:
-            left_s = max(0.0, run.ends_at - time.monotonic())
-            run.ticket = self.admission.enter(begin, left_s)
+            remaining_s = max(0.0, run.deadline - time.monotonic())
+            run.ticket = self.admission.enter(begin, remaining_s)
         except Overloaded as refusal:
             self._settle(run, error=refusal)
             return run
         if run.state is State.QUEUED:
             run.record(RunQueued(run_id=run.id, agent=run.agent.name, at=run.arrived_at, mode=mode))
-        run.timers.append(loop.call_later(left_s, self.stop, run, DeadlineExceeded()))
+        run.timers.append(loop.call_later(remaining_s, self.stop, run, DeadlineExceeded()))
         return run
 
     def work(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:
@@ -120,22 +120,24 @@ class Runner:
         snapshot.restore(run.progress, attempt.log, whole=not agent.info.resumes)
         self.in_flight[run.id] = run
         run.context.run(self._begin, run, agent, loop)
-        left_s = max(0.0, run.ends_at - time.monotonic())
-        due_at = time.monotonic() + left_s
-        run.timers.append(loop.call_later(left_s, self._time_is_up, run, due_at))
+        remaining_s = max(0.0, run.deadline - time.monotonic())
+        deadline = time.monotonic() + remaining_s
+        run.timers.append(loop.call_later(remaining_s, self._on_deadline, run, deadline))
         return run
 
-    def tell_unworked(self, agent: AgentInfo, record: Record, error: RunError) -> None:
+    def report_ended_without_worker(
+        self, agent: AgentInfo, record: Record, error: RunError
+    ) -> None:
         """Tell the end of a background run that came while nobody worked it."""
         loop, task = asyncio.get_running_loop(), record.task
         arrived_at = time.monotonic() - max(0.0, time.time() - (task.started_at or task.created_at))
         run = Run(task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop, arrived_at)
         snapshot.restore(run.progress, record.log, whole=not agent.resumes)
-        self._tell_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
+        self._emit_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
-    def _time_is_up(self, run: Run, due_at: float) -> None:
+    def _on_deadline(self, run: Run, deadline: float) -> None:
         """A process that was held still does not tell an end that another one may have told."""
-        held = time.monotonic() - due_at > HUNG_S
+        held = time.monotonic() - deadline > HUNG_S
         self.stop(run, HandedOver() if held else DeadlineExceeded())
 
     @property
@@ -183,8 +185,8 @@ class Runner:
 
     def is_stuck(self, run: Run) -> bool:
         """Whether some of an ended run's work would not stop."""
-        left = self._left(run)
-        return bool(left.threads or left.tasks)
+        leftover = self._leftover(run)
+        return bool(leftover.threads or leftover.tasks)
 
     async def drain(self, notice_s: float, seconds: float) -> None:
         """Stop in an orderly way.
@@ -250,7 +252,7 @@ class Runner:
         outcome = ending.outcome(answer, error)
         phase = (run.died_in or run.phase()) if error is not None else None
         # In the run's own context, whoever ended it: its facts belong to its trace.
-        ended = run.context.run(self._tell_end, run, outcome, answer, error, phase)
+        ended = run.context.run(self._emit_end, run, outcome, answer, error, phase)
         del self.in_flight[run.id]
         if not isinstance(error, HandedOver):
             self._archive.add(run)
@@ -263,11 +265,11 @@ class Runner:
             ending.drop_answer(run)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
-        ending.let_go(run, error)
+        ending.release_memory(run, error)
         if run.task not in self._abandoned:
             run.task = None
 
-    def _tell_end(
+    def _emit_end(
         self,
         run: Run,
         outcome: Outcome,
@@ -279,27 +281,27 @@ class Runner:
         # What is at work when a run is handed over is made again: of this call only the sinks know.
         for fact in ending.of_open_calls(run, Outcome.CANCELLED if handed_over else outcome):
             run.record(fact, counts=not handed_over)
-        self._report_left(run)
+        self._report_leftover_work(run)
         if answer is not None and run.mode is not Mode.SYNC:
             run.settle_text(answer.text)
         ended = ending.ended(run, outcome, answer, error, phase)
         run.record(ending.handed_over(run) if handed_over else ending.final_fact(run, ended))
         return ended
 
-    def _left(self, run: Run) -> Left:
+    def _leftover(self, run: Run) -> LeftoverWork:
         stuck = run.task is not None and run.task in self._abandoned
-        return Left(threads=self._threads.busy_for(run.id), tasks=int(stuck))
+        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=int(stuck))
 
-    def _report_left(self, run: Run) -> None:
+    def _report_leftover_work(self, run: Run) -> None:
         self._threads.abandon(run.id)
-        left = self._left(run)
-        if left.threads or left.tasks:
+        leftover = self._leftover(run)
+        if leftover.threads or leftover.tasks:
             run.record(
                 WorkAbandoned(
                     run_id=run.id,
                     agent=run.agent.name,
                     at=time.monotonic(),
-                    threads=left.threads,
-                    tasks=left.tasks,
+                    threads=leftover.threads,
+                    tasks=leftover.tasks,
                 )
             )

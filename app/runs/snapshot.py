@@ -9,7 +9,7 @@ from app.runs.model import NO_USAGE, CallOutcome, PhaseKind, Step, Timings, Usag
 from app.runs.progress import Progress
 
 
-def taken(progress: Progress, steps_told: int, *, content: bool) -> dict[str, Any]:
+def taken(progress: Progress, steps_reported: int, *, content: bool) -> dict[str, Any]:
     """The counts and times so far, and the steps after those that were told before.
 
     Where the run began anew, those that were told before that are not among its steps.
@@ -20,7 +20,7 @@ def taken(progress: Progress, steps_told: int, *, content: bool) -> dict[str, An
     that have begun are for whoever reads how far the run is.
     """
     timings = progress.timings()
-    steps_told -= progress.steps_dropped
+    steps_reported -= progress.steps_dropped
     return {
         "iterations": progress.iterations,
         "tool_calls": progress.tool_calls,
@@ -32,10 +32,10 @@ def taken(progress: Progress, steps_told: int, *, content: bool) -> dict[str, An
         "llm_s": timings.llm_s,
         "tools_s": timings.tools_s,
         "other_s": timings.other_s,
-        "steps_before": steps_told,
+        "steps_before": steps_reported,
         "steps": [
             asdict(step if content else replace(step, arguments=None, result=None))
-            for step in progress.steps[steps_told:]
+            for step in progress.steps[steps_reported:]
         ],
     }
 

@@ -23,11 +23,11 @@ Body: TypeAlias = Mapping[str, Any]
 class Fence(Protocol):
     """Stands before every tool call of a background run.
 
-    `claim` is the name under which this process has the run.
+    `claim_token` is the name under which this process has the run.
     """
 
     @property
-    def claim(self) -> str:
+    def claim_token(self) -> str:
         """What names this process's claim of the run to the store."""
         ...
 
@@ -130,19 +130,19 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """How far a background run is, for whoever waits for it.
+class RunSnapshot:
+    """How far a background run is, for a caller that waits for it.
 
-    `rows` counts those of its log; `told` says that whoever works it has said what became of it.
+    `rows` counts the rows of its log. `reported` means that its worker has reported how it ended.
     """
 
     ended: bool
     rows: int
-    told: bool
+    reported: bool
 
 
 # What somebody waits for.
-Until: TypeAlias = Callable[[Stand], bool]
+WaitCondition: TypeAlias = Callable[[RunSnapshot], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +189,8 @@ class Attempt:
     """One process's attempt at a background run.
 
     `number` counts from 1, `started_at` is the first start of all, `log` what earlier attempts
-    wrote; `resumed` says that there was one, whoever cut it short. `claim` is the name under which
-    this process has the run: whoever has it next has another. `write` puts a row at its place
+    wrote; `resumed` means that there was one. `claim_token` belongs to this claim of the run: the
+    next claim has another token. `write` puts a row at its place
     in the log, durably, `check` asks who has the run, and `end` stores how it ended, which nobody
     can cancel any more. They raise Cancelled when its caller has ended the run, HandedOver when it
     is another process's, and StoreUnavailable where they are to be tried again.
@@ -207,7 +207,7 @@ class Attempt:
     write: Callable[[int, Mapping[str, Any]], Awaitable[None]]
     check: Callable[[], Awaitable[None]]
     end: Callable[[Outcome], Awaitable[None]]
-    claim: str = ""
+    claim_token: str = ""
     traceparent: str | None = None
 
 

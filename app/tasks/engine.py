@@ -24,27 +24,27 @@ from app.runs.tasks import (
     EngineStats,
     Execute,
     Record,
-    Stand,
+    RunSnapshot,
     Task,
     TaskQuery,
     TaskSpec,
     TaskStatus,
-    Until,
+    WaitCondition,
 )
 from app.tasks import rows
 from app.tasks.pages import page
+from app.tasks.polling import RunPoller
 from app.tasks.records import VERSION, Records
 from app.tasks.store import Store
-from app.tasks.supervisor import Heard, Supervisor
+from app.tasks.supervisor import Hooks, Supervisor
 from app.tasks.tables import Tables
-from app.tasks.watching import Watcher
 from app.tasks.worker import Worker
 
 _NAME = "watchkeeper"
 _LOOK_S = 0.1
 # Each queue is asked by itself: many of them are asked less often, but not less than this.
 _LOOK_AT_LEAST_S = 0.5
-_SETTLE_S, _GIVE_BACK_S = 2.0, 3.0
+_SETTLE_S, _HAND_OVER_S = 2.0, 3.0
 _CLOSE_S = 5.0
 
 
@@ -61,11 +61,11 @@ class Engine:
     ) -> None:
         self._store = store
         self._tables = Tables(is_file=store.is_file)
-        self._watcher = Watcher(store, self._tables)
+        self._poller = RunPoller(store, self._tables)
         self._concurrency = concurrency
         self._global_concurrency = global_concurrency
         self._keep_s = keep_s
-        self._heard = Heard()
+        self._hooks = Hooks()
         self._me = uuid.uuid4().hex
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dbos: DBOS | None = None
@@ -78,9 +78,9 @@ class Engine:
         """What was last read of the store."""
         return self._supervisor.stats if self._supervisor else EngineStats()
 
-    def hear(self, heard: Heard) -> None:
+    def subscribe(self, hooks: Hooks) -> None:
         """Whom to tell what the store says; `stop` is called on the loop, the others are not."""
-        self._heard = replace(heard, stop=self._on_loop(heard.stop))
+        self._hooks = replace(hooks, stop=self._on_loop(hooks.stop))
 
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
         """Open the store and, if this process `works`, take runs of these agents from it."""
@@ -90,8 +90,10 @@ class Engine:
             self._tables,
             execute,
             self._loop,
-            failed=lambda error: self._heard.failed(error),
-            unworked=lambda task_id: self._heard.unworked(task_id, Cancelled()),
+            failed=lambda error: self._hooks.failed(error),
+            cancelled_before_start=lambda task_id: self._hooks.ended_without_worker(
+                task_id, Cancelled()
+            ),
         )
         opened = self._store.in_thread(self._open, self._worker, tuple(agents), works)
         await asyncio.wrap_future(opened)
@@ -111,7 +113,7 @@ class Engine:
             client,
             self._tables,
             self._me,
-            self._heard,
+            self._hooks,
             worker,
             keep_s=self._keep_s,
             works=works,
@@ -153,14 +155,14 @@ class Engine:
             for event in self._dbos.background_thread_stop_events:
                 event.set()
 
-    async def let_go(self) -> None:
+    async def release_waiters(self) -> None:
         """Wake whoever waits for a run, once what has ended here is stored."""
-        await self._worked_out(_SETTLE_S)
-        await self._watcher.let_go()
+        await self._wait_until_idle(_SETTLE_S)
+        await self._poller.release_waiters()
 
-    async def _worked_out(self, within_s: float) -> None:
+    async def _wait_until_idle(self, timeout_s: float) -> None:
         """Wait until nothing is at work here and, as the engine stores it last, how it ended."""
-        until = time.monotonic() + within_s
+        until = time.monotonic() + timeout_s
         with suppress(StoreUnavailable, sa.exc.SQLAlchemyError):  # it may never have been opened
             while self._worker and time.monotonic() < until:
                 mine = await self._store.call(self._tables.of_process, self._store.calls, self._me)
@@ -171,7 +173,7 @@ class Engine:
     async def stop(self) -> None:
         """Give back what is still worked here, and close."""
         self.leave()
-        await self._worked_out(_GIVE_BACK_S)
+        await self._wait_until_idle(_HAND_OVER_S)
         if self._dbos is not None:
             # A thread of its own, which nobody waits for when the store is away: the engine would.
             closed = asyncio.Event()
@@ -219,27 +221,29 @@ class Engine:
             if found is None:
                 return None
             if rows.STUCK in found.attributes:
-                self._heard.unworked(task_id, Cancelled())
+                self._hooks.ended_without_worker(task_id, Cancelled())
                 return TaskStatus.PENDING
             if found.executor_id == self._me:
-                self._heard.stop(task_id, True)
+                self._hooks.stop(task_id, True)
             if self._supervisor is not None:
                 self._supervisor.ordered(task_id, found.executor_id)
             return TaskStatus.RUNNING
 
         return await self._store.call(order)
 
-    async def tell_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
+    async def record_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Say what became of a cancelled run that this process worked."""
-        await self._store.call(self._known_records().tell_stopped, task_id, body, stuck)
+        await self._store.call(self._known_records().record_stopped, task_id, body, stuck)
 
-    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+    async def wait(
+        self, task_id: str, condition: WaitCondition, timeout_s: float
+    ) -> RunSnapshot | None:
         """How a run stands as soon as it stands so, or None."""
-        return await self._watcher.wait(task_id, until, within_s)
+        return await self._poller.wait(task_id, condition, timeout_s)
 
     def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
         """The events of a run's log as they come, from that one on or a little before."""
-        return self._watcher.follow(task_id, event)
+        return self._poller.follow(task_id, event)
 
     def _known_records(self) -> Records:
         if self._records is None:  # the store has not been opened yet

@@ -12,7 +12,7 @@ from app.runs.errors import HandedOver, InFlight, KeyReused
 from app.runs.tasks import Body
 from app.tasks.rows import OVER
 from app.tasks.store import Store
-from app.tasks.tables import Tables, can_be_kept
+from app.tasks.tables import Tables, is_storable
 
 _KEEP_KEYS_S = 24 * 3600.0
 _NOBODY = 0.0
@@ -72,14 +72,14 @@ class Threads:
         self._store = store
         self._tables = Tables(is_file=store.is_file)
 
-    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+    async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
         """Take a thread for a run. Raises InFlight when another run has it."""
-        if not await self._store.call(self._claim, agent, thread_id, run_id, for_s):
+        if not await self._store.call(self._acquire, agent, thread_id, run_id, lease_s):
             raise InFlight
 
-    def _claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> bool:
+    def _acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> bool:
         now = time.time()
-        taken = {"held_by": run_id, "held_until": now + for_s}
+        taken = {"held_by": run_id, "held_until": now + lease_s}
         row = {"agent": agent, "thread_id": thread_id, "updated_at": now, **taken}
         if _upsert(self._store, _THREADS, row, taken, _THREADS.c.held_by.is_(None)):
             return True
@@ -106,12 +106,12 @@ class Threads:
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """Give a thread back."""
         mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == run_id)
-        given_back = sa.update(_THREADS).where(mine).values(held_by=None, held_until=_NOBODY)
-        await self._store.call(self._execute, given_back)
+        released = sa.update(_THREADS).where(mine).values(held_by=None, held_until=_NOBODY)
+        await self._store.call(self._execute, released)
 
     async def read(self, agent: str, thread_id: str) -> str | None:
         """What was kept, or None for a thread that is not known."""
-        if not (can_be_kept(agent) and can_be_kept(thread_id)):
+        if not (is_storable(agent) and is_storable(thread_id)):
             return None
 
         def read() -> str | None:
@@ -133,12 +133,12 @@ class Threads:
         if not await self._store.call(self._execute, said):
             raise HandedOver
 
-    async def forget(self, agent: str, thread_id: str) -> bool:
+    async def delete(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
-        if not (can_be_kept(agent) and can_be_kept(thread_id)):
+        if not (is_storable(agent) and is_storable(thread_id)):
             return False
         me = f"forgets {uuid.uuid4()}"
-        await self.claim(agent, thread_id, me, _FORGET_S)
+        await self.acquire(agent, thread_id, me, _FORGET_S)
         known = await self.read(agent, thread_id) is not None
         mine = sa.and_(_is(agent, thread_id), _THREADS.c.held_by == me)
         await self._store.call(self._execute, sa.delete(_THREADS).where(mine))
@@ -155,19 +155,19 @@ class Keys:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+    async def acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
         """Take a key for a run; the body to replay if one with that key has ended.
 
         Raises InFlight, or KeyReused when the fingerprint is another one.
         """
-        return await self._store.call(self._claim, key, fingerprint, run_id, for_s)
+        return await self._store.call(self._acquire, key, fingerprint, run_id, lease_s)
 
-    def _claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+    def _acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
         now = time.time()
         taken = {
             "fingerprint": fingerprint,
             "held_by": run_id,
-            "held_until": now + for_s,
+            "held_until": now + lease_s,
             "body": None,
         }
         # A repeat is read and not written: a crowd of them would wait for each other's locks.
@@ -189,13 +189,13 @@ class Keys:
         with self._store.calls.connect() as connection:
             return connection.execute(sa.select(_KEYS).where(_KEYS.c.key == key)).one_or_none()
 
-    async def keep(self, key: str, run_id: str, body: Body) -> None:
+    async def store(self, key: str, run_id: str, body: Body) -> None:
         """Remember what the run answered."""
         mine = sa.and_(_KEYS.c.key == key, _KEYS.c.held_by == run_id)
         kept = {"body": json.dumps(dict(body)), "held_until": time.time() + _KEEP_KEYS_S}
         await self._store.call(self._execute, sa.update(_KEYS).where(mine).values(kept))
 
-    async def free(self, key: str, run_id: str) -> None:
+    async def release(self, key: str, run_id: str) -> None:
         """The run gave nothing to remember: the next one with this key starts anew."""
         mine = sa.and_(_KEYS.c.key == key, _KEYS.c.held_by == run_id)
         await self._store.call(self._execute, sa.delete(_KEYS).where(mine))

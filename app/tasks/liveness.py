@@ -22,11 +22,11 @@ from app.tasks.store import POSTGRES, Store
 class Locks(Protocol):
     """Locks by the name of a process. Every method blocks, and raises OSError or psycopg.Error."""
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         """Take a process's lock, if nobody has it."""
         ...
 
-    def give_back(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Let go of a lock that was taken."""
         ...
 
@@ -50,7 +50,7 @@ class FileLocks:
         self._folder.mkdir(exist_ok=True)
         self._held: dict[str, IO[str]] = {}
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         """Take a process's lock, if nobody has it."""
         if name in self._held:
             return True
@@ -69,7 +69,7 @@ class FileLocks:
         self._held[name] = file
         return True
 
-    def give_back(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Let go of a lock; its process is gone, so its file goes too."""
         with self._held.pop(name):
             (self._folder / name).unlink(missing_ok=True)
@@ -80,13 +80,13 @@ class FileLocks:
         One that another process has just made, and not locked yet, goes too: it makes another.
         """
         for file in list(self._folder.iterdir()):
-            if self.take(file.name):
-                self.give_back(file.name)
+            if self.acquire(file.name):
+                self.release(file.name)
 
     def close(self) -> None:
         """Let go of all."""
         for name in list(self._held):
-            self.give_back(name)
+            self.release(name)
 
 
 class ServerLocks:
@@ -101,9 +101,9 @@ class ServerLocks:
         self._session: psycopg.Connection | None = None
         self._of_parent: psycopg.Connection | None = None
         self._held: set[str] = set()
-        self._forks = _Forks(self._let_go_in_child)
+        self._forks = _Forks(self._close_in_child)
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         """Take a process's lock, if nobody has it; again after a lost connection."""
         if self._session is None or self._session.closed or self._session.broken:
             self._held.clear()
@@ -119,7 +119,7 @@ class ServerLocks:
             self._held.add(name)
         return taken
 
-    def give_back(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Let go of a lock."""
         self._held.discard(name)
         if self._session is not None:
@@ -148,7 +148,7 @@ class ServerLocks:
             return None
         return session
 
-    def _let_go_in_child(self) -> None:
+    def _close_in_child(self) -> None:
         """The server takes a session for alive as long as anybody has its socket."""
         # Once only: by the time of a child's child the number may be another file's.
         session, self._session = self._session, None

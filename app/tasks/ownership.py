@@ -80,25 +80,25 @@ class Owned:
         stands.
         """
         ordered_at = self.tables.runs.c.attributes[FINISHED].as_float()
-        in_time = sa.and_(self._untold(), ordered_at > time.time() - STOP_S)
+        in_time = sa.and_(self._unreported(), ordered_at > time.time() - STOP_S)
         ended = self.tables.noting(sa.or_(self._mine(), in_time), noted)
         with self.store.worker.begin() as connection:
             claimed = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
             if connection.execute(claimed).rowcount != 1:
                 self._refuse(connection)
 
-    def give_back(self) -> None:
+    def requeue_own(self) -> None:
         """Put the run back into its queue, if it is still ours."""
         with self.store.worker.begin() as connection:
             connection.execute(self.tables.requeueing(self._mine()))
 
-    def say_stopped(self) -> bool:
+    def record_stop(self) -> bool:
         """Tell whoever cancelled the run, if somebody did, that it is not at work here any more.
 
         What became of it, if that was told, is left as it is, and false is given.
         """
         with self.store.worker.begin() as connection:
-            said = connection.execute(self.tables.noting(self._untold(), {STUCK: False}))
+            said = connection.execute(self.tables.noting(self._unreported(), {STUCK: False}))
             return said.rowcount == 1
 
     def _check(self, connection: sa.Connection) -> None:
@@ -110,18 +110,18 @@ class Owned:
             self._refuse(connection)
 
     def _refuse(self, connection: sa.Connection) -> NoReturn:
-        cancelled = sa.select(self.tables.runs.c.name).where(self._untold())
+        cancelled = sa.select(self.tables.runs.c.name).where(self._unreported())
         if connection.execute(cancelled).one_or_none() is None:
             raise HandedOver
         raise Cancelled
 
-    def _untold(self) -> sa.ColumnElement[bool]:
+    def _unreported(self) -> sa.ColumnElement[bool]:
         """It was cancelled while it was at work here, and nothing was said of that yet."""
         run = self.tables.runs.c
         return sa.and_(
             run.workflow_uuid == self.task_id,
             run.executor_id == self.process,
-            self.tables.untold,
+            self.tables.unreported,
         )
 
     def _mine(self) -> sa.ColumnElement[bool]:

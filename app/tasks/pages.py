@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from app.runs.model import Outcome
 from app.runs.tasks import Task, TaskQuery, TaskStatus, status_of
 from app.tasks.rows import LIVE, LOST, OUTCOME, task
-from app.tasks.tables import Tables, can_be_kept, has_status
+from app.tasks.tables import Tables, has_status, is_storable
 
 
 def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
@@ -19,7 +19,7 @@ def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task
 
     Raises ValueError for a cursor that is none.
     """
-    if not can_be_kept(query.agent or ""):
+    if not is_storable(query.agent or ""):
         return [], None
     run = tables.runs.c
     place = tables.place.label("place")

@@ -89,7 +89,7 @@ class Records:
             return None
         return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
 
-    def tell_stopped(self, task_id: str, body: Body, stuck: bool) -> None:
+    def record_stopped(self, task_id: str, body: Body, stuck: bool) -> None:
         """Note what became of a cancelled run."""
         noted = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
         self._client.update_workflow_attributes(task_id, noted, merge=True)

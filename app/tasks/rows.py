@@ -14,7 +14,7 @@ LOG = "log"
 STARTED, FINISHED, OUTCOME, ATTEMPTS = "started_at", "finished_at", "outcome", "attempts"
 DEADLINE = "deadline_at"
 # The claim under which it was begun last: one that has another is not at work yet.
-BEGUN = "begun"
+STARTED_TOKEN = "begun"
 CREATED, FINGERPRINT, RETRY_OF, THREAD = "created_at", "fingerprint", "retry_of", "thread_id"
 REACHED, IN_VAIN = "reached", "in_vain"
 TRACE = "trace"
@@ -27,7 +27,7 @@ OVER = ("SUCCESS", "ERROR", "CANCELLED")
 LIVE = {"ENQUEUED": TaskStatus.PENDING, "PENDING": TaskStatus.RUNNING}
 
 
-def is_at_rest(status: str, noted: Mapping[str, Any]) -> bool:
+def is_final(status: str, noted: Mapping[str, Any]) -> bool:
     """Whether a run has ended for good.
 
     One that is ordered to stop at the moment of its end may have ended otherwise, and whoever
@@ -46,7 +46,7 @@ def task(row: Mapping[str, Any], output: Mapping[str, Any] | None = None) -> Tas
     if output is not None:
         noted[OUTCOME], body = output["outcome"], output["body"]
     status = TaskStatus.RUNNING
-    if is_at_rest(row["status"], noted):
+    if is_final(row["status"], noted):
         status = _ended_as(row["status"], noted)
     elif row["status"] == "ENQUEUED":
         status = TaskStatus.PENDING

@@ -119,11 +119,11 @@ class Store:
                 yield
             return
         url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        within_s = POSTGRES["connect_timeout"]
-        with psycopg.connect(url, autocommit=True, connect_timeout=within_s) as session:
+        timeout_s = POSTGRES["connect_timeout"]
+        with psycopg.connect(url, autocommit=True, connect_timeout=timeout_s) as session:
             # Asked again and again: a statement that waits would hold up indexes being made.
             asked = "select pg_try_advisory_lock(%s)"
-            _patiently(lambda: (session.execute(asked, (_OPENING,)).fetchone() or (False,))[0])
+            _until_acquired(lambda: (session.execute(asked, (_OPENING,)).fetchone() or (False,))[0])
             yield
 
     def in_thread(self, work: Callable[..., T], /, *args: Any) -> "Future[T]":
@@ -248,14 +248,14 @@ def _alone(lock: Path) -> Iterator[None]:
                 return False
             return True
 
-        _patiently(taken)
+        _until_acquired(taken)
         yield
 
 
-def _patiently(taken: Callable[[], bool]) -> None:
+def _until_acquired(taken: Callable[[], bool]) -> None:
     """Wait until a lock is taken. Raises StoreUnavailable when another process keeps it."""
-    give_up_at = time.monotonic() + _OPENING_S
+    deadline = time.monotonic() + _OPENING_S
     while not taken():
-        if time.monotonic() > give_up_at:
+        if time.monotonic() > deadline:
             raise StoreUnavailable
         time.sleep(0.02)

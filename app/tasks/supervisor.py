@@ -36,11 +36,11 @@ _SHOWN_WITHIN_S = 5.0
 _ORPHAN_S = 10.0
 # A run that kills its process must not tour the fleet: so often in a row it is taken over without
 # getting further, no more.
-MOST_IN_VAIN = 10
+MAX_TAKEOVERS_WITHOUT_PROGRESS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Hooks:
     """Whom the supervisor tells; each is called on its thread."""
 
     # A run worked here was cancelled, or is another process's by now (false).
@@ -48,9 +48,9 @@ class Heard:
     # A dead process's run, of an agent, was put back.
     recovered: Callable[[str, str], None] = lambda task_id, agent: None
     # A run that nobody works was given up, or cancelled: nobody else tells its end.
-    unworked: Callable[[str, RunError], None] = lambda task_id, error: None
+    ended_without_worker: Callable[[str, RunError], None] = lambda task_id, error: None
     # Runs whose steps are of no use any more; and everything else that is older than that.
-    forget: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
+    delete_steps: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
     purge: Callable[[float], None] = lambda before: None
     # A fault of ours, after which it goes on looking.
     failed: Callable[[BaseException], None] = lambda error: None
@@ -65,7 +65,7 @@ class Supervisor:
         client: DBOSClient,
         tables: Tables,
         me: str,
-        heard: Heard,
+        hooks: Hooks,
         worker: Worker,
         *,
         keep_s: float,
@@ -77,11 +77,11 @@ class Supervisor:
         self._client = client
         self._tables = tables
         self._me = me
-        self._heard = heard
+        self._hooks = hooks
         self._worker = worker
         self._orphans: dict[str, float] = {}
         self._ordered: dict[str, tuple[str, float]] = {}
-        self._forgetting: Future[None] | None = None
+        self._deleting_steps: Future[None] | None = None
         self._forgets = True
         self._keep_s = keep_s
         self._works = works
@@ -107,10 +107,10 @@ class Supervisor:
     def show_alive(self) -> None:
         """Take this process's lock. Blocks. Raises StoreUnavailable where it cannot be had."""
         self._probe.sweep()
-        give_up_at = time.monotonic() + _SHOWN_WITHIN_S
-        while not self._own.take(self._me):
+        deadline = time.monotonic() + _SHOWN_WITHIN_S
+        while not self._own.acquire(self._me):
             # Another process, which sweeps, has it for a moment; or it was swept away.
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > deadline:
                 raise StoreUnavailable
             time.sleep(0.01)
 
@@ -139,15 +139,15 @@ class Supervisor:
                 self._late.clear()
                 self._stats = self._out_of_reach()
             except Exception as wrong:  # noqa: BLE001 - nobody else would look after the runs
-                self._heard.failed(wrong)
+                self._hooks.failed(wrong)
             self._looked_at = time.monotonic()
 
     def _look(self) -> None:
         now = time.monotonic()
-        self._own.take(self._me)
+        self._own.acquire(self._me)
         self._obey()
         self._tidy()
-        self._answer_for_the_dead()
+        self._report_cancelled_of_dead_processes()
         if self._works:
             self._take_over()
             self._take_overdue()
@@ -174,9 +174,9 @@ class Supervisor:
         states = self._tables.states(self._store.calls, mine)
         lost = [task_id for task_id in mine if states.get(task_id) != ("PENDING", self._me)]
         if lost:
-            cancelled = self._tables.untold_of(self._store.calls, self._me, lost)
+            cancelled = self._tables.unreported_of(self._store.calls, self._me, lost)
             for task_id in lost:
-                self._heard.stop(task_id, task_id in cancelled)
+                self._hooks.stop(task_id, task_id in cancelled)
 
     def _tidy(self) -> None:
         """Forget the steps of runs whose results are stored; take up again what fell down here.
@@ -189,7 +189,7 @@ class Supervisor:
             over = {i for i in left if states.get(i, ("SUCCESS", None))[0] in rows.OVER}
             elsewhere = {i for i in left if i in states and states[i][1] != self._me}
             self._worker.left.difference_update(elsewhere - over)
-            self._forget(list(over))
+            self._delete_steps(list(over))
         now = time.monotonic()
         rows_here = self._tables.of_process(self._store.calls, self._me)
         mine = {row["workflow_uuid"]: row for row in rows_here}
@@ -198,14 +198,14 @@ class Supervisor:
                 self.recover(mine[task_id], died=False)
                 del self._orphans[task_id]
         if gone := list(self._orphans.keys() - mine.keys() - self._worker.working):
-            for task_id in self._tables.untold_of(self._store.calls, self._me, gone):
-                self._say_stopped(task_id, self._me)
+            for task_id in self._tables.unreported_of(self._store.calls, self._me, gone):
+                self._record_stop(task_id, self._me)
         kept = mine.keys() - self._worker.working
         self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
 
-    def _forget(self, ids: Sequence[str]) -> None:
+    def _delete_steps(self, ids: Sequence[str]) -> None:
         """Have steps forgotten, again and again until they are; a failure is told once."""
-        if not ids or (self._forgetting is not None and not self._forgetting.done()):
+        if not ids or (self._deleting_steps is not None and not self._deleting_steps.done()):
             return
 
         def done(forgotten: "Future[None]") -> None:
@@ -213,45 +213,45 @@ class Supervisor:
             if wrong is None:
                 self._worker.left.difference_update(ids)
             elif self._forgets:
-                self._heard.failed(wrong)
+                self._hooks.failed(wrong)
             self._forgets = wrong is None
 
-        self._forgetting = self._heard.forget(ids)
-        self._forgetting.add_done_callback(done)
+        self._deleting_steps = self._hooks.delete_steps(ids)
+        self._deleting_steps.add_done_callback(done)
 
     def ordered(self, task_id: str, owner: str) -> None:
         """A run that `owner` works was ordered to stop; it may be gone and not able to say so."""
         self._ordered[task_id] = owner, time.monotonic()
 
-    def _answer_for_the_dead(self) -> None:
+    def _report_cancelled_of_dead_processes(self) -> None:
         now = time.monotonic()
         for task_id, (owner, since) in list(self._ordered.items()):
-            if owner == self._me or (now - since > _ORPHAN_S and self._is_told(task_id, owner)):
+            if owner == self._me or (now - since > _ORPHAN_S and self._is_reported(task_id, owner)):
                 del self._ordered[task_id]
                 continue
-            if not self._probe.take(owner):
+            if not self._probe.acquire(owner):
                 continue
             try:
                 if now - since >= self._probe.grace_s:
                     del self._ordered[task_id]
-                    self._say_stopped(task_id, owner)
+                    self._record_stop(task_id, owner)
             finally:
-                self._probe.give_back(owner)
+                self._probe.release(owner)
 
-    def _is_told(self, task_id: str, owner: str) -> bool:
-        return not self._tables.untold_of(self._store.calls, owner, [task_id])
+    def _is_reported(self, task_id: str, owner: str) -> bool:
+        return not self._tables.unreported_of(self._store.calls, owner, [task_id])
 
-    def _say_stopped(self, task_id: str, owner: str) -> None:
+    def _record_stop(self, task_id: str, owner: str) -> None:
         """Tell the end of a run that `owner` does not work any more, if it was cancelled."""
-        if Owned(self._store, self._tables, task_id, None, owner).say_stopped():
-            self._heard.unworked(task_id, Cancelled())
+        if Owned(self._store, self._tables, task_id, None, owner).record_stop():
+            self._hooks.ended_without_worker(task_id, Cancelled())
 
     def _take_over(self) -> None:
         now = time.monotonic()
         owners = self._tables.processes(self._store.calls) - {self._me}
         self._suspects = {name: since for name, since in self._suspects.items() if name in owners}
         for owner in owners:
-            if not self._probe.take(owner):
+            if not self._probe.acquire(owner):
                 self._suspects.pop(owner, None)
                 continue
             try:
@@ -260,7 +260,7 @@ class Supervisor:
                     for row in self._tables.of_process(self._store.calls, owner):
                         self.recover(row)
             finally:
-                self._probe.give_back(owner)
+                self._probe.release(owner)
 
     def _take_overdue(self) -> None:
         """Take runs from processes that hang: the next one ends them at once."""
@@ -285,13 +285,13 @@ class Supervisor:
         noted: dict[str, Any] = {rows.REACHED: reached, rows.IN_VAIN: in_vain}
         if not self._tables.has_result(self._store.calls, task_id):
             noted[rows.OUTCOME] = None  # an end that was noted, and not stored, has not come
-        if in_vain <= MOST_IN_VAIN:
+        if in_vain <= MAX_TAKEOVERS_WITHOUT_PROGRESS:
             if ownership.requeue(self._store, self._tables, row, noted):
-                self._heard.recovered(task_id, agent)
+                self._hooks.recovered(task_id, agent)
             return
         noted |= {rows.LOST: True, rows.FINISHED: time.time()}
         if ownership.lose(self._store, self._tables, row, noted):
-            self._heard.unworked(task_id, WorkerLost())
+            self._hooks.ended_without_worker(task_id, WorkerLost())
 
     def _purge(self) -> None:
         before = time.time() - self._keep_s
@@ -301,4 +301,4 @@ class Supervisor:
         if ids:
             self._client.delete_workflows(ids)
             self._worker.left.update(ids)  # their steps go with the next look
-        self._heard.purge(before)
+        self._hooks.purge(before)

@@ -10,10 +10,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.runs.tasks import AgentLoad
-from app.tasks.rows import BEGUN, DEADLINE, FINISHED, LIVE, LOG, LOST, OUTCOME, OVER, STUCK
+from app.tasks.rows import DEADLINE, FINISHED, LIVE, LOG, LOST, OUTCOME, OVER, STARTED_TOKEN, STUCK
 
 
-def can_be_kept(name: str) -> bool:
+def is_storable(name: str) -> bool:
     """Whether there can be a row of that name: PostgreSQL refuses even to look for a NUL."""
     return "\0" not in name
 
@@ -51,7 +51,7 @@ class Tables:
         )
 
     @property
-    def untold(self) -> sa.ColumnElement[bool]:
+    def unreported(self) -> sa.ColumnElement[bool]:
         """A run was cancelled, and whoever worked it has not said what became of it."""
         run = self.runs.c
         return sa.and_(
@@ -101,7 +101,7 @@ class Tables:
         Gives its notes and its process; one that nobody works has stopped with that.
         """
         run = self.runs.c
-        begun = run.attributes[BEGUN].as_string() == run.owner_xid
+        begun = run.attributes[STARTED_TOKEN].as_string() == run.owner_xid
         at_work = sa.and_(run.status == "PENDING", begun)
         ordered = {FINISHED: now}
         stopped = ordered | {STUCK: False}
@@ -200,11 +200,11 @@ class Tables:
         with engine.connect() as connection:
             return [dict(row) for row in connection.execute(chosen).mappings()]
 
-    def untold_of(self, engine: sa.Engine, process: str, ids: Sequence[str]) -> set[str]:
+    def unreported_of(self, engine: sa.Engine, process: str, ids: Sequence[str]) -> set[str]:
         """Those of some runs that were cancelled at a process which has not said so yet."""
         run = self.runs.c
         chosen = sa.select(run.workflow_uuid).where(
-            run.workflow_uuid.in_(ids), run.executor_id == process, self.untold
+            run.workflow_uuid.in_(ids), run.executor_id == process, self.unreported
         )
         with engine.connect() as connection:
             return set(connection.execute(chosen).scalars())
@@ -219,7 +219,7 @@ class Tables:
 
     def row(self, engine: sa.Engine, task_id: str) -> Mapping[str, Any] | None:
         """One run."""
-        if not can_be_kept(task_id):
+        if not is_storable(task_id):
             return None
         with engine.connect() as connection:
             chosen = sa.select(*self.runs.c).where(self.runs.c.workflow_uuid == task_id)

@@ -36,7 +36,7 @@ class Worker:
         execute: Execute,
         loop: asyncio.AbstractEventLoop,
         failed: Callable[[BaseException], None],
-        unworked: Callable[[str], None],
+        cancelled_before_start: Callable[[str], None],
     ) -> None:
         self.working: set[str] = set()
         self.left: set[str] = set()
@@ -46,7 +46,7 @@ class Worker:
         self._execute = execute
         self._loop = loop
         self._failed = failed
-        self._unworked = unworked
+        self._cancelled_before_start = cancelled_before_start
         # By run, what to store in the place of a result that the store refuses.
         self._instead: dict[str, Callable[[], dict[str, Any]]] = {}
 
@@ -96,9 +96,9 @@ class Worker:
             if result.outcome is Outcome.CANCELLED:  # whoever cancelled it has stored that
                 owned.note({rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()})
         except (Cancelled, HandedOver) as gone:
-            owned.give_back()
-            if owned.say_stopped() and result is None:  # cancelled, and no end was told of it here
-                self._unworked(task_id)
+            owned.requeue_own()
+            if owned.record_stop() and result is None:  # cancelled, and no end was told of it here
+                self._cancelled_before_start(task_id)
             raise NotOurs from gone
         self._instead[task_id] = partial(_failed_end, owned, result)
         return {"outcome": result.outcome.value, "body": dict(result.body)}
@@ -114,7 +114,7 @@ class Worker:
         started_at = known.started_at or time.time()
         # An end that was noted and not stored has not come: this attempt ends anew.
         noted: dict[str, Any] = {
-            rows.BEGUN: owned.token,
+            rows.STARTED_TOKEN: owned.token,
             rows.ATTEMPTS: known.attempts + 1,
             rows.OUTCOME: None,
         }
@@ -136,7 +136,7 @@ class Worker:
             end=lambda outcome: self._asked(
                 owned.end, {rows.OUTCOME: outcome.value, rows.FINISHED: time.time()}
             ),
-            claim=owned.token or "",
+            claim_token=owned.token or "",
             traceparent=stored.get("traceparent"),
         )
 

@@ -106,7 +106,7 @@ ATTEMPT_OUTCOME = _enum("outcome", (*Outcome, "handed_over"))
 REFUSAL = _enum(
     "reason", ("overloaded", "draining", "rate_limited", "unauthorized", "store_unavailable")
 )
-LEFT = _enum("reason", ("left", "stalled"))
+DISCONNECT_REASON = _enum("reason", ("left", "stalled"))
 DROP = _enum("reason", ("queue_full", "export_failed"))
 SINK = _enum("sink", ("metrics", "traces", "logs", "handler", "exporter"))
 LABEL = _enum("label", ("agent", "provider", "model", "tool", "route", "method", "reason"))
@@ -250,7 +250,7 @@ STREAMS = _gauge("agent_stream_connections", "Readers of streams now.", AGENT)
 STREAM_DISCONNECTS = _counter(
     "agent_stream_disconnects_total",
     "Readers that left before the end, or were dropped because they did not read.",
-    *(AGENT, LEFT),
+    *(AGENT, DISCONNECT_REASON),
 )
 STREAM_FIRST_EVENT = _histogram(
     "agent_stream_time_to_first_event_seconds",

@@ -58,7 +58,7 @@ class WatchHttp:
             child.observe(seconds)
         if logs.is_on("debug"):
             told = {"route": route, "status": status, "duration_s": round(seconds, 4)}
-            logs.say("debug", lines.REQUEST_FINISHED, **told)
+            logs.log("debug", lines.REQUEST_FINISHED, **told)
 
 
 def instrument(app: Any, provider: Any) -> None:

@@ -85,9 +85,9 @@ def stop() -> None:
         _Log.writer.close()
 
 
-def written(within_s: float = 2.0) -> bool:
+def written(timeout_s: float = 2.0) -> bool:
     """Wait until what was said is written, at most that long. Blocks."""
-    return _Log.writer is None or _Log.writer.written(within_s)
+    return _Log.writer is None or _Log.writer.written(timeout_s)
 
 
 def is_open() -> bool:
@@ -104,10 +104,10 @@ def toggle_debug() -> None:
     """Turn debug lines on, or off again, without a restart."""
     debug = _Log.level != _LEVELS["debug"]
     _Log.level = _LEVELS["debug"] if debug else _Log.configured
-    say("info", lines.LEVEL_CHANGED, debug=_Log.level == _LEVELS["debug"])
+    log("info", lines.LEVEL_CHANGED, debug=_Log.level == _LEVELS["debug"])
 
 
-def say(level: str, line: Line, **fields: Any) -> None:
+def log(level: str, line: Line, **fields: Any) -> None:
     """Write one line."""
     if is_on(level):
         _Log.write(event=line.event, level=level, logger="watchkeeper", **fields)
@@ -116,7 +116,7 @@ def say(level: str, line: Line, **fields: Any) -> None:
 def failed(line: Line, error: BaseException, **fields: Any) -> None:
     """An error that nothing else answered: its type and place, never its text."""
     raised = original(error)
-    say("error", line, **fields, error_type=error_type(raised), error_at=frames(raised))
+    log("error", line, **fields, error_type=error_type(raised), error_at=frames(raised))
 
 
 def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

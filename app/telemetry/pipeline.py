@@ -140,7 +140,7 @@ class Pipeline:
         now = time.monotonic()
         if now - self._told_of.get(part, -_QUIET_S) >= _QUIET_S:
             self._told_of[part] = now
-            logs.say("warning", lines.TELEMETRY_DEGRADED, part=part)
+            logs.log("warning", lines.TELEMETRY_DEGRADED, part=part)
 
     def _lagged(self, seconds: float) -> None:
         if self.metrics is not None:
@@ -148,7 +148,7 @@ class Pipeline:
 
     def _blocked(self, seconds: float, where: str) -> None:
         self._count(catalogue.LOOP_BLOCKED)
-        logs.say("warning", lines.LOOP_BLOCKED, seconds=round(seconds, 3), where=where)
+        logs.log("warning", lines.LOOP_BLOCKED, seconds=round(seconds, 3), where=where)
 
     def _count(self, metric: Metric, *labels: str, by: int = 1) -> None:
         if self.metrics is not None:

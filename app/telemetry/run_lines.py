@@ -28,7 +28,7 @@ from app.runs.events import (
 )
 from app.runs.model import CallOutcome, Outcome, PhaseKind
 from app.telemetry import lines
-from app.telemetry.logs import error_type, frames, is_on, say
+from app.telemetry.logs import error_type, frames, is_on, log
 
 _LEVELS = {Outcome.ITERATION_LIMIT: "warning", Outcome.TIMEOUT: "warning", Outcome.FAILED: "error"}
 
@@ -40,34 +40,34 @@ def write(fact: Event) -> None:
         case RunFinished():
             level = _LEVELS.get(fact.outcome, "info")
             if is_on(level):
-                say(level, lines.RUN_FINISHED, **about, **_canonical(fact))
+                log(level, lines.RUN_FINISHED, **about, **_canonical(fact))
             if fact.outcome is Outcome.TIMEOUT:
-                say("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
+                log("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
         case RunHandedOver():
-            say("info", lines.RUN_HANDED_OVER, **about, attempt=fact.attempt)
+            log("info", lines.RUN_HANDED_OVER, **about, attempt=fact.attempt)
         case RunBeganAnew():
-            say("warning", lines.RUN_BEGAN_ANEW, **about, nodes=list(fact.nodes))
+            log("warning", lines.RUN_BEGAN_ANEW, **about, nodes=list(fact.nodes))
         case RunRecovered():
-            say("warning", lines.TASK_RECOVERED, **about)
+            log("warning", lines.TASK_RECOVERED, **about)
         case RunLost():
-            say("error", lines.TASK_LOST, **about)
+            log("error", lines.TASK_LOST, **about)
         case RunStarted():
-            say("debug", lines.RUN_STARTED, **about, mode=fact.mode, timeout_s=fact.timeout_s)
+            log("debug", lines.RUN_STARTED, **about, mode=fact.mode, timeout_s=fact.timeout_s)
         case ModelCallFinished():
             level = "debug" if fact.outcome is CallOutcome.COMPLETED else "warning"
             if is_on(level):
-                say(level, lines.LLM_CALL, **about, **_call(fact), model=fact.model)
+                log(level, lines.LLM_CALL, **about, **_call(fact), model=fact.model)
         case ToolCallFinished():
             if is_on("debug"):
-                say("debug", lines.TOOL_CALL, **about, **_call(fact), tool=fact.tool)
+                log("debug", lines.TOOL_CALL, **about, **_call(fact), tool=fact.tool)
         case ToolCallRejected():
-            say("warning", lines.TOOL_REJECTED, **about, reason=fact.reason)
+            log("warning", lines.TOOL_REJECTED, **about, reason=fact.reason)
         case IterationLimitReached():
             reached = {"iteration_limit": fact.iteration_limit, "limit": fact.limit}
-            say("warning", lines.LIMIT_REACHED, **about, **reached)
+            log("warning", lines.LIMIT_REACHED, **about, **reached)
         case WorkAbandoned():
             counts = {"threads": fact.threads, "tasks": fact.tasks}
-            say("warning", lines.WORK_ABANDONED, **about, **counts)
+            log("warning", lines.WORK_ABANDONED, **about, **counts)
         case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
             pass
         case StreamOpened() | StreamClosed():

@@ -33,16 +33,16 @@ class LineWriter:
     def flush(self) -> None:
         """Nothing to do: the thread flushes when it has nothing left to write."""
 
-    def written(self, within_s: float) -> bool:
+    def written(self, timeout_s: float) -> bool:
         """Wait until what was queued before is written."""
         done = threading.Event()
         self._lines.put(done)
-        return done.wait(within_s)
+        return done.wait(timeout_s)
 
-    def close(self, within_s: float = 2.0) -> None:
+    def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, for at most that long, and stop."""
         self._lines.put(None)
-        self._thread.join(within_s)
+        self._thread.join(timeout_s)
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:

@@ -14,7 +14,7 @@ from tests import fakes
 class Fence:
     """One that shuts when so many tools have been called."""
 
-    claim = "c"
+    claim_token = "c"
 
     def __init__(self, tools: fakes.ToolDesk, calls: int) -> None:
         self._tools = tools

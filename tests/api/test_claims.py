@@ -20,14 +20,14 @@ class Keys:
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
 
-    async def claim(self, key: str, fingerprint: str, run_id: str, for_s: float) -> Body | None:
+    async def acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
         self.held[key] = run_id
         return None
 
-    async def keep(self, key: str, run_id: str, body: Body) -> None:
+    async def store(self, key: str, run_id: str, body: Body) -> None:
         raise AssertionError
 
-    async def free(self, key: str, run_id: str) -> None:
+    async def release(self, key: str, run_id: str) -> None:
         if self.held.get(key) == run_id:
             del self.held[key]
 
@@ -39,7 +39,7 @@ class Threads(InMemory):
         super().__init__()
         self.refusal = refusal
 
-    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+    async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
         if self.refusal is None:
             await asyncio.sleep(60)
         else:

@@ -78,7 +78,7 @@ async def desk(tools: fakes.ToolDesk, grace: None) -> AsyncIterator[Served]:
     async with served(_agents(tools), tool_threads=64) as service:
         yield service
         service.books_balance()
-        tools.let_go()
+        tools.release()
 
 
 @dataclass(frozen=True)

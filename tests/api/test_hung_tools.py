@@ -28,7 +28,7 @@ async def desk_with_slow_tools(kind: str) -> AsyncIterator[tuple[Served, fakes.T
     async with served(agents, tool_threads=2) as desk:
         yield desk, desk_of_tools
         desk_of_tools.seconds = 0.1
-        desk_of_tools.let_go()
+        desk_of_tools.release()
         await until(lambda: desk.service.threads.busy == 0)
         assert (await desk.ask(agent="block")).status_code == 200
         desk.books_balance()
@@ -60,7 +60,7 @@ async def test_threads_run_out(kind: str) -> None:
         assert response.json()["phase"] in ("tool:block", "other")
         assert time.monotonic() - began < SOON_S
         assert tools.started == ["block"] * 2
-        tools.let_go()
+        tools.release()
         assert {r.status_code for r in await asyncio.gather(*holding)} == {200}
 
 

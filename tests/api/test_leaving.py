@@ -37,7 +37,7 @@ async def desk() -> AsyncIterator[Served]:
     async with served(agents, tool_threads=64) as service:
         yield service
         service.books_balance()
-        TOOLS.let_go()
+        TOOLS.release()
 
 
 async def started(desk: Served, agent: str) -> str:
@@ -210,7 +210,7 @@ async def test_cancelled_twice(desk: Served) -> None:
     assert desk.end_of(run_id).outcome is Outcome.CANCELLED
     third = await desk.client.delete(path)
     assert (third.status_code, third.json()["result"]) == (202, "still_stopping")
-    TOOLS.let_go()
+    TOOLS.release()
     await until(lambda: desk.service.runner.stuck_tasks == 0)
     last = await desk.client.delete(path)
     assert (last.status_code, last.json()["result"]) == (200, "already_finished")

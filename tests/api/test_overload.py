@@ -57,7 +57,7 @@ async def desk_with(
     async with served(agents, max_running_runs=places, max_queued_runs=queue) as desk:
         naps = await napping(desk, taken)
         yield desk
-        held.let_go()
+        held.release()
         await end_all(desk)
         await asyncio.gather(*naps)
         desk.books_balance()
@@ -215,7 +215,7 @@ async def test_a_deadline_that_can_be_met() -> None:
         await until(lambda: desk.service.runner.admission.waiting == 2)
         await until(lambda: len(tools.started) == 2)
         tools.seconds = 0.0
-        tools.let_go()
+        tools.release()
         assert (await asking).status_code == 200
 
 

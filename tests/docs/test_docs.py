@@ -164,9 +164,9 @@ def demo() -> Iterator[Demo]:
 
 def _line_of(log: Path, event: str) -> Mapping[str, Any]:
     """The one line of an event, which a thread of the service may write a moment later."""
-    give_up_at = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while not (found := re.findall(rf'^.*"event":"{event}".*\n', log.read_text(), re.M)):
-        assert time.monotonic() < give_up_at, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
     [line] = found
     told: Mapping[str, Any] = json.loads(line)

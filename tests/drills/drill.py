@@ -130,9 +130,9 @@ def run(
     return result
 
 
-def _wait(scene: Scene, result: Result, within_s: float, *, fires: bool) -> None:
+def _wait(scene: Scene, result: Result, timeout_s: float, *, fires: bool) -> None:
     """Look at Alertmanager until the alert is active, or is no more; note what else is."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + timeout_s
     expected = {
         name: scene.instance if value == "INSTANCE" else value
         for name, value in result.drill.labels.items()
@@ -147,7 +147,7 @@ def _wait(scene: Scene, result: Result, within_s: float, *, fires: bool) -> None
             return
         if time.monotonic() > end:
             state = "active" if fires else "resolved"
-            raise Failed(f"was not {state} within {within_s:g} s")
+            raise Failed(f"was not {state} within {timeout_s:g} s")
         time.sleep(_LOOKS_EVERY_S)
 
 

@@ -160,11 +160,11 @@ def _is_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
-def until(claim: Callable[[], object], within_s: float, otherwise: str) -> float:
-    """Wait until the claim is true; says how long it took. Raises TimeoutError after `within_s`."""
+def until(claim: Callable[[], object], timeout_s: float, otherwise: str) -> float:
+    """Wait until the claim is true: the seconds it took. Raises TimeoutError after `timeout_s`."""
     began = time.monotonic()
     while not claim():
-        if time.monotonic() - began > within_s:
-            raise TimeoutError(f"{otherwise} (within {within_s:g} s)")
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"{otherwise} (within {timeout_s:g} s)")
         time.sleep(0.1)
     return time.monotonic() - began

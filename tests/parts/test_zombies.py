@@ -18,11 +18,11 @@ class Nodes:
 
     def __init__(self) -> None:
         self.did: list[str] = []
-        self.let_go = asyncio.Event()
+        self.release = asyncio.Event()
 
     async def first(self, _: fakes.GraphState) -> dict[str, Any]:
         self.did.append("first")
-        await self.let_go.wait()
+        await self.release.wait()
         return {"messages": [AIMessage("half")]}
 
     async def second(self, _: fakes.GraphState) -> dict[str, Any]:
@@ -47,7 +47,7 @@ async def test_a_lost_run_keeps_no_step() -> None:
             task_id = await submit(desk)
             await until(lambda: nodes.did, 20)
             _take(server.url, task_id)
-            nodes.let_go.set()
+            nodes.release.set()
             told = await ended(desk, task_id)
     assert (told["status"], told["result"]["answer"]) == ("completed", "whole")
     assert nodes.did == ["first", "first", "second"]

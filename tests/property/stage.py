@@ -111,8 +111,8 @@ class Stage:
         self.samples = after
         await self.watch.flush()
         runs = [
-            self._seen(way, ledgers[way], before, after, *heard)
-            for way, heard in zip(WAYS, told, strict=True)
+            self._seen(way, ledgers[way], before, after, *hooks)
+            for way, hooks in zip(WAYS, told, strict=True)
         ]
         return list(await asyncio.gather(*runs))
 

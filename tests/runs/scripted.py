@@ -216,7 +216,7 @@ class Desk:
         """The facts of one type, in order."""
         return [fact for fact in self.facts if isinstance(fact, kind)]
 
-    async def let_go_of(self, run: Run) -> None:
+    async def release(self, run: Run) -> None:
         """Wait until the work that an ended run left behind is over."""
         async with asyncio.timeout(30):
             while run.task is not None:  # noqa: ASYNC110 - nothing tells of it

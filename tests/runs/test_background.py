@@ -71,14 +71,14 @@ class Store:
 
 
 async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
-    async def tell_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
+    async def record_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
         pass
 
     def render(run: Run, ended: Ended) -> Mapping[str, Any]:
         retryable = {"retryable": ended.error.retryable} if ended.error else {}
         return {"outcome": ended.outcome, **retryable}
 
-    background = Background(desk.runner, lambda: {"scripted": agent}, render, tell_stopped)
+    background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
     return await background.execute(attempt)
 
 
@@ -329,7 +329,7 @@ async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
     told: list[tuple[str, Any, bool]] = []
     away = [StoreUnavailable(), StoreUnavailable()]
 
-    async def tell_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
+    async def record_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
         if away:
             raise away.pop()
         told.append((task_id, body, stuck))
@@ -337,7 +337,7 @@ async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
     door = asyncio.Event()
     agent = ScriptedAgent(scripted.after(60) if stops else scripted.stubborn(door))
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
-    background = Background(desk.runner, lambda: {"scripted": agent}, render, tell_stopped)
+    background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
     working = asyncio.create_task(background.execute(store.attempt()))
     while not agent.calls:  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.01)

@@ -71,7 +71,7 @@ async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     run = desk.start(script, timeout_s=0.05)
     await run.ended
     door.get().set()
-    await desk.let_go_of(run)
+    await desk.release(run)
     await asyncio.sleep(0.01)
     desk.facts.clear()
     gc.collect()
@@ -90,7 +90,7 @@ async def test_a_task_that_goes_on_is_not_forgotten() -> None:
     assert run.task is not None
     assert not run.task.done()
     gate.set()
-    await desk.let_go_of(run)
+    await desk.release(run)
 
 
 async def test_only_so_many_finished_runs_are_remembered() -> None:

@@ -45,8 +45,8 @@ def _pours(parts: int, pause_s: float) -> Script:
 
     async def pour(call: AgentCall) -> AgentAnswer:
         for _ in range(parts):
-            if call.say is not None:
-                call.say(Token("x" * 100_000, 1))
+            if call.on_token is not None:
+                call.on_token(Token("x" * 100_000, 1))
             await asyncio.sleep(pause_s)
         return AgentAnswer("poured")
 
@@ -116,9 +116,9 @@ async def begun(desk: Served, agent: str) -> str:
     return read()[-1]
 
 
-async def end_of(desk: Served, run_id: str, within_s: float) -> RunFinished:
+async def end_of(desk: Served, run_id: str, timeout_s: float) -> RunFinished:
     """The end of a run, which comes within so long."""
-    await until(lambda: [f for f in desk.facts_of(RunFinished) if f.run_id == run_id], within_s)
+    await until(lambda: [f for f in desk.facts_of(RunFinished) if f.run_id == run_id], timeout_s)
     return desk.end_of(run_id)
 
 

@@ -40,23 +40,23 @@ TOOLS = fakes.ToolDesk(seconds=60)
 
 async def _talks(call: AgentCall) -> AgentAnswer:
     for number in range(40):
-        if call.say is not None:
-            call.say(Token(f"w{number} ", 1))
+        if call.on_token is not None:
+            call.on_token(Token(f"w{number} ", 1))
         await asyncio.sleep(0.003)
     return AgentAnswer("".join(f"w{number} " for number in range(40)))
 
 
 async def _talks_much(call: AgentCall) -> AgentAnswer:
     for _ in range(9_000):
-        assert call.say is not None
-        call.say(Token("x", 1))
+        assert call.on_token is not None
+        call.on_token(Token("x", 1))
     await asyncio.sleep(0.3)
     return AgentAnswer("x" * 9_000)
 
 
 async def _says_one_long_thing(call: AgentCall) -> AgentAnswer:
-    assert call.say is not None
-    call.say(Token("x" * 600_000, 1))
+    assert call.on_token is not None
+    call.on_token(Token("x" * 600_000, 1))
     await asyncio.sleep(1.0)
     return AgentAnswer("x" * 600_000)
 
@@ -229,7 +229,7 @@ async def followed(desk: Served, run_id: str, tools: fakes.ToolDesk) -> list[Tol
     following = asyncio.create_task(follow(desk, run_id))
     await until(lambda: [f for f in desk.facts_of(StreamOpened) if f.run_id == run_id])
     while not following.done():
-        tools.let_go()
+        tools.release()
         await asyncio.sleep(0.01)
     return await following
 

@@ -59,8 +59,8 @@ def _asks_a_clerk(kind: str) -> Any:
 
 
 async def _takes_it_back(call: AgentCall) -> AgentAnswer:
-    assert call.say is not None
-    call.say(Token("thinking aloud", 1))
+    assert call.on_token is not None
+    call.on_token(Token("thinking aloud", 1))
     return AgentAnswer("", output={"number": 7})
 
 

@@ -39,7 +39,7 @@ class Held(fakes.ToolDesk):
         super().__init__(LONG_S * 2)
         self._open = threading.Event()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let every tool end that is at work, or will be."""
         self._open.set()
 
@@ -59,7 +59,7 @@ class Held(fakes.ToolDesk):
     def _block(self) -> None:
         self._open.wait(self.seconds)
 
-    def _is_let_go(self, before: int) -> bool:
+    def _is_released(self, before: int) -> bool:
         return self._open.is_set()
 
 

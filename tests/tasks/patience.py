@@ -13,7 +13,7 @@ TIMES = {
     "app.tasks.store.ANSWER_S": LONG_S,
     "app.tasks.store._CALLER_BUSY_MS": LONG_S * 1000,
     "app.tasks.engine._SETTLE_S": LONG_S,
-    "app.tasks.engine._GIVE_BACK_S": LONG_S,
+    "app.tasks.engine._HAND_OVER_S": LONG_S,
     "app.tasks.engine._CLOSE_S": LONG_S,
     "app.tasks.ownership.STOP_S": LONG_S,
     "app.tasks.rows.STOP_S": LONG_S,

@@ -29,7 +29,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     store = url_in(tmp_path_factory.mktemp("cancel"))
     async with served(agents, store_url=store, max_background_runs=2) as service:
         yield service
-        DESK.let_go()
+        DESK.release()
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ async def test_work_that_cannot_be_stopped(desk: Served, tool: str) -> None:
     finished = DESK.finished.count(tool)
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert (again.status_code, again.json()["result"]) == (202, "still_stopping")
-    DESK.let_go()
+    DESK.release()
     await until(lambda: DESK.finished.count(tool) > finished, 20)
     assert (await view(desk, task_id))["status"] == "cancelled"
     run = desk.service.runner.find(task_id)
@@ -112,7 +112,7 @@ async def test_a_run_that_waits_never_starts(desk: Served) -> None:
     await until(lambda: any(fact.run_id == waiting for fact in desk.facts_of(RunFinished)), 20)
     end = desk.end_of(waiting)
     assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")
-    DESK.let_go()
+    DESK.release()
     for task_id in holding:
         assert (await ended(desk, task_id))["status"] == "completed"
     last = await submit(desk, agent="look")

@@ -224,14 +224,14 @@ async def test_taken_up_again_and_not_begun(
 async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is cancelled while it is put back into its queue is told of once."""
     loop, stopped, may_go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    give_back = Owned.give_back
+    requeue_own = Owned.requeue_own
 
     def later(owned: Owned) -> None:
         loop.call_soon_threadsafe(stopped.set)
         asyncio.run_coroutine_threadsafe(may_go.wait(), loop).result(20)
-        give_back(owned)
+        requeue_own(owned)
 
-    monkeypatch.setattr(Owned, "give_back", later)
+    monkeypatch.setattr(Owned, "requeue_own", later)
     task_id = await submit(desk, agent="nap")
     await until(lambda: task_id in desk.service.runner.in_flight, 20)
     desk.service.runner.stop(desk.service.runner.in_flight[task_id], HandedOver())
@@ -266,13 +266,13 @@ async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.Monke
 
 async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who comes second waits for what became of it, like the first: a run at work is not over."""
-    may_tell, tell = asyncio.Event(), Background._tell
+    may_tell, tell = asyncio.Event(), Background._record_stop
 
     async def later(background: Background, *arguments: Any) -> None:
         await may_tell.wait()
         await tell(background, *arguments)
 
-    monkeypatch.setattr(Background, "_tell", later)
+    monkeypatch.setattr(Background, "_record_stop", later)
     task_id = await submit(desk, agent="nap")
     await until(lambda: task_id in desk.service.runner.in_flight, 20)
     first = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))

@@ -23,11 +23,11 @@ class Held:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
-        self.let_go = asyncio.Event()
+        self.release = asyncio.Event()
 
     async def __call__(self, state: object) -> dict[str, list[BaseMessage]]:
         self.asked.set()
-        await self.let_go.wait()
+        await self.release.wait()
         return {"messages": [AIMessage("late")]}
 
 
@@ -38,7 +38,7 @@ async def test_a_run_that_was_cancelled_keeps_nothing(tmp_path: Path) -> None:
         task_id = await submit(desk, "one", thread_id="t")
         await asyncio.wait_for(held.asked.wait(), 20)
         await desk.service.tasks.cancel(task_id)
-        held.let_go.set()
+        held.release.set()
         assert (await ended(desk, task_id))["status"] == "cancelled"
         await until(lambda: not desk.service.runner.in_flight, 20)
         assert (await desk.client.get("/threads/t")).status_code == 404
@@ -52,7 +52,7 @@ async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path)
         task_id = await submit(desk, "one", thread_id=thread_id)
         await asyncio.wait_for(held.asked.wait(), 20)
         await desk.service.tasks.cancel(task_id)
-        held.let_go.set()
+        held.release.set()
         await until(lambda: not desk.service.runner.in_flight, 20)
         told, end = await ended(desk, task_id), desk.end_of(task_id)
         # Without one it stands, unless its process looked at the store just then.
@@ -81,7 +81,7 @@ async def test_a_first_run_is_not_dropped(tmp_path: Path) -> None:
         task_id = await submit(desk, "one", thread_id="t")
         dropped = await desk.client.delete("/threads/t")
         assert (dropped.status_code, dropped.json()["code"]) == (409, "in_flight")
-        held.let_go.set()
+        held.release.set()
         await ended(desk, task_id)
         assert (await desk.client.delete("/threads/t")).status_code == 204
         assert (await desk.client.delete("/threads/t")).status_code == 404
@@ -120,9 +120,9 @@ async def test_a_run_whose_thread_is_anothers(
         asking = asyncio.create_task(desk.client.post(f"/{mode}", json=body))
         await asyncio.wait_for(held.asked.wait(), 20)
         [run_id] = desk.service.runner.in_flight
-        await desk.service.threads_kept.release("held", "t", run_id)
-        await desk.service.threads_kept.claim("held", "t", "another", 60)
-        held.let_go.set()
+        await desk.service.conversations.release("held", "t", run_id)
+        await desk.service.conversations.acquire("held", "t", "another", 60)
+        held.release.set()
         response = await asyncio.wait_for(asking, 20)
         told = response.json()
         if mode == "agent/async":

@@ -32,7 +32,7 @@ async def test_a_tool_that_is_cut(
         assert (await view(desk, task_id))["status"] in ("pending", "running")
     assert cut.outcome == "cancelled"
     assert samples.nonzero(DURATIONS, agent="a", tool=tool) == {("cancelled",): 1.0}
-    tools.let_go()
+    tools.release()
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         result = (await ended(desk, task_id))["result"]
         story = await events(desk, task_id)

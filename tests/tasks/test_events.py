@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
 
 from app.runs.errors import StoreUnavailable
-from app.tasks.watching import Watcher
+from app.tasks.polling import RunPoller
 from tests import fakes
 from tests.service import Served, served
 from tests.streams.reading import in_order, names_of, of, parse, text_of
@@ -142,7 +142,7 @@ async def test_a_store_that_goes_away_as_it_is_asked_for_the_rest(
     def away(*_: Any) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(Watcher, "_place", away)
+    monkeypatch.setattr(RunPoller, "_position", away)
     headers = {"Last-Event-ID": "2"}
     response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)
     assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
@@ -166,7 +166,7 @@ async def test_events_come_while_it_runs(desk: Served) -> None:
             if b"tool_start" in read:
                 break
     assert b"tool_end" not in read
-    HELD.let_go()
+    HELD.release()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
@@ -180,7 +180,7 @@ async def test_events_come_between_tools(desk: Served) -> None:
             if b"tool_end" in read:
                 break
     assert b"event: token" not in read
-    HELD.let_go()
+    HELD.release()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
@@ -191,7 +191,7 @@ async def test_a_reader_that_leaves_stops_nothing(desk: Served) -> None:
     with pytest.raises(httpx.ReadTimeout):
         async with httpx.AsyncClient(base_url=desk.url, timeout=impatient) as client:
             await client.get(f"/agent/async/{task_id}/events")
-    HELD.let_go()
+    HELD.release()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 

@@ -51,7 +51,7 @@ async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
         task_id = await submit(desk)
         await until(lambda: tools.started, 20)
         assert steps_of(tmp_path, task_id)
-        tools.let_go()
+        tools.release()
         await ended(desk, task_id)
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
@@ -83,7 +83,7 @@ async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
         [(until_s, in_flight)] = rows(tmp_path, held)
         assert in_flight
         assert 25 <= until_s - began < 25 + 20
-        tools.let_go()
+        tools.release()
         await asking
         [(until_s, in_flight)] = rows(tmp_path, held)
         assert not in_flight
@@ -121,7 +121,7 @@ async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
         await until(lambda: tools.started, 20)
         with sqlite3.connect(tmp_path / "store.steps") as steps:
             steps.execute("alter table checkpoints rename to gone")
-        tools.let_go()
+        tools.release()
         told = await ended(desk, task_id)
     assert (told["status"], told["error"]["code"]) == ("failed", "store_unavailable")
     assert told["error"]["retryable"] is False  # its tool had begun, and nothing names a repeat

@@ -30,7 +30,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     store = url_in(tmp_path_factory.mktemp("keys"))
     async with served(agents, store_url=store, max_running_runs=40) as service:
         yield service
-        NAPS.let_go()
+        NAPS.release()
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ async def test_another_body_in_the_background(desk: Served) -> None:
     for _ in range(2):
         other = await post(desk, "something else", key="body", agent="slow")
         assert (other.status_code, other.json()["code"]) == (422, "key_reused")
-        NAPS.let_go()
+        NAPS.release()
         await ended(desk, first.json()["task_id"])
     elsewhere = await post(desk, key="body", agent="other")
     assert elsewhere.status_code == 202
@@ -124,7 +124,7 @@ async def test_in_flight(desk: Served, mode: str) -> None:
         assert int(reply.headers["retry-after"]) >= 1
         reply = await ask(desk, other, key, "slow", question="another")
         assert (reply.status_code, reply.json()["code"]) == (422, "key_reused")
-    NAPS.let_go()
+    NAPS.release()
     done = answer(await first, mode)
     assert answer(await ask(desk, mode, key, "slow"), mode) == done
     assert len(NAPS.started) == naps + 1
@@ -135,7 +135,7 @@ async def test_a_hundred_waiting_callers_are_one_run(desk: Served) -> None:
     naps = len(NAPS.started)
     asked = [asyncio.create_task(ask(desk, "", "crowd", "slow")) for _ in range(100)]
     await until(lambda: sum(one.done() for one in asked) == 99, 20)
-    NAPS.let_go()
+    NAPS.release()
     replies = await asyncio.gather(*asked)
     assert sorted(r.status_code for r in replies) == [200] + [409] * 99
     assert len(NAPS.started) == naps + 1
@@ -164,7 +164,7 @@ async def test_a_key_is_free_after_its_caller_left(desk: Served, mode: str) -> N
         with pytest.raises(httpx.ReadTimeout):
             await client.post(place, json={"question": "hello"}, headers=headers)
     await until(lambda: not desk.service.runner.in_flight, 20)
-    NAPS.let_go()
+    NAPS.release()
     # Until the key is given back, it says so.
     while (again := await ask(desk, mode, key, "slow")).status_code == 409:
         assert again.json()["code"] == "in_flight"
@@ -181,7 +181,7 @@ async def test_a_key_is_free_after_a_cancelled_run(desk: Served) -> None:
     [run_id] = desk.service.runner.in_flight
     await desk.client.delete(f"/runs/{run_id}")
     assert (await first).json()["code"] == "cancelled"
-    NAPS.let_go()
+    NAPS.release()
     assert (await ask(desk, "", "stopped", "slow")).json()["outcome"] == "completed"
 
 
@@ -207,7 +207,7 @@ async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:
     await until(lambda: len(NAPS.started) > naps, 20)
     refused = await ask(desk, "", "thread", "slow", thread_id="busy")
     assert (refused.status_code, refused.json()["code"]) == (409, "in_flight")
-    NAPS.let_go()
+    NAPS.release()
     assert (await first).status_code == 200
     again = await ask(desk, "", "thread", "slow", thread_id="busy")
     assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)
@@ -216,7 +216,7 @@ async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:
 async def test_a_repeat_asks_for_no_thread(desk: Served) -> None:
     """A repeat in the background is the same run, also while another has its thread by now."""
     first = await post(desk, key="first", agent="slow", thread_id="shared")
-    NAPS.let_go()
+    NAPS.release()
     await ended(desk, first.json()["task_id"])
     NAPS.hold()
     second = await post(desk, agent="slow", thread_id="shared")
@@ -224,7 +224,7 @@ async def test_a_repeat_asks_for_no_thread(desk: Served) -> None:
     again = await post(desk, key="first", agent="slow", thread_id="shared")
     assert (again.status_code, again.headers["idempotent-replay"]) == (202, "true")
     assert again.json()["task_id"] == first.json()["task_id"]
-    NAPS.let_go()
+    NAPS.release()
     await ended(desk, second.json()["task_id"])
 
 

@@ -33,13 +33,13 @@ async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.Mo
 
     However long the store takes to let go of the key.
     """
-    free = Keys.free
+    free = Keys.release
 
     async def slowly(self: Keys, key: str, run_id: str) -> None:
         await asyncio.sleep(0.3)
         await free(self, key, run_id)
 
-    monkeypatch.setattr(Keys, "free", slowly)
+    monkeypatch.setattr(Keys, "release", slowly)
     tools = fakes.ToolDesk(60)
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     options: dict[str, Any] = {"max_running_runs": 1, "max_queued_runs": 0}
@@ -128,15 +128,15 @@ async def test_after_its_process_died(tmp_path: Path) -> None:
     async with served({"quick": quick()}, store_url=url):
         store = await asyncio.to_thread(Store, url)
         keys = Keys(store)
-        assert await keys.claim("k", "same", "dead", 30) is None
+        assert await keys.acquire("k", "same", "dead", 30) is None
         with pytest.raises(InFlight):
-            await keys.claim("k", "same", "next", 30)
+            await keys.acquire("k", "same", "next", 30)
         await asyncio.to_thread(let_time_pass, store)
-        assert await keys.claim("k", "same", "next", 30) is None
-        await keys.keep("k", "dead", {"answer": "too late"})
-        await keys.free("k", "dead")
+        assert await keys.acquire("k", "same", "next", 30) is None
+        await keys.store("k", "dead", {"answer": "too late"})
+        await keys.release("k", "dead")
         with pytest.raises(InFlight):
-            await keys.claim("k", "same", "third", 30)
-        await keys.keep("k", "next", {"answer": "done"})
-        assert await keys.claim("k", "same", "third", 30) == {"answer": "done"}
+            await keys.acquire("k", "same", "third", 30)
+        await keys.store("k", "next", {"answer": "done"})
+        assert await keys.acquire("k", "same", "third", 30) == {"answer": "done"}
         await asyncio.to_thread(store.close)

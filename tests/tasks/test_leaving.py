@@ -107,7 +107,7 @@ def _answer(response: HTTPResponse, read: bytes = b"") -> Answer:
     return Answer(response.status, response.headers, read + response.read())
 
 
-def let_go(service: Serving, callers: Callers, task_id: str) -> list[Told]:
+def release(service: Serving, callers: Callers, task_id: str) -> list[Told]:
     """Signal the process: both are answered, and it ends soon. What the follower has read."""
     began = time.monotonic()
     service.signal()
@@ -131,7 +131,7 @@ def test_a_process_that_only_asks(tmp_path: Path) -> None:
     with node(tmp_path, "api", "--no-background") as asked:
         task_id = post(asked, "/agent/async").json()["task_id"]
         with calling(asked, task_id) as callers:
-            assert let_go(asked, callers, task_id) == []
+            assert release(asked, callers, task_id) == []
 
 
 def test_a_process_that_works(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_process_that_works(tmp_path: Path) -> None:
         task_id = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: view(first, task_id)["status"] == "running")
         with calling(first, task_id, b"tool_start") as callers:
-            told = let_go(first, callers, task_id)
+            told = release(first, callers, task_id)
     assert "tool_start" in names_of(told)
     with node(tmp_path, "second", nap_s=0) as second:
         place = f"{second.url}/agent/async/{task_id}/events"
@@ -184,5 +184,5 @@ async def test_an_end_that_is_still_being_stored(
         assert isinstance(engine, Engine)
         engine.leave()
         await desk.service.runner.drain(0.0, 30.0)
-        await engine.let_go()
+        await engine.release_waiters()
         assert (await asyncio.wait_for(waiting, 10))["status"] == "completed"

@@ -25,7 +25,7 @@ _HOLDER = """
 import pathlib, sys
 from app.tasks.liveness import FileLocks
 locks = FileLocks(pathlib.Path(sys.argv[1]))
-print(locks.take("living"), flush=True)
+print(locks.acquire("living"), flush=True)
 sys.stdin.read()
 """
 
@@ -76,8 +76,8 @@ def test_files_of_killed_processes_go(tmp_path: Path) -> None:
         (folder / "killed").touch()
         locks.sweep()
         assert [file.name for file in folder.iterdir()] == ["living"]
-        assert not locks.take("living")
-    assert locks.take("living")
+        assert not locks.acquire("living")
+    assert locks.acquire("living")
     locks.close()
     assert not list(folder.iterdir())
 
@@ -107,8 +107,8 @@ def test_a_file_that_is_swept_before_it_is_locked(
         fcntl.lockf(*asked)
 
     monkeypatch.setattr(fcntl, "lockf", late)
-    assert not locks.take("new")
-    assert locks.take("new")
+    assert not locks.acquire("new")
+    assert locks.acquire("new")
     assert file.exists()
     locks.close()
 
@@ -138,7 +138,7 @@ def test_a_forked_child_closes_the_socket(monkeypatch: pytest.MonkeyPatch) -> No
     session = Session()
     monkeypatch.setattr(psycopg, "connect", lambda *_, **__: session)
     locks = ServerLocks(sa.make_url("postgresql://nobody@127.0.0.1/none"))
-    assert locks.take("me")
+    assert locks.acquire("me")
     number = session.fileno()
 
     def in_child() -> bool:
@@ -165,8 +165,8 @@ def test_a_fork_while_a_session_is_made(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(psycopg, "connect", connect)
     locks = ServerLocks(sa.make_url("postgresql://nobody@127.0.0.1/none"))
-    assert not locks.take("me")
+    assert not locks.acquire("me")
     assert sessions[0].closed
-    assert locks.take("me")
+    assert locks.acquire("me")
     locks.close()
     assert len(sessions) == 2

@@ -58,7 +58,7 @@ async def test_a_key_is_free_after_a_refusal(tmp_path: Path) -> None:
         await until(lambda: naps.started, 20)
         refused = await full.client.post("/agent", json=asked, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-        naps.let_go()
+        naps.release()
         assert (await first).status_code == 200
         again = await full.client.post("/agent", json=asked, headers=headers)
         assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)

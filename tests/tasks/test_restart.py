@@ -97,13 +97,13 @@ async def test_a_turn_that_was_kept_and_not_told(tmp_path: Path) -> None:
 async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
     """`idempotency_key()` is the same when a call is made again, and another for another call."""
     keys: dict[int, list[str | None]] = {1: [], 2: []}
-    let_go = asyncio.Event()
+    release = asyncio.Event()
 
     @tool
     async def pay(amount: int) -> str:
         """Pay so much."""
         keys[amount].append(idempotency_key())
-        await let_go.wait()
+        await release.wait()
         return "paid"
 
     def pays_twice(messages: Sequence[BaseMessage]) -> AIMessage:
@@ -117,7 +117,7 @@ async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
         await until(lambda: keys[1] and keys[2], 20)
-    let_go.set()
+    release.set()
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         assert (await ended(desk, task_id))["status"] == "completed"
     for said in keys.values():

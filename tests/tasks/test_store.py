@@ -14,7 +14,7 @@ from app.agents import checkpoints
 from app.api.deps import Role
 from app.runs.events import RunRecovered
 from app.tasks.store import _CALLER_BUSY_MS, ANSWER_S, Store
-from app.tasks.supervisor import MOST_IN_VAIN
+from app.tasks.supervisor import MAX_TAKEOVERS_WITHOUT_PROGRESS
 from tests import fakes
 from tests.command import ROOT
 from tests.service import served, until
@@ -191,7 +191,7 @@ async def test_a_result_that_is_refused(
         store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
         task_id = await submit(desk)
         async with asyncio.timeout(2 * LONG_S):
-            while len(desk.facts_of(RunRecovered)) <= MOST_IN_VAIN:
+            while len(desk.facts_of(RunRecovered)) <= MAX_TAKEOVERS_WITHOUT_PROGRESS:
                 told = await view(desk, task_id)
                 assert told["status"] in ("pending", "running"), told
                 await asyncio.sleep(0.05)

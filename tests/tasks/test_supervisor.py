@@ -16,7 +16,7 @@ from app.runs.tasks import TaskStatus
 from app.tasks import rows
 from app.tasks.ownership import Owned
 from app.tasks.store import Store
-from app.tasks.supervisor import MOST_IN_VAIN, Heard, Supervisor
+from app.tasks.supervisor import MAX_TAKEOVERS_WITHOUT_PROGRESS, Hooks, Supervisor
 from app.tasks.tables import Tables
 from app.tasks.worker import Worker
 from tests.service import served
@@ -37,16 +37,16 @@ class Desk:
         )
         work: Any = None  # there is none: this process works nothing
         self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
-        heard = Heard(
+        hooks = Hooks(
             recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
-            unworked=lambda task_id, error: self.told.append((error.code, task_id)),
-            forget=self.forget,
+            ended_without_worker=lambda task_id, error: self.told.append((error.code, task_id)),
+            delete_steps=self.delete_steps,
             failed=self.faults.append,
         )
-        parts = (self.store, self.client, self.tables, "me", heard, self.worker)
+        parts = (self.store, self.client, self.tables, "me", hooks, self.worker)
         self.supervisor = Supervisor(*parts, keep_s=LONG_S * 1000, works=False)
 
-    def forget(self, ids: Sequence[str]) -> "Future[None]":
+    def delete_steps(self, ids: Sequence[str]) -> "Future[None]":
         order: Future[None] = Future()
         self.orders.append((sorted(ids), order))
         return order
@@ -119,7 +119,7 @@ def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
     assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
 
 
-@pytest.mark.parametrize("takeovers", [0, MOST_IN_VAIN])
+@pytest.mark.parametrize("takeovers", [0, MAX_TAKEOVERS_WITHOUT_PROGRESS])
 @pytest.mark.parametrize("meanwhile", ["cancelled", "taken"])
 def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, meanwhile: str) -> None:
     """A run that was cancelled, or taken, since its row was read is neither put back nor lost."""
@@ -145,9 +145,9 @@ def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, mean
 def test_takeovers_in_vain_end_it(desk: Desk) -> None:
     """After ten takeovers that got it no further the run is given up, as lost."""
     task_id = desk.submit()
-    for _ in range(MOST_IN_VAIN):
+    for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told == [("recovered", task_id)] * MOST_IN_VAIN
+    assert desk.told == [("recovered", task_id)] * MAX_TAKEOVERS_WITHOUT_PROGRESS
     desk.supervisor.recover(desk.taken(task_id))
     assert desk.told[-1] == ("worker_lost", task_id)
     assert desk.status(task_id) is TaskStatus.FAILED
@@ -156,9 +156,9 @@ def test_takeovers_in_vain_end_it(desk: Desk) -> None:
 def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
     """Whoever gets further has all ten again, however often its processes were killed before."""
     task_id = desk.submit()
-    for iterations in range(2 * MOST_IN_VAIN):
+    for iterations in range(2 * MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id, iterations))
-    for _ in range(MOST_IN_VAIN - 1):
+    for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS - 1):
         desk.supervisor.recover(desk.taken(task_id, 3))
     assert {what for what, _ in desk.told} == {"recovered"}
     desk.supervisor.recover(desk.taken(task_id, 3))
@@ -199,16 +199,16 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
     gone = threading.Event()
     probe: Any = desk.supervisor._probe
-    monkeypatch.setattr(probe, "take", lambda _: gone.is_set())
-    monkeypatch.setattr(probe, "give_back", lambda _: None)
+    monkeypatch.setattr(probe, "acquire", lambda _: gone.is_set())
+    monkeypatch.setattr(probe, "release", lambda _: None)
     hung, spoke = desk.submit(), desk.submit()
     for task_id in (hung, spoke):
         claim = desk.taken(task_id)["owner_xid"]
-        Owned(desk.store, desk.tables, task_id, claim, "gone").note({rows.BEGUN: claim})
+        Owned(desk.store, desk.tables, task_id, claim, "gone").note({rows.STARTED_TOKEN: claim})
         with desk.store.calls.begin() as connection:
             connection.execute(desk.tables.cancelling(task_id, time.time()))
         desk.supervisor.ordered(task_id, "gone")
-    Owned(desk.store, desk.tables, spoke, None, "gone").say_stopped()
+    Owned(desk.store, desk.tables, spoke, None, "gone").record_stop()
     desk.supervisor.start()
     time.sleep(1.5)
     assert desk.told == []

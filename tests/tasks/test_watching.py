@@ -10,15 +10,15 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from app.runs.errors import StoreUnavailable
-from app.runs.tasks import Stand
+from app.runs.tasks import RunSnapshot
 from app.tasks.engine import Engine
-from app.tasks.watching import Watcher
+from app.tasks.polling import RunPoller
 from tests import fakes
 from tests.service import Served, served, until
 from tests.tasks.background import calling, submit, url_in, view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-LATER, ENDED = Stand(False, 2, False), Stand(True, 3, False)
+LATER, ENDED = RunSnapshot(False, 2, False), RunSnapshot(True, 3, False)
 
 
 class FakeStore:
@@ -28,10 +28,10 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
-        self.stands: dict[str, Stand] = {"a": LATER, "b": LATER}
+        self.stands: dict[str, RunSnapshot] = {"a": LATER, "b": LATER}
         self.refuses: Exception | None = None
 
-    async def call(self, work: Any, ids: Any, *rest: Any) -> dict[str, Stand]:
+    async def call(self, work: Any, ids: Any, *rest: Any) -> dict[str, RunSnapshot]:
         self.asked.append(set(ids))
         await asyncio.sleep(0)
         if self.refuses is not None:
@@ -41,7 +41,7 @@ class FakeStore:
 
 def watching() -> tuple[FakeStore, Any]:
     store: Any = FakeStore()
-    return store, Watcher(store, store)
+    return store, RunPoller(store, store)
 
 
 async def test_one_question_for_all() -> None:
@@ -108,7 +108,7 @@ async def test_letting_go() -> None:
     waiting = asyncio.gather(*waits)
     await asyncio.sleep(0.05)
     store.stands = {"a": ENDED, "b": LATER}
-    await watcher.let_go()
+    await watcher.release_waiters()
     assert await asyncio.wait_for(waiting, 5) == [ENDED, None]
     assert await asyncio.wait_for(watcher.wait("a", lambda s: s.ended, 30.0), 5) is None
 

@@ -32,7 +32,7 @@ async def watch(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watch
         patch.setattr("app.tasks.store._CALLER_BUSY_MS", 20_000)
         async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
             yield service
-            desk.let_go()
+            desk.release()
             service.desk.books_balance()
 
 

@@ -25,7 +25,7 @@ async def watch() -> AsyncIterator[Watched]:
     desk = Holding()
     async with watched(_agents(desk), tool_threads=64) as service:
         yield service
-        desk.let_go()
+        desk.release()
         service.desk.books_balance()
 
 

@@ -41,9 +41,9 @@ def log() -> Iterator[Log]:
 
 def written(log: Log, number: int = 1) -> list[dict[str, Any]]:
     """The lines, once that many have come; a thread writes them."""
-    give_up_at = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while log.text.count("\n") < number:
-        assert time.monotonic() < give_up_at, log.text
+        assert time.monotonic() < deadline, log.text
         time.sleep(0.005)
     return log.lines
 
@@ -139,7 +139,7 @@ def test_a_crash(log: Log) -> None:
 def test_the_least_level_is_everybody_s(least: str) -> None:
     """No line below the level that was set is written, whoever wrote it."""
     with recorded(least) as log:
-        logs.say("info", lines.SERVICE_STARTED)
+        logs.log("info", lines.SERVICE_STARTED)
         THEIRS.info("too_quiet")
         logging.getLogger("uvicorn.error").info("too_quiet")
         THEIRS.error("loud_enough")
@@ -151,8 +151,8 @@ def test_debug_at_run_time(level: str) -> None:
     """SIGUSR1 turns debug lines on; the next one gives the former level back."""
     with recorded(level) as log:
         for number in range(3):
-            logs.say("debug", lines.RUN_STARTED, number=number)
-            logs.say("info", lines.SERVICE_STARTED, number=number)
+            logs.log("debug", lines.RUN_STARTED, number=number)
+            logs.log("info", lines.SERVICE_STARTED, number=number)
             os.kill(os.getpid(), signal.SIGUSR1)
         written(log, 2)
     told = [(x["event"], x["number"]) for x in log.lines if "number" in x]
@@ -175,7 +175,7 @@ def signals():
 threading.Thread(target=signals, daemon=True).start()
 end = time.monotonic() + 1.5
 while time.monotonic() < end:
-    logs.say("info", lines.SERVICE_STARTED)
+    logs.log("info", lines.SERVICE_STARTED)
 os.write(1, b"alive")
 os._exit(0)
 """
@@ -207,7 +207,7 @@ UNKNOWN: dict[str, Any] = {
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_unknown_values(log: Log, kind: str) -> None:
     """A value that JSON does not know costs no line."""
-    logs.say("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
+    logs.log("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
     (line,) = written(log)
     assert line["event"] == "service_started"
 
@@ -220,7 +220,7 @@ def test_unknown_values(log: Log, kind: str) -> None:
 )  # fmt: skip
 def test_values_without_a_text(log: Log, value: Any) -> None:
     """A value that cannot even say what it is costs no line either."""
-    logs.say("info", lines.SERVICE_STARTED, value=value, whole="whole")
+    logs.log("info", lines.SERVICE_STARTED, value=value, whole="whole")
     (line,) = written(log)
     assert (line["event"], line["whole"]) == ("service_started", "whole")
     assert "secret" not in log.text
@@ -251,18 +251,18 @@ def test_a_line_that_is_wrong_itself(capsys: pytest.CaptureFixture[str]) -> None
 def test_long_lines(log: Log) -> None:
     """A line is cut to a length that a collector takes."""
     THEIRS.warning("x" * 1_000_000)
-    logs.say("info", lines.SERVICE_STARTED, agents="y" * 1_000_000)
+    logs.log("info", lines.SERVICE_STARTED, agents="y" * 1_000_000)
     assert all(len(json.dumps(line)) < 20_000 for line in written(log, 2))
 
 
 def test_a_form_for_people() -> None:
     """On a terminal a line is readable, and no JSON."""
     with recorded("info", json=False) as log:
-        logs.say("warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3)
+        logs.log("warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3)
         THEIRS.warning("something else")
-        give_up_at = time.monotonic() + 20
+        deadline = time.monotonic() + 20
         while log.text.count("\n") < 2:
-            assert time.monotonic() < give_up_at
+            assert time.monotonic() < deadline
             time.sleep(0.005)
     first, second = log.text.splitlines()
     for word in ("warning", "iteration_limit_reached", "orders", "4711", "iteration_limit=3"):

@@ -26,7 +26,7 @@ def holding() -> Holding:
 async def watch(holding: Holding) -> AsyncIterator[Watched]:
     async with watched(agents(holding), tracing=False, **OPTIONS) as service:
         yield service
-        holding.let_go()
+        holding.release()
 
 
 async def test_waste(watch: Watched) -> None:
@@ -143,7 +143,7 @@ async def test_what_outlives_its_run(watch: Watched, holding: Holding) -> None:
     }
     assert found == {"threads_busy": 2, "threads_abandoned": 2, "tasks_abandoned": 1}
     assert (await watch.log.one("tool_thread_abandoned", agent="stubborn"))["tasks"] == 1
-    holding.let_go()
+    holding.release()
     service = watch.desk.service
     await until(lambda: not service.threads.busy and not service.runner.stuck_tasks)
     samples = await watch.scrape()

@@ -110,9 +110,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 def _wait_for_lines(service: command.Serving, event: str, number: int = 1) -> None:
     """Until the process has written so many lines of an event."""
-    give_up_at = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while service.out.read_text().count(f'"{event}"') < number:
-        assert time.monotonic() < give_up_at, event
+        assert time.monotonic() < deadline, event
         time.sleep(0.02)
 
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from app.runs.errors import StoreUnavailable
 from app.runs.ring import Entry
-from app.runs.tasks import Stand, Until
-from app.tasks.rows import LOG, OUTCOME, STUCK, is_at_rest
+from app.runs.tasks import RunSnapshot, WaitCondition
+from app.tasks.rows import LOG, OUTCOME, STUCK, is_final
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
@@ -30,34 +30,36 @@ class Waiter:
     """Somebody who waits until a run stands so; is told that, or why not, or nothing."""
 
     task_id: str
-    until: Until
-    told: asyncio.Future[Stand | BaseException | None]
+    condition: WaitCondition
+    result: asyncio.Future[RunSnapshot | BaseException | None]
 
-    def tell(self, what: Stand | BaseException | None) -> None:
+    def resolve(self, what: RunSnapshot | BaseException | None) -> None:
         """Wake it; only the first time counts."""
-        if not self.told.done():
-            self.told.set_result(what)
+        if not self.result.done():
+            self.result.set_result(what)
 
 
-class Watcher:
+class RunPoller:
     """One for each process. It asks only while somebody waits."""
 
     def __init__(self, store: Store, tables: Tables) -> None:
         self._store = store
         self._tables = tables
         self._waiters: set[Waiter] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def let_go(self) -> None:
+    async def release_waiters(self) -> None:
         """Look a last time, then wake all who wait; from now on nobody does."""
         if self._waiters:
             with suppress(StoreUnavailable):
-                await self._look_once()
+                await self._poll_once()
         self._closed = True
-        self._tell_all(None)
+        self._resolve_all(None)
 
-    async def wait(self, task_id: str, until: Until, within_s: float) -> Stand | None:
+    async def wait(
+        self, task_id: str, condition: WaitCondition, timeout_s: float
+    ) -> RunSnapshot | None:
         """How a run stands as soon as it stands so.
 
         None where it does not in that time, or where nobody may wait any more. Raises
@@ -65,19 +67,19 @@ class Watcher:
         """
         if self._closed:
             return None
-        waiter = Waiter(task_id, until, asyncio.get_running_loop().create_future())
+        waiter = Waiter(task_id, condition, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(), name="watcher of runs")
-            self._looking.add_done_callback(self._heard)
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll(), name="watcher of runs")
+            self._polling.add_done_callback(self._on_looked)
         try:
-            await asyncio.wait({waiter.told}, timeout=within_s)
+            await asyncio.wait({waiter.result}, timeout=timeout_s)
         finally:
             self._waiters.discard(waiter)
-        told = waiter.told.result() if waiter.told.done() else None
-        if isinstance(told, BaseException):
-            raise told
-        return told
+        result = waiter.result.result() if waiter.result.done() else None
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     async def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
         """The events of a run's log as they come, whichever process writes them; none in between.
@@ -85,28 +87,30 @@ class Watcher:
         Begins at that event, or a little before. Ends when the run has ended and all were given,
         or when nobody may wait.
         """
-        place: tuple[int, int] | None = None
+        position: tuple[int, int] | None = None
         ended = False
         while not (ended or self._closed):
-            told: list[Entry] = []
+            entries: list[Entry] = []
             try:
-                if place is None:
-                    place = await self._store.call(self._place, task_id, event)
-                row, number = place
-                stand = await self.wait(task_id, _has_ended_or_more_than(row), _NOTHING_S)
-                if stand is not None and stand.rows > row:
+                if position is None:
+                    position = await self._store.call(self._position, task_id, event)
+                row, number = position
+                snapshot = await self.wait(task_id, _has_ended_or_more_than(row), _NOTHING_S)
+                if snapshot is not None and snapshot.rows > row:
                     log = self._tables.log
                     found = await self._store.call(log, self._store.calls, task_id, row)
-                    said = itertools.chain.from_iterable(one["events"] for one in found)
-                    told = [Entry(n, name, data) for n, (name, data) in enumerate(said, number + 1)]
-                    place = row + len(found), number + len(told)
+                    events = itertools.chain.from_iterable(one["events"] for one in found)
+                    entries = [
+                        Entry(n, name, data) for n, (name, data) in enumerate(events, number + 1)
+                    ]
+                    position = row + len(found), number + len(entries)
                 # A run that has ended writes no more, so what was found is the rest.
-                ended = stand is not None and stand.ended
+                ended = snapshot is not None and snapshot.ended
             except StoreUnavailable:  # it is followed on when the store is back
                 await asyncio.sleep(_AGAIN_S)
-            yield told
+            yield entries
 
-    def _place(self, task_id: str, event: int) -> tuple[int, int]:
+    def _position(self, task_id: str, event: int) -> tuple[int, int]:
         """The row that has an event, and how many events are before it.
 
         Who resumes has read nearly all; for one that has not it is the first row.
@@ -127,25 +131,25 @@ class Watcher:
                     return row, first - 1
         return 0, 0
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while self._waiters:
             try:
-                await self._look_once()
+                await self._poll_once()
             except StoreUnavailable:
-                self._tell_all(StoreUnavailable())
+                self._resolve_all(StoreUnavailable())
             await asyncio.sleep(_LOOK_S)
-        self._looking = None
+        self._polling = None
 
-    async def _look_once(self) -> None:
+    async def _poll_once(self) -> None:
         ids = {waiter.task_id for waiter in self._waiters}
-        stands = await self._store.call(self._stands, ids)
+        snapshots = await self._store.call(self._snapshots, ids)
         for waiter in self._waiters:
             if waiter.task_id in ids:  # others came while it was asked
-                stand = stands.get(waiter.task_id, _GONE)
-                if waiter.until(stand):
-                    waiter.tell(stand)
+                snapshot = snapshots.get(waiter.task_id, _GONE)
+                if waiter.condition(snapshot):
+                    waiter.resolve(snapshot)
 
-    def _stands(self, ids: Collection[str]) -> dict[str, Stand]:
+    def _snapshots(self, ids: Collection[str]) -> dict[str, RunSnapshot]:
         """The end of a log is found by its index, however long it is."""
         run, log = self._tables.runs.c, self._tables.streams.c
         last = (
@@ -157,28 +161,30 @@ class Watcher:
         chosen = sa.select(run.workflow_uuid, run.status, last, run.attributes)
         with self._store.calls.connect() as connection:
             found = connection.execute(chosen.where(run.workflow_uuid.in_(ids)))
-            return {task_id: _stand(*of_it) for task_id, *of_it in found}
+            return {task_id: _snapshot(*of_it) for task_id, *of_it in found}
 
-    def _heard(self, looking: asyncio.Task[None]) -> None:
+    def _on_looked(self, looking: asyncio.Task[None]) -> None:
         """A fault of ours is that of all who wait."""
         if not looking.cancelled() and (fault := looking.exception()) is not None:
-            self._looking = None
-            self._tell_all(fault)
+            self._polling = None
+            self._resolve_all(fault)
 
-    def _tell_all(self, what: Stand | BaseException | None) -> None:
+    def _resolve_all(self, what: RunSnapshot | BaseException | None) -> None:
         for waiter in self._waiters:
-            waiter.tell(what)
+            waiter.resolve(what)
 
 
 # A run that was dropped while somebody waited: there is no more to come.
-_GONE = Stand(ended=True, rows=0, told=True)
+_GONE = RunSnapshot(ended=True, rows=0, reported=True)
 
 
-def _stand(status: str, last: int | None, noted: Mapping[str, Any] | None) -> Stand:
+def _snapshot(status: str, last: int | None, noted: Mapping[str, Any] | None) -> RunSnapshot:
     noted = noted or {}
-    told = noted.get(STUCK) is not None or noted.get(OUTCOME) is not None
-    return Stand(ended=is_at_rest(status, noted), rows=0 if last is None else last + 1, told=told)
+    reported = noted.get(STUCK) is not None or noted.get(OUTCOME) is not None
+    return RunSnapshot(
+        ended=is_final(status, noted), rows=0 if last is None else last + 1, reported=reported
+    )
 
 
-def _has_ended_or_more_than(rows: int) -> Until:
-    return lambda stand: stand.ended or stand.rows > rows
+def _has_ended_or_more_than(rows: int) -> WaitCondition:
+    return lambda snapshot: snapshot.ended or snapshot.rows > rows
