@@ -12,7 +12,7 @@ from app import settings as configuration
 from app.agents import checkpoints
 from app.agents.checkpoints import Checkpoints
 from app.api.deps import Role, Service
-from app.api.sse import final
+from app.api.results import render
 from app.runs.background import Background
 from app.runs.errors import RunError, StoreUnavailable, WorkerLost
 from app.runs.events import RunLost, RunRecovered
@@ -112,7 +112,7 @@ class Durable:
                 if keep_in is not None:
                     keep_in(self.threads, steps.saver)
             background = Background(
-                self.runner, lambda: service.agents, final, self.engine.record_stopped
+                self.runner, lambda: service.agents, render, self.engine.record_stopped
             )
 
             def ended_without_worker(task_id: str, error: RunError) -> None:

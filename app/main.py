@@ -197,7 +197,7 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
             if parts.durable is not None:
                 parts.durable.engine.leave()
             await service.runner.drain(0.0, 0.0)
-            await service.claims.close()
+            await service.locks.close()
     finally:
         await parts.factories.close()
         containment.release(loop)

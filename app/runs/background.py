@@ -9,12 +9,13 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from app.runs import ending
 from app.runs.deadline import remaining
 from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
-from app.runs.live import Ended, Run
+from app.runs.live import Run
+from app.runs.locks import Render
 from app.runs.model import Outcome
 from app.runs.ports import Agent
 from app.runs.runner import Runner
@@ -24,9 +25,6 @@ _FLUSH_S = 0.1
 _AGAIN_S = 0.5
 _REPORT_ATTEMPTS = 20
 _LAST = ("error", "end")  # told from the result, by whoever reads
-
-# A run that ended, as its callers read it.
-Render: TypeAlias = Callable[[Run, Ended], Body]
 
 
 class RecordStopped(Protocol):

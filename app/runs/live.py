@@ -1,6 +1,6 @@
-"""A run in flight: its request, what is known of it so far, and the moment it ended.
+"""A run in flight: its request, its progress, and how it ended.
 
-Whoever reads a run waits on `ended`; nobody who reads can hold it.
+Readers wait on `ended`. No reader can delay the run.
 """
 
 import asyncio
@@ -18,14 +18,10 @@ from app.runs.errors import RunError
 from app.runs.events import (
     Emit,
     Event,
-    IterationCounted,
-    ModelCallRetried,
     RunFinished,
     RunHandedOver,
     RunStarted,
     Token,
-    ToolCallFinished,
-    ToolCallStarted,
 )
 from app.runs.model import (
     AgentAnswer,
@@ -43,6 +39,7 @@ from app.runs.model import (
 from app.runs.progress import Progress
 from app.runs.ring import Ring
 from app.runs.tasks import Attempt, Fence
+from app.runs.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +85,9 @@ class Run:
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
         self.trace: str | None = None
-        self.ring = Ring(loop)
+        self.transcript = Transcript(run_id, agent, self.progress, loop)
         # True once it has a place, false if it ended before.
         self.admitted: asyncio.Future[bool] = loop.create_future()
-        self._said: list[str] = []
-        self._turn_began_at = 0
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.deadline))
         self.ended: asyncio.Future[Ended] = loop.create_future()
@@ -109,14 +104,19 @@ class Run:
         self._lock = threading.RLock()
 
     @property
+    def ring(self) -> Ring:
+        """Its events, for readers."""
+        return self.transcript.ring
+
+    @property
     def trace_id(self) -> str | None:
         """The trace that its request is recorded in; `trace` is all of W3C's header."""
         return self.trace.split("-")[1] if self.trace else None
 
     def record(self, fact: Event, *, counts: bool = True) -> None:
-        """Fold a fact in and pass it on; after the final fact nothing is said of a run.
+        """Add a fact to the progress, the sinks and the transcript; none after the final one.
 
-        One that does not count is told to the sinks alone, and to nobody who reads the run.
+        A fact that does not count goes to the sinks alone.
         """
         with self._lock:
             if self.state is State.FINISHED:
@@ -130,72 +130,18 @@ class Run:
             self._emit(fact)
             if isinstance(fact, RunStarted) and self.trace is None:
                 self.trace = self.find_trace()  # a background run has no request: it is its own
-            self._show(fact)
+            self.transcript.add(fact, self.trace_id)
 
     def on_token(self, token: Token) -> None:
-        """Pass text on to whoever reads, from any thread."""
+        """Pass text of a model on to the readers; may be called from any thread."""
         with self._lock:
-            if self.state is State.FINISHED:
-                return
-            if token.sub_agent is None:
-                if not self.ring.keeps(self._turn_began_at):
-                    self._said.clear()  # of no use without its beginning, and it has no bound
-                self._said.append(token.text)
-                self._turn_began_at = self._turn_began_at or self.ring.last_id + 1
-            self.ring.add(
-                "token", text=token.text, iteration=token.iteration, agent=token.sub_agent
-            )
+            if self.state is not State.FINISHED:
+                self.transcript.add_token(token)
 
     def settle_text(self, answer: str) -> None:
-        """Leave the readers with the answer: what they read since the last turn, or a correction.
-
-        An agent whose text is not its answer says its answer once, at the end.
-        """
+        """Leave readers with the answer, whatever text they have read."""
         with self._lock:
-            said = "".join(self._said)
-            if said == answer and self.ring.keeps(self._turn_began_at):
-                return
-            iteration = self.progress.iterations + 1
-            if said:
-                self.ring.add("retract", iteration=iteration)
-            self.ring.add("token", text=answer, iteration=iteration, agent=None)
-
-    def _show(self, fact: Event) -> None:
-        """What of a fact its readers are told."""
-        match fact:
-            case RunStarted():
-                self.ring.add(
-                    "run",
-                    run_id=self.id,
-                    trace_id=self.trace_id,
-                    agent=self.agent.name,
-                    deadline_s=fact.timeout_s,
-                    iteration_limit=fact.iteration_limit,
-                    demo=self.agent.demo,
-                )
-            case ToolCallStarted() if fact.own:
-                call_id = self.progress.call_ids[fact.call_id]
-                self.ring.add(
-                    "tool_start", tool=fact.tool, call_id=call_id, iteration=fact.iteration
-                )
-            case ToolCallFinished() if fact.call_id in self.progress.call_ids:
-                self.ring.add(
-                    "tool_end",
-                    tool=fact.tool,
-                    call_id=self.progress.call_ids[fact.call_id],
-                    outcome=fact.outcome,
-                    duration_s=round(fact.at - fact.started_at, 4),
-                )
-            case IterationCounted():
-                self._said.clear()
-                self._turn_began_at = 0
-                self.ring.add("iteration", iteration=fact.iteration, tool_calls=fact.tool_calls)
-            case ModelCallRetried():
-                self._said.clear()
-                self._turn_began_at = 0
-                self.ring.add("retract", iteration=fact.iteration)
-            case _:
-                pass
+            self.transcript.settle(answer)
 
     def phase(self) -> Phase:
         """What holds the run now."""
@@ -214,7 +160,7 @@ class Run:
             return self.progress.timings()
 
     def so_far(self, steps_reported: int) -> dict[str, Any]:
-        """What another attempt needs to go on counting, with the steps that were not told."""
+        """The snapshot for another attempt, with the steps since the last `steps_reported`."""
         with self._lock:
             return snapshot.taken(self.progress, steps_reported, content=self.request.include_steps)
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from app.runs import beginning, ending, snapshot
+from app.runs import archive, beginning, ending, final_facts, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
 from app.runs.errors import (
@@ -70,7 +70,8 @@ class Runner:
         self._price = price
         self._fault = fault
         self._trace = trace
-        self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
+        # Tasks that did not stop with their run, and the ids of these runs.
+        self._abandoned: dict[asyncio.Task[AgentAnswer], str] = {}
 
     def start(
         self,
@@ -221,10 +222,9 @@ class Runner:
         run.task.add_done_callback(partial(self._task_done, run))
 
     def _task_done(self, run: Run, task: asyncio.Task[AgentAnswer]) -> None:
-        self._abandoned.discard(task)
+        self._abandoned.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if run.ended.done():
-            run.task = None
             return
         if run.stopping is not None:
             self._settle(run, error=run.stopping)
@@ -239,7 +239,7 @@ class Runner:
             return
         if run.task.done():  # the loop was held: what ends the run is next
             return
-        self._abandoned.add(run.task)
+        self._abandoned[run.task] = run.id
         self._settle(run, error=run.stopping)
 
     def _settle(
@@ -254,20 +254,15 @@ class Runner:
         # In the run's own context, whoever ended it: its facts belong to its trace.
         ended = run.context.run(self._emit_end, run, outcome, answer, error, phase)
         del self.in_flight[run.id]
-        if not isinstance(error, HandedOver):
-            self._archive.add(run)
         run.ended.set_result(ended)
         if not run.admitted.done():
             run.admitted.set_result(False)
         run.ring.finish(*(["error"] if error is not None else []), "end")
-        if run.mode is Mode.SYNC:
-            # Whoever waits has the answer; what is remembered of the run does without.
-            ending.drop_answer(run)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
-        ending.release_memory(run, error)
-        if run.task not in self._abandoned:
-            run.task = None
+        archive.release(run, error)
+        if not isinstance(error, HandedOver):
+            self._archive.add(run)
 
     def _emit_end(
         self,
@@ -279,18 +274,18 @@ class Runner:
     ) -> Ended:
         handed_over = isinstance(error, HandedOver)
         # What is at work when a run is handed over is made again: of this call only the sinks know.
-        for fact in ending.of_open_calls(run, Outcome.CANCELLED if handed_over else outcome):
+        for fact in final_facts.of_open_calls(run, Outcome.CANCELLED if handed_over else outcome):
             run.record(fact, counts=not handed_over)
         self._report_leftover_work(run)
         if answer is not None and run.mode is not Mode.SYNC:
             run.settle_text(answer.text)
         ended = ending.ended(run, outcome, answer, error, phase)
-        run.record(ending.handed_over(run) if handed_over else ending.final_fact(run, ended))
+        run.record(final_facts.handed_over(run) if handed_over else final_facts.of_run(run, ended))
         return ended
 
     def _leftover(self, run: Run) -> LeftoverWork:
-        stuck = run.task is not None and run.task in self._abandoned
-        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=int(stuck))
+        tasks = list(self._abandoned.values()).count(run.id)
+        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=tasks)
 
     def _report_leftover_work(self, run: Run) -> None:
         self._threads.abandon(run.id)
