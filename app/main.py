@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from app import settings as configuration
-from app.agents import leaks, registry
+from app.agents import leaks, registry, upstream
 from app.agents.conversations import InMemory
 from app.agents.factories import Factories
-from app.agents.upstream import UPSTREAM
+from app.agents.upstream import Upstream
 from app.api import app as http
 from app.api.deps import Role, Service
 from app.api.ops import readiness
@@ -47,6 +47,7 @@ class Parts:
     pipeline: Pipeline
     durable: Durable | None
     factories: Factories
+    upstream: Upstream
 
 
 def create_app(
@@ -99,14 +100,13 @@ def assemble(settings: Settings) -> Parts:
         trace=current_trace,
         ready_requires_store="store" in settings.ready_requires,
     )
-    UPSTREAM.outgoing_headers = outgoing_headers
     factories = Factories(
         settings.factory_s,
         died=lambda name, error: logs.failed(lines.FACTORY_ENDED, error, agent=name),
         not_closed=lambda name, error: logs.failed(lines.FACTORY_NOT_CLOSED, error, agent=name),
         slow=_report_slow,
     )
-    return Parts(settings, service, pipeline, durable, factories)
+    return Parts(settings, service, pipeline, durable, factories, Upstream(outgoing_headers))
 
 
 async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
@@ -118,6 +118,7 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
     loop.set_default_executor(service.threads)
     containment.contain(loop)
     registry.import_from_working_directory()
+    upstream.use(parts.upstream)
     try:
         service.agents = await registry.load(agents, parts.settings.served, parts.factories)
     except registry.AgentLoadError:
@@ -201,7 +202,7 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
     finally:
         await parts.factories.close()
         containment.release(loop)
-        await UPSTREAM.aclose()
+        await parts.upstream.aclose()
         await pipeline.close()
         service.threads.shutdown(wait=False)
         logs.log("info", lines.SERVICE_STOPPED)

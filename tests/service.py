@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from app import main
-from app.agents import registry
+from app.agents import registry, upstream
 from app.api.deps import Service
 from app.api.server import Server, listen
 from app.runs.events import (
@@ -120,6 +120,7 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
         tell(fact)
 
     service.runner.emit = emit
+    upstream.use(parts.upstream)
     service.agents = {
         name: registry.adapt(agent, name, settings.served(name)) for name, agent in agents.items()
     }

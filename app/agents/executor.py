@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
-from app.agents import introspection
+from app.agents import introspection, upstream
 from app.agents.callback import RunHandler
 from app.agents.contents import blocks_of
 from app.agents.conversations import Conversations, InMemory
@@ -84,6 +84,7 @@ class ExecutorAgent:
         self._parser = parsers[0] if parsers and not self._speaks else None
         self._direct_tools = {tool.name for tool in executor.tools if tool.return_direct}
         self._guards = Guards()
+        self._upstream = upstream.current()
         self._model = introspection.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
     def keep_in(self, threads: ThreadStore, steps: object = None) -> None:
@@ -92,6 +93,7 @@ class ExecutorAgent:
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
+        upstream.use(self._upstream)
         if not self._speaks and call.on_token is not None:
             call = replace(call, on_token=only_sub_agents(call.on_token))
         handler = handler_for(call, self.info.name, self._tools, guards=self._guards)

@@ -13,7 +13,7 @@ from langgraph.constants import START
 from langgraph.graph import END
 from langgraph.pregel import Pregel
 
-from app.agents import causes, next_nodes
+from app.agents import causes, next_nodes, upstream
 from app.agents.answers import STRUCTURED, Names, answer_in, as_messages, new_messages
 from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemory
@@ -80,6 +80,7 @@ class GraphAgent:
         self._conversations = Conversations(info.name, InMemory())
         self._durable = graph
         self._guards = Guards()
+        self._upstream = upstream.current()
 
     def keep_in(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
         """Keep conversations and, of background runs, steps there; not if it has a place itself."""
@@ -89,6 +90,7 @@ class GraphAgent:
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
+        upstream.use(self._upstream)
         handler = self._handler(call)
         ran = Ran()
         with blamed(handler):

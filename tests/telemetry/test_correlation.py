@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from prometheus_client.samples import Exemplar
 
-from app.agents.upstream import UPSTREAM
+from app.agents import upstream
 from tests import fakes, faults
 from tests.telemetry.watched import (
     OPENMETRICS,
@@ -51,7 +51,9 @@ PROVIDER = Provider()
 @tool
 async def outward() -> str:
     """Ask a provider by the client that our builder uses."""
-    return str((await UPSTREAM.client().get(PROVIDER.url)).status_code)
+    pool = upstream.current()
+    client = await asyncio.to_thread(pool.client)  # it reads certificates when it is made
+    return str((await client.get(PROVIDER.url)).status_code)
 
 
 def _agents() -> dict[str, Any]:
@@ -72,7 +74,6 @@ def _agents() -> dict[str, Any]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def watch() -> AsyncIterator[Watched]:
-    UPSTREAM.client()  # an agent makes it when it is built, which may take its time
     async with watched(_agents()) as service:
         yield service
 
