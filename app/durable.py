@@ -16,6 +16,7 @@ from app.api.results import render
 from app.runs.background import Background
 from app.runs.errors import RunError, StoreUnavailable, WorkerLost
 from app.runs.events import RunLost, RunRecovered
+from app.runs.ports import StatefulAgent
 from app.runs.runner import Runner
 from app.runs.tasks import Record
 from app.settings import Settings, SettingsError
@@ -108,9 +109,8 @@ class Durable:
                 checkpoints.opened(self._driver_url, ownership.HELD)
             )
             for agent in service.agents.values():
-                keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
-                if keep_in is not None:
-                    keep_in(self.threads, steps.saver)
+                if isinstance(agent, StatefulAgent):
+                    agent.use_store(self.threads, steps.saver)
             background = Background(
                 self.runner, lambda: service.agents, render, self.engine.record_stopped
             )

@@ -53,8 +53,8 @@ class ExecutorAgent:
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
         install()
-        self.info = info
-        self.verbose = bool(executor.verbose or any(tool.verbose for tool in executor.tools))
+        verbose = executor.verbose or any(tool.verbose for tool in executor.tools)
+        self.info = replace(info, verbose=bool(verbose))
         self._executor = executor.model_copy(
             update={
                 "tools": [handled(tool) for tool in executor.tools],
@@ -87,8 +87,8 @@ class ExecutorAgent:
         self._upstream = upstream.current()
         self._model = introspection.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
-    def keep_in(self, threads: ThreadStore, steps: object = None) -> None:
-        """Keep conversations there; an executor has no steps that could be kept."""
+    def use_store(self, threads: ThreadStore, steps: object = None) -> None:
+        """Store conversations there; an executor has no steps that could be stored."""
         self._conversations = Conversations(self.info.name, threads)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
@@ -72,9 +72,8 @@ class GraphAgent:
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
         install()
-        self.info = info
         self._parts = parts_of(graph)
-        self.verbose = self._parts.verbose
+        self.info = replace(info, verbose=self._parts.verbose)
         self._graph = graph
         self._has_own_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
         self._conversations = Conversations(info.name, InMemory())
@@ -82,8 +81,8 @@ class GraphAgent:
         self._guards = Guards()
         self._upstream = upstream.current()
 
-    def keep_in(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
-        """Keep conversations and, of background runs, steps there; not if it has a place itself."""
+    def use_store(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
+        """Store conversations there, and steps of background runs, unless it has a saver itself."""
         self._conversations = Conversations(self.info.name, threads)
         if not self._has_own_threads and steps is not None:
             self._durable = self._graph.copy({"checkpointer": steps})

@@ -118,6 +118,8 @@ class AgentInfo:
     conversations: bool = False
     # Whether a background run of it goes on from its last step after a crash, or begins anew.
     resumes: bool = False
+    # Whether its own code prints what callers and models say.
+    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from app.runs.events import Emit, OnToken
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
@@ -66,6 +66,15 @@ class Agent(Protocol):
 
         Raises `ModelFailed`, `AgentFailed` (the cause chained) or `Interrupted`.
         """
+        ...
+
+
+@runtime_checkable
+class StatefulAgent(Agent, Protocol):
+    """An agent that stores what outlives a run: conversations, and steps of background runs."""
+
+    def use_store(self, threads: "ThreadStore", steps: Any) -> None:
+        """Store there from now on; `steps` is a saver of the agent's library, or None."""
         ...
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from app.agents import registry
 from app.runs.model import AgentAnswer, AgentInfo
-from app.runs.ports import Agent, AgentCall
+from app.runs.ports import Agent, AgentCall, StatefulAgent
 from tests import fakes
 from tests.property.compiler import compiled
 from tests.property.ledger import Ledger
@@ -45,7 +45,7 @@ class Place:
         """That of the agent."""
         return self._agent.info
 
-    def keep_in(self, *kept: Any) -> None:
+    def use_store(self, *kept: Any) -> None:
         """Where it keeps its steps, and those that follow it theirs."""
         self._kept = kept
         self._keep()
@@ -56,9 +56,8 @@ class Place:
         self._keep()
 
     def _keep(self) -> None:
-        keep_in = getattr(self._agent, "keep_in", None)
-        if keep_in is not None and self._kept:
-            keep_in(*self._kept)
+        if self._kept and isinstance(self._agent, StatefulAgent):
+            self._agent.use_store(*self._kept)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Ask it."""

@@ -91,7 +91,7 @@ async def test_the_same_question_again() -> None:
     """An executor that is taken over drops what its own attempt kept, not what reads alike."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     agent: Any = registry.adapt(build("with_history", model), "a", AgentInfo(name="a", kind=""))
-    agent.keep_in(InMemory())
+    agent.use_store(InMemory())
 
     async def ask(run_id: str, **others: Any) -> list[str]:
         call = AgentCall(
