@@ -1,4 +1,4 @@
-"""What is promised in prose is checked: links, commands, names, and what the README prints."""
+"""What is promised in prose is checked: links, commands, names, and what pages show of the demo."""
 
 import ast
 import json
@@ -34,6 +34,8 @@ from tests.otlp import Received, receiver
 from tests.upstreams import aimock
 
 README = ROOT / "README.md"
+CONTRACT = ROOT / "docs" / "reference" / "http.md"
+SIGNALS = ROOT / "docs" / "signals.md"
 PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 # Its programs need a service that runs; test_clients.py runs them.
 CLIENTS = ROOT / "docs" / "clients.md"
@@ -173,9 +175,9 @@ def _line_of(log: Path, event: str) -> Mapping[str, Any]:
     return told
 
 
-def printed(language: str, containing: str) -> str:
-    """The block of the README that holds this."""
-    found = [b.text for b in blocks(README) if b.language == language and containing in b.text]
+def printed(page: Path, language: str, containing: str) -> str:
+    """The block of a page that holds this."""
+    found = [b.text for b in blocks(page) if b.language == language and containing in b.text]
     assert len(found) == 1
     return found[0]
 
@@ -251,8 +253,8 @@ def test_make_targets() -> None:
 
 
 def test_the_answer(demo: Demo) -> None:
-    """The demo answers what the README prints, but for ids and times."""
-    shown = json.loads(printed("json", '"answer"'))
+    """The demo answers what the contract shows, except for ids and times."""
+    shown = json.loads(printed(CONTRACT, "json", '"answer"'))
     varying = {"run_id": "", "trace_id": "", "duration_s": 0, "timings": dict[str, float]()}
     assert list(shown) == list(demo.answer)
     assert shown["timings"].keys() == demo.answer["timings"].keys()
@@ -260,8 +262,8 @@ def test_the_answer(demo: Demo) -> None:
 
 
 def test_the_metrics(demo: Demo) -> None:
-    """Every sample that the README prints is there after one run; counts are the same."""
-    for line in printed("text", "agent_runs_total").splitlines():
+    """Every sample that the page shows is there after one run; counts are the same."""
+    for line in printed(SIGNALS, "text", "agent_runs_total").splitlines():
         sample, _, exemplar = line.partition(" # ")
         [family] = text_string_to_metric_families(sample + "\n")
         [shown] = family.samples
@@ -271,13 +273,13 @@ def test_the_metrics(demo: Demo) -> None:
 
 
 def demo_trace(exemplar: str) -> bool:
-    """Whether an exemplar names the trace of the answer that is printed above it."""
-    return json.loads(printed("json", '"answer"'))["trace_id"] in exemplar
+    """Whether an exemplar names the trace of the answer that the contract shows."""
+    return json.loads(printed(CONTRACT, "json", '"answer"'))["trace_id"] in exemplar
 
 
 def test_the_trace(demo: Demo) -> None:
-    """The tree that the README prints is that of the run, with these kinds and attributes."""
-    shown = printed("text", "└─ invoke_agent").splitlines()
+    """The tree that the page shows is that of the run, with these kinds and attributes."""
+    shown = printed(SIGNALS, "text", "└─ invoke_agent").splitlines()
     trace = sorted(
         (s for s in demo.spans if s.trace_id == demo.answer["trace_id"]), key=lambda s: s.start_s
     )
@@ -290,8 +292,8 @@ def test_the_trace(demo: Demo) -> None:
 
 
 def test_the_log_line(demo: Demo) -> None:
-    """The line that the README prints has the fields of a real one, and its counts."""
-    shown = json.loads(printed("json", '"run_finished"'))
+    """The line that the page shows has the fields of a real one, and its counts."""
+    shown = json.loads(printed(SIGNALS, "json", '"run_finished"'))
     assert list(shown) == list(demo.line)
     for name, value in shown.items():
         is_own = name.endswith(("_s", "_id")) or name in ("timestamp", "instance")
@@ -299,9 +301,9 @@ def test_the_log_line(demo: Demo) -> None:
 
 
 def test_the_signals_are_of_one_run() -> None:
-    """What the README prints as one run names one run and one trace."""
-    answer = json.loads(printed("json", '"answer"'))
-    line = json.loads(printed("json", '"run_finished"'))
+    """What the pages show as one run names one run and one trace."""
+    answer = json.loads(printed(CONTRACT, "json", '"answer"'))
+    line = json.loads(printed(SIGNALS, "json", '"run_finished"'))
     assert (answer["run_id"], answer["trace_id"]) == (line["run_id"], line["trace_id"])
 
 
@@ -323,8 +325,8 @@ def test_an_agent_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_contract(demo: Demo) -> None:
-    """Every call of the service stands in the contract, and every outcome, status and code."""
-    table = prose(README).partition("## The contract")[2].partition("\nThe body")[0]
+    """The contract has every call of the service, and every outcome, status and code."""
+    table = prose(CONTRACT).partition("\n## Calls\n")[2].partition("\n## ")[0]
     documented = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
     for path in documented:
         assert f"{path}`" in table, path

@@ -26,8 +26,8 @@ def _burns(
         labels={"agent": "orders"},
         rule={"long": long},
         summary=f"orders burns its error budget {pace} times too fast",
-        description=f"{share} of the runs of orders were bad in the last {long}, and it goes on. "
-        f"1.00% of the runs of 30d may be; at this pace that is used up in {gone}.",
+        description=f"{share} of the runs of orders were bad in the last {long}, and they still "
+        f"are. 1.00% of the runs of 30d may be; at this burn rate that is used up in {gone}.",
     )
 
 
