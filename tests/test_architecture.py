@@ -133,12 +133,12 @@ def test_planted_violations_are_caught(tmp_path: Path, contract: str) -> None:
             file.write(f"\nimport {imported}\n")
     code, said = lint(place)
     assert code == 1, said
-    told = sections(said)[contract]
+    section = sections(said)[contract]
     for module, imported in planted:
         caught = f"{module} -> {imported} "
         if contract == CIRCLES:
             caught = f"No cycles are allowed in {module.rpartition('.')[0]}."
-        assert caught in told
+        assert caught in section
 
 
 def test_a_new_room_needs_a_place(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ async def test_threads_are_apart(kind: str) -> None:
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     async with served({"a": build(kind, model), "b": build(kind, model)}) as service:
         await service.ask("one", thread_id="t")
-        for agent, told in (("a", {"thread_id": "u"}), ("a", {}), ("b", {"thread_id": "t"})):
-            await service.ask("two", agent=agent, **told)
+        for agent, thread in (("a", {"thread_id": "u"}), ("a", {}), ("b", {"thread_id": "t"})):
+            await service.ask("two", agent=agent, **thread)
             assert spoken(model) == ["two"]
 
 

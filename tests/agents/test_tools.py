@@ -87,8 +87,8 @@ def test_a_tool_that_wants_to_exit() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=60, check=False
     )
-    told = [f"{make.__name__} | Tool probe failed: SystemExit" for make in MAKES]
-    assert ended.stdout.splitlines() == told, ended.stderr
+    expected = [f"{make.__name__} | Tool probe failed: SystemExit" for make in MAKES]
+    assert ended.stdout.splitlines() == expected, ended.stderr
 
 
 @makes
@@ -100,7 +100,7 @@ async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
 
 @makes
 @pytest.mark.parametrize(
-    ("handler", "told"),
+    ("handler", "content"),
     [
         (True, "no order 7"),
         ("ask again", "ask again"),
@@ -109,10 +109,10 @@ async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
     ],
     ids=["true", "text", "function", "false"],
 )
-async def test_the_users_own_handler_is_kept(make: Make, handler: Any, told: str) -> None:
+async def test_the_users_own_handler_is_kept(make: Make, handler: Any, content: str) -> None:
     """A tool whose author said how its ToolExceptions are told is told in that way."""
     probe = make(ToolException("no order 7"), handle_tool_error=handler)
-    assert await ask(probe, text="x") == (told, "error")
+    assert await ask(probe, text="x") == (content, "error")
 
 
 @pytest.mark.parametrize("handler", [True, "ask again", lambda error: f"handled {error}"])
@@ -211,16 +211,16 @@ async def test_artifacts_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "content"),
     [
         (ValueError(SECRET), "Tool probe failed: ValueError"),
         (ToolException("none"), "Tool probe failed: ToolException: none"),
     ],
     ids=["ValueError", "ToolException"],
 )
-async def test_a_failure_instead_of_an_artifact(error: Exception, told: str) -> None:
+async def test_a_failure_instead_of_an_artifact(error: Exception, content: str) -> None:
     """A tool with artifacts that raises is told of as any other."""
-    assert await ask(with_artifact(error)) == (told, "error")
+    assert await ask(with_artifact(error)) == (content, "error")
 
 
 @pytest.mark.parametrize("result", ["words only", ("a", "b", "c"), None], ids=repr)

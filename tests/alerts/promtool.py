@@ -151,8 +151,8 @@ def _expected(
         and rule.name == case.alert
         and said.rule.items() <= rule.labels.items()
     ]
-    told = annotations(alert, rules.links(values))
-    link = told["dashboard_url"].partition("?")[0]
+    annotated = annotations(alert, rules.links(values))
+    link = annotated["dashboard_url"].partition("?")[0]
     subject = "&".join(
         f"var-{name}={said.labels[name]}"
         for name in ("job", "agent", "instance")
@@ -163,7 +163,7 @@ def _expected(
         "exp_annotations": {
             "summary": said.summary,
             "description": said.description,
-            "runbook_url": told["runbook_url"],
+            "runbook_url": annotated["runbook_url"],
             "dashboard_url": f"{link}?{subject}",
         },
     }

@@ -283,17 +283,17 @@ async def test_the_agents(desk: Served) -> None:
 
 async def test_a_run_that_knows_its_deadline() -> None:
     """A tool may ask how many seconds its run has left."""
-    told: list[float] = []
+    seen: list[float] = []
 
     @tool
     async def look() -> str:
         """Look."""
-        told.append(remaining())
+        seen.append(remaining())
         return "looked"
 
     agents = {kind: fakes.build(kind, faults.model(), [look]) for kind in fakes.KINDS}
     async with served(agents) as service:
         for kind in agents:
             assert (await service.ask(agent=kind, timeout=90)).status_code == 200
-    assert len(told) == len(agents)
-    assert all(30 < left < 90 for left in told)
+    assert len(seen) == len(agents)
+    assert all(30 < left < 90 for left in seen)

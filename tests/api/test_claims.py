@@ -47,11 +47,11 @@ class Threads(InMemory):
 
 
 @pytest.mark.parametrize(
-    ("refusal", "told"),
+    ("refusal", "expected"),
     [(InFlight(), InFlight), (StoreUnavailable(), StoreUnavailable), (None, StoreUnavailable)],
 )
 async def test_a_key_is_given_back(
-    refusal: WatchkeeperError | None, told: type[WatchkeeperError]
+    refusal: WatchkeeperError | None, expected: type[WatchkeeperError]
 ) -> None:
     """Whoever gets a key and then not its thread lets go of the key, whatever was in the way."""
     agent = fakes.build("create_agent", fakes.ScriptedModel(script=fakes.never_stops("look")), [])
@@ -61,7 +61,7 @@ async def test_a_key_is_given_back(
     claims = Claims(keys, Threads(refusal))
     body = RunBody(question="q", thread_id="t", timeout=0.2 if refusal is None else 60)
     began = time.monotonic()
-    with pytest.raises(told):
+    with pytest.raises(expected):
         await claims.take(info, body, "key", "run")
     assert time.monotonic() - began < 30
     await until(lambda: not keys.held)

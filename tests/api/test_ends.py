@@ -218,9 +218,9 @@ async def test_events_have_the_ids_of_the_steps(watch: Watched) -> None:
     """Calls that came without an id have one that start, end and step agree on."""
     asked = {"question": "q", "include_steps": True}
     response = await watch.desk.client.post("/agents/no-ids-again/stream", json=asked)
-    told = parse(response.content)
-    ids = [[event["call_id"] for event in of(told, name)] for name in ("tool_start", "tool_end")]
-    steps = [step["call_id"] for step in of(told, "end")[0]["steps"]]
+    events = parse(response.content)
+    ids = [[event["call_id"] for event in of(events, name)] for name in ("tool_start", "tool_end")]
+    steps = [step["call_id"] for step in of(events, "end")[0]["steps"]]
     assert sorted(ids[0]) == sorted(ids[1]) == sorted(steps)
     assert all(steps)
 
@@ -233,8 +233,8 @@ async def test_the_limit(watch: Watched, mode: str) -> None:
     assert (reached["limit"], reached["iteration_limit"]) == ("model_calls", 10)
     span = root_of(await watch.trace_of(ended.run_id), ended.run_id)
     record = (await watch.desk.client.get(f"/runs/{ended.run_id}")).json()
-    for told in (ended.body, line, record):
-        assert (told["outcome"], told["limit"], told["refused"]) == (
+    for source in (ended.body, line, record):
+        assert (source["outcome"], source["limit"], source["refused"]) == (
             "iteration_limit", "model_calls", False,
         )  # fmt: skip
     assert span.attributes["agent.run.limit"] == "model_calls"
@@ -250,8 +250,8 @@ async def test_a_refusal(watch: Watched, mode: str) -> None:
     line = await watch.log.one("run_finished", run_id=ended.run_id)
     span = root_of(await watch.trace_of(ended.run_id), ended.run_id)
     record = (await watch.desk.client.get(f"/runs/{ended.run_id}")).json()
-    for told in (ended.body, line, record):
-        assert (told["outcome"], told["limit"], told["refused"]) == ("completed", None, True)
+    for source in (ended.body, line, record):
+        assert (source["outcome"], source["limit"], source["refused"]) == ("completed", None, True)
     assert span.attributes["agent.run.refused"] is True
     assert "agent.run.limit" not in span.attributes
     samples = await watch.scrape()

@@ -62,8 +62,8 @@ async def test_one_more_call(
     assert "Agent stopped" not in run["answer"]
     end = desk.end_of(run["run_id"])
     assert (end.outcome, end.tool_calls) == (Outcome.ITERATION_LIMIT, limit * parallel)
-    told = [f for f in desk.facts_of(IterationLimitReached) if f.run_id == run["run_id"]]
-    assert len(told) == 1
+    facts = [f for f in desk.facts_of(IterationLimitReached) if f.run_id == run["run_id"]]
+    assert len(facts) == 1
 
 
 @kinds

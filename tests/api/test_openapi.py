@@ -116,9 +116,9 @@ async def test_when_to_try_again(document: dict[str, Any], method: str, path: st
     looks, accepts = ("get", "/agent/async/{task_id}"), path.endswith(("/async", "/retry"))
     sent = {"409", "503"} | ({"202"} if accepts else set())
     sent |= {"200"} if (method, path) == looks else set()
-    told = document["paths"][path][method]["responses"]
-    named = {status for status in told if "Retry-After" in told[status]["headers"]}
-    assert named == (set() if path.startswith(HEALTH) else sent & told.keys())
+    responses = document["paths"][path][method]["responses"]
+    named = {status for status in responses if "Retry-After" in responses[status]["headers"]}
+    assert named == (set() if path.startswith(HEALTH) else sent & responses.keys())
 
 
 async def test_draining(document: dict[str, Any]) -> None:

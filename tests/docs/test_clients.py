@@ -138,8 +138,8 @@ def test_in_the_background(url: str, tmp_path: Path) -> None:
     [text] = [text for _, text in BLOCKS if "/agent/async" in text]
     said = said_by("sh", text, url, tmp_path)
     before, after = (
-        [int(number) for number in re.findall(r"^id: (\d+)$", told, re.M)]
-        for told in ((tmp_path / "events.txt").read_text(), said)
+        [int(number) for number in re.findall(r"^id: (\d+)$", output, re.M)]
+        for output in ((tmp_path / "events.txt").read_text(), said)
     )
     assert before
     assert before + after == list(range(1, after[-1] + 1))

@@ -152,8 +152,8 @@ def _wait(scene: Scene, result: Result, timeout_s: float, *, fires: bool) -> Non
 
 
 def _look(alert: Active, expected: Mapping[str, str], result: Result) -> None:
-    told = {"alertname", "job"}
+    redundant = {"alertname", "job"}
     if not expected.items() <= alert.labels.items():
         raise Failed(f"fired with {alert.labels} and not with {dict(expected)}")
-    result.labels = {name: value for name, value in alert.labels.items() if name not in told}
+    result.labels = {name: value for name, value in alert.labels.items() if name not in redundant}
     result.suppressed = result.suppressed or alert.suppressed

@@ -83,9 +83,9 @@ def test_the_lines_that_move_to_postgresql(tmp_path: Path) -> None:
             asked = {"question": "Where is order 10023?"}
             task = httpx.post(f"{url}/agent/async", json=asked, timeout=10).json()
             place = f"{url}/agent/async/{task['task_id']}"
-            told: dict[str, Any] = httpx.get(place, params={"wait": 30}, timeout=40).json()
-            assert told["status"] == "completed", told
-            assert "Order 10023 is on its way." in told["result"]["answer"]
+            body: dict[str, Any] = httpx.get(place, params={"wait": 30}, timeout=40).json()
+            assert body["status"] == "completed", body
+            assert "Order 10023 is on its way." in body["result"]["answer"]
             with pasted(f"{store}\n{worker}", tmp_path, variables) as other:
                 assert httpx.get(f"{other}/health/ready").status_code == 200
         database = server.url.removesuffix("/postgres") + "/watchkeeper"

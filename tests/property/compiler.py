@@ -182,8 +182,8 @@ class Compiler:
 
         async def works(part: dict[str, Any]) -> dict[str, Any]:
             said = await answers(HumanMessage(f"part {part['copy']}"))
-            told = {"parts": {f"{fans.name}.{part['copy']}": str(said.text)}}
-            return {**told, "messages": [said]} if fans.by is By.MAPS else told
+            update = {"parts": {f"{fans.name}.{part['copy']}": str(said.text)}}
+            return {**update, "messages": [said]} if fans.by is By.MAPS else update
 
         graph.add_node(work, works)
         graph.add_edge(work, join)

@@ -104,7 +104,7 @@ class Stage:
         asked = {"question": "go", "timeout": 60.0}
         if plan.limit is not None:
             asked["max_iterations"] = plan.limit
-        told = await asyncio.gather(*(self._ask(way, asked) for way in WAYS))
+        results = await asyncio.gather(*(self._ask(way, asked) for way in WAYS))
         ended = before.total(_RUNS) + len(WAYS)
         while (after := await scraped(self.watch)).total(_RUNS) != ended:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ class Stage:
         await self.watch.flush()
         runs = [
             self._seen(way, ledgers[way], before, after, *hooks)
-            for way, hooks in zip(WAYS, told, strict=True)
+            for way, hooks in zip(WAYS, results, strict=True)
         ]
         return list(await asyncio.gather(*runs))
 
@@ -170,8 +170,8 @@ class Stage:
 async def scraped(watch: Watched) -> Scrape:
     """The samples that are asked for here: to parse all of them would take most of the time."""
     wanted = tuple(f"{name}{{" for name in (_RUNS, *_SAMPLES.values()))
-    told = (await watch.desk.client.get("/metrics")).text
-    return parsed("".join(line for line in told.splitlines(True) if line.startswith(wanted)))
+    text = (await watch.desk.client.get("/metrics")).text
+    return parsed("".join(line for line in text.splitlines(True) if line.startswith(wanted)))
 
 
 @asynccontextmanager

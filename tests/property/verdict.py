@@ -84,9 +84,9 @@ def _as_seen(plan: Plan, right: Forecast, run: Run) -> list[str]:
         wrong.append(f"iterations {body['iterations']} beyond the limit {limit}")
     own = {worker.whose for worker in oracle.workers(plan.steps)}
     worked = len([tool for tool in ledger.worked if tool.whose in own])
-    told = body["tool_calls"]
-    if told != worked if right.exact else told < worked and not goes_on:
-        wrong.append(f"tool_calls {told}, seen were {worked}")
+    reported = body["tool_calls"]
+    if reported != worked if right.exact else reported < worked and not goes_on:
+        wrong.append(f"tool_calls {reported}, seen were {worked}")
     helped = len([asked for asked in ledger.asked if asked.helps])
     for kind, calls in (("helpers", helped), ("agents", len(ledger.asked) - helped)):
         if calls > oracle.ceiling(limit):
@@ -124,13 +124,13 @@ def _calls(right: Forecast, run: Run) -> list[str]:
 def _signals(run: Run) -> list[str]:
     """The line, the span, the record and the samples say the same as the body."""
     body, wrong = run.body, list[str]()
-    told = {name: body[name] for name in ("outcome", "iterations", "tool_calls")}
+    expected = {name: body[name] for name in ("outcome", "iterations", "tool_calls")}
     places = {
-        "line": {name: run.line[name] for name in told},
-        "span": {name: run.span[f"agent.run.{name}"] for name in told},
-        "record": {name: run.record[name] for name in told},
+        "line": {name: run.line[name] for name in expected},
+        "span": {name: run.span[f"agent.run.{name}"] for name in expected},
+        "record": {name: run.record[name] for name in expected},
     }
-    wrong += [f"{place} says {said}" for place, said in places.items() if said != told]
+    wrong += [f"{place} says {said}" for place, said in places.items() if said != expected]
     counted = {
         "iterations": body["iterations"],
         "tool_calls": body["tool_calls"],

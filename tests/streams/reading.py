@@ -31,18 +31,18 @@ class Told:
 
 def parse(body: bytes) -> list[Told]:
     """The whole events in what was read; one that was cut is not an event."""
-    told, fields = list[Told](), dict[str, list[str]]()
+    events, fields = list[Told](), dict[str, list[str]]()
     *lines, _ = _LINE_END.split(body)
     for line in lines:
         if not line:
             if "data" in fields:
                 (number,), (name,) = fields["id"], fields["event"]
-                told.append(Told(int(number), name, json.loads("\n".join(fields["data"]))))
+                events.append(Told(int(number), name, json.loads("\n".join(fields["data"]))))
             fields = {}
         elif not line.startswith(b":"):
             field, _, value = line.decode().partition(":")
             fields.setdefault(field, []).append(value.removeprefix(" "))
-    return told
+    return events
 
 
 async def stream(

@@ -246,8 +246,8 @@ async def test_the_first_event(desk: Served) -> None:
     """The time to the first event is told of every stream."""
     end = (await stream(desk, "langgraph"))[-1].data
     await until(lambda: closed(desk, end["run_id"]) == ["completed"])
-    (told,) = [f for f in desk.facts_of(StreamClosed) if f.run_id == end["run_id"]]
-    assert 0 <= told.first_event_s < end["duration_s"]
+    (fact,) = [f for f in desk.facts_of(StreamClosed) if f.run_id == end["run_id"]]
+    assert 0 <= fact.first_event_s < end["duration_s"]
     assert await metric(desk, "agent_stream_time_to_first_event_seconds_count") > 0
     assert await metric(desk, "agent_stream_disconnects_total", 'reason="completed"') == 0
 

@@ -50,8 +50,8 @@ def _asks_a_clerk(kind: str) -> Any:
         return str(state["messages"][-1].text)
 
     def thinks(messages: Sequence[BaseMessage]) -> AIMessage:
-        told = "clerk words" in str(messages[-1].content)
-        return loops.answering("react") if told else loops.asking("react", "look", {}, 0, 1)
+        has_answer = "clerk words" in str(messages[-1].content)
+        return loops.answering("react") if has_answer else loops.asking("react", "look", {}, 0, 1)
 
     if kind == "react":
         return loops.react(fakes.ScriptedModel(script=thinks), [look])

@@ -107,15 +107,15 @@ async def view(desk: Served, task_id: str, wait_s: float = 0.0) -> dict[str, Any
     """What is told of a background run."""
     response = await desk.client.get(f"/agent/async/{task_id}", params={"wait": wait_s})
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    body: dict[str, Any] = response.json()
+    return body
 
 
 async def ended(desk: Served, task_id: str) -> dict[str, Any]:
     """What is told of it once it has ended; fails when it takes very long."""
-    told = await view(desk, task_id, LONG_S)
-    assert told["status"] in ENDED, told
-    return told
+    task = await view(desk, task_id, LONG_S)
+    assert task["status"] in ENDED, task
+    return task
 
 
 async def events(desk: Served, task_id: str, after: int | None = None) -> list[Told]:

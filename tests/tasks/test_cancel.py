@@ -56,13 +56,13 @@ async def test_a_running_run_stops(desk: Served, place: str) -> None:
     assert response.json() == {"run_id": task_id, "result": "cancelled"}
     assert response.headers["x-run-id"] == task_id
     assert len(DESK.cancelled) == before + 1
-    told = await ended(desk, task_id)
-    assert (told["status"], told["error"]["code"]) == ("cancelled", "cancelled")
-    assert told["error"]["phase"] == "tool:nap"
+    task = await ended(desk, task_id)
+    assert (task["status"], task["error"]["code"]) == ("cancelled", "cancelled")
+    assert task["error"]["phase"] == "tool:nap"
     assert desk.end_of(task_id).outcome == "cancelled"
     again = await desk.client.delete(place.format(task_id))
     assert (again.status_code, again.json()["result"]) == (200, "already_finished")
-    assert await view(desk, task_id) == told
+    assert await view(desk, task_id) == task
 
 
 @pytest.mark.parametrize("tool", ["block", "stubborn"])
@@ -105,10 +105,10 @@ async def test_a_run_that_waits_never_starts(desk: Served) -> None:
     waiting = await submit(desk, agent="nap")
     response = await desk.client.delete(f"/agent/async/{waiting}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
-    told = await view(desk, waiting)
-    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
-    assert (told["error"]["code"], told["error"]["run_id"]) == ("cancelled", waiting)
-    assert told["created_at"] <= told["finished_at"]
+    task = await view(desk, waiting)
+    assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
+    assert (task["error"]["code"], task["error"]["run_id"]) == ("cancelled", waiting)
+    assert task["created_at"] <= task["finished_at"]
     await until(lambda: any(fact.run_id == waiting for fact in desk.facts_of(RunFinished)), 20)
     end = desk.end_of(waiting)
     assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")

@@ -78,8 +78,8 @@ async def test_an_end_that_has_been_told_stands(
     response = await asyncio.wait_for(deleting, 20)
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     assert await looking <= {"running", "completed"}
-    for told in (await waiting, await ended(desk, task_id)):
-        assert (told["status"], told["result"]["outcome"]) == ("completed", "completed")
+    for task in (await waiting, await ended(desk, task_id)):
+        assert (task["status"], task["result"]["outcome"]) == ("completed", "completed")
     assert desk.end_of(task_id).outcome == "completed"
     assert (await desk.client.get("/threads/kept?agent=look")).status_code == 200
     again = await desk.client.delete(f"/agent/async/{task_id}")
@@ -146,8 +146,8 @@ async def test_taken_from_the_queue_and_not_begun(
     may_begin.set()
     engine: Any = desk.service.engine
     await until(lambda: task_id not in engine._worker.working, 20)
-    told = await ended(desk, task_id)
-    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
+    task = await ended(desk, task_id)
+    assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
     assert desk.end_of(task_id).outcome == "cancelled"
 
@@ -158,9 +158,9 @@ async def test_a_cancel_that_the_fence_meets_first(desk: Served) -> None:
         task_id = await submit(desk, agent="look", question="one")
         await until(partial(has_begun, desk, task_id), 20)
         await desk.service.tasks.cancel(task_id)  # as from another process
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         end = desk.end_of(task_id)
-        assert told["status"] == end.outcome
+        assert task["status"] == end.outcome
     assert not desk.facts_of(RunHandedOver)
 
 

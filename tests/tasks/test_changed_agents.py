@@ -132,11 +132,11 @@ async def test_a_node_that_is_gone(
         task_id = await cut(desk, shop.desk)
     shop.desk.seconds = 0.0
     async with served({"a": shop.version(*after)}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         story = await events(desk, task_id)
         known = (await desk.client.get(f"/runs/{task_id}")).json()
-    result = told["result"]
-    assert (told["status"], result["answer"]) == ("completed", "rested")
+    result = task["result"]
+    assert (task["status"], result["answer"]) == ("completed", "rested")
     assert shop.desk.started == ["look", "nap", "look", "nap"]
     assert (result["iterations"], result["tool_calls"], known["iterations"]) == (2, 2, 2)
     assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
@@ -157,10 +157,10 @@ async def test_a_node_that_others_lead_to(tmp_path: Path) -> None:
         task_id = await cut(desk, tools)
     tools.seconds = 0.0
     async with served({"a": second}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         [anew] = desk.facts_of(RunBeganAnew)
     assert anew.nodes == ("last",)
-    assert (told["status"], told["result"]["answer"]) == ("completed", "done: hello: slept")
+    assert (task["status"], task["result"]["answer"]) == ("completed", "done: hello: slept")
     assert tools.started == ["nap", "nap"]
 
 
@@ -174,12 +174,12 @@ async def test_a_node_that_is_gone_twice(tmp_path: Path, log: Log) -> None:
         async with served({"a": version}, store_url=url_in(tmp_path)) as desk:
             task_id = task_id or await submit(desk, include_steps=True)
             if attempt == 3:
-                told = await ended(desk, task_id)
+                task = await ended(desk, task_id)
             else:
                 await until(partial(napped, shop.desk, attempt), 20)
-    result = told["result"]
+    result = task["result"]
     assert shop.desk.started == ["look", "nap", "look", "nap", "nap"]
-    assert (told["status"], result["iterations"]) == ("completed", 2)
+    assert (task["status"], result["iterations"]) == ("completed", 2)
     assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
     assert len(log.of("run_began_anew")) == 1
 
@@ -199,11 +199,11 @@ async def test_a_graph_that_keeps_its_steps(thread: dict[str, str], tmp_path: Pa
     shop.desk.seconds = 0.0
     second = shop.version("edges", "hands", checkpointer=saver)
     async with served({"a": second}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         [anew] = desk.facts_of(RunBeganAnew)
     assert anew.nodes == ("tools",)
-    assert (told["status"], told["result"]["answer"]) == ("completed", "rested")
-    assert told["result"]["iterations"] == 2
+    assert (task["status"], task["result"]["answer"]) == ("completed", "rested")
+    assert task["result"]["iterations"] == 2
     assert shop.desk.started == ["look", "nap", "look", "nap"]
     kept = await second.aget_state(
         {"configurable": {"thread_id": thread.get("thread_id", task_id)}}
@@ -220,9 +220,9 @@ async def test_a_node_that_is_not_needed(kind: str, tmp_path: Path) -> None:
         task_id = await cut(desk, shop.desk)
     shop.desk.seconds = 0.0
     async with served({"a": shop.version("sends")}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         assert desk.facts_of(RunBeganAnew) == []
-    assert told["status"] == "completed"
+    assert task["status"] == "completed"
     assert shop.desk.started == ["look", "nap", "nap"]
 
 
@@ -237,10 +237,10 @@ async def test_a_tool_that_is_gone(kind: str, tmp_path: Path, log: Log) -> None:
     fewer = [tool for tool in desk_of_tools.tools() if tool.name != "nap"]
     agents = {"a": fakes.build(kind, model, fewer)}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         samples = parsed(await desk.client.get("/metrics"))
-    result = told["result"]
-    assert (told["status"], result["iterations"], result["tool_calls"]) == ("completed", 2, 1)
+    result = task["result"]
+    assert (task["status"], result["iterations"], result["tool_calls"]) == ("completed", 2, 1)
     read = fakes.results_since_question(model.asked[-1])
     assert "nap" in read[-1].text
     assert [line["reason"] for line in log.of("tool_rejected")] == ["unknown_tool"]

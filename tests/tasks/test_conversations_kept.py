@@ -54,9 +54,9 @@ async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path)
         await desk.service.tasks.cancel(task_id)
         held.release.set()
         await until(lambda: not desk.service.runner.in_flight, 20)
-        told, end = await ended(desk, task_id), desk.end_of(task_id)
+        task, end = await ended(desk, task_id), desk.end_of(task_id)
         # Without one it stands, unless its process looked at the store just then.
-        assert told["status"] == end.outcome
+        assert task["status"] == end.outcome
         assert thread_id is None or end.outcome == "cancelled"
 
 
@@ -124,10 +124,10 @@ async def test_a_run_whose_thread_is_anothers(
         await desk.service.conversations.acquire("held", "t", "another", 60)
         held.release.set()
         response = await asyncio.wait_for(asking, 20)
-        told = response.json()
+        error = response.json()
         if mode == "agent/async":
-            told = (await ended(desk, run_id))["error"]
-        assert (told["outcome"], told["code"], told["retryable"]) == (outcome, code, True)
+            error = (await ended(desk, run_id))["error"]
+        assert (error["outcome"], error["code"], error["retryable"]) == (outcome, code, True)
         assert desk.end_of(run_id).outcome == outcome
         assert (await desk.client.get("/threads/t")).status_code == 404
         desk.books_balance()

@@ -56,9 +56,9 @@ async def test_a_tool_whose_run_is_stopped(body: dict[str, Any], ends: str, tmp_
         await until(lambda: tools.started, 20)
         if not body:
             await desk.client.delete(f"/agent/async/{task_id}")
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         story = await events(desk, task_id)
-    assert told["status"] == ends
-    assert [(s["tool"], s["outcome"]) for s in told["error"]["steps"]] == [("nap", ends)]
+    assert task["status"] == ends
+    assert [(s["tool"], s["outcome"]) for s in task["error"]["steps"]] == [("nap", ends)]
     outcomes = [event.data["outcome"] for event in story if event.name == "tool_end"]
     assert outcomes == ([ends] if body else [])

@@ -40,8 +40,8 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 async def test_it_ends_once(desk: Served, how: str) -> None:
     """Such runs end as failed, each in its first attempt, and others go on."""
     asked = [await submit(desk, agent=f"{place}-{how}") for place in PLACES]
-    told = await asyncio.gather(*(ended(desk, task_id) for task_id in asked))
-    ends = {(run["status"], run["attempts"], run["error"]["code"]) for run in told}
+    task = await asyncio.gather(*(ended(desk, task_id) for task_id in asked))
+    ends = {(run["status"], run["attempts"], run["error"]["code"]) for run in task}
     assert ends == {("failed", 1, "agent_failed")}
     for task_id in asked:
         assert len([f for f in desk.facts_of(RunStarted) if f.run_id == task_id]) == 1
@@ -53,6 +53,6 @@ async def test_it_ends_once(desk: Served, how: str) -> None:
 async def test_an_exit(desk: Served) -> None:
     """So does one that calls sys.exit(), but in a tool, which failed as a tool does."""
     asked = {place: await submit(desk, agent=f"{place}-exit") for place in PLACES}
-    told = {place: await ended(desk, task_id) for place, task_id in asked.items()}
-    ends = {place: (run["status"], run["attempts"]) for place, run in told.items()}
+    task = {place: await ended(desk, task_id) for place, task_id in asked.items()}
+    ends = {place: (run["status"], run["attempts"]) for place, run in task.items()}
     assert ends == dict.fromkeys(PLACES, ("failed", 1)) | {"tool": ("completed", 1)}

@@ -122,20 +122,20 @@ async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "store.steps") as steps:
             steps.execute("alter table checkpoints rename to gone")
         tools.release()
-        told = await ended(desk, task_id)
-    assert (told["status"], told["error"]["code"]) == ("failed", "store_unavailable")
-    assert told["error"]["retryable"] is False  # its tool had begun, and nothing names a repeat
+        task = await ended(desk, task_id)
+    assert (task["status"], task["error"]["code"]) == ("failed", "store_unavailable")
+    assert task["error"]["retryable"] is False  # its tool had begun, and nothing names a repeat
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
 async def test_what_tools_said_is_kept_if_asked_for(asked_for: bool, tmp_path: Path) -> None:
     """The log of a run has the arguments and results of tools only with `include_steps`."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, await submit(desk, include_steps=asked_for))
+        task = await ended(desk, await submit(desk, include_steps=asked_for))
     log = [json.loads(value) for (value,) in rows(tmp_path, "select value from streams")]
     [step] = [step for row in log for step in row["progress"]["steps"]]
     kept = (step["arguments"], step["result"])
     assert kept == (({"order": "7"}, "order 7 shipped") if asked_for else (None, None))
-    assert ("order 7" in str(told["result"]["steps"])) is asked_for
+    assert ("order 7" in str(task["result"]["steps"])) is asked_for
     said = [event for row in log for event in row["events"] if event[0] != "token"]
     assert "shipped" not in str(said)

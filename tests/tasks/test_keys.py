@@ -52,8 +52,8 @@ def answer(response: httpx.Response, mode: str) -> dict[str, Any]:
     """The finished run or the problem, by whichever way it came."""
     if mode == "stream":
         return of(parse(response.content), "end")[0]
-    told: dict[str, Any] = response.json()
-    return told
+    body: dict[str, Any] = response.json()
+    return body
 
 
 async def test_a_hundred_at_once_are_one_run(desk: Served) -> None:
@@ -106,9 +106,9 @@ async def test_what_is_replayed(desk: Served, mode: str, ending: str) -> None:
 async def test_a_replay_as_a_stream(desk: Served) -> None:
     """`run`, the answer as one token, `end`."""
     await ask(desk, "", "as-stream")
-    told = parse((await ask(desk, "stream", "as-stream")).content)
-    assert names_of(told) == ["run", "token", "end"]
-    assert text_of(told) == of(told, "end")[0]["answer"]
+    events = parse((await ask(desk, "stream", "as-stream")).content)
+    assert names_of(events) == ["run", "token", "end"]
+    assert text_of(events) == of(events, "end")[0]["answer"]
 
 
 @pytest.mark.parametrize("mode", ["", "stream"])

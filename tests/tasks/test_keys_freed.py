@@ -55,7 +55,10 @@ async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.Mo
         await holding
         first, again = [await ask(desk, mode, "full") for _ in range(2)]
         assert answer(first, mode)["outcome"] == "completed"
-        assert ["idempotent-replay" in told.headers for told in (first, again)] == [False, True]
+        assert ["idempotent-replay" in response.headers for response in (first, again)] == [
+            False,
+            True,
+        ]
         assert answer(again, mode) == answer(first, mode)
 
 
@@ -67,8 +70,8 @@ async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
     async with served(agents, store_url=url_in(tmp_path), max_running_runs=1) as desk:
         holding = await holds_the_place(desk, tools)
         late = [await ask(desk, mode, "late", timeout=1.5) for _ in range(2)]
-        assert {answer_of(told)["phase"] for told in late} == {"queue"}
-        assert len({told.headers["x-run-id"] for told in late}) == 2
+        assert {answer_of(response)["phase"] for response in late} == {"queue"}
+        assert len({response.headers["x-run-id"] for response in late}) == 2
         for run_id in list(desk.service.runner.in_flight):
             await desk.client.delete(f"/runs/{run_id}")
         await holding
@@ -76,9 +79,9 @@ async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
 
 def answer_of(response: Any) -> dict[str, Any]:
     """The problem of a run that never began: as a plain answer, whatever was asked for."""
-    told: dict[str, Any] = response.json()
-    assert (response.status_code, told["outcome"]) == (504, "timeout")
-    return told
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["outcome"]) == (504, "timeout")
+    return body
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -90,8 +93,8 @@ async def test_after_a_drain(mode: str, tmp_path: Path) -> None:
         refused = await ask(desk, mode, "moved")
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
     async with served({"quick": quick()}, store_url=url) as desk:
-        told = await ask(desk, mode, "moved")
-        assert (told.status_code, "idempotent-replay" in told.headers) == (200, False)
+        response = await ask(desk, mode, "moved")
+        assert (response.status_code, "idempotent-replay" in response.headers) == (200, False)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -111,9 +114,9 @@ async def test_after_a_failure(mode: str, tmp_path: Path) -> None:
             assert ("idempotent-replay" in again.headers) is replayed
             assert (answer(first, mode) == answer(again, mode)) is replayed
             if mode == "stream" and replayed:
-                told = parse(again.content)
-                assert names_of(told) == ["run", "error", "end"]
-                assert of(told, "error") == of(told, "end")
+                events = parse(again.content)
+                assert names_of(events) == ["run", "error", "end"]
+                assert of(events, "error") == of(events, "end")
 
 
 def let_time_pass(store: Store) -> None:

@@ -121,9 +121,9 @@ def release(service: Serving, callers: Callers, task_id: str) -> list[Told]:
     output = service.out.read_text() + service.err.read_text()
     assert "Exception in ASGI" not in output
     assert '"level":"error"' not in output
-    told = parse(followed.body)
-    assert "end" not in names_of(told)
-    return told
+    events = parse(followed.body)
+    assert "end" not in names_of(events)
+    return events
 
 
 def test_a_process_that_only_asks(tmp_path: Path) -> None:
@@ -140,14 +140,14 @@ def test_a_process_that_works(tmp_path: Path) -> None:
         task_id = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: view(first, task_id)["status"] == "running")
         with calling(first, task_id, b"tool_start") as callers:
-            told = release(first, callers, task_id)
-    assert "tool_start" in names_of(told)
+            events = release(first, callers, task_id)
+    assert "tool_start" in names_of(events)
     with node(tmp_path, "second", nap_s=0) as second:
         place = f"{second.url}/agent/async/{task_id}/events"
-        headers = {"Last-Event-ID": str(told[-1].id)}
-        told += parse(httpx.get(place, headers=headers, timeout=60).content)
-    assert [event.id for event in told] == list(range(1, len(told) + 1))
-    assert names_of(told)[-1] == "end"
+        headers = {"Last-Event-ID": str(events[-1].id)}
+        events += parse(httpx.get(place, headers=headers, timeout=60).content)
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert names_of(events)[-1] == "end"
 
 
 def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ async def test_who_lost_a_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert desk.facts_of(RunFinished) == []
         samples = (await desk.client.get("/metrics")).text
         assert 'agent_task_attempts_total{agent="a",outcome="handed_over"} 1.0' in samples
-        told = await ended(desk, task_id)
-        assert (told["status"], told["attempts"]) == ("completed", 2)
-        assert told["result"]["iterations"] == 2
+        task = await ended(desk, task_id)
+        assert (task["status"], task["attempts"]) == ("completed", 2)
+        assert task["result"]["iterations"] == 2
 
 
 async def test_a_result_that_cannot_be_written(
@@ -75,9 +75,9 @@ async def test_a_result_that_cannot_be_written(
         assert (await view(desk, task_id, 1.0))["status"] in ("running", "pending")
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("drop trigger full")
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         # Its step had been stored: it was taken up again, and there was nothing to work.
-        assert (told["status"], told["attempts"]) == ("completed", 1)
+        assert (task["status"], task["attempts"]) == ("completed", 1)
         assert tools.started == ["look"]
 
 
@@ -145,5 +145,5 @@ async def test_taken_over_before_it_was_begun(
         task_id = await submit(desk)
         await until(lambda: held, 20)
         await asyncio.sleep(1.5)  # in which it would begin
-        told = await view(desk, task_id)
-        assert (told["attempts"], tools.started, desk.facts_of(RunStarted)) == (0, [], [])
+        task = await view(desk, task_id)
+        assert (task["attempts"], tools.started, desk.facts_of(RunStarted)) == (0, [], [])

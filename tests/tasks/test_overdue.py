@@ -18,5 +18,5 @@ async def test_whoever_has_a_late_run_has_his_time(tmp_path: Path) -> None:
             file.execute(
                 "update workflow_status set attributes = json_set(attributes, '$.deadline_at', 1.0)"
             )
-        told = await ended(desk, task_id)
-    assert (told["status"], told["attempts"]) == ("completed", 1)
+        task = await ended(desk, task_id)
+    assert (task["status"], task["attempts"]) == ("completed", 1)

@@ -41,11 +41,11 @@ async def test_a_process_that_leaves_takes_no_more(tmp_path: Path) -> None:
         assert isinstance(desk.service.engine, Engine)
         desk.service.engine.leave()
         task_id = await submit(desk, timeout=3.0)
-        told = await view(desk, task_id, 3.5)
-        assert (told["status"], told["attempts"]) == ("pending", 0)
+        task = await view(desk, task_id, 3.5)
+        assert (task["status"], task["attempts"]) == ("pending", 0)
     async with served(agents, store_url=store) as desk:
-        told = await ended(desk, task_id)
-        assert (told["status"], told["attempts"]) == ("completed", 1)
+        task = await ended(desk, task_id)
+        assert (task["status"], task["attempts"]) == ("completed", 1)
 
 
 async def test_a_key_is_free_after_a_refusal(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def calls(service: Serving, tool: str) -> float:
 
 def is_running(service: Serving, task_id: str) -> bool:
     """Whether a run is at work, as a service tells it."""
-    told: str = view(service, task_id)["status"]
-    return told == "running"
+    task: str = view(service, task_id)["status"]
+    return task == "running"
 
 
 def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
             follower = threading.Thread(target=follow)
             follower.start()
             stopped = httpx.delete(place, timeout=LONG_S)
-            told = view(api, task_id)
+            task = view(api, task_id)
             assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
-            assert (told["status"], told["error"]["phase"]) == ("cancelled", "tool:nap")
+            assert (task["status"], task["error"]["phase"]) == ("cancelled", "tool:nap")
             follower.join(60)
             events = parse(read[0])
             assert [event.id for event in events] == list(range(1, len(events) + 1))
             assert names_of(events)[-2:] == ["error", "end"]
-            said = {name: value for name, value in told["error"].items() if value is not None}
+            said = {name: value for name, value in task["error"].items() if value is not None}
             assert events[-1].data == said
         left = post(api, "/agent/async").json()["task_id"]
         assert view(api, left, 1.5)["status"] == "pending"
@@ -111,9 +111,9 @@ def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
             assert (before["status"], before["attempts"]) == ("running", 1)
             assert logged(second, "task_recovered") == []
             first.process.kill()
-            told = view(second, task_id, LONG_S)
-            assert (told["status"], told["attempts"]) == ("completed", 2)
-            assert told["started_at"] == before["started_at"]
+            task = view(second, task_id, LONG_S)
+            assert (task["status"], task["attempts"]) == ("completed", 2)
+            assert task["started_at"] == before["started_at"]
             assert (calls(second, "look"), calls(second, "nap")) == (0, 1)
             assert seen(lambda: bool(logged(second, "task_recovered")))
             [line] = logged(second, "task_recovered")
@@ -123,7 +123,7 @@ def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
             place = f"{second.url}/agent/async/{task_id}/events"
             events = parse(httpx.get(place, timeout=60).content)
             assert [event.id for event in events] == list(range(1, len(events) + 1))
-            assert events[-1].data == told["result"]
+            assert events[-1].data == task["result"]
 
 
 def test_places_everywhere(tmp_path: Path) -> None:

@@ -75,15 +75,15 @@ async def ask(desk: Served, agent: str, mode: str, key: str | None = None) -> di
     response = await desk.client.post(place, json={"question": "q"}, headers=headers)
     if mode == "/async":
         return await of_task(desk, response.json()["task_id"])
-    told: dict[str, Any] = of(parse(response.content), "end")[0] if mode else response.json()
-    return told
+    events: dict[str, Any] = of(parse(response.content), "end")[0] if mode else response.json()
+    return events
 
 
 async def of_task(desk: Served, task_id: str) -> dict[str, Any]:
     """The finished run or the problem of a background run."""
     task = await ended(desk, task_id)
-    told: dict[str, Any] = task["result"] or task["error"]
-    return told
+    result: dict[str, Any] = task["result"] or task["error"]
+    return result
 
 
 @kinds
@@ -91,9 +91,9 @@ async def of_task(desk: Served, task_id: str) -> dict[str, Any]:
 async def test_after_a_tool_had_begun(desk: Served, kind: str, mode: str, till: Till) -> None:
     """Without a key a repeat could pay twice, so the failure is not retryable; with one it is."""
     for key in (None, f"begun-{kind}-{mode}"):
-        told = await ask(desk, f"pays-{kind}", mode, key)
-        assert (told["code"], told["tool_calls"]) == ("model_failed", 2)
-        assert told["retryable"] is (key is not None)
+        error = await ask(desk, f"pays-{kind}", mode, key)
+        assert (error["code"], error["tool_calls"]) == ("model_failed", 2)
+        assert error["retryable"] is (key is not None)
 
 
 @kinds
@@ -101,8 +101,8 @@ async def test_after_a_tool_had_begun(desk: Served, kind: str, mode: str, till: 
 async def test_before_any_tool(desk: Served, kind: str, mode: str) -> None:
     """A failure that did nothing is retryable, with a key or without."""
     for key in (None, f"before-{kind}-{mode}"):
-        told = await ask(desk, f"fails-{kind}", mode, key)
-        assert (told["code"], told["retryable"]) == ("model_failed", True)
+        error = await ask(desk, f"fails-{kind}", mode, key)
+        assert (error["code"], error["retryable"]) == ("model_failed", True)
 
 
 @kinds
@@ -148,5 +148,5 @@ async def test_a_deadline_says_what_it_always_said(desk: Served, till: Till) -> 
     async with served({"nap": fakes.build("create_agent", model, nap.tools())}) as service:
         asking = asyncio.ensure_future(service.ask(agent="nap"))
         await service.times_out("nap", "tool:nap")
-        told = (await asking).json()
-    assert (told["code"], told["tool_calls"], told["retryable"]) == ("timeout", 1, True)
+        body = (await asking).json()
+    assert (body["code"], body["tool_calls"], body["retryable"]) == ("timeout", 1, True)

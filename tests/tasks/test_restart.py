@@ -54,14 +54,14 @@ async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
         assert [fact.attempt for fact in desk.facts_of(RunHandedOver)] == [attempt]
     tools.seconds = 0.0
     async with served(agents, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         story = await events(desk, task_id)
         assert desk.facts_of(RunRecovered) == []  # it was put back, and nobody had to take it
         [started] = desk.facts_of(RunStarted)
         assert started.attempt == 3
-    assert (told["status"], told["attempts"]) == ("completed", 3)
-    assert told["started_at"] == before["started_at"]
-    result = told["result"]
+    assert (task["status"], task["attempts"]) == ("completed", 3)
+    assert task["started_at"] == before["started_at"]
+    result = task["result"]
     assert result["iterations"] == 2
     whole = kind == "agent_executor"
     assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
@@ -87,9 +87,9 @@ async def test_a_turn_that_was_kept_and_not_told(tmp_path: Path) -> None:
         assert store.execute("delete from streams").rowcount
     tools.seconds = 0.0
     async with served(agents, **options) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         turns = [e.data["iteration"] for e in await events(desk, task_id) if e.name == "iteration"]
-    assert (told["status"], told["result"]["iterations"]) == ("iteration_limit", 2)
+    assert (task["status"], task["result"]["iterations"]) == ("iteration_limit", 2)
     assert tools.started == ["nap"] * 3  # the first of them was cut, and made again
     assert turns == [1, 2]
 
@@ -143,9 +143,9 @@ async def test_the_deadline_goes_on(tmp_path: Path) -> None:
                 f" set attributes = json_set(attributes, '$.{moment}', {before})"
             )
     async with served(agents, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
-    assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
-    assert told["attempts"] == 2
+        task = await ended(desk, task_id)
+    assert (task["status"], task["error"]["code"]) == ("timeout", "timeout")
+    assert task["attempts"] == 2
 
 
 async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
         known = (await desk.client.get(f"/runs/{task_id}")).json()
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         response = await desk.client.get(f"/runs/{task_id}")
-        told = response.json()
+        body = response.json()
         assert response.headers["x-run-id"] == task_id
         for name in ("metadata", "timeout_s", "iteration_limit", "outcome", "state", "mode"):
-            assert told[name] == known[name], name
-        assert (told["metadata"], told["timeout_s"]) == ({"shop": "7"}, 20.0)
-        assert (told["iterations"], told["tool_calls"]) == (1, 1)
+            assert body[name] == known[name], name
+        assert (body["metadata"], body["timeout_s"]) == ({"shop": "7"}, 20.0)
+        assert (body["iterations"], body["tool_calls"]) == (1, 1)
 
 
 async def test_a_service_that_stops_takes_nothing_new(tmp_path: Path) -> None:

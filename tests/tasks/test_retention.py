@@ -176,7 +176,7 @@ async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
         assert (await desk.client.get("/threads/young?agent=quick")).status_code == 200
         assert (await post(desk, agent="slow", thread_id="held")).status_code == 409
         again = [await post(desk, key=name, thread_id=name) for name in ("old", "young")]
-        assert ["idempotent-replay" in told.headers for told in again] == [False, True]
+        assert ["idempotent-replay" in response.headers for response in again] == [False, True]
         assert [await ask(desk, key) for key in ("past", "kept")] == [False, True]
         await soon(lambda: no_steps(url, limited))
         assert not await no_steps(url, young)

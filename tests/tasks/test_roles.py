@@ -34,8 +34,8 @@ def post(service: Serving, path: str) -> httpx.Response:
 
 def view(service: Serving, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
     place = f"{service.url}/agent/async/{task_id}"
-    told: dict[str, Any] = httpx.get(place, params={"wait": wait_s}, timeout=LONG_S + 5).json()
-    return told
+    body: dict[str, Any] = httpx.get(place, params={"wait": wait_s}, timeout=LONG_S + 5).json()
+    return body
 
 
 def logged(service: Serving, event: str) -> list[dict[str, Any]]:
@@ -83,13 +83,13 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
             assert sample(worker, "agent_concurrency_limit") > 0
             said = worker.err.read_text()
             assert "works background runs of quick (create_agent)" in said
-            told = re.findall(rf"curl -s ({worker.url}\S*)", said)
-            assert [address.removeprefix(worker.url) for address in told] == [
+            addresses = re.findall(rf"curl -s ({worker.url}\S*)", said)
+            assert [address.removeprefix(worker.url) for address in addresses] == [
                 "/health/ready",
                 "/runs",
                 "/metrics",
             ]
-            assert {httpx.get(address).status_code for address in told} == {200}
+            assert {httpx.get(address).status_code for address in addresses} == {200}
             for path in ("/agent", "/agent/stream", "/agent/async", "/agents/quick"):
                 assert post(worker, path).status_code == 404
 
@@ -105,8 +105,8 @@ def test_one_cancels_what_another_works(tmp_path: Path) -> None:
         task_id = post(asked, "/agent/async").json()["task_id"]
         at_work = f"{worker.url}/runs/{task_id}"
         assert seen(lambda: httpx.get(at_work).json().get("phase") == "tool:nap")
-        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
-        assert told.json()["result"] in ("cancelled", "still_stopping")
+        response = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
+        assert response.json()["result"] in ("cancelled", "still_stopping")
         assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
         assert view(asked, task_id)["status"] == "cancelled"
         assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
@@ -122,8 +122,8 @@ def test_one_cancels_what_a_dead_process_worked(tmp_path: Path) -> None:
             task_id = post(asked, "/agent/async").json()["task_id"]
             assert seen(lambda: view(asked, task_id)["attempts"] == 1)
             worker.process.kill()
-        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
-        assert (told.status_code, told.json()["result"]) == (200, "cancelled")
+        response = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
+        assert (response.status_code, response.json()["result"]) == (200, "cancelled")
         assert view(asked, task_id)["status"] == "cancelled"
         assert seen(lambda: bool(logged(asked, "run_finished")))
         [line] = logged(asked, "run_finished")
@@ -157,13 +157,13 @@ def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
         waiting = httpx.get(f"{asks.url}{place}").json()
         assert (waiting["state"], waiting["phase"], waiting["outcome"]) == ("queued", "queue", None)
         assert waiting["timings"]["queue_s"] == waiting["age_s"] > 0
-        told = {name: waiting[name] for name in ("timeout_s", "iteration_limit", "metadata")}
-        assert told == {"timeout_s": 77.0, "iteration_limit": 5, "metadata": {"shop": "7"}}
+        limits = {name: waiting[name] for name in ("timeout_s", "iteration_limit", "metadata")}
+        assert limits == {"timeout_s": 77.0, "iteration_limit": 5, "metadata": {"shop": "7"}}
         with serving(folders[1], "wk_slow:slow", variables=store) as works:
 
             def owner() -> dict[str, Any]:
-                told: dict[str, Any] = httpx.get(f"{works.url}{place}").json()
-                return told
+                task: dict[str, Any] = httpx.get(f"{works.url}{place}").json()
+                return task
 
             def is_told() -> bool:
                 calls: int = httpx.get(f"{asks.url}{place}").json()["tool_calls"]

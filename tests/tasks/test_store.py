@@ -86,8 +86,8 @@ async def test_without_room(tmp_path: Path) -> None:
         assert (await ended(desk, accepted))["status"] == "completed"
         assert (await desk.ask(agent="quick")).status_code == 200
     async with served(agents, store_url=store) as desk:
-        told = await ended(desk, await submit(desk, agent="quick"))
-        assert told["status"] == "completed"
+        task = await ended(desk, await submit(desk, agent="quick"))
+        assert task["status"] == "completed"
 
 
 @pytest.mark.on_file
@@ -132,8 +132,8 @@ async def test_a_store_that_cannot_be_written(
                 "degraded",
             )
             other.execute("rollback")
-        told = await ended(desk, at_work)
-        assert (told["status"], told["result"]["iterations"]) == ("completed", 3)
+        ended_task = await ended(desk, at_work)
+        assert (ended_task["status"], ended_task["result"]["iterations"]) == ("completed", 3)
         again = await post(desk, key="k")  # whether it was stored after all, only a repeat tells
         assert again.status_code == 202
         await ended(desk, again.json()["task_id"])
@@ -147,8 +147,8 @@ async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
     agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
     for question in ("one", "two"):
         async with served(agents, store_url=url_in(tmp_path)) as desk:
-            told = await ended(desk, await submit(desk, question, thread_id="t"))
-            assert told["result"]["answer"] == f"done: {question}: order 7 shipped"
+            task = await ended(desk, await submit(desk, question, thread_id="t"))
+            assert task["result"]["answer"] == f"done: {question}: order 7 shipped"
             kept = (await desk.client.get("/threads/t")).json()["messages"]
             if question == "two":
                 people = [m["content"] for m in kept if m["type"] == "human"]
@@ -192,12 +192,12 @@ async def test_a_result_that_is_refused(
         task_id = await submit(desk)
         async with asyncio.timeout(2 * LONG_S):
             while len(desk.facts_of(RunRecovered)) <= MAX_TAKEOVERS_WITHOUT_PROGRESS:
-                told = await view(desk, task_id)
-                assert told["status"] in ("pending", "running"), told
+                task = await view(desk, task_id)
+                assert task["status"] in ("pending", "running"), task
                 await asyncio.sleep(0.05)
         store("drop trigger full")
-        told = await ended(desk, task_id)
-        assert (told["status"], told["result"]["tool_calls"]) == ("completed", 1)
+        task = await ended(desk, task_id)
+        assert (task["status"], task["result"]["tool_calls"]) == ("completed", 1)
         assert tools.started == ["look"]
 
 

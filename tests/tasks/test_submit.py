@@ -44,17 +44,17 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 async def test_accepted(desk: Served) -> None:
     """202 says where the run is, that it waits, and when to ask again."""
     response = await post(desk)
-    told = response.json()
+    body = response.json()
     assert response.status_code == 202
-    assert response.headers["location"] == f"/agent/async/{told['task_id']}"
-    assert response.headers["x-run-id"] == told["run_id"] == told["task_id"]
+    assert response.headers["location"] == f"/agent/async/{body['task_id']}"
+    assert response.headers["x-run-id"] == body["run_id"] == body["task_id"]
     assert int(response.headers["retry-after"]) >= 1
-    assert told["agent"] == "create-agent-quick"
-    assert (told["status"], told["result"], told["error"]) == ("pending", None, None)
-    assert told["created_at"].endswith("+00:00")
-    assert (told["started_at"], told["finished_at"], told["queue_wait_s"]) == (None, None, None)
+    assert body["agent"] == "create-agent-quick"
+    assert (body["status"], body["result"], body["error"]) == ("pending", None, None)
+    assert body["created_at"].endswith("+00:00")
+    assert (body["started_at"], body["finished_at"], body["queue_wait_s"]) == (None, None, None)
     at = (await desk.client.get(response.headers["location"])).json()
-    assert at["task_id"] == told["task_id"]
+    assert at["task_id"] == body["task_id"]
 
 
 async def test_stored_before_it_is_accepted(
@@ -77,11 +77,11 @@ async def test_the_answer_is_that_of_a_waiting_caller(desk: Served, kind: str) -
     agent = f"{kind}-quick".replace("_", "-")
     asked = {"include_steps": True, "metadata": {"shop": "7"}}
     waited = (await desk.ask("one", agent, **asked)).json()
-    told = await ended(desk, await submit(desk, "one", agent, **asked))
-    result = told["result"]
-    assert told["status"] == "completed"
+    task = await ended(desk, await submit(desk, "one", agent, **asked))
+    result = task["result"]
+    assert task["status"] == "completed"
     assert set(result) == set(waited)
-    assert result["run_id"] == told["task_id"]
+    assert result["run_id"] == task["task_id"]
     for step in (*waited["steps"], *result["steps"]):
         assert step.pop("started_s") >= 0
         assert step.pop("duration_s") >= 0
@@ -103,29 +103,29 @@ async def test_every_ending(desk: Served, kind: str, ending: str) -> None:
     if ending == "cancelled":
         stopped = await desk.client.delete(f"/agent/async/{task_id}")
         assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
-    told = await ended(desk, task_id)
-    assert told["status"] == ending
-    assert told["finished_at"] is not None
+    task = await ended(desk, task_id)
+    assert task["status"] == ending
+    assert task["finished_at"] is not None
     if ending in ("completed", "iteration_limit"):
-        assert told["error"] is None
-        assert told["result"]["outcome"] == ending
-        assert told["result"]["iterations"] == 1
-        assert (told["attempts"], told["started_at"] is not None) == (1, True)
+        assert task["error"] is None
+        assert task["result"]["outcome"] == ending
+        assert task["result"]["iterations"] == 1
+        assert (task["attempts"], task["started_at"] is not None) == (1, True)
     else:
         codes = {"timeout": (504, "timeout"), "failed": (500, "model_failed")}
-        assert told["result"] is None
-        assert told["error"]["outcome"] == ending
-        assert told["error"]["run_id"] == task_id
-        assert faults.SECRET not in str(told)
-        problem = (told["error"]["status"], told["error"]["code"])
+        assert task["result"] is None
+        assert task["error"]["outcome"] == ending
+        assert task["error"]["run_id"] == task_id
+        assert faults.SECRET not in str(task)
+        problem = (task["error"]["status"], task["error"]["code"])
         assert problem == codes.get(ending, (503, "cancelled"))
 
 
 async def test_a_run_that_asks_for_a_human_failed(desk: Served) -> None:
     """Nobody can answer it, so it has failed; its problem says why."""
-    told = await ended(desk, await submit(desk, agent="asks"))
-    assert told["status"] == "failed"
-    assert (told["error"]["code"], told["error"]["outcome"]) == ("interrupted", "interrupted")
+    task = await ended(desk, await submit(desk, agent="asks"))
+    assert task["status"] == "failed"
+    assert (task["error"]["code"], task["error"]["outcome"]) == ("interrupted", "interrupted")
 
 
 async def test_a_pending_run_says_when_to_ask_again(desk: Served) -> None:
@@ -152,10 +152,10 @@ async def test_a_wait_that_is_none(desk: Served, wait: str) -> None:
 async def test_the_time_in_the_queue(desk: Served) -> None:
     """The time in the queue is told apart from that of the run."""
     task_id = await submit(desk, timeout=20)
-    told = await ended(desk, task_id)
-    assert told["status"] == "completed"
-    assert told["queue_wait_s"] > 0
-    assert told["result"]["duration_s"] < 20
+    task = await ended(desk, task_id)
+    assert task["status"] == "completed"
+    assert task["queue_wait_s"] > 0
+    assert task["result"]["duration_s"] < 20
 
 
 async def test_a_longer_deadline_than_there_is(desk: Served) -> None:
@@ -203,8 +203,8 @@ async def test_a_retry_with_a_key_is_one(desk: Served) -> None:
     first, second = [await desk.client.post(place, headers=headers) for _ in range(2)]
     assert first.json()["task_id"] == second.json()["task_id"] != old
     assert second.headers["idempotent-replay"] == "true"
-    told = await ended(desk, first.json()["task_id"])
-    assert told["result"]["answer"] == "done: once: order 7 shipped"
+    task = await ended(desk, first.json()["task_id"])
+    assert task["result"]["answer"] == "done: once: order 7 shipped"
     other = await submit(desk, "twice")
     await ended(desk, other)
     refused = await desk.client.post(f"/agent/async/{other}/retry", headers=headers)
@@ -254,6 +254,6 @@ async def test_runs_knows_background_runs(desk: Served) -> None:
     assert (row["mode"], row["agent"]) == ("background", "create-agent-slow")
     stopped = await desk.client.delete(f"/runs/{task_id}")
     assert stopped.json() == {"run_id": task_id, "result": "cancelled"}
-    told = (await desk.client.get(f"/runs/{task_id}")).json()
-    assert (told["state"], told["outcome"], told["mode"]) == ("finished", "cancelled", "background")
+    body = (await desk.client.get(f"/runs/{task_id}")).json()
+    assert (body["state"], body["outcome"], body["mode"]) == ("finished", "cancelled", "background")
     assert (await ended(desk, task_id))["status"] == "cancelled"

@@ -27,7 +27,7 @@ class Desk:
     """A supervisor on a store, what it told, and the runs of processes that are gone."""
 
     def __init__(self, url: str) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
         self.faults: list[BaseException] = []
         self.orders: list[tuple[Sequence[str], Future[None]]] = []
         self.store = Store(url)
@@ -38,8 +38,8 @@ class Desk:
         work: Any = None  # there is none: this process works nothing
         self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
         hooks = Hooks(
-            recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
-            ended_without_worker=lambda task_id, error: self.told.append((error.code, task_id)),
+            recovered=lambda task_id, agent: self.reported.append(("recovered", task_id)),
+            ended_without_worker=lambda task_id, error: self.reported.append((error.code, task_id)),
             delete_steps=self.delete_steps,
             failed=self.faults.append,
         )
@@ -114,7 +114,7 @@ def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
     """It is put back into the queue, and its takeover is counted."""
     task_id = desk.submit()
     desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told == [("recovered", task_id)]
+    assert desk.reported == [("recovered", task_id)]
     assert desk.status(task_id) is TaskStatus.PENDING
     assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
 
@@ -127,19 +127,19 @@ def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, mean
     for _ in range(takeovers):
         desk.supervisor.recover(desk.taken(task_id))
     seen = desk.taken(task_id)
-    desk.told.clear()
+    desk.reported.clear()
     if meanwhile == "cancelled":
         desk.client.cancel_workflow(task_id)
     else:
         desk.supervisor.recover(seen)
         if takeovers == 0:
-            desk.told.clear()
+            desk.reported.clear()
             desk.taken(task_id)
     before = desk.row(task_id)
-    told = list(desk.told)
+    reported = list(desk.reported)
     desk.supervisor.recover(seen)
     assert desk.row(task_id) == before
-    assert desk.told == told
+    assert desk.reported == reported
 
 
 def test_takeovers_in_vain_end_it(desk: Desk) -> None:
@@ -147,9 +147,9 @@ def test_takeovers_in_vain_end_it(desk: Desk) -> None:
     task_id = desk.submit()
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told == [("recovered", task_id)] * MAX_TAKEOVERS_WITHOUT_PROGRESS
+    assert desk.reported == [("recovered", task_id)] * MAX_TAKEOVERS_WITHOUT_PROGRESS
     desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told[-1] == ("worker_lost", task_id)
+    assert desk.reported[-1] == ("worker_lost", task_id)
     assert desk.status(task_id) is TaskStatus.FAILED
 
 
@@ -160,9 +160,9 @@ def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
         desk.supervisor.recover(desk.taken(task_id, iterations))
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS - 1):
         desk.supervisor.recover(desk.taken(task_id, 3))
-    assert {what for what, _ in desk.told} == {"recovered"}
+    assert {what for what, _ in desk.reported} == {"recovered"}
     desk.supervisor.recover(desk.taken(task_id, 3))
-    assert desk.told[-1] == ("worker_lost", task_id)
+    assert desk.reported[-1] == ("worker_lost", task_id)
 
 
 def soon(claim: Callable[[], bool]) -> None:
@@ -211,13 +211,13 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
     Owned(desk.store, desk.tables, spoke, None, "gone").record_stop()
     desk.supervisor.start()
     time.sleep(1.5)
-    assert desk.told == []
+    assert desk.reported == []
     gone.set()
     end = time.monotonic() + LONG_S
-    while not desk.told:
+    while not desk.reported:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert desk.told == [("cancelled", hung)]
+    assert desk.reported == [("cancelled", hung)]
 
 
 @pytest.mark.parametrize("kept", [True, False])

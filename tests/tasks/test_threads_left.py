@@ -96,9 +96,9 @@ async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
         await desk.ask("two", "second", thread_id="t")
         kept = {}
         for name in agents:
-            told = (await desk.client.get(place, params={"agent": name})).json()
-            assert (told["thread_id"], told["agent"]) == ("t", name)
-            kept[name] = [message["content"] for message in told["messages"]]
+            body = (await desk.client.get(place, params={"agent": name})).json()
+            assert (body["thread_id"], body["agent"]) == ("t", name)
+            kept[name] = [message["content"] for message in body["messages"]]
         assert kept == {"first": ["one", "heard one"], "second": ["two", "heard two"]}
         assert (await desk.client.delete(place, params=second)).status_code == 204
         assert (await desk.client.get(place)).status_code == 200

@@ -78,8 +78,8 @@ async def test_a_store_that_is_away() -> None:
     store, watcher = watching()
     store.refuses = StoreUnavailable()
     waits = [watcher.wait(name, lambda s: s.ended, 5.0) for name in "ab"]
-    told = await asyncio.gather(*waits, return_exceptions=True)
-    assert [type(fault) for fault in told] == [StoreUnavailable] * 2
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(fault) for fault in results] == [StoreUnavailable] * 2
     store.refuses, store.stands = None, {"a": ENDED}
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
 
@@ -166,4 +166,4 @@ async def test_a_crowd_does_not_ask_the_store(desk: Served) -> None:
     began = time.monotonic()
     views = (await asyncio.gather(*waits))[:20]
     assert time.monotonic() - began < 12  # they would wait for some sixteen
-    assert {told["status"] for told in views} == {"cancelled"}
+    assert {one["status"] for one in views} == {"cancelled"}

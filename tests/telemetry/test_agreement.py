@@ -86,41 +86,41 @@ async def agree(
 ) -> None:
     """Every signal tells this of the one run of the agent; nothing of it is open anywhere."""
     iterations, tool_calls = counts
-    told = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
+    expected = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
     if response is not None:
         body = response.json()
-        assert {name: body[name] for name in told} == told
+        assert {name: body[name] for name in expected} == expected
         assert response.headers["x-run-id"] == body["run_id"] == run_id
-    await _record_agrees(watch, run_id, told)
-    await _line_agrees(watch, agent, run_id, told, phase, mode)
-    await _spans_agree(watch, agent, run_id, told, error, phase, mode)
-    await _samples_agree(watch, agent, told, phase, mode)
+    await _record_agrees(watch, run_id, expected)
+    await _line_agrees(watch, agent, run_id, expected, phase, mode)
+    await _spans_agree(watch, agent, run_id, expected, error, phase, mode)
+    await _samples_agree(watch, agent, expected, phase, mode)
 
 
-async def _record_agrees(watch: Watched, run_id: str, told: dict[str, Any]) -> None:
+async def _record_agrees(watch: Watched, run_id: str, expected: dict[str, Any]) -> None:
     record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
-    assert {name: record[name] for name in told} == told
+    assert {name: record[name] for name in expected} == expected
     assert (record["run_id"], record["state"]) == (run_id, "finished")
-    assert len(record["steps"]) == told["tool_calls"]
+    assert len(record["steps"]) == expected["tool_calls"]
 
 
 async def _line_agrees(
-    watch: Watched, agent: str, run_id: str, told: dict[str, Any], phase: str | None, mode: str
+    watch: Watched, agent: str, run_id: str, expected: dict[str, Any], phase: str | None, mode: str
 ) -> None:
     line = await watch.log.one("run_finished", run_id=run_id)
-    assert {name: line[name] for name in told} == told
+    assert {name: line[name] for name in expected} == expected
     assert (line["agent"], line["mode"], line["timeout_phase"]) == (agent, mode, phase)
-    assert line["level"] == LEVELS.get(told["outcome"], "info")
-    assert sum(line["tools"].values()) == told["tool_calls"]
+    assert line["level"] == LEVELS.get(expected["outcome"], "info")
+    assert sum(line["tools"].values()) == expected["tool_calls"]
     timed_out = watch.log.of("run_timed_out", run_id=run_id)
-    assert len(timed_out) == (told["outcome"] == "timeout")
+    assert len(timed_out) == (expected["outcome"] == "timeout")
 
 
 async def _spans_agree(
     watch: Watched,
     agent: str,
     run_id: str,
-    told: dict[str, Any],
+    expected: dict[str, Any],
     error: str | None,
     phase: str | None,
     mode: str,
@@ -128,14 +128,14 @@ async def _spans_agree(
     spans = await watch.trace_of(run_id)
     root = root_of(spans, run_id)
     assert root.name == f"invoke_agent {agent}"
-    assert {name: root.attributes[f"agent.run.{name}"] for name in told} == told
+    assert {name: root.attributes[f"agent.run.{name}"] for name in expected} == expected
     assert root.attributes["agent.run.mode"] == mode
     assert root.attributes.get("agent.run.timeout.phase") == phase
     assert root.attributes.get("error.type") == error
-    assert root.is_error is (told["outcome"] in ERRORS)
+    assert root.is_error is (expected["outcome"] in ERRORS)
     assert not any(span.status_text or span.events for span in spans)
     tools = [span for span in spans if span.operation == "execute_tool"]
-    assert len(tools) == told["tool_calls"]
+    assert len(tools) == expected["tool_calls"]
     line = watch.log.of("run_finished", run_id=run_id)[0]
     assert line["trace_id"] == root.trace_id
     record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
@@ -149,10 +149,10 @@ async def _spans_agree(
 
 
 async def _samples_agree(
-    watch: Watched, agent: str, told: dict[str, Any], phase: str | None, mode: str
+    watch: Watched, agent: str, expected: dict[str, Any], phase: str | None, mode: str
 ) -> None:
     samples = await watch.scrape()
-    outcome = told["outcome"]
+    outcome = expected["outcome"]
     assert samples.nonzero("agent_runs_total", agent=agent) == {(mode, outcome): 1.0}
     assert samples.nonzero("agent_run_duration_seconds_count", agent=agent) == {(outcome,): 1.0}
     assert samples.nonzero("agent_timeouts_total", agent=agent) == (
@@ -163,10 +163,10 @@ async def _samples_agree(
     assert samples.total("agent_runs_in_flight", agent=agent) == 0
     assert samples.total("agent_run_oldest_age_seconds", agent=agent) == 0
     if outcome != "rejected":
-        assert samples.total("agent_run_iterations_sum", agent=agent) == told["iterations"]
-        assert samples.total("agent_run_tool_calls_sum", agent=agent) == told["tool_calls"]
+        assert samples.total("agent_run_iterations_sum", agent=agent) == expected["iterations"]
+        assert samples.total("agent_run_tool_calls_sum", agent=agent) == expected["tool_calls"]
         calls = samples.total("agent_tool_call_duration_seconds_count", agent=agent)
-        assert calls == told["tool_calls"]
+        assert calls == expected["tool_calls"]
 
 
 async def asked(watch: Watched, agent: str, **body: Any) -> tuple[str, httpx.Response]:
@@ -226,8 +226,8 @@ async def test_timeout(
     await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
     run_id, response = await asking
     assert response.status_code == 504
-    told: dict[str, Any] = {"error": "timeout", "phase": phase}
-    await agree(watch, agent, run_id, response, Outcome.TIMEOUT, counts, **told)
+    expected: dict[str, Any] = {"error": "timeout", "phase": phase}
+    await agree(watch, agent, run_id, response, Outcome.TIMEOUT, counts, **expected)
 
 
 @kinds
@@ -287,8 +287,8 @@ async def test_full(narrow: Watched, kind: str) -> None:
     await narrow.desk.times_out(f"queues-{kind}", "queue")
     queued_id, response = await queued
     assert response.status_code == 504
-    told: dict[str, Any] = {"error": "timeout", "phase": "queue"}
-    await agree(narrow, f"queues-{kind}", queued_id, response, Outcome.TIMEOUT, (0, 0), **told)
+    expected: dict[str, Any] = {"error": "timeout", "phase": "queue"}
+    await agree(narrow, f"queues-{kind}", queued_id, response, Outcome.TIMEOUT, (0, 0), **expected)
     await narrow.desk.times_out(f"holds-{kind}", "tool:nap")
     await holding
 

@@ -92,8 +92,8 @@ async def test_a_background_run(
     assert (task["status"], said["outcome"], said["run_id"]) == (outcome, outcome, run_id)
     counts = counts or (said["iterations"], said["tool_calls"])
     assert (said["iterations"], said["tool_calls"]) == counts
-    told: dict[str, Any] = {"error": error, "phase": phase, "mode": "background"}
-    await agree(watch, agent, run_id, None, outcome, counts, **told)
+    expected: dict[str, Any] = {"error": error, "phase": phase, "mode": "background"}
+    await agree(watch, agent, run_id, None, outcome, counts, **expected)
     samples = await watch.scrape()
     attempts = samples.nonzero("agent_task_attempts_total", agent=agent)
     assert attempts == {(outcome.value,): 1.0}
@@ -192,8 +192,8 @@ async def test_traceresponse(watch: Watched, patient: None) -> None:
     last = {"Last-Event-ID": "999"}
     responses += [await client.get(f"{place}/events", headers=last)]
     assert [response.status_code for response in responses] == [200] * 6 + [204]
-    told = {response.headers["traceresponse"] for response in responses}
+    headers = {response.headers["traceresponse"] for response in responses}
     own = root_of(await watch.trace_of(run_id), run_id)
     (server,) = await spans_of_submission(watch, submitted[0])
     assert (server.trace_id, server.span_id) == submitted
-    assert told == {f"00-{own.trace_id}-{own.span_id}-01"}
+    assert headers == {f"00-{own.trace_id}-{own.span_id}-01"}

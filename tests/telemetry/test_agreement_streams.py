@@ -68,8 +68,8 @@ async def test_a_stream(
     assert (end.name, end.data["run_id"]) == ("end", run_id)
     assert (end.data["outcome"], end.data["iterations"]) == (outcome, counts[0])
     assert end.data["tool_calls"] == counts[1]
-    told: dict[str, Any] = {"error": error, "phase": phase, "mode": "stream"}
-    await agree(watch, agent, run_id, None, outcome, counts, **told)
+    expected: dict[str, Any] = {"error": error, "phase": phase, "mode": "stream"}
+    await agree(watch, agent, run_id, None, outcome, counts, **expected)
 
 
 @kinds

@@ -132,7 +132,7 @@ async def ask(watch: Watched, agent: str, **body: Any) -> str:
     return response.text
 
 
-async def nothing_leaks(watch: Watched, *told: str) -> None:
+async def nothing_leaks(watch: Watched, *bodies: str) -> None:
     """No canary is in any signal so far, nor in what else was told."""
     await watch.flush()
     openmetrics = (await watch.scrape(OPENMETRICS)).text
@@ -141,7 +141,7 @@ async def nothing_leaks(watch: Watched, *told: str) -> None:
         "spans": b"".join(watch.collector.raw).decode("latin-1"),
         "metrics": (await watch.scrape()).text,
         "openmetrics": openmetrics,
-        "error body": " ".join(told),
+        "error body": " ".join(bodies),
     }
     leaks = [
         (place, canary)
@@ -162,12 +162,12 @@ async def test_runs_that_end_by_themselves(watch: Watched, kind: str, name: str)
 @kinds
 async def test_runs_that_are_stopped(watch: Watched, kind: str) -> None:
     """A run at its limit, and one at its deadline, tell no signal what was said in them."""
-    told = [
+    bodies = [
         await ask(watch, f"endless-{kind}", max_iterations=2),
         await ask(watch, f"hangs-{kind}", timeout=0.2),
         await ask(watch, f"slow-{kind}", timeout=0.2),
     ]
-    await nothing_leaks(watch, *told)
+    await nothing_leaks(watch, *bodies)
 
 
 @pytest.mark.parametrize("agent", ["node", "middleware", "parser", "asks"])
@@ -182,14 +182,14 @@ async def test_runs_that_are_given_up(watch: Watched, kind: str) -> None:
     asking = asyncio.ensure_future(ask(watch, f"hangs-{kind}"))
     run_id = await watch.held(f"hangs-{kind}", "tool:hangs")
     await watch.desk.client.delete(f"/runs/{run_id}")
-    told = await asking
+    body = await asking
     async with wire.connection(watch.desk.url) as (_, writer):
         writer.write(
             wire.ask(f"/agents/hangs-{kind}?q={CANARY['query']}", question=CANARY["question"])
         )
         await watch.held(f"hangs-{kind}", "tool:hangs")
     await until(lambda: not watch.desk.service.runner.in_flight)
-    await nothing_leaks(watch, told)
+    await nothing_leaks(watch, body)
 
 
 async def test_requests_that_are_no_runs(watch: Watched) -> None:

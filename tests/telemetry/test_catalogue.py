@@ -146,8 +146,8 @@ async def test_buckets(watch: Watched) -> None:
     await exercise(watch)
     samples = await watch.scrape()
     extra = {"agent_run_duration_seconds": {17.0}, "agent_run_iterations": {7.0, 10.0}}
-    for name, told in BUCKETS.items():
-        expected = {float(edge) for edge in told.split()} | extra.get(name, set())
+    for name, edges in BUCKETS.items():
+        expected = {float(edge) for edge in edges.split()} | extra.get(name, set())
         assert bounds(samples, name) == sorted(expected), name
 
 

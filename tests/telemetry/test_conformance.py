@@ -82,8 +82,8 @@ class Told:
     def of(cls, name: str, kind: str, parent: str, is_error: bool, attributes: Any) -> "Told":
         """Lists and tuples are alike on the wire."""
         said = [(key, attributes[key]) for key in REQUIRED if key in attributes]
-        told = tuple((k, str(list(v) if isinstance(v, tuple) else v)) for k, v in said)
-        return cls(name, kind, parent, is_error, told)
+        pairs = tuple((k, str(list(v) if isinstance(v, tuple) else v)) for k, v in said)
+        return cls(name, kind, parent, is_error, pairs)
 
 
 @contextmanager
@@ -122,13 +122,13 @@ async def ours(watch: Watched, name: str) -> list[Told]:
     """Our own, of one run through the service; the server span is not theirs to have."""
     response = await watch.desk.ask(agent=name)
     spans = await watch.trace_of(response.json()["run_id"])
-    told = []
+    found = []
     for span in spans:
         if span.operation in OPERATIONS:
             parent = parent_of(span, spans)
             above = parent.name if parent and parent.kind != "SERVER" else ""
-            told.append(Told.of(span.name, span.kind, above, span.is_error, span.attributes))
-    return told
+            found.append(Told.of(span.name, span.kind, above, span.is_error, span.attributes))
+    return found
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -139,9 +139,9 @@ async def watch() -> AsyncIterator[Watched]:
         yield service
 
 
-def sorted_by_name(told: Sequence[Told]) -> list[Told]:
+def sorted_by_name(spans: Sequence[Told]) -> list[Told]:
     """In an order that does not depend on when spans ended."""
-    return sorted(told, key=lambda t: (t.name, t.attributes))
+    return sorted(spans, key=lambda t: (t.name, t.attributes))
 
 
 async def test_one_scenario(watch: Watched) -> None:

@@ -187,11 +187,11 @@ async def test_traceresponse(watch: Watched, agent: str, body: dict[str, Any], s
     """The answer about a run names its trace and the server's span in W3C's header."""
     response = await watch.desk.ask(agent=agent, **body)
     assert response.status_code == status
-    told = re.fullmatch(r"00-([0-9a-f]{32})-([0-9a-f]{16})-01", response.headers["traceresponse"])
-    assert told
+    header = re.fullmatch(r"00-([0-9a-f]{32})-([0-9a-f]{16})-01", response.headers["traceresponse"])
+    assert header
     spans = await watch.trace_of(response.json()["run_id"])
     (server,) = [span for span in spans if span.kind == "SERVER"]
-    assert told.groups() == (server.trace_id, server.span_id)
+    assert header.groups() == (server.trace_id, server.span_id)
     assert response.json()["trace_id"] == server.trace_id
 
 

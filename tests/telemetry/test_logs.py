@@ -155,10 +155,10 @@ def test_debug_at_run_time(level: str) -> None:
             logs.log("info", lines.SERVICE_STARTED, number=number)
             os.kill(os.getpid(), signal.SIGUSR1)
         written(log, 2)
-    told = [(x["event"], x["number"]) for x in log.lines if "number" in x]
+    logged = [(x["event"], x["number"]) for x in log.lines if "number" in x]
     always = [("service_started", 0)] if level == "info" else []
     after = [("service_started", 2)] if level == "info" else []
-    assert told == [*always, ("run_started", 1), ("service_started", 1), *after]
+    assert logged == [*always, ("run_started", 1), ("service_started", 1), *after]
 
 
 _BUSY = """

@@ -135,10 +135,10 @@ async def test_tracing_that_is_off() -> None:
 @pytest.mark.parametrize("sink", ["metrics", "traces", "logs"])
 async def test_a_sink_that_raises(sink: str) -> None:
     """A sink that raises is counted; the others and the run go on."""
-    told: list[Event] = []
+    facts: list[Event] = []
 
     def broken(fact: Event) -> None:
-        told.append(fact)
+        facts.append(fact)
         raise ValueError("secret-in-exception")
 
     async with watched(_agents(), level="info") as watch:
@@ -148,13 +148,13 @@ async def test_a_sink_that_raises(sink: str) -> None:
         response = await watch.desk.ask()
         assert response.json()["outcome"] == "completed"
         samples = await watch.scrape()
-        assert samples.total(ERRORS, sink=sink) == len(told) == samples.total(ERRORS)
+        assert samples.total(ERRORS, sink=sink) == len(facts) == samples.total(ERRORS)
         assert samples.total("agent_runs_total", outcome="completed") == 1
         run_id = response.json()["run_id"]
         await watch.log.one("run_finished", run_id=run_id)
         assert await watch.trace_of(run_id)
         assert "secret-in-exception" not in watch.log.text
-    assert isinstance(told[-1], RunFinished)
+    assert isinstance(facts[-1], RunFinished)
 
 
 async def test_degradation_is_told(nowhere: str) -> None:
@@ -199,9 +199,9 @@ async def test_usage_that_is_none(count: int) -> None:
     """Numbers that nobody can have spent are a fault of who tells them, and count as nothing."""
 
     def script(messages: Any) -> AIMessage:
-        told: Any = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
+        usage: Any = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
         message = AIMessage("done")
-        message.usage_metadata = told
+        message.usage_metadata = usage
         return message
 
     model = fakes.ScriptedModel(script=script)

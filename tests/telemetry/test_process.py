@@ -148,8 +148,8 @@ def test_nothing_finished_is_lost(seen: Seen) -> None:
     for run in seen.runs:
         assert run["outcome"] == "completed", run
         spans = [span for span in seen.spans if span.trace_id == run["trace_id"]]
-        told = [span.operation for span in spans if span.scope == "watchkeeper"]
-        assert sorted(told) == ["chat", "chat", "execute_tool", "invoke_agent"]
+        operations = [span.operation for span in spans if span.scope == "watchkeeper"]
+        assert sorted(operations) == ["chat", "chat", "execute_tool", "invoke_agent"]
         assert "SERVER" in {span.kind for span in spans}
         assert run["run_id"] in {line["run_id"] for line in seen.of("run_finished")}
     assert [line["event"] for line in seen.lines].count("service_stopped") == 1

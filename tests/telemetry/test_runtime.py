@@ -22,7 +22,7 @@ class Hog:
 
     log = Log()
 
-    def told(self) -> list[dict[str, Any]]:
+    def reported(self) -> list[dict[str, Any]]:
         """The lines that say that it was the hog."""
         return [x for x in self.log.of("event_loop_blocked") if x["where"].endswith(" hog")]
 
@@ -32,8 +32,8 @@ class Hog:
         @tool
         async def hog() -> str:
             """Hold the event loop itself."""
-            before, end = len(self.told()), time.monotonic() + HELD_S
-            while (left := end - time.monotonic()) > 0 or len(self.told()) == before:
+            before, end = len(self.reported()), time.monotonic() + HELD_S
+            while (left := end - time.monotonic()) > 0 or len(self.reported()) == before:
                 assert left > -20
             return "held the loop"
 
@@ -82,7 +82,7 @@ async def test_a_tool_that_holds_the_loop(watch: Watched, hog: Hog) -> None:
     began = time.time()
     assert (await watch.desk.ask(agent="hog")).status_code == 200
     await watch.until(lambda samples: late(samples, "1.0") >= 1)
-    (line,) = hog.told()
+    (line,) = hog.reported()
     assert datetime.fromisoformat(line["timestamp"]).timestamp() - began < 5
     assert line["level"] == "warning"
     assert "test_runtime.py:" in line["where"]
@@ -105,7 +105,7 @@ async def test_held_twice(watch: Watched, hog: Hog) -> None:
     await watch.until(lambda samples: late(samples, "1.0") >= 1)  # the loop turns again
     await watch.desk.ask(agent="hog")
     await watch.until(lambda samples: late(samples, "1.0") >= 2)
-    assert len(hog.told()) == 2
+    assert len(hog.reported()) == 2
     await counted_as_told(watch)
 
 

@@ -207,8 +207,8 @@ async def test_a_sub_agent_has_its_own_counts(watch: Watched, kind: str, name: s
     spans = await watch.trace_of(run["run_id"])
     (sub,) = [span for span in spans if span.name == "invoke_agent stock"]
     assert sub.attributes["gen_ai.agent.name"] == "stock"
-    told = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
-    assert told == {"iterations": 1, "tool_calls": 2}
+    counts = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
+    assert counts == {"iterations": 1, "tool_calls": 2}
     assert sub.attributes.get("gen_ai.usage.input_tokens") == 20
 
 
@@ -234,8 +234,8 @@ async def test_a_deadline_inside_a_sub_agent(watch: Watched, kind: str, name: st
     is_a_tree(spans, run_id)
     (sub,) = [span for span in spans if span.name == "invoke_agent stock"]
     assert sub.attributes["error.type"] == "timeout"
-    told = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
-    assert told == {"iterations": 1, "tool_calls": 2}
+    counts = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
+    assert counts == {"iterations": 1, "tool_calls": 2}
 
 
 @kinds

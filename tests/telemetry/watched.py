@@ -211,10 +211,10 @@ async def watched(
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         collector = collector or stack.enter_context(otlp.receiver())
-        told = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
+        environ = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
         if tracing:
-            told.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
-        for name, value in told.items():
+            environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        for name, value in environ.items():
             environment.setenv(name, value)
         log = stack.enter_context(recorded(level))
         async with served(agents, **options) as desk:
