@@ -89,16 +89,20 @@ def running(url: str) -> list[dict[str, Any]]:
 def terminal(*arguments: str) -> tuple[int, str]:
     """The exit code, and all that a terminal was sent."""
     ours, theirs = pty.openpty()
-    kept = {name: value for name, value in environment().items() if name != "NO_COLOR"}
+    variables = {name: value for name, value in environment().items() if name != "NO_COLOR"}
     with subprocess.Popen(
-        [str(WATCHKEEPER), "ask", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=kept
+        [str(WATCHKEEPER), "ask", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=variables,
     ) as process:
         os.close(theirs)
-        said = b""
+        output = b""
         while part := _read(ours):
-            said += part
+            output += part
         os.close(ours)
-        return process.wait(60), said.decode().replace("\r\n", "\n")
+        return process.wait(60), output.decode().replace("\r\n", "\n")
 
 
 def _read(descriptor: int) -> bytes:
@@ -272,33 +276,33 @@ def test_a_service_that_hangs() -> None:
 
 def test_a_terminal(url: str) -> None:
     """On a terminal the steps are dim, and the answer stands on lines of its own."""
-    code, said = terminal("q", "--url", url)
+    code, output = terminal("q", "--url", url)
     assert code == 0
-    assert "\x1b[2m  → look\x1b[0m\n" in said
-    assert "\ndone: q: order 1 shipped\n\x1b[2mcompleted after " in said
+    assert "\x1b[2m  → look\x1b[0m\n" in output
+    assert "\ndone: q: order 1 shipped\n\x1b[2mcompleted after " in output
 
 
 @pytest.mark.parametrize(
-    ("end", "said"),
+    ("end", "detail"),
     [({"limit": "model_calls", "outcome": "iteration_limit"}, "(limit of model calls)"),
      ({"refused": True}, "(refused)"), ({"limit": "iterations"}, ""), ({}, "")],
 )  # fmt: skip
-def test_what_the_outcome_does_not_say(end: dict[str, Any], said: str) -> None:
+def test_what_the_outcome_does_not_say(end: dict[str, Any], detail: str) -> None:
     """A refusal, and a ceiling of model calls, stand beside the outcome."""
     with scripted(events(RUN, *tokens("all right"), ("end", {**END[1], **end}))) as url:
         completed = ask(url)
     outcome = end.get("outcome", "completed")
-    assert f"{outcome} {said} after ".replace("  ", " ") in completed.err
+    assert f"{outcome} {detail} after ".replace("  ", " ") in completed.err
 
 
 def test_retracted() -> None:
     """On a terminal a text that is taken back is followed by the new one, on a line of its own."""
     sent = [RUN, *tokens("all wr"), ("retract", {"iteration": 1}), *tokens("all ", "right"), END]
     with scripted(events(*sent)) as url:
-        _, said = terminal("q", "--url", url)
+        _, output = terminal("q", "--url", url)
         piped = ask(url)
     anew = "all wr\n\x1b[2mthe text so far was taken back; anew:\x1b[0m\nall right\n\x1b[2m"
-    assert said.startswith(anew)
+    assert output.startswith(anew)
     assert piped.out == "all right\n"
 
 
@@ -306,8 +310,8 @@ def test_text_that_commands_a_terminal() -> None:
     """What a model says cannot move the cursor, and a sub-agent's text is not shown."""
     sent = [RUN, *tokens("all\x1b[2J ", "r\x9big\rht"), *tokens("psst", agent="helper"), END]
     with scripted(events(*sent)) as url:
-        _, said = terminal("q", "--url", url)
-    assert said.startswith("all[2J right\n")
+        _, output = terminal("q", "--url", url)
+    assert output.startswith("all[2J right\n")
 
 
 def test_events_in_pieces() -> None:

@@ -109,9 +109,11 @@ def test_at_start(tmp_path: Path) -> None:
     assert result["outcome"] == "iteration_limit"
     leaving = [line for line in lines if line["event"] == "content_leaves"]
     assert {line["level"] for line in leaving} == {"warning"}
-    said = " / ".join(line["how"] for line in leaving)
-    assert all(word in said for word in ("set_debug", "agent loud is verbose", "LANGSMITH_TRACING"))
-    assert "agent quiet" not in said
+    causes = " / ".join(line["how"] for line in leaving)
+    assert all(
+        word in causes for word in ("set_debug", "agent loud is verbose", "LANGSMITH_TRACING")
+    )
+    assert "agent quiet" not in causes
     started = next(n for n, line in enumerate(lines) if line["event"] == "service_started")
     assert max(map(lines.index, leaving)) < started
 

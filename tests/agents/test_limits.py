@@ -183,7 +183,7 @@ def thinking(think: Any) -> Any:
 @pytest.mark.parametrize("stopping", ["generate", "force"])
 async def test_never_follows_the_format(stopping: str) -> None:
     """A ReAct agent that never follows the format is stopped as any other: such turns count."""
-    chats = loops.says("I would rather chat about the weather.")
+    chats = loops.replies("I would rather chat about the weather.")
     models = {n: fakes.ScriptedModel(script=chats) for n in LIMITS}
     async for limit, body, facts in each_limit("react", models, stopping):
         assert body["tool_calls"] == 0

@@ -55,12 +55,12 @@ class Serving(NamedTuple):
     def be_patient_when_asked_again(self) -> None:
         """The first attempt shall fail of impatience, and none after it."""
         runner = self.service.service.runner
-        tell = runner.emit
+        emit_to_sinks = runner.emit
 
         def emit(fact: Event) -> None:
             if isinstance(fact, ModelCallRetried):
                 self.chat.root_async_client.timeout = PATIENT
-            tell(fact)
+            emit_to_sinks(fact)
 
         runner.emit = emit
 
@@ -171,7 +171,7 @@ async def test_retries_end_with_the_run(upstream: str) -> None:
 @pytest.mark.parametrize("stopping", ["generate", "force"])
 async def test_retries_within_the_ceiling(stopping: str, quick: None) -> None:
     """Retries count towards the ceiling of model calls, those of the last answer included."""
-    failing = fakes.ScriptedModel(script=loops.says(""), error=TimeoutError())
+    failing = fakes.ScriptedModel(script=loops.replies(""), error=TimeoutError())
     agent = build_agent(failing, [], attempts=30, max_iterations=1)
     async with served({"a": agent}, early_stopping=stopping) as service:
         body = (await service.ask()).json()

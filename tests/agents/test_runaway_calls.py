@@ -161,7 +161,7 @@ async def test_endless_retries() -> None:
 
 async def test_own_retries_that_give_up() -> None:
     """The error text that a user's own middleware puts in the model's place is no answer."""
-    model = fakes.ScriptedModel(script=loops.says(""), error=ConnectionError(faults.SECRET))
+    model = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError(faults.SECRET))
     retry = ModelRetryMiddleware(max_retries=1, initial_delay=0.0)
     agent = fakes.build("create_agent", model, [], middleware=[retry])
     async with served({"a": agent}) as service:
@@ -173,7 +173,7 @@ async def test_own_retries_that_give_up() -> None:
 
 async def test_fallback_model() -> None:
     """A model that stands in for one that failed is heard, and held to the same limit."""
-    failing = fakes.ScriptedModel(script=loops.says(""), error=ConnectionError("down"))
+    failing = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError("down"))
     standing_in = loops.asks_times("create_agent", LIMIT)
     fallback = ModelFallbackMiddleware(standing_in)
     agent = fakes.build("create_agent", failing, fakes.ToolDesk().tools(), middleware=[fallback])
@@ -184,7 +184,7 @@ async def test_fallback_model() -> None:
 
 async def test_fallback_model_that_answers() -> None:
     """An answer of a model that stands in is an answer."""
-    failing = fakes.ScriptedModel(script=loops.says(""), error=ConnectionError("down"))
+    failing = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError("down"))
     fallback = ModelFallbackMiddleware(loops.asks_times("create_agent", 1))
     agent = fakes.build("create_agent", failing, fakes.ToolDesk().tools(), middleware=[fallback])
     body, _ = await stopped(agent)
@@ -210,7 +210,7 @@ async def test_the_library_limit(stopping: str) -> None:
 
 async def test_model_in_a_middleware() -> None:
     """What a middleware asks of a model of its own is no turn, and stands in nobody's way."""
-    checks = fakes.ScriptedModel(script=loops.says("harmless"))
+    checks = fakes.ScriptedModel(script=loops.replies("harmless"))
 
     class Checked(AgentMiddleware[Any, Any, Any]):
         async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:

@@ -37,8 +37,8 @@ def asks_once(kind: str, *calls: Turn) -> fakes.ScriptedModel:
     turns = iter(range(1_000))
     if kind == "react":
         [(name, given)] = calls
-        said = "".join(map(str, given.values()))
-        first = AIMessage(f"\nAction: {name}\nAction Input: {said}")
+        action_input = "".join(map(str, given.values()))
+        first = AIMessage(f"\nAction: {name}\nAction Input: {action_input}")
     else:
         asked: Any = [
             {"name": name, "args": given, "id": f"call-{n}", "type": "tool_call"}

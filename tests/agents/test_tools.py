@@ -37,8 +37,8 @@ async def test_a_result_is_unchanged(make: Make) -> None:
 @makes
 async def test_an_exception_is_told_by_its_type(make: Make) -> None:
     """The model is told the name of the tool and the type of what it raised, never the text."""
-    said = await ask(make(ValueError(SECRET)), text="x")
-    assert said == ("Tool probe failed: ValueError", "error")
+    answer = await ask(make(ValueError(SECRET)), text="x")
+    assert answer == ("Tool probe failed: ValueError", "error")
 
 
 @sync_makes
@@ -94,8 +94,8 @@ def test_a_tool_that_wants_to_exit() -> None:
 @makes
 async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
     """What a tool says on purpose to the model reaches it."""
-    said = await ask(make(ToolException("no order 7")), text="x")
-    assert said == ("Tool probe failed: ToolException: no order 7", "error")
+    answer = await ask(make(ToolException("no order 7")), text="x")
+    assert answer == ("Tool probe failed: ToolException: no order 7", "error")
 
 
 @makes
@@ -118,8 +118,8 @@ async def test_the_users_own_handler_is_kept(make: Make, handler: Any, content: 
 @pytest.mark.parametrize("handler", [True, "ask again", lambda error: f"handled {error}"])
 async def test_the_users_handler_is_not_asked_about_other_exceptions(handler: Any) -> None:
     """A handler for ToolExceptions is not handed anything else."""
-    said = await ask(classic(ValueError(SECRET), handle_tool_error=handler), text="x")
-    assert said == ("Tool probe failed: ValueError", "error")
+    answer = await ask(classic(ValueError(SECRET), handle_tool_error=handler), text="x")
+    assert answer == ("Tool probe failed: ValueError", "error")
 
 
 async def test_a_tool_exception_without_words() -> None:

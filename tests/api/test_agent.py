@@ -151,8 +151,8 @@ async def test_timings_add_up(desk: Served, kind: str) -> None:
 async def test_server_timing(desk: Served) -> None:
     """Server-Timing says the same as the body, in milliseconds."""
     response = await desk.ask(agent="naps-create_agent")
-    said = response.headers["server-timing"].split(", ")
-    durations = {name: float(ms) for name, ms in (part.split(";dur=") for part in said)}
+    parts = response.headers["server-timing"].split(", ")
+    durations = {name: float(ms) for name, ms in (part.split(";dur=") for part in parts)}
     run = response.json()
     assert durations.keys() == {"queue", "llm", "tools", "total"}
     assert durations["total"] == pytest.approx(run["duration_s"] * 1000, abs=0.2)
@@ -211,8 +211,8 @@ async def test_half_a_character(desk: Served) -> None:
     assert response.status_code == 200, response.text
     (step,) = response.json()["steps"]
     assert step["arguments"]["order"] in ("?", "\ufffd")
-    kept = await desk.client.get(f"/runs/{response.json()['run_id']}")
-    assert kept.status_code == 200
+    record = await desk.client.get(f"/runs/{response.json()['run_id']}")
+    assert record.status_code == 200
 
 
 async def test_the_demo_says_so(desk: Served) -> None:

@@ -256,6 +256,6 @@ async def test_a_tool_that_exits() -> None:
     ran = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _EXITING, stdout=asyncio.subprocess.PIPE
     )
-    said, _ = await asyncio.wait_for(ran.communicate(), 60)
-    lines = [line for line in said.decode().splitlines() if line[:5] in ("threa", "loop ")]
+    output, _ = await asyncio.wait_for(ran.communicate(), 60)
+    lines = [line for line in output.decode().splitlines() if line[:5] in ("threa", "loop ")]
     assert (lines, ran.returncode) == (["thread 200", "loop 200"], 0)

@@ -41,9 +41,9 @@ async def test_alive(desk: Served, path: str) -> None:
 async def test_ready(desk: Served, path: str) -> None:
     """A service that has its agents is ready, each check by name."""
     response = await desk.client.get(path)
-    said = response.json()
-    assert (response.status_code, said["status"], said["demo"]) == (200, "ready", False)
-    assert {check["state"] for check in said["checks"].values()} == {"ok"}
+    body = response.json()
+    assert (response.status_code, body["status"], body["demo"]) == (200, "ready", False)
+    assert {check["state"] for check in body["checks"].values()} == {"ok"}
 
 
 async def test_full_is_not_red(desk: Served) -> None:
@@ -60,8 +60,8 @@ async def test_full_is_not_red(desk: Served) -> None:
     (run_id,) = desk.service.runner.in_flight
     await desk.client.delete(f"/runs/{run_id}")
     assert (await asking).status_code == 503
-    said = (await desk.client.get("/health/ready")).json()
-    assert {check["state"] for check in said["checks"].values()} == {"ok"}
+    body = (await desk.client.get("/health/ready")).json()
+    assert {check["state"] for check in body["checks"].values()} == {"ok"}
 
 
 async def test_the_demo_shows() -> None:

@@ -62,14 +62,14 @@ async def desk() -> AsyncIterator[Served]:
 async def document(desk: Served) -> dict[str, Any]:
     response = await desk.client.get("/openapi.json")
     assert response.status_code == 200
-    said: dict[str, Any] = response.json()
-    return said
+    schema: dict[str, Any] = response.json()
+    return schema
 
 
 async def test_every_call(document: dict[str, Any]) -> None:
     """The document has the calls that are served, and no other."""
-    said = {(method, path) for path, calls in document["paths"].items() for method in calls}
-    assert said == set(STATUSES)
+    calls_found = {(method, path) for path, calls in document["paths"].items() for method in calls}
+    assert calls_found == set(STATUSES)
 
 
 @calls

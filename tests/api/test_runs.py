@@ -112,10 +112,10 @@ async def test_no_question_and_no_answer(desk: Served) -> None:
 async def test_a_finished_run(desk: Served) -> None:
     """A run that has ended says how, with the numbers of its answer."""
     run = (await desk.ask(agent="look-create_agent")).json()
-    kept = (await desk.client.get(f"/runs/{run['run_id']}")).json()
-    assert (kept["state"], kept["outcome"], kept["code"]) == ("finished", "completed", None)
+    record = (await desk.client.get(f"/runs/{run['run_id']}")).json()
+    assert (record["state"], record["outcome"], record["code"]) == ("finished", "completed", None)
     for field in ("agent", "iterations", "tool_calls", "iteration_limit", "timings", "usage"):
-        assert kept[field] == run[field]
+        assert record[field] == run[field]
 
 
 async def test_about_a_run(desk: Served) -> None:

@@ -220,11 +220,11 @@ def test_toml(block: Block, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", all_blocks("json"), ids=named)
 def test_json(block: Block, tmp_path: Path) -> None:
     """Every block of JSON parses, and a table of prices is taken as one."""
-    said = json.loads(block.text)
-    if "models" in said:
+    body = json.loads(block.text)
+    if "models" in body:
         file = tmp_path / "prices.json"
         file.write_text(block.text)
-        assert set(said["models"]) <= set(Prices.load(file).models)
+        assert set(body["models"]) <= set(Prices.load(file).models)
 
 
 @pytest.mark.parametrize("words", CURLS)

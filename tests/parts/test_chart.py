@@ -35,15 +35,15 @@ def test_kubernetes_would_take_it(name: str, tmp_path: Path) -> None:
     assert completed.returncode == 0 or set(_unknown(completed.stdout + completed.stderr)), (
         completed.stdout
     )
-    said = completed.stdout + completed.stderr
-    assert "ERROR" not in said
-    assert set(_unknown(said)) <= CUSTOM
-    passed = len(re.findall(r"passed for resource", said))
+    output = completed.stdout + completed.stderr
+    assert "ERROR" not in output
+    assert set(_unknown(output)) <= CUSTOM
+    passed = len(re.findall(r"passed for resource", output))
     assert passed == sum(r["kind"] not in CUSTOM for r in chart.documents(chart.text(name)))
 
 
-def _unknown(said: str) -> list[str]:
-    return re.findall(r"find schema for kind (\w+)", said)
+def _unknown(output: str) -> list[str]:
+    return re.findall(r"find schema for kind (\w+)", output)
 
 
 @pytest.mark.parametrize("name", ["monitoring", "everything"])

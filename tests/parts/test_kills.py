@@ -16,7 +16,7 @@ from tests.chaos.agents import Plan, Receipt
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.parts.patience import until as soon
 from tests.parts.postgres import cluster
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 
 WITHIN_S = 60.0
 
@@ -140,7 +140,7 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
     """Ids go on without holes while both servers are killed, one after the other."""
     plan = Plan("followed", turns=9, seconds=0.7)
     task_id = submit(ships, plan)
-    seen: list[Told] = []
+    seen: list[StreamEvent] = []
 
     def follow() -> None:
         end, turn = time.monotonic() + WITHIN_S, 0
@@ -162,7 +162,7 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
     assert seen[-1].data["answer"] == plan.answer
 
 
-def _some(port: int, task_id: str, after: int) -> list[Told]:
+def _some(port: int, task_id: str, after: int) -> list[StreamEvent]:
     """What a server tells after an id, until its end, or its death."""
     connection, read = HTTPConnection("127.0.0.1", port, timeout=5), b""
     try:

@@ -30,8 +30,8 @@ UP_S, ENDED_S = 30.0, 30.0
 @contextmanager
 def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[str]:
     """Paste lines into a shell, the last of which serves; the address that it tells."""
-    said = here / f"stderr-{time.monotonic_ns()}.log"
-    with said.open("wb") as stderr, open(os.devnull, "wb") as stdout:
+    log_file = here / f"stderr-{time.monotonic_ns()}.log"
+    with log_file.open("wb") as stderr, open(os.devnull, "wb") as stdout:
         process = subprocess.Popen(
             ["bash", "-eu", "-c", script],
             cwd=here,
@@ -43,9 +43,9 @@ def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[st
         )
     try:
         end = time.monotonic() + UP_S
-        while not (found := re.search(r"on (http://127\.0\.0\.1:\d+)", said.read_text())):
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
+        while not (found := re.search(r"on (http://127\.0\.0\.1:\d+)", log_file.read_text())):
+            assert process.poll() is None, log_file.read_text()
+            assert time.monotonic() < end, log_file.read_text()
             time.sleep(0.05)
         yield found[1]
     finally:
@@ -90,6 +90,6 @@ def test_the_lines_that_move_to_postgresql(tmp_path: Path) -> None:
                 assert httpx.get(f"{other}/health/ready").status_code == 200
         database = server.url.removesuffix("/postgres") + "/watchkeeper"
         with psycopg.connect(database) as connection:
-            kept = connection.execute("select workflow_uuid, status from dbos.workflow_status")
-            assert kept.fetchall() == [(task["task_id"], "SUCCESS")]
+            rows = connection.execute("select workflow_uuid, status from dbos.workflow_status")
+            assert rows.fetchall() == [(task["task_id"], "SUCCESS")]
     assert not (tmp_path / ".watchkeeper").exists()

@@ -97,7 +97,7 @@ def test_the_right_password(server: Cluster, tmp_path: Path, way: str) -> None:
         "in the query": f"postgresql://{address}?user=stranger&password={RIGHT_WRITTEN}",
     }[way]
     with serving(tmp_path, variables={"WATCHKEEPER_STORE_URL": store}) as service:
-        said = service.err.read_text() + service.out.read_text()
-    assert "Background runs are kept in postgresql://" in said
-    assert "***" in said
-    assert "the-one" not in said
+        output = service.err.read_text() + service.out.read_text()
+    assert "Background runs are kept in postgresql://" in output
+    assert "***" in output
+    assert "the-one" not in output

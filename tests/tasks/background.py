@@ -15,7 +15,7 @@ from app.runs.tasks import TaskStatus
 from tests import fakes
 from tests.parts.postgres import Shared
 from tests.service import Served
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 
 # Nothing is expected to take this long, whatever else the machine does.
 LONG_S = 30.0
@@ -118,7 +118,7 @@ async def ended(desk: Served, task_id: str) -> dict[str, Any]:
     return task
 
 
-async def events(desk: Served, task_id: str, after: int | None = None) -> list[Told]:
+async def events(desk: Served, task_id: str, after: int | None = None) -> list[StreamEvent]:
     """Its events after an id, to the end."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)

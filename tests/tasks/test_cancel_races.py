@@ -266,11 +266,11 @@ async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.Monke
 
 async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who comes second waits for what became of it, like the first: a run at work is not over."""
-    may_tell, tell = asyncio.Event(), Background._record_stop
+    may_record, record_stop = asyncio.Event(), Background._record_stop
 
     async def later(background: Background, *arguments: Any) -> None:
-        await may_tell.wait()
-        await tell(background, *arguments)
+        await may_record.wait()
+        await record_stop(background, *arguments)
 
     monkeypatch.setattr(Background, "_record_stop", later)
     task_id = await submit(desk, agent="nap")
@@ -281,7 +281,7 @@ async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> N
     await asyncio.sleep(0.5)
     assert (await view(desk, task_id))["status"] == "running"
     assert not second.done()
-    may_tell.set()
+    may_record.set()
     for response in (await first, await second):
         assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     third = await desk.client.delete(f"/agent/async/{task_id}")

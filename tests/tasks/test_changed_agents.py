@@ -205,11 +205,11 @@ async def test_a_graph_that_keeps_its_steps(thread: dict[str, str], tmp_path: Pa
     assert (task["status"], task["result"]["answer"]) == ("completed", "rested")
     assert task["result"]["iterations"] == 2
     assert shop.desk.started == ["look", "nap", "look", "nap"]
-    kept = await second.aget_state(
+    state = await second.aget_state(
         {"configurable": {"thread_id": thread.get("thread_id", task_id)}}
     )
-    said = [message.text for message in kept.values["messages"] if message.type == "human"]
-    assert said == (["before", "hello"] if thread else ["hello"])
+    questions = [message.text for message in state.values["messages"] if message.type == "human"]
+    assert questions == (["before", "hello"] if thread else ["hello"])
 
 
 @pytest.mark.parametrize("kind", ["edges", "create_agent"])

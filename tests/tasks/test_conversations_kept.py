@@ -63,10 +63,10 @@ async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path)
 async def test_half_a_character(tmp_path: Path) -> None:
     """A conversation in which a model said half a surrogate pair can be read."""
 
-    def says(_: Sequence[BaseMessage]) -> AIMessage:
+    def reply(_: Sequence[BaseMessage]) -> AIMessage:
         return AIMessage("half \ud83d of it", usage_metadata=fakes.USAGE)
 
-    agent = fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+    agent = fakes.build("create_agent", fakes.ScriptedModel(script=reply), [])
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", thread_id="t"))
         answer = await desk.client.get("/threads/t")

@@ -37,14 +37,14 @@ async def test_a_tool_that_is_cut(
         result = (await ended(desk, task_id))["result"]
         story = await events(desk, task_id)
         known = (await desk.client.get(f"/runs/{task_id}")).json()
-    said = {event.data["call_id"] for event in story if event.name == "tool_start"}
+    call_ids = {event.data["call_id"] for event in story if event.name == "tool_start"}
     assert [event.data["outcome"] for event in story if event.name == "tool_end"] == ["completed"]
     assert result["tool_calls"] == known["tool_calls"] == 1
     for steps in (result["steps"], known["steps"]):
         assert [(step["tool"], step["outcome"]) for step in steps] == [(tool, "completed")]
-        assert {step["call_id"] for step in steps} <= said
+        assert {step["call_id"] for step in steps} <= call_ids
     if kind != "agent_executor":  # of whose calls the model's own ids are not known
-        assert said == {"call-0"}
+        assert call_ids == {"call-0"}
 
 
 @pytest.mark.parametrize(("body", "ends"), [({}, "cancelled"), ({"timeout": 3.0}, "timeout")])

@@ -24,11 +24,11 @@ def rows(folder: Path, query: str, file: str = "store.sqlite") -> list[Any]:
 
 def steps_of(folder: Path, task_id: str) -> int:
     """How many steps of a run are kept."""
-    kept = rows(folder, "select thread_id from checkpoints", "store.steps")
-    return kept.count((task_id,))
+    stored = rows(folder, "select thread_id from checkpoints", "store.steps")
+    return stored.count((task_id,))
 
 
-async def gone(desk: Served, place: str) -> None:
+async def until_deleted(desk: Served, place: str) -> None:
     """Wait until there is nothing of that name any more."""
     end = time.monotonic() + LONG_S
     while (await desk.client.get(place)).status_code != 404:
@@ -68,7 +68,7 @@ async def test_steps_go_with_their_run(tmp_path: Path) -> None:
         assert stopped.json()["result"] == "cancelled"
         assert steps_of(tmp_path, task_id)
     async with served({"quick": quick()}, **store, keep_tasks_s=0.01) as desk:
-        await gone(desk, f"/agent/async/{task_id}")
+        await until_deleted(desk, f"/agent/async/{task_id}")
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
 
@@ -134,8 +134,8 @@ async def test_what_tools_said_is_kept_if_asked_for(asked_for: bool, tmp_path: P
         task = await ended(desk, await submit(desk, include_steps=asked_for))
     log = [json.loads(value) for (value,) in rows(tmp_path, "select value from streams")]
     [step] = [step for row in log for step in row["progress"]["steps"]]
-    kept = (step["arguments"], step["result"])
-    assert kept == (({"order": "7"}, "order 7 shipped") if asked_for else (None, None))
+    content = (step["arguments"], step["result"])
+    assert content == (({"order": "7"}, "order 7 shipped") if asked_for else (None, None))
     assert ("order 7" in str(task["result"]["steps"])) is asked_for
-    said = [event for row in log for event in row["events"] if event[0] != "token"]
-    assert "shipped" not in str(said)
+    stored_events = [event for row in log for event in row["events"] if event[0] != "token"]
+    assert "shipped" not in str(stored_events)

@@ -23,7 +23,7 @@ from app.tasks.engine import Engine
 from tests import fakes
 from tests.command import Serving, serving
 from tests.service import served, until
-from tests.streams.reading import Told, names_of, parse
+from tests.streams.reading import StreamEvent, names_of, parse
 from tests.tasks import background
 from tests.tasks.test_roles import in_folder, post, seen, view
 
@@ -107,7 +107,7 @@ def _answer(response: HTTPResponse, read: bytes = b"") -> Answer:
     return Answer(response.status, response.headers, read + response.read())
 
 
-def release(service: Serving, callers: Callers, task_id: str) -> list[Told]:
+def release(service: Serving, callers: Callers, task_id: str) -> list[StreamEvent]:
     """Signal the process: both are answered, and it ends soon. What the follower has read."""
     began = time.monotonic()
     service.signal()

@@ -93,8 +93,8 @@ def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
             events = parse(read[0])
             assert [event.id for event in events] == list(range(1, len(events) + 1))
             assert names_of(events)[-2:] == ["error", "end"]
-            said = {name: value for name, value in task["error"].items() if value is not None}
-            assert events[-1].data == said
+            error = {name: value for name, value in task["error"].items() if value is not None}
+            assert events[-1].data == error
         left = post(api, "/agent/async").json()["task_id"]
         assert view(api, left, 1.5)["status"] == "pending"
 

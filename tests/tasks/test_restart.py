@@ -120,10 +120,10 @@ async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
     release.set()
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         assert (await ended(desk, task_id))["status"] == "completed"
-    for said in keys.values():
-        assert len(said) == 2
-        assert said[0] == said[1]
-        assert said[0]
+    for sent_keys in keys.values():
+        assert len(sent_keys) == 2
+        assert sent_keys[0] == sent_keys[1]
+        assert sent_keys[0]
     assert keys[1] != keys[2]
     assert idempotency_key() is None
 

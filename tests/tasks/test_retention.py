@@ -96,10 +96,10 @@ async def soon(claim: Callable[[], Awaitable[bool]]) -> None:
 async def until_gone(rows: Rows, ids: Iterable[str]) -> None:
     """Wait until nothing belongs to these runs any more."""
 
-    async def gone() -> bool:
+    async def are_deleted() -> bool:
         return not await in_thread(rows.belonging_to, ids)
 
-    await soon(gone)
+    await soon(are_deleted)
 
 
 async def no_steps(url: str, run_id: str) -> bool:

@@ -81,9 +81,9 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
             assert view(asked, task_id, LONG_S)["status"] == "completed"
             assert httpx.get(f"{worker.url}/health/ready").status_code == 200
             assert sample(worker, "agent_concurrency_limit") > 0
-            said = worker.err.read_text()
-            assert "works background runs of quick (create_agent)" in said
-            addresses = re.findall(rf"curl -s ({worker.url}\S*)", said)
+            output = worker.err.read_text()
+            assert "works background runs of quick (create_agent)" in output
+            addresses = re.findall(rf"curl -s ({worker.url}\S*)", output)
             assert [address.removeprefix(worker.url) for address in addresses] == [
                 "/health/ready",
                 "/runs",

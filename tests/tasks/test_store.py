@@ -149,9 +149,9 @@ async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
         async with served(agents, store_url=url_in(tmp_path)) as desk:
             task = await ended(desk, await submit(desk, question, thread_id="t"))
             assert task["result"]["answer"] == f"done: {question}: order 7 shipped"
-            kept = (await desk.client.get("/threads/t")).json()["messages"]
+            messages = (await desk.client.get("/threads/t")).json()["messages"]
             if question == "two":
-                people = [m["content"] for m in kept if m["type"] == "human"]
+                people = [m["content"] for m in messages if m["type"] == "human"]
                 assert people == ["one", "two"]
                 assert (await desk.client.delete("/threads/t")).status_code == 204
                 assert (await desk.client.get("/threads/t")).status_code == 404

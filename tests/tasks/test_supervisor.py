@@ -197,9 +197,9 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
 ) -> None:
     """However long it hung before it was killed, the end is told; of one that spoke it is not."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
-    gone = threading.Event()
+    killed = threading.Event()
     probe: Any = desk.supervisor._probe
-    monkeypatch.setattr(probe, "acquire", lambda _: gone.is_set())
+    monkeypatch.setattr(probe, "acquire", lambda _: killed.is_set())
     monkeypatch.setattr(probe, "release", lambda _: None)
     hung, spoke = desk.submit(), desk.submit()
     for task_id in (hung, spoke):
@@ -212,7 +212,7 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
     desk.supervisor.start()
     time.sleep(1.5)
     assert desk.reported == []
-    gone.set()
+    killed.set()
     end = time.monotonic() + LONG_S
     while not desk.reported:
         assert time.monotonic() < end
@@ -220,18 +220,18 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
     assert desk.reported == [("cancelled", hung)]
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_an_end_that_was_noted_by_a_process_that_died(desk: Desk, kept: bool) -> None:
+@pytest.mark.parametrize("has_result", [True, False])
+def test_an_end_that_was_noted_by_a_process_that_died(desk: Desk, has_result: bool) -> None:
     """Back in the queue the run can be cancelled, unless its result was kept: then it has ended."""
     task_id = desk.submit()
     claim = desk.taken(task_id)["owner_xid"]
     Owned(desk.store, desk.tables, task_id, claim, "gone").end({rows.OUTCOME: "completed"})
-    if kept:
+    if has_result:
         step = {"workflow_uuid": task_id, "function_id": 1, "function_name": "agent"}
         with desk.store.calls.begin() as connection:
             connection.execute(sa.insert(desk.tables.results).values(step))
     desk.supervisor.recover(desk.row(task_id))
     with desk.store.calls.begin() as connection:
         found = connection.execute(desk.tables.cancelling(task_id, time.time())).one_or_none()
-    assert (found is None) is kept
-    assert desk.status(task_id) is (TaskStatus.PENDING if kept else TaskStatus.CANCELLED)
+    assert (found is None) is has_result
+    assert desk.status(task_id) is (TaskStatus.PENDING if has_result else TaskStatus.CANCELLED)

@@ -50,7 +50,7 @@ def _agents(desk: Holding) -> dict[str, Any]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     desk = Holding()
     async with watched(_agents(desk), tool_threads=64) as service:
         yield service
@@ -73,7 +73,7 @@ async def narrow() -> AsyncIterator[Watched]:
 
 
 async def agree(
-    watch: Watched,
+    signals: Watched,
     agent: str,
     run_id: str,
     response: httpx.Response | None,
@@ -91,33 +91,38 @@ async def agree(
         body = response.json()
         assert {name: body[name] for name in expected} == expected
         assert response.headers["x-run-id"] == body["run_id"] == run_id
-    await _record_agrees(watch, run_id, expected)
-    await _line_agrees(watch, agent, run_id, expected, phase, mode)
-    await _spans_agree(watch, agent, run_id, expected, error, phase, mode)
-    await _samples_agree(watch, agent, expected, phase, mode)
+    await _record_agrees(signals, run_id, expected)
+    await _line_agrees(signals, agent, run_id, expected, phase, mode)
+    await _spans_agree(signals, agent, run_id, expected, error, phase, mode)
+    await _samples_agree(signals, agent, expected, phase, mode)
 
 
-async def _record_agrees(watch: Watched, run_id: str, expected: dict[str, Any]) -> None:
-    record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
+async def _record_agrees(signals: Watched, run_id: str, expected: dict[str, Any]) -> None:
+    record = (await signals.desk.client.get(f"/runs/{run_id}")).json()
     assert {name: record[name] for name in expected} == expected
     assert (record["run_id"], record["state"]) == (run_id, "finished")
     assert len(record["steps"]) == expected["tool_calls"]
 
 
 async def _line_agrees(
-    watch: Watched, agent: str, run_id: str, expected: dict[str, Any], phase: str | None, mode: str
+    signals: Watched,
+    agent: str,
+    run_id: str,
+    expected: dict[str, Any],
+    phase: str | None,
+    mode: str,
 ) -> None:
-    line = await watch.log.one("run_finished", run_id=run_id)
+    line = await signals.log.one("run_finished", run_id=run_id)
     assert {name: line[name] for name in expected} == expected
     assert (line["agent"], line["mode"], line["timeout_phase"]) == (agent, mode, phase)
     assert line["level"] == LEVELS.get(expected["outcome"], "info")
     assert sum(line["tools"].values()) == expected["tool_calls"]
-    timed_out = watch.log.of("run_timed_out", run_id=run_id)
+    timed_out = signals.log.of("run_timed_out", run_id=run_id)
     assert len(timed_out) == (expected["outcome"] == "timeout")
 
 
 async def _spans_agree(
-    watch: Watched,
+    signals: Watched,
     agent: str,
     run_id: str,
     expected: dict[str, Any],
@@ -125,7 +130,7 @@ async def _spans_agree(
     phase: str | None,
     mode: str,
 ) -> None:
-    spans = await watch.trace_of(run_id)
+    spans = await signals.trace_of(run_id)
     root = root_of(spans, run_id)
     assert root.name == f"invoke_agent {agent}"
     assert {name: root.attributes[f"agent.run.{name}"] for name in expected} == expected
@@ -136,12 +141,12 @@ async def _spans_agree(
     assert not any(span.status_text or span.events for span in spans)
     tools = [span for span in spans if span.operation == "execute_tool"]
     assert len(tools) == expected["tool_calls"]
-    line = watch.log.of("run_finished", run_id=run_id)[0]
+    line = signals.log.of("run_finished", run_id=run_id)[0]
     assert line["trace_id"] == root.trace_id
-    record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
+    record = (await signals.desk.client.get(f"/runs/{run_id}")).json()
     in_record = sorted(step["outcome"] for step in record["steps"])
     assert sorted(span.attributes["agent.tool.outcome"] for span in tools) == in_record
-    models = watch.log.of("llm_call", run_id=run_id)
+    models = signals.log.of("llm_call", run_id=run_id)
     chats = [span for span in spans if span.operation == "chat"]
     assert sorted(span.attributes["agent.call.outcome"] for span in chats) == sorted(
         line["outcome"] for line in models
@@ -149,9 +154,9 @@ async def _spans_agree(
 
 
 async def _samples_agree(
-    watch: Watched, agent: str, expected: dict[str, Any], phase: str | None, mode: str
+    signals: Watched, agent: str, expected: dict[str, Any], phase: str | None, mode: str
 ) -> None:
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     outcome = expected["outcome"]
     assert samples.nonzero("agent_runs_total", agent=agent) == {(mode, outcome): 1.0}
     assert samples.nonzero("agent_run_duration_seconds_count", agent=agent) == {(outcome,): 1.0}
@@ -169,42 +174,42 @@ async def _samples_agree(
         assert calls == expected["tool_calls"]
 
 
-async def asked(watch: Watched, agent: str, **body: Any) -> tuple[str, httpx.Response]:
+async def asked(signals: Watched, agent: str, **body: Any) -> tuple[str, httpx.Response]:
     """Ask once; gives the run and the response."""
-    response = await watch.desk.ask(agent=agent, **body)
+    response = await signals.desk.ask(agent=agent, **body)
     return response.json()["run_id"], response
 
 
 @kinds
-async def test_completed(watch: Watched, kind: str) -> None:
+async def test_completed(signals: Watched, kind: str) -> None:
     """A run that completes is told alike by every signal."""
     agent = f"look-{kind}"
-    run_id, response = await asked(watch, agent)
-    await agree(watch, agent, run_id, response, Outcome.COMPLETED, (1, 2))
+    run_id, response = await asked(signals, agent)
+    await agree(signals, agent, run_id, response, Outcome.COMPLETED, (1, 2))
 
 
 @kinds
-async def test_failed_tool(watch: Watched, kind: str) -> None:
+async def test_failed_tool(signals: Watched, kind: str) -> None:
     """A run whose tools fail is told as completed by every signal, its tools as failed."""
     agent = f"broken-{kind}"
-    run_id, response = await asked(watch, agent)
-    await agree(watch, agent, run_id, response, Outcome.COMPLETED, (1, 2))
-    samples = await watch.scrape()
+    run_id, response = await asked(signals, agent)
+    await agree(signals, agent, run_id, response, Outcome.COMPLETED, (1, 2))
+    samples = await signals.scrape()
     failed = samples.nonzero("agent_tool_call_duration_seconds_count", agent=agent)
     assert failed == {("tool_error", "broken"): 2.0}
-    tools = [s for s in await watch.trace_of(run_id) if s.operation == "execute_tool"]
+    tools = [s for s in await signals.trace_of(run_id) if s.operation == "execute_tool"]
     assert {(s.is_error, s.attributes["error.type"]) for s in tools} == {(True, "tool_error")}
 
 
 @kinds
-async def test_iteration_limit(watch: Watched, kind: str) -> None:
+async def test_iteration_limit(signals: Watched, kind: str) -> None:
     """A run stopped at its limit is told alike by every signal."""
     agent = f"endless-{kind}"
-    run_id, response = await asked(watch, agent, max_iterations=3)
+    run_id, response = await asked(signals, agent, max_iterations=3)
     assert response.status_code == 200
     expected = Outcome.ITERATION_LIMIT
-    await agree(watch, agent, run_id, response, expected, (3, 6), error="iteration_limit")
-    assert (await watch.log.one("iteration_limit_reached", run_id=run_id))["iteration_limit"] == 3
+    await agree(signals, agent, run_id, response, expected, (3, 6), error="iteration_limit")
+    assert (await signals.log.one("iteration_limit_reached", run_id=run_id))["iteration_limit"] == 3
 
 
 @kinds
@@ -218,59 +223,59 @@ async def test_iteration_limit(watch: Watched, kind: str) -> None:
     ],
 )
 async def test_timeout(
-    watch: Watched, kind: str, holder: str, phase: str, counts: tuple[int, int]
+    signals: Watched, kind: str, holder: str, phase: str, counts: tuple[int, int]
 ) -> None:
     """A run that misses its deadline is told alike by every signal, whatever held it."""
     agent = f"{holder}-{kind}"
-    asking = asyncio.ensure_future(asked(watch, agent))
-    await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
+    asking = asyncio.ensure_future(asked(signals, agent))
+    await signals.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
     run_id, response = await asking
     assert response.status_code == 504
     expected: dict[str, Any] = {"error": "timeout", "phase": phase}
-    await agree(watch, agent, run_id, response, Outcome.TIMEOUT, counts, **expected)
+    await agree(signals, agent, run_id, response, Outcome.TIMEOUT, counts, **expected)
 
 
 @kinds
 @pytest.mark.parametrize("code", ["model_failed", "agent_failed"])
-async def test_failed(watch: Watched, kind: str, code: str) -> None:
+async def test_failed(signals: Watched, kind: str, code: str) -> None:
     """A run that fails is told alike by every signal, whoever failed."""
     agent = f"{code}-{kind}"
-    run_id, response = await asked(watch, agent)
+    run_id, response = await asked(signals, agent)
     assert response.status_code == 500
     # No executor has acted on a turn whose parser raises, so that is none.
-    await agree(watch, agent, run_id, response, Outcome.FAILED, (0, 0), error=code)
+    await agree(signals, agent, run_id, response, Outcome.FAILED, (0, 0), error=code)
 
 
 @kinds
-async def test_cancelled(watch: Watched, kind: str) -> None:
+async def test_cancelled(signals: Watched, kind: str) -> None:
     """A run that another call cancels is told alike by every signal."""
     agent = f"nap_cancelled-{kind}"
-    asking = asyncio.ensure_future(watch.desk.ask(agent=agent))
-    run_id = await watch.held(agent, "tool:nap", 2)
-    await watch.desk.client.delete(f"/runs/{run_id}")
+    asking = asyncio.ensure_future(signals.desk.ask(agent=agent))
+    run_id = await signals.held(agent, "tool:nap", 2)
+    await signals.desk.client.delete(f"/runs/{run_id}")
     response = await asking
     assert response.status_code == 503
-    await agree(watch, agent, run_id, response, Outcome.CANCELLED, (1, 2))
+    await agree(signals, agent, run_id, response, Outcome.CANCELLED, (1, 2))
 
 
 @kinds
-async def test_disconnected(watch: Watched, kind: str) -> None:
+async def test_disconnected(signals: Watched, kind: str) -> None:
     """A run whose caller left is told alike by every signal."""
     agent = f"nap_left-{kind}"
-    async with wire.connection(watch.desk.url) as (_, writer):
+    async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}", question="q"))
-        run_id = await watch.held(agent, "tool:nap", 2)
-    await until(lambda: run_id not in watch.desk.service.runner.in_flight)
-    await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
+        run_id = await signals.held(agent, "tool:nap", 2)
+    await until(lambda: run_id not in signals.desk.service.runner.in_flight)
+    await agree(signals, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
 
 
 @pytest.mark.parametrize(("kind", "counts"), [("create_agent", (1, 1)), ("langgraph", (0, 0))])
-async def test_interrupted(watch: Watched, kind: str, counts: tuple[int, int]) -> None:
+async def test_interrupted(signals: Watched, kind: str, counts: tuple[int, int]) -> None:
     """A run that asks for a human is told alike by every signal, and not as an error."""
     agent = f"asks-{kind}"
-    run_id, response = await asked(watch, agent)
+    run_id, response = await asked(signals, agent)
     assert response.status_code == 500
-    await agree(watch, agent, run_id, response, Outcome.INTERRUPTED, counts)
+    await agree(signals, agent, run_id, response, Outcome.INTERRUPTED, counts)
 
 
 @kinds

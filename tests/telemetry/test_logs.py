@@ -52,10 +52,10 @@ async def test_every_line_of_a_run() -> None:
     """Every line is one JSON object with the fields that the contract always wants."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2))
     agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
-    async with watched(agents) as watch:
-        run = (await watch.desk.ask(metadata={"ticket": "4711"})).json()
-        line = await watch.log.one("run_finished", run_id=run["run_id"])
-    for each in watch.log.lines:
+    async with watched(agents) as signals:
+        run = (await signals.desk.ask(metadata={"ticket": "4711"})).json()
+        line = await signals.log.one("run_finished", run_id=run["run_id"])
+    for each in signals.log.lines:
         assert set(each) >= ALWAYS, each
         assert each["level"] in ("debug", "info", "warning", "error", "critical")
     assert set(line) >= CANONICAL
@@ -63,22 +63,22 @@ async def test_every_line_of_a_run() -> None:
     assert (line["tokens_in"], line["tokens_out"], line["attempt"]) == (30, 15, 1)
     assert line["metadata"] == {"ticket": "4711"}
     assert 0 < line["duration_s"] < 60
-    events = [each["event"] for each in watch.log.lines]
+    events = [each["event"] for each in signals.log.lines]
     assert "service_started" in events
     assert "service_stopped" in events
     assert events.count("run_finished") == 1
     assert {"llm_call", "tool_call", "request_finished"} <= set(events)
-    assert "uvicorn.error" in {each["logger"] for each in watch.log.lines}
+    assert "uvicorn.error" in {each["logger"] for each in signals.log.lines}
 
 
 async def test_few_lines_at_info() -> None:
     """At the usual level a run that goes well is one line."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2))
     agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
-    async with watched(agents, level="info") as watch:
-        run = (await watch.desk.ask()).json()
-    assert [line["event"] for line in watch.log.of(run_id=run["run_id"])] == ["run_finished"]
-    assert not watch.log.of("request_finished")
+    async with watched(agents, level="info") as signals:
+        run = (await signals.desk.ask()).json()
+    assert [line["event"] for line in signals.log.of(run_id=run["run_id"])] == ["run_finished"]
+    assert not signals.log.of("request_finished")
 
 
 def test_what_libraries_say(log: Log) -> None:
@@ -279,7 +279,7 @@ async def test_a_library_s_line_in_a_tool_names_the_run() -> None:
         THEIRS.warning("said_inside")
         return {"messages": [AIMessage("done")]}
 
-    async with watched({"a": faults.graph_of(node)}) as watch:
-        run = (await watch.desk.ask()).json()
-        line = await watch.log.one("said_inside")
+    async with watched({"a": faults.graph_of(node)}) as signals:
+        run = (await signals.desk.ask()).json()
+        line = await signals.log.one("said_inside")
     assert (line["run_id"], line["trace_id"]) == (run["run_id"], run["trace_id"])

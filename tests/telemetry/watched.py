@@ -152,7 +152,7 @@ def parsed(body: httpx.Response | str) -> Scrape:
 
 @dataclass
 class Watched:
-    """A service under watch. The log and the spans can be looked at after the block too."""
+    """A service whose signals are caught. The log and the spans can be read after the block."""
 
     desk: Served
     log: Log
