@@ -123,10 +123,10 @@ async def cut(desk: Served, tools: fakes.ToolDesk, **body: Any) -> str:
         (("agent_executor",), ("create_agent",), []),
     ],
 )  # fmt: skip
-async def test_a_node_that_is_gone(
+async def test_removed_next_node_restarts_the_run(
     before: Any, after: Any, nodes: list[str], tmp_path: Path, log: Log
 ) -> None:
-    """A run whose next node the agent no longer has begins again from its input, and says so."""
+    """A run whose next node no longer exists restarts from its input and logs it."""
     shop = Shop()
     async with served({"a": shop.version(*before)}, store_url=url_in(tmp_path)) as desk:
         task_id = await cut(desk, shop.desk)
@@ -148,8 +148,8 @@ async def test_a_node_that_is_gone(
     assert (names_of(story).count("run"), names_of(story)[-1]) == (2, "end")
 
 
-async def test_a_node_that_others_lead_to(tmp_path: Path) -> None:
-    """A run that has come half the way to a node that is gone begins again."""
+async def test_removed_node_of_a_join_restarts_the_run(tmp_path: Path) -> None:
+    """A run that has come half the way to a removed node restarts."""
     tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
     first, second = (_waits(model, tools.tools(), last) for last in ("last", "end"))
@@ -164,8 +164,8 @@ async def test_a_node_that_others_lead_to(tmp_path: Path) -> None:
     assert tools.started == ["nap", "nap"]
 
 
-async def test_a_node_that_is_gone_twice(tmp_path: Path, log: Log) -> None:
-    """A run that began anew goes on from its new steps, and counts from the beginning."""
+async def test_restarted_run_resumes_from_its_new_steps(tmp_path: Path, log: Log) -> None:
+    """A restarted run resumes from its new steps and counts from the beginning."""
     shop = Shop()
     versions = [shop.version("edges", hands) for hands in ("tools", "hands", "hands")]
     task_id = ""
@@ -185,8 +185,8 @@ async def test_a_node_that_is_gone_twice(tmp_path: Path, log: Log) -> None:
 
 
 @pytest.mark.parametrize("thread", [{}, {"thread_id": "t"}])
-async def test_a_graph_that_keeps_its_steps(thread: dict[str, str], tmp_path: Path) -> None:
-    """Its conversation is as it was before the run when that begins anew."""
+async def test_restart_restores_the_conversation(thread: dict[str, str], tmp_path: Path) -> None:
+    """When a run restarts, its conversation is as it was before the run."""
     shop = Shop()
     saver: BaseCheckpointSaver[Any] = InMemorySaver()
     first = shop.version("edges", "tools", checkpointer=saver)
@@ -213,8 +213,8 @@ async def test_a_graph_that_keeps_its_steps(thread: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["edges", "create_agent"])
-async def test_a_node_that_is_not_needed(kind: str, tmp_path: Path) -> None:
-    """A run goes on from its last step where the agent has all nodes that come next."""
+async def test_removed_node_that_is_not_next_is_ignored(kind: str, tmp_path: Path) -> None:
+    """A run resumes from its last step if the agent has all nodes that come next."""
     shop = Shop()
     async with served({"a": shop.version(kind)}, store_url=url_in(tmp_path)) as desk:
         task_id = await cut(desk, shop.desk)
@@ -227,8 +227,8 @@ async def test_a_node_that_is_not_needed(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["langgraph", "create_agent"])
-async def test_a_tool_that_is_gone(kind: str, tmp_path: Path, log: Log) -> None:
-    """A call of a tool that the agent no longer has is rejected, told and counted."""
+async def test_call_of_a_removed_tool_is_rejected(kind: str, tmp_path: Path, log: Log) -> None:
+    """A call of a tool that the agent no longer has is rejected, reported and counted."""
     desk_of_tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=looks_and_naps)
     agents = {"a": fakes.build(kind, model, desk_of_tools.tools())}

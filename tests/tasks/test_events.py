@@ -1,4 +1,4 @@
-"""The events of a background run, from the store: contiguous, resumable, and not to be forged."""
+"""Events of a background run, read from the store: contiguous, resumable, impossible to forge."""
 
 import asyncio
 import json
@@ -58,8 +58,8 @@ def held() -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_the_whole_story(desk: Served, kind: str) -> None:
-    """From `run` to `end`, with the answer in between; the end is the result."""
+async def test_events_from_run_to_end(desk: Served, kind: str) -> None:
+    """Events lead from `run` to `end` with the answer in between; the end is the result."""
     task_id = await submit(desk, "one", kind.replace("_", "-"))
     story = await events(desk, task_id)
     in_order(story)
@@ -72,8 +72,8 @@ async def test_the_whole_story(desk: Served, kind: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["/agent/async/{}/events", "/runs/{}/events"])
-async def test_from_any_event_on(desk: Served, place: str) -> None:
-    """After any id exactly the rest comes, whichever address is asked."""
+async def test_resume_after_any_event(desk: Served, place: str) -> None:
+    """After any id exactly the rest follows, at either address."""
     task_id = await submit(desk, agent="slow", timeout=0.4)
     story = await events(desk, task_id)
     in_order(story)
@@ -86,10 +86,10 @@ async def test_from_any_event_on(desk: Served, place: str) -> None:
 
 
 @pytest.mark.on_file
-async def test_who_resumes_does_not_read_all(
+async def test_resume_reads_only_the_rest_of_the_log(
     desk: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The log is read from the row on that has the event; from its start if no row tells."""
+    """The log is read from the row with that event, or from its start if no row has it."""
     task_id = await submit(desk, agent="slow")
     story = await events(desk, task_id)
 
@@ -114,7 +114,7 @@ async def test_who_resumes_does_not_read_all(
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1e3", "9" * 16])
-async def test_an_id_that_is_none(desk: Served, after: str) -> None:
+async def test_invalid_last_event_id_is_refused(desk: Served, after: str) -> None:
     """Last-Event-ID is a number."""
     task_id = await submit(desk, agent="langgraph")
     headers = {"Last-Event-ID": after}
@@ -122,8 +122,8 @@ async def test_an_id_that_is_none(desk: Served, after: str) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-async def test_after_the_last_event_there_is_nothing(desk: Served) -> None:
-    """Whoever has read the end is told not to come again: 204."""
+async def test_nothing_after_the_last_event(desk: Served) -> None:
+    """A reader of the end gets 204: do not come again."""
     task_id = await submit(desk, agent="langgraph")
     story = await events(desk, task_id)
     for after in (len(story), len(story) + 50):
@@ -132,10 +132,10 @@ async def test_after_the_last_event_there_is_nothing(desk: Served) -> None:
         assert (response.status_code, response.content) == (204, b"")
 
 
-async def test_a_store_that_goes_away_as_it_is_asked_for_the_rest(
+async def test_store_unreachable_while_resuming(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever resumes a run that has ended is told so, and does not wait for the store."""
+    """A reader that resumes an ended run gets an error and does not wait for the store."""
     task_id = await submit(desk, agent="langgraph")
     await ended(desk, task_id)
 
@@ -149,15 +149,15 @@ async def test_a_store_that_goes_away_as_it_is_asked_for_the_rest(
 
 
 async def test_text_cannot_forge_an_event(desk: Served) -> None:
-    """What a model says stays text, line breaks and field names included."""
+    """Text of a model stays text, line breaks and field names included."""
     story = await events(desk, await submit(desk, agent="forging"))
     in_order(story)
     assert names_of(story) == ["run", "token", "end"]
     assert of(story, "token")[0]["text"] == of(story, "end")[0]["answer"] == FORGED
 
 
-async def test_events_come_while_it_runs(desk: Served) -> None:
-    """A follower reads that a tool has started before it has ended."""
+async def test_tool_start_is_sent_before_the_tool_ends(desk: Served) -> None:
+    """A follower reads that a tool started before the tool has ended."""
     task_id = await submit(desk, agent="held")
     read = b""
     async with desk.client.stream("GET", f"/agent/async/{task_id}/events") as response:
@@ -170,8 +170,8 @@ async def test_events_come_while_it_runs(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_events_come_between_tools(desk: Served) -> None:
-    """A follower reads that a tool has ended while the model still thinks about its result."""
+async def test_tool_end_is_sent_while_the_model_thinks(desk: Served) -> None:
+    """A follower reads that a tool ended while the model still thinks about its result."""
     task_id = await submit(desk, agent="thoughtful")
     read = b""
     async with desk.client.stream("GET", f"/agent/async/{task_id}/events") as response:
@@ -184,8 +184,8 @@ async def test_events_come_between_tools(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_a_reader_that_leaves_stops_nothing(desk: Served) -> None:
-    """A background run has no reader to lose."""
+async def test_disconnected_reader_stops_nothing(desk: Served) -> None:
+    """A background run goes on when its reader disconnects."""
     task_id = await submit(desk, agent="held")
     impatient = httpx.Timeout(LONG_S, read=0.3)
     with pytest.raises(httpx.ReadTimeout):
@@ -195,7 +195,7 @@ async def test_a_reader_that_leaves_stops_nothing(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_cut_at_any_byte(desk: Served) -> None:
+async def test_resume_after_a_cut_at_any_byte(desk: Served) -> None:
     """Readers that are cut at random bytes and resume read every event once, in order."""
     chance = random.Random(7)
     tasks = [await submit(desk, f"q{n}", agent="slow") for n in range(12)]

@@ -64,8 +64,8 @@ def is_running(service: Serving, task_id: str) -> bool:
     return task == "running"
 
 
-def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
-    """Depth, age, events and the end of a run are read from the store, and DELETE reaches it."""
+def test_any_process_reports_and_cancels_a_run(tmp_path: Path) -> None:
+    """Any process reads depth, age, events and end from the store, and DELETE reaches the owner."""
     store = store_in(tmp_path)
     with serving(in_folder(tmp_path, "api"), SLOW, "--no-background", variables=store) as api:
         task_id = post(api, "/agent/async").json()["task_id"]
@@ -99,8 +99,8 @@ def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
         assert view(api, left, 1.5)["status"] == "pending"
 
 
-def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
-    """Work is left to whoever has it while it lives; after kill -9 another goes on, and says so."""
+def test_run_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    """A living owner keeps its work; after kill -9 another process goes on and logs it."""
     dying, living = store_in(tmp_path, **{NAP_S: "300"}), store_in(tmp_path, **{NAP_S: "0.1"})
     with serving(in_folder(tmp_path, "first"), STEPS, variables=dying) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
@@ -126,7 +126,7 @@ def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
             assert events[-1].data == task["result"]
 
 
-def test_places_everywhere(tmp_path: Path) -> None:
+def test_background_slots_are_counted_over_all_processes(tmp_path: Path) -> None:
     """WATCHKEEPER_MAX_BACKGROUND_RUNS_EVERYWHERE counts the runs of all processes together."""
     store = store_in(tmp_path, WATCHKEEPER_MAX_BACKGROUND_RUNS_EVERYWHERE="1")
     with serving(in_folder(tmp_path, "first"), SLOW, variables=store) as first:

@@ -1,4 +1,4 @@
-"""What is older than `keep_tasks_s` goes, with all that belongs to it; the rest stays."""
+"""The service deletes what is older than `keep_tasks_s`, with all that belongs to it."""
 
 import asyncio
 import time
@@ -127,8 +127,8 @@ async def ask(desk: Served, key: str) -> bool:
     return "idempotent-replay" in response.headers
 
 
-async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
-    """Ended runs go with their log, their steps and their key; nothing else does."""
+async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> None:
+    """Old ended runs are deleted with their log, steps and key; nothing else is."""
     url = url_in(tmp_path)
     async with served(agents(), store_url=url) as desk:
         old, young = [
@@ -184,8 +184,8 @@ async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
     await in_thread(rows.store.close)
 
 
-async def test_much_goes_at_once(tmp_path: Path) -> None:
-    """More than one batch is gone long before the next time to look."""
+async def test_more_than_one_batch_is_deleted_at_once(tmp_path: Path) -> None:
+    """More than one batch is deleted long before the next interval."""
     url = url_in(tmp_path)
     async with served(agents(), store_url=url) as desk:
         old = await submit(desk)

@@ -1,4 +1,4 @@
-"""Processes that share a store: one answers callers, another works, an agent comes and goes."""
+"""Processes that share a store: API-only ones, workers, and agents that are no longer served."""
 
 import json
 import re
@@ -69,8 +69,8 @@ def in_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def test_one_asks_and_another_works(tmp_path: Path) -> None:
-    """An API-only process takes runs and leaves them; a worker works them and takes none."""
+def test_api_process_submits_and_worker_executes(tmp_path: Path) -> None:
+    """An API-only process accepts runs; a worker executes them and accepts none."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     api = in_folder(tmp_path, "api")
     with serving(api, AGENT, "--no-background", variables=store) as asked:
@@ -94,8 +94,8 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
                 assert post(worker, path).status_code == 404
 
 
-def test_one_cancels_what_another_works(tmp_path: Path) -> None:
-    """A run that a worker has is cancelled through another process, which tells what held it."""
+def test_cancel_of_a_run_at_another_process(tmp_path: Path) -> None:
+    """A run that a worker executes is cancelled through another process, which has its phase."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     works = (str(WATCHKEEPER), "worker")
     with (
@@ -112,8 +112,8 @@ def test_one_cancels_what_another_works(tmp_path: Path) -> None:
         assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
 
 
-def test_one_cancels_what_a_dead_process_worked(tmp_path: Path) -> None:
-    """Nobody works it, so it has stopped, and whoever cancelled it tells its end."""
+def test_cancel_of_a_run_whose_process_died(tmp_path: Path) -> None:
+    """No process executes the run, so it has stopped, and the cancelling process emits its end."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     works = (str(WATCHKEEPER), "worker")
     asks = in_folder(tmp_path, "api")
@@ -144,8 +144,8 @@ slow = fakes.build("KIND", fakes.ScriptedModel(script=script), fakes.ToolDesk(60
 
 
 @pytest.mark.parametrize("kind", ["create_agent", "agent_executor"])
-def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
-    """A process that does not work a run tells the same of it as the one that does."""
+def test_any_process_reports_the_same_of_a_run(tmp_path: Path, kind: str) -> None:
+    """A process that does not execute a run reports the same as its owner does."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     folders = [in_folder(tmp_path, name) for name in ("asks", "works")]
     for folder in folders:
@@ -185,8 +185,8 @@ def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
             assert here["usage"]["input_tokens"] > 0
 
 
-def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:
-    """Its runs wait, are counted, and are worked when it is served again."""
+def test_runs_of_an_agent_that_is_not_served_wait(tmp_path: Path) -> None:
+    """Its runs wait, are counted, and execute when the agent is served again."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     with serving(in_folder(tmp_path, "a"), OTHER, "--no-background", variables=store) as first:
         task_id = post(first, "/agent/async").json()["task_id"]

@@ -110,8 +110,8 @@ def desk(url: str) -> Iterator[Desk]:
     desk.store.close()
 
 
-def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
-    """It is put back into the queue, and its takeover is counted."""
+def test_run_of_a_dead_process_is_requeued(desk: Desk) -> None:
+    """The run is requeued, and its takeover is counted."""
     task_id = desk.submit()
     desk.supervisor.recover(desk.taken(task_id))
     assert desk.reported == [("recovered", task_id)]
@@ -121,8 +121,10 @@ def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
 
 @pytest.mark.parametrize("takeovers", [0, MAX_TAKEOVERS_WITHOUT_PROGRESS])
 @pytest.mark.parametrize("meanwhile", ["cancelled", "taken"])
-def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, meanwhile: str) -> None:
-    """A run that was cancelled, or taken, since its row was read is neither put back nor lost."""
+def test_run_changed_since_it_was_read_is_left_alone(
+    desk: Desk, takeovers: int, meanwhile: str
+) -> None:
+    """A run that was cancelled or claimed since its row was read is neither requeued nor lost."""
     task_id = desk.submit()
     for _ in range(takeovers):
         desk.supervisor.recover(desk.taken(task_id))
@@ -142,8 +144,8 @@ def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, mean
     assert desk.reported == reported
 
 
-def test_takeovers_in_vain_end_it(desk: Desk) -> None:
-    """After ten takeovers that got it no further the run is given up, as lost."""
+def test_ten_takeovers_without_progress_end_the_run(desk: Desk) -> None:
+    """After ten takeovers without progress the run ends as lost."""
     task_id = desk.submit()
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id))
@@ -153,8 +155,8 @@ def test_takeovers_in_vain_end_it(desk: Desk) -> None:
     assert desk.status(task_id) is TaskStatus.FAILED
 
 
-def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
-    """Whoever gets further has all ten again, however often its processes were killed before."""
+def test_progress_resets_the_takeovers(desk: Desk) -> None:
+    """A run that makes progress gets all ten takeovers again."""
     task_id = desk.submit()
     for iterations in range(2 * MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id, iterations))
@@ -173,8 +175,8 @@ def soon(claim: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
-    """Steps that could not be forgotten are tried again; that they could not is told once."""
+def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
+    """Steps that could not be deleted are tried again; the failure is logged once."""
     ended = desk.submit()
     desk.client.cancel_workflow(ended)
     desk.worker.left.add(ended)
@@ -192,10 +194,10 @@ def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 
-def test_cancelled_at_a_process_that_hangs_and_is_killed(
+def test_cancelled_run_of_a_killed_process_ends_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it hung before it was killed, the end is told; of one that spoke it is not."""
+    """The end is emitted however long the process hung, unless the process emitted it."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
     killed = threading.Event()
     probe: Any = desk.supervisor._probe
@@ -221,8 +223,8 @@ def test_cancelled_at_a_process_that_hangs_and_is_killed(
 
 
 @pytest.mark.parametrize("has_result", [True, False])
-def test_an_end_that_was_noted_by_a_process_that_died(desk: Desk, has_result: bool) -> None:
-    """Back in the queue the run can be cancelled, unless its result was kept: then it has ended."""
+def test_noted_end_without_a_result_can_be_cancelled(desk: Desk, has_result: bool) -> None:
+    """Once requeued, the run can be cancelled unless its result was stored: then it has ended."""
     task_id = desk.submit()
     claim = desk.taken(task_id)["owner_xid"]
     Owned(desk.store, desk.tables, task_id, claim, "gone").end({rows.OUTCOME: "completed"})

@@ -1,4 +1,4 @@
-"""What is kept on the store, for how long, and what goes with it."""
+"""How long the store keeps steps, keys, threads and results, and what is deleted with a run."""
 
 import asyncio
 import json
@@ -44,8 +44,8 @@ async def ask(desk: Served, agent: str, **body: Any) -> Any:
     )
 
 
-async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
-    """The steps of a graph are kept while its run is at work, and no longer."""
+async def test_steps_are_deleted_when_a_run_ends(tmp_path: Path) -> None:
+    """The store keeps the steps of a graph only while its run is at work."""
     tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
@@ -56,8 +56,8 @@ async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
 
-async def test_steps_go_with_their_run(tmp_path: Path) -> None:
-    """A run that was cancelled when no process had it takes its steps along when it goes."""
+async def test_steps_are_deleted_with_their_run(tmp_path: Path) -> None:
+    """Deleting a run that was cancelled without a process deletes its steps."""
     tools = fakes.ToolDesk(60.0)
     store: dict[str, Any] = {"store_url": url_in(tmp_path)}
     async with served({"slow": calling("nap", tools)}, **store) as desk:
@@ -72,7 +72,7 @@ async def test_steps_go_with_their_run(tmp_path: Path) -> None:
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
 
-async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
+async def test_answer_is_replayed_for_a_day(tmp_path: Path) -> None:
     """An answer is replayed for 24 hours; a key in flight is held for the run's time and 5 s."""
     tools = Held()
     held = "select held_until, body is null from watchkeeper_keys"
@@ -90,8 +90,8 @@ async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
         assert DAY_S <= until_s - began < DAY_S + 60
 
 
-async def test_a_thread_is_held_however_long_a_run_takes(tmp_path: Path) -> None:
-    """What holds the thread of a background run is the run, and no clock."""
+async def test_background_run_holds_its_thread_to_its_end(tmp_path: Path) -> None:
+    """A background run holds its thread until it ends, however long it takes."""
     tools = fakes.ToolDesk(60.0)
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
@@ -103,8 +103,8 @@ async def test_a_thread_is_held_however_long_a_run_takes(tmp_path: Path) -> None
         assert (await post(desk, thread_id="t")).status_code == 202
 
 
-async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
-    """A submission is JSON that later versions can read, and nothing that code is loaded from."""
+async def test_submissions_are_stored_as_plain_json(tmp_path: Path) -> None:
+    """A submission is JSON that later versions can read; loading it runs no code."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "plainly"))
     [(stored,)] = rows(tmp_path, "select inputs from workflow_input")
@@ -113,8 +113,8 @@ async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
     assert json.loads(output)["outcome"] == "completed"
 
 
-async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
-    """A store that takes no steps until the deadline is not told as a fault of the agent's."""
+async def test_steps_that_cannot_be_stored_fail_as_store_unavailable(tmp_path: Path) -> None:
+    """If the store takes no steps until the deadline, the run fails as `store_unavailable`."""
     tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, timeout=3.0)
@@ -128,7 +128,7 @@ async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
-async def test_what_tools_said_is_kept_if_asked_for(asked_for: bool, tmp_path: Path) -> None:
+async def test_tool_content_is_stored_only_if_asked_for(asked_for: bool, tmp_path: Path) -> None:
     """The log of a run has the arguments and results of tools only with `include_steps`."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         task = await ended(desk, await submit(desk, include_steps=asked_for))

@@ -1,4 +1,4 @@
-"""What a run that gave no answer leaves of its conversation."""
+"""What a run without an answer leaves in its conversation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +21,8 @@ def repeat_question(messages: Sequence[BaseMessage]) -> AIMessage:
     return AIMessage(f"heard {question.text}", usage_metadata=fakes.USAGE)
 
 
-async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> None:
-    """Of a background run that was cancelled, the next run on the thread reads nothing."""
+async def test_cancelled_run_leaves_its_thread_unchanged(tmp_path: Path) -> None:
+    """The next run on the thread reads nothing of a cancelled background run."""
     model = fakes.ScriptedModel(script=repeat_question)
     agent = fakes.build("create_agent", model, fakes.ToolDesk(20.0).tools())
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
@@ -39,8 +39,8 @@ async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", ["agent", "agent/async"])
-async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: Path) -> None:
-    """Calls that a run left open are answered before the next question: providers demand it."""
+async def test_open_calls_of_a_thread_are_answered(mode: str, tmp_path: Path) -> None:
+    """Calls that a run left open get answers before the next question: providers require it."""
     model = fakes.ScriptedModel(script=repeat_question)
     options = {"checkpointer": InMemorySaver()}
     agent = fakes.build("langgraph", model, fakes.ToolDesk(20.0).tools(), **options)
@@ -58,8 +58,8 @@ async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: P
     assert asked == answered
 
 
-async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
-    """While a run has a thread, dropping it is a conflict, and another run still is one too."""
+async def test_thread_in_use_cannot_be_deleted(tmp_path: Path) -> None:
+    """While a run holds a thread, deleting it is a conflict, and so is another run."""
     model = fakes.ScriptedModel(script=repeat_question)
     agent = fakes.build("create_agent", model, fakes.ToolDesk(20.0).tools())
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
@@ -78,8 +78,8 @@ async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
                 assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
 
 
-async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
-    """`?agent=` names whose conversation it is; the same thread of another agent is another."""
+async def test_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
+    """`?agent=` selects the agent; the same thread of another agent is another conversation."""
     agents = {
         name: fakes.build("create_agent", fakes.ScriptedModel(script=repeat_question), [])
         for name in ("first", "second")
@@ -105,8 +105,8 @@ async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
         assert (await desk.client.get(place, params=second)).status_code == 404
 
 
-async def test_a_thread_of_any_name(tmp_path: Path) -> None:
-    """Whatever name a thread has, it can be read and dropped, a slash in it included."""
+async def test_thread_may_have_any_name(tmp_path: Path) -> None:
+    """A thread of any name can be read and deleted, even with a slash."""
     agent = fakes.build("create_agent", fakes.ScriptedModel(script=repeat_question), [])
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         for name in (
@@ -128,8 +128,8 @@ async def test_a_thread_of_any_name(tmp_path: Path) -> None:
             assert (await desk.client.get(nothing)).status_code == 404
 
 
-async def test_a_conversation_outlives_its_agent(tmp_path: Path) -> None:
-    """What the store keeps of an agent that is no longer served can be read and dropped."""
+async def test_conversation_outlives_its_agent(tmp_path: Path) -> None:
+    """The conversation of an agent that is no longer served can be read and deleted."""
     model = fakes.ScriptedModel(script=repeat_question)
     agent = fakes.build("create_agent", model, [])
     async with served({"old": agent}, store_url=url_in(tmp_path)) as desk:

@@ -28,8 +28,10 @@ async def holds_the_place(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[A
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was refused may ask again at once, with another body too, and is then answered.
+async def test_key_is_free_after_a_refusal(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused caller may repeat at once, even with another body, and is then answered.
 
     However long the store takes to let go of the key.
     """
@@ -63,7 +65,7 @@ async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
+async def test_key_is_free_after_a_timeout_in_the_queue(mode: str, tmp_path: Path) -> None:
     """A deadline that passes in the queue frees the key as any other does."""
     tools = fakes.ToolDesk(60)
     agents = {"quick": quick(), "slow": calling("nap", tools)}
@@ -85,8 +87,8 @@ def answer_of(response: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_a_drain(mode: str, tmp_path: Path) -> None:
-    """Whoever was refused by a service that stops is answered by the next one."""
+async def test_key_is_free_after_a_drain(mode: str, tmp_path: Path) -> None:
+    """A caller that a draining service refused is answered by the next one."""
     url = url_in(tmp_path)
     async with served({"quick": quick()}, store_url=url) as desk:
         await desk.service.runner.drain(0.0, 0.0)
@@ -98,8 +100,8 @@ async def test_after_a_drain(mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_a_failure(mode: str, tmp_path: Path) -> None:
-    """A failure is an answer, and is replayed; a question to a human is none, and is not."""
+async def test_failure_is_replayed_and_interrupt_is_not(mode: str, tmp_path: Path) -> None:
+    """A failure is an answer and is replayed; a question to a human is not."""
     agents = {
         "raises": faults.graph_that_raises(OSError("x")),
         "asks": faults.graph_that_asks(keeps_state=False),
@@ -125,8 +127,8 @@ def let_time_pass(store: Store) -> None:
         connection.execute(sa.text("update watchkeeper_keys set held_until = held_until - 60"))
 
 
-async def test_after_its_process_died(tmp_path: Path) -> None:
-    """A key that nobody gives back ends by itself, and who had it writes nothing any more."""
+async def test_key_expires_after_its_process_died(tmp_path: Path) -> None:
+    """A key that nobody releases expires, and its former holder writes nothing any more."""
     url = url_in(tmp_path)
     async with served({"quick": quick()}, store_url=url):
         store = await asyncio.to_thread(Store, url)

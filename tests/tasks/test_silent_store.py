@@ -1,4 +1,4 @@
-"""A store that stops answering in the middle of a run holds no caller past its deadline."""
+"""A store that stops answering in the middle of a run delays no caller past its deadline."""
 
 import asyncio
 import sqlite3
@@ -95,8 +95,10 @@ async def begun(tools: fakes.ToolDesk, before: int) -> None:
 @pytest.mark.parametrize(
     ("agent", "claims"), [("naps", "key"), ("stubborn", "thread"), ("naps", "both")]
 )
-async def test_a_timeout(desk: Served, store: str, agent: str, claims: str, mode: str) -> None:
-    """The 504 leaves at the deadline, and the log says the same time."""
+async def test_timeout_leaves_at_the_deadline(
+    desk: Served, store: str, agent: str, claims: str, mode: str
+) -> None:
+    """The 504 leaves at the deadline, and the log has the same time."""
     naps, name = len(NAPS.started), f"late-{agent}-{claims}-{mode}"
     asking = asyncio.create_task(ask(desk, agent, mode, claims, name, timeout=2.5))
     await begun(NAPS, naps)
@@ -109,8 +111,8 @@ async def test_a_timeout(desk: Served, store: str, agent: str, claims: str, mode
 
 
 @MODES
-async def test_an_answer(desk: Served, store: str, mode: str) -> None:
-    """It waits a second at the most, and is remembered when the store is back."""
+async def test_answer_is_delayed_by_a_second_at_most(desk: Served, store: str, mode: str) -> None:
+    """The answer waits a second at most and is replayed when the store is back."""
     naps, name = len(MOMENTS.started), f"answer-{mode}"
     asking = asyncio.create_task(ask(desk, "moments", mode, "key", name))
     await begun(MOMENTS, naps)
@@ -124,8 +126,10 @@ async def test_an_answer(desk: Served, store: str, mode: str) -> None:
 
 
 @MODES
-async def test_a_conversation_that_cannot_be_written(desk: Served, store: str, mode: str) -> None:
-    """The run is tried until its deadline, which ends it as any other; the thread is as it was."""
+async def test_conversation_that_cannot_be_stored_times_out(
+    desk: Served, store: str, mode: str
+) -> None:
+    """The run is retried until its deadline, which ends it as usual; the thread is unchanged."""
     naps, name = len(MOMENTS.started), f"said-{mode}"
     asking = asyncio.create_task(ask(desk, "moments", mode, "thread", name, timeout=3.0))
     await begun(MOMENTS, naps)
@@ -142,10 +146,10 @@ async def test_a_conversation_that_cannot_be_written(desk: Served, store: str, m
 
 @MODES
 @CLAIMS
-async def test_a_claim_that_is_not_answered(
+async def test_claim_without_an_answer_is_refused_in_time(
     desk: Served, store: str, claims: str, mode: str
 ) -> None:
-    """The caller is told within its own time that nothing began, and may come again."""
+    """Within the deadline the caller learns that nothing started, and may repeat."""
     looked, name = len(LOOKS.started), f"claim-{claims}-{mode}"
     with silent(store):
         body, took_s, _ = await ask(desk, "looks", mode, claims, name, timeout=2.0)
@@ -157,7 +161,7 @@ async def test_a_claim_that_is_not_answered(
     assert "idempotent-replay" not in response.headers
 
 
-async def test_a_claim_that_takes_its_time(desk: Served, store: str) -> None:
+async def test_slow_claim_counts_towards_the_deadline(desk: Served, store: str) -> None:
     """The deadline counts from the arrival of the request, the claim included."""
     with silent(store):
         asking = asyncio.create_task(ask(desk, "naps", "", "key", "slow", timeout=3.5))

@@ -1,4 +1,4 @@
-"""While the store cannot be reached an operator is told so: once in the log, and in the figures."""
+"""While the store is unreachable, log and metrics report it."""
 
 import json
 import sqlite3
@@ -94,21 +94,21 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Away:
         return Away(before, answers, meanwhile, lines(service, UNREACHABLE, BACK))
 
 
-def test_its_log(away: Away) -> None:
-    """One line says that the store is away, and one that it is back; none is said a request."""
+def test_log_has_one_line_for_each_change(away: Away) -> None:
+    """One line logs that the store is unreachable, one that it is back; requests add none."""
     events = [(line["event"], line["level"]) for line in away.lines]
     assert events == [(UNREACHABLE, "warning"), (BACK, "info")]
 
 
-def test_its_refusals(away: Away) -> None:
-    """Every request that was refused is counted, by its reason, from 0 on."""
+def test_refused_requests_are_counted(away: Away) -> None:
+    """Every refused request is counted by its reason, starting at 0."""
     assert away.refused == [(503, "store_unavailable")] * 2
     assert away.before[f"{REJECTED} store_unavailable"] == 0
     assert away.meanwhile[f"{REJECTED} store_unavailable"] == 2
 
 
-def test_its_figures(away: Away) -> None:
-    """What waited stays told as it was read last: nothing has become well meanwhile."""
+def test_queue_metrics_keep_their_last_values(away: Away) -> None:
+    """Queue metrics keep the values that were read last: nothing has recovered meanwhile."""
     expected = {
         "agent_tasks_queued naps": 2,
         "agent_tasks_running naps": 1,

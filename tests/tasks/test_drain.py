@@ -1,4 +1,4 @@
-"""SIGTERM while callers wait for background runs or follow them: nobody is torn, nobody holds it.
+"""SIGTERM while callers wait for background runs or follow them.
 
 Callers of a process that leaves are answered, and learn the rest from the next one.
 """
@@ -126,16 +126,16 @@ def release(service: Serving, callers: Callers, task_id: str) -> list[StreamEven
     return events
 
 
-def test_a_process_that_only_asks(tmp_path: Path) -> None:
-    """Whoever waits at a process without work of its own is let go after the notice."""
+def test_api_process_answers_waiters_after_the_notice(tmp_path: Path) -> None:
+    """A process without work of its own answers its waiting callers after the notice."""
     with node(tmp_path, "api", "--no-background") as asked:
         task_id = post(asked, "/agent/async").json()["task_id"]
         with calling(asked, task_id) as callers:
             assert release(asked, callers, task_id) == []
 
 
-def test_a_process_that_works(tmp_path: Path) -> None:
-    """A follower whose process hands the run over resumes at the next one, without a hole."""
+def test_follower_resumes_at_the_next_process(tmp_path: Path) -> None:
+    """A follower resumes at the next process without a gap when its process hands the run over."""
     with node(tmp_path, "first") as first:
         task_id = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: view(first, task_id)["status"] == "running")
@@ -150,8 +150,8 @@ def test_a_process_that_works(tmp_path: Path) -> None:
     assert names_of(events)[-1] == "end"
 
 
-def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:
-    """Whoever waits for it has its answer, and whoever follows it reads its end."""
+def test_run_that_ends_in_the_drain_is_answered(tmp_path: Path) -> None:
+    """A waiting caller gets the answer, and a follower reads the end."""
     with node(tmp_path, "patient", drain_s=30, nap_s=3) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: view(first, task_id)["status"] == "running")
@@ -163,10 +163,10 @@ def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:
             assert first.wait(30) == 0
 
 
-async def test_an_end_that_is_still_being_stored(
+async def test_waiter_gets_an_end_that_is_stored_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits at a process that leaves has the answer, however slowly its end is stored."""
+    """A draining process answers its waiting callers, however slowly the end is stored."""
     stores = SystemDatabase.update_workflow_outcome
 
     def slowly(*arguments: Any, **named: Any) -> None:
