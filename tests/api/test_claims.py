@@ -1,4 +1,4 @@
-"""What a run claims before it starts is given back where it does not start."""
+"""The claims of a run are released if the run does not start."""
 
 import asyncio
 import time
@@ -50,10 +50,10 @@ class Threads(InMemory):
     ("refusal", "expected"),
     [(InFlight(), InFlight), (StoreUnavailable(), StoreUnavailable), (None, StoreUnavailable)],
 )
-async def test_a_key_is_given_back(
+async def test_key_is_released_if_the_thread_is_not_claimed(
     refusal: WatchkeeperError | None, expected: type[WatchkeeperError]
 ) -> None:
-    """Whoever gets a key and then not its thread lets go of the key, whatever was in the way."""
+    """A run that gets its key but not its thread releases the key, whatever the cause."""
     agent = fakes.build("create_agent", fakes.ScriptedModel(script=fakes.never_stops("look")), [])
     async with served({"a": agent}) as desk:
         info = desk.service.agent("a").info

@@ -1,4 +1,4 @@
-"""The end of a run is total: whatever an agent ends with, every way and every signal says the same.
+"""Every end of a run is reported alike, in every mode and by every signal.
 
 Agents of the core's own port stand in the places of graphs, so that they can end with anything.
 """
@@ -171,8 +171,8 @@ async def ask(signals: Watched, name: str, mode: str, key: str | None = None) ->
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_an_output(signals: Watched, name: str, mode: str) -> None:
-    """It is sent as plain values, or its run fails, once and everywhere the same."""
+async def test_output_is_plain_values_or_fails(signals: Watched, name: str, mode: str) -> None:
+    """The output is sent as plain values, or the run fails alike everywhere."""
     form = OUTPUTS[name][1]
     ended = await ask(signals, name, mode)
     outcome = Outcome.COMPLETED if form is not None else Outcome.FAILED
@@ -187,8 +187,8 @@ async def test_an_output(signals: Watched, name: str, mode: str) -> None:
     await agree(signals, *args, error=error, mode=mode)
 
 
-async def test_a_structured_output(signals: Watched, mode: str) -> None:
-    """Bytes of a model's fields are text, as any value that JSON has no form for."""
+async def test_bytes_of_an_output_are_text(signals: Watched, mode: str) -> None:
+    """Bytes in a model's fields become text, as any value that JSON cannot express."""
     ended = await ask(signals, "picture", mode)
     assert ended.body["output"] == {"png": "iVBOR/8=", "other": None}
     args = ("picture", ended.run_id, ended.response, Outcome.COMPLETED, (0, 0))
@@ -196,8 +196,10 @@ async def test_a_structured_output(signals: Watched, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "calls"), [("ids", 3), ("no-ids", 2), ("arguments", 1)])
-async def test_what_a_model_says(signals: Watched, name: str, calls: int, mode: str) -> None:
-    """Ids, names, arguments and results of any kind are told; each call has an id of its own."""
+async def test_calls_of_any_form_are_reported(
+    signals: Watched, name: str, calls: int, mode: str
+) -> None:
+    """Ids, names, arguments and results of any kind are reported; each call has its own id."""
     ended = await ask(signals, name, mode)
     assert (ended.body["outcome"], ended.body["answer"]) == ("completed", "ok ?")
     steps = ended.body["steps"]
@@ -215,7 +217,7 @@ async def test_what_a_model_says(signals: Watched, name: str, calls: int, mode: 
 
 
 async def test_events_have_the_ids_of_the_steps(signals: Watched) -> None:
-    """Calls that came without an id have one that start, end and step agree on."""
+    """Calls that came without an id have one that start, end and step share."""
     asked = {"question": "q", "include_steps": True}
     response = await signals.desk.client.post("/agents/no-ids-again/stream", json=asked)
     events = parse(response.content)
@@ -225,8 +227,8 @@ async def test_events_have_the_ids_of_the_steps(signals: Watched) -> None:
     assert all(steps)
 
 
-async def test_the_limit(signals: Watched, mode: str) -> None:
-    """Which limit stopped a run is in the answer, the line, the span and the record."""
+async def test_limit_is_reported_everywhere(signals: Watched, mode: str) -> None:
+    """The answer, the line, the span and the record name the limit that stopped the run."""
     ended = await ask(signals, "limited", mode)
     line = await signals.log.one("run_finished", run_id=ended.run_id)
     reached = await signals.log.one("iteration_limit_reached", run_id=ended.run_id)
@@ -241,8 +243,8 @@ async def test_the_limit(signals: Watched, mode: str) -> None:
     assert "agent.run.refused" not in span.attributes
 
 
-async def test_a_refusal(signals: Watched, mode: str) -> None:
-    """A refusal is a completed run that says so in the answer, the line, the span, the record."""
+async def test_refusal_is_reported_everywhere(signals: Watched, mode: str) -> None:
+    """A refusal is a completed run that the answer, the line, the span and the record mark."""
     refused = "agent_answers_refused_total"
     before = (await signals.scrape()).total(refused, agent="refused")
     ended, again = [await ask(signals, "refused", mode, key="refused") for _ in range(2)]

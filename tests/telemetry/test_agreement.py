@@ -1,4 +1,4 @@
-"""Whatever became of a run, the answer, the metrics, the spans and the log line say the same."""
+"""The answer, the metrics, the spans and the log line agree on every run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -181,16 +181,16 @@ async def asked(signals: Watched, agent: str, **body: Any) -> tuple[str, httpx.R
 
 
 @kinds
-async def test_completed(signals: Watched, kind: str) -> None:
-    """A run that completes is told alike by every signal."""
+async def test_signals_agree_on_a_completed_run(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a completed run."""
     agent = f"look-{kind}"
     run_id, response = await asked(signals, agent)
     await agree(signals, agent, run_id, response, Outcome.COMPLETED, (1, 2))
 
 
 @kinds
-async def test_failed_tool(signals: Watched, kind: str) -> None:
-    """A run whose tools fail is told as completed by every signal, its tools as failed."""
+async def test_signals_agree_on_failed_tools(signals: Watched, kind: str) -> None:
+    """Every signal reports a run with failing tools as completed and its tools as failed."""
     agent = f"broken-{kind}"
     run_id, response = await asked(signals, agent)
     await agree(signals, agent, run_id, response, Outcome.COMPLETED, (1, 2))
@@ -202,8 +202,8 @@ async def test_failed_tool(signals: Watched, kind: str) -> None:
 
 
 @kinds
-async def test_iteration_limit(signals: Watched, kind: str) -> None:
-    """A run stopped at its limit is told alike by every signal."""
+async def test_signals_agree_on_the_iteration_limit(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a run that its limit stopped."""
     agent = f"endless-{kind}"
     run_id, response = await asked(signals, agent, max_iterations=3)
     assert response.status_code == 200
@@ -222,10 +222,10 @@ async def test_iteration_limit(signals: Watched, kind: str) -> None:
         ("stubborn", "tool", (1, 2)),
     ],
 )
-async def test_timeout(
+async def test_signals_agree_on_a_timeout(
     signals: Watched, kind: str, holder: str, phase: str, counts: tuple[int, int]
 ) -> None:
-    """A run that misses its deadline is told alike by every signal, whatever held it."""
+    """Every signal reports the same of a run that timed out, whatever blocked it."""
     agent = f"{holder}-{kind}"
     asking = asyncio.ensure_future(asked(signals, agent))
     await signals.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
@@ -237,8 +237,8 @@ async def test_timeout(
 
 @kinds
 @pytest.mark.parametrize("code", ["model_failed", "agent_failed"])
-async def test_failed(signals: Watched, kind: str, code: str) -> None:
-    """A run that fails is told alike by every signal, whoever failed."""
+async def test_signals_agree_on_a_failure(signals: Watched, kind: str, code: str) -> None:
+    """Every signal reports the same of a failed run, whatever failed."""
     agent = f"{code}-{kind}"
     run_id, response = await asked(signals, agent)
     assert response.status_code == 500
@@ -247,8 +247,8 @@ async def test_failed(signals: Watched, kind: str, code: str) -> None:
 
 
 @kinds
-async def test_cancelled(signals: Watched, kind: str) -> None:
-    """A run that another call cancels is told alike by every signal."""
+async def test_signals_agree_on_a_cancelled_run(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a cancelled run."""
     agent = f"nap_cancelled-{kind}"
     asking = asyncio.ensure_future(signals.desk.ask(agent=agent))
     run_id = await signals.held(agent, "tool:nap", 2)
@@ -259,8 +259,8 @@ async def test_cancelled(signals: Watched, kind: str) -> None:
 
 
 @kinds
-async def test_disconnected(signals: Watched, kind: str) -> None:
-    """A run whose caller left is told alike by every signal."""
+async def test_signals_agree_on_a_disconnect(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a run whose caller disconnected."""
     agent = f"nap_left-{kind}"
     async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}", question="q"))
@@ -270,8 +270,10 @@ async def test_disconnected(signals: Watched, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "counts"), [("create_agent", (1, 1)), ("langgraph", (0, 0))])
-async def test_interrupted(signals: Watched, kind: str, counts: tuple[int, int]) -> None:
-    """A run that asks for a human is told alike by every signal, and not as an error."""
+async def test_signals_agree_on_an_interrupt(
+    signals: Watched, kind: str, counts: tuple[int, int]
+) -> None:
+    """Every signal reports the same of a run that asks for a human, and none an error."""
     agent = f"asks-{kind}"
     run_id, response = await asked(signals, agent)
     assert response.status_code == 500
@@ -279,8 +281,8 @@ async def test_interrupted(signals: Watched, kind: str, counts: tuple[int, int])
 
 
 @kinds
-async def test_full(narrow: Watched, kind: str) -> None:
-    """A run that dies in the queue, and one that is refused, are told alike by every signal."""
+async def test_signals_agree_on_queued_and_refused_runs(narrow: Watched, kind: str) -> None:
+    """Every signal reports the same of a run that ends in the queue and of a refused one."""
     narrow.desk.service.runner.admission.mean_service_s = None  # else the queue is refused at once
     holding = asyncio.ensure_future(narrow.desk.ask(agent=f"holds-{kind}"))
     await narrow.held(f"holds-{kind}", "tool:nap")
@@ -299,8 +301,8 @@ async def test_full(narrow: Watched, kind: str) -> None:
 
 
 @kinds
-async def test_an_end_in_the_queue_has_a_deadline(narrow: Watched, kind: str) -> None:
-    """The span of a run says its deadline and its limit even if it never began to work."""
+async def test_span_of_a_queued_run_has_its_deadline(narrow: Watched, kind: str) -> None:
+    """The span of a run has its deadline and its limit even if the run never started."""
     names = (f"invoke_agent queues-{kind}", f"invoke_agent refused-{kind}")
     spans = [span for span in narrow.collector.spans if span.name in names]
     assert len(spans) == 2

@@ -1,4 +1,4 @@
-"""A background run is told alike by its result, the metrics, the spans and the log line."""
+"""The result, the metrics, the spans and the log line agree on every background run."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -71,7 +71,7 @@ async def ended(signals: Watched, run_id: str) -> dict[str, Any]:
         ("agent_failed", {}, Outcome.FAILED, None, "agent_failed", None),
     ],
 )  # fmt: skip
-async def test_a_background_run(
+async def test_signals_agree_on_a_background_run(
     signals: Watched,
     kind: str,
     name: str,
@@ -81,7 +81,7 @@ async def test_a_background_run(
     error: str | None,
     phase: str | None,
 ) -> None:
-    """However a background run ends, what is stored and every signal say the same."""
+    """However a background run ends, the stored result and every signal agree."""
     agent = f"{name}-{kind}"
     run_id = await submitted(signals, agent, **body)
     if phase is not None:
@@ -100,8 +100,10 @@ async def test_a_background_run(
 
 
 @kinds
-async def test_a_cancelled_background_run(signals: Watched, kind: str, patient: None) -> None:
-    """A background run that is cancelled is told alike by every signal."""
+async def test_signals_agree_on_a_cancelled_background_run(
+    signals: Watched, kind: str, patient: None
+) -> None:
+    """Every signal reports the same of a cancelled background run."""
     agent = f"nap-{kind}"
     run_id = await submitted(signals, agent)
     await signals.held(agent, "tool:nap", 2)
@@ -122,8 +124,8 @@ async def spans_of_submission(signals: Watched, trace_id: str) -> list[Received]
     return found()
 
 
-async def test_its_trace(signals: Watched) -> None:
-    """A background run is a trace of its own, linked to the request that submitted it."""
+async def test_background_run_has_its_own_trace(signals: Watched) -> None:
+    """A background run has its own trace, linked to the request that submitted it."""
     run_id = await submitted(signals, "look-create_agent")
     task = await ended(signals, run_id)
     spans = await signals.trace_of(run_id)
@@ -138,7 +140,7 @@ async def test_its_trace(signals: Watched) -> None:
     assert [span.attributes["http.route"] for span in servers] == ["/agents/{name}/async"]
 
 
-async def test_the_trace_of_a_retry(signals: Watched) -> None:
+async def test_retry_is_linked_to_its_own_request(signals: Watched) -> None:
     """A retry is linked to the request that asked for it, not to the first submission."""
     old = await submitted(signals, "look-langgraph")
     await ended(signals, old)
@@ -151,8 +153,8 @@ async def test_the_trace_of_a_retry(signals: Watched) -> None:
     assert [s.attributes["http.route"] for s in servers] == ["/agent/async/{task_id}/retry"]
 
 
-async def test_what_waits_is_told(signals: Watched) -> None:
-    """Depth and age of what waits and works are read from the store."""
+async def test_queue_metrics_are_read_from_the_store(signals: Watched) -> None:
+    """Depth and age of queued and executing runs are read from the store."""
     run_id = await submitted(signals, "nap-langgraph")
     await signals.held("nap-langgraph", "tool:nap")
     agent = {"agent": "nap-langgraph"}

@@ -1,4 +1,4 @@
-"""A stream is told alike by its last event, the metrics, the spans and the log line."""
+"""The last event, the metrics, the spans and the log line agree on every stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def streamed(signals: Watched, agent: str, **body: Any) -> tuple[str, list
         ("model_failed", {}, Outcome.FAILED, (0, 0), "model_failed", None),
     ],
 )  # fmt: skip
-async def test_a_stream(
+async def test_signals_agree_on_a_stream(
     signals: Watched,
     kind: str,
     name: str,
@@ -58,7 +58,7 @@ async def test_a_stream(
     error: str | None,
     phase: str | None,
 ) -> None:
-    """However a streamed run ends, its last event and every signal say the same."""
+    """However a streamed run ends, its last event and every signal agree."""
     agent = f"{name}-{kind}"
     asking = asyncio.ensure_future(streamed(signals, agent, **body))
     if phase is not None:
@@ -73,8 +73,8 @@ async def test_a_stream(
 
 
 @kinds
-async def test_a_cancelled_stream(signals: Watched, kind: str) -> None:
-    """A stream that another call cancels is told alike by every signal."""
+async def test_signals_agree_on_a_cancelled_stream(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a cancelled stream."""
     agent = f"nap_cancelled-{kind}"
     asking = asyncio.ensure_future(streamed(signals, agent))
     run_id = await signals.held(agent, "tool:nap", 2)
@@ -85,8 +85,8 @@ async def test_a_cancelled_stream(signals: Watched, kind: str) -> None:
 
 
 @kinds
-async def test_a_stream_whose_reader_left(signals: Watched, kind: str) -> None:
-    """A stream whose reader left is told alike by every signal."""
+async def test_signals_agree_on_a_disconnected_stream(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a stream whose reader disconnected."""
     agent = f"nap_left-{kind}"
     async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}/stream", question="q"))

@@ -1,4 +1,4 @@
-"""What callers, models, tools and exceptions say stays in the run: it is in no signal."""
+"""No signal contains the content of callers, models, tools or exceptions."""
 
 import asyncio
 import gc
@@ -154,14 +154,16 @@ async def nothing_leaks(signals: Watched, *bodies: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("name", ["tell", "raises", "raises_sync", "invalid", "model"])
-async def test_runs_that_end_by_themselves(signals: Watched, kind: str, name: str) -> None:
-    """A run that completes or fails tells no signal what was said in it."""
+async def test_no_content_of_completed_and_failed_runs(
+    signals: Watched, kind: str, name: str
+) -> None:
+    """No signal has content of a run that completes or fails."""
     await nothing_leaks(signals, await ask(signals, f"{name}-{kind}"))
 
 
 @kinds
-async def test_runs_that_are_stopped(signals: Watched, kind: str) -> None:
-    """A run at its limit, and one at its deadline, tell no signal what was said in them."""
+async def test_no_content_of_stopped_runs(signals: Watched, kind: str) -> None:
+    """No signal has content of a run at its limit or at its deadline."""
     bodies = [
         await ask(signals, f"endless-{kind}", max_iterations=2),
         await ask(signals, f"hangs-{kind}", timeout=0.2),
@@ -171,14 +173,14 @@ async def test_runs_that_are_stopped(signals: Watched, kind: str) -> None:
 
 
 @pytest.mark.parametrize("agent", ["node", "middleware", "parser", "asks"])
-async def test_agents_that_fail(signals: Watched, agent: str) -> None:
-    """An agent that raises, or asks for a human, tells no signal what it said."""
+async def test_no_content_of_failing_agents(signals: Watched, agent: str) -> None:
+    """No signal has content of an agent that raises or asks for a human."""
     await nothing_leaks(signals, await ask(signals, agent))
 
 
 @kinds
-async def test_runs_that_are_given_up(signals: Watched, kind: str) -> None:
-    """A run that is cancelled, and one whose caller left, tell no signal what was said."""
+async def test_no_content_of_cancelled_and_disconnected_runs(signals: Watched, kind: str) -> None:
+    """No signal has content of a cancelled run or of one whose caller disconnected."""
     asking = asyncio.ensure_future(ask(signals, f"hangs-{kind}"))
     run_id = await signals.held(f"hangs-{kind}", "tool:hangs")
     await signals.desk.client.delete(f"/runs/{run_id}")
@@ -192,8 +194,8 @@ async def test_runs_that_are_given_up(signals: Watched, kind: str) -> None:
     await nothing_leaks(signals, body)
 
 
-async def test_requests_that_are_no_runs(signals: Watched) -> None:
-    """Paths, queries, hosts and bodies that are refused tell no signal what was sent."""
+async def test_no_content_of_refused_requests(signals: Watched) -> None:
+    """No signal has content of refused paths, queries, hosts and bodies."""
     client, secret = signals.desk.client, CANARY["path"]
     responses = [
         await client.get(f"/{secret}/{secret}", params={"q": CANARY["query"]}),
@@ -211,8 +213,8 @@ async def test_requests_that_are_no_runs(signals: Watched) -> None:
     await nothing_leaks(signals, *(response.text for response in responses))
 
 
-async def test_a_bad_request_on_the_wire(signals: Watched) -> None:
-    """Bytes that are no HTTP are in no line of the server."""
+async def test_no_content_of_requests_that_are_not_http(signals: Watched) -> None:
+    """No line of the server has bytes of a request that is not HTTP."""
     async with wire.connection(signals.desk.url) as (reader, writer):
         writer.write(f"{CANARY['path']} / HTTP/1.1 {CANARY['query']}\r\n\r\n".encode())
         await asyncio.wait_for(reader.read(), 20)
@@ -220,8 +222,8 @@ async def test_a_bad_request_on_the_wire(signals: Watched) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_task_that_was_left_behind() -> None:
-    """A task of a tool that fails when nobody listens is logged without what it said."""
+async def test_no_content_of_an_abandoned_task() -> None:
+    """A task of a tool that fails after its run is logged without its content."""
     script = fakes.calls_then_answers("leaves_a_task")
     agents = {"a": fakes.build("langgraph", fakes.ScriptedModel(script=script), [leaves_a_task])}
     async with watched(agents) as signals:
@@ -231,8 +233,8 @@ async def test_a_task_that_was_left_behind() -> None:
         await nothing_leaks(signals)
 
 
-async def test_a_line_of_a_library_with_an_exception(signals: Watched) -> None:
-    """What a library logs of an exception is its type and place, not its text."""
+async def test_no_text_of_exceptions_that_libraries_log(signals: Watched) -> None:
+    """The log has the type and place of an exception that a library logs, not its text."""
     try:
         raise ValueError(CANARY["exception"])
     except ValueError:
@@ -243,8 +245,8 @@ async def test_a_line_of_a_library_with_an_exception(signals: Watched) -> None:
     await nothing_leaks(signals)
 
 
-async def test_keys_are_taken_out(signals: Watched) -> None:
-    """What looks like a key is taken out of lines, wherever in the line it stands."""
+async def test_secrets_are_removed_from_lines(signals: Watched) -> None:
+    """Text that looks like a key is removed from lines, wherever it is."""
     key = "sk-proj-abcdefghijklmnop0123456789"
     logging.getLogger("somebody.elses").warning("sent with %s", key)
     await ask(signals, "tell-langgraph", metadata={"ticket": f"Bearer {key}"})
@@ -254,8 +256,8 @@ async def test_keys_are_taken_out(signals: Watched) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_content_by_opt_in_only() -> None:
-    """With the opt-in, spans hold what was said, in the attributes made for it and cut to size."""
+async def test_spans_have_content_by_opt_in_only() -> None:
+    """With the opt-in, spans have the content, in its own attributes and cut to size."""
     script = fakes.calls_then_answers("tell", {"order": CANARY["argument"]})
     agents = {"a": fakes.build("create_agent", fakes.ScriptedModel(script=script), [tell])}
     variables = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}

@@ -1,4 +1,4 @@
-"""What Prometheus reads: the contract's table, as a live service shows it."""
+"""What Prometheus scrapes from a live service: the contract's table."""
 
 import math
 from collections.abc import AsyncIterator
@@ -118,7 +118,7 @@ async def test_counters_start_at_zero(signals: Watched) -> None:
     assert samples.all("agent_event_loop_blocked_total")
 
 
-async def test_the_table(signals: Watched) -> None:
+async def test_every_metric_of_the_contract_exists(signals: Watched) -> None:
     """Every metric of the contract that has a source exists, of its type and with its labels."""
     await exercise(signals)
     samples = await signals.scrape()
@@ -133,15 +133,15 @@ async def test_the_table(signals: Watched) -> None:
     assert set(TABLE) <= named
 
 
-async def test_nothing_that_is_not_in_the_catalogue(signals: Watched) -> None:
-    """What /metrics shows is in the catalogue, or is Python's, the process's or the SDK's own."""
+async def test_every_metric_is_in_the_catalogue(signals: Watched) -> None:
+    """Every metric is in the catalogue, or is Python's, the process's or the SDK's own."""
     named = {metric.name.removesuffix("_total") for metric in catalogue.METRICS}
     others = ("process_", "python_", "otel_")
     for name in (await signals.scrape()).families:
         assert name in named or name.startswith(others), name
 
 
-async def test_buckets(signals: Watched) -> None:
+async def test_buckets_are_those_of_the_contract(signals: Watched) -> None:
     """The edges of the buckets are those of the contract, with the deadline and the limits."""
     await exercise(signals)
     samples = await signals.scrape()
@@ -151,8 +151,8 @@ async def test_buckets(signals: Watched) -> None:
         assert bounds(samples, name) == sorted(expected), name
 
 
-async def test_configuration(signals: Watched) -> None:
-    """Limits stand beside what they limit, so that an alert can compare."""
+async def test_limits_are_metrics(signals: Watched) -> None:
+    """Limits are metrics too, so that an alert can compare."""
     samples = await signals.scrape()
     assert samples.total("agent_deadline_seconds", agent="look") == 17
     assert samples.total("agent_iteration_limit", agent="limited") == 7
@@ -164,7 +164,7 @@ async def test_configuration(signals: Watched) -> None:
     assert all(info.labels[name] for name in ("version", "python", "langchain", "langgraph"))
 
 
-async def test_both_formats(signals: Watched) -> None:
+async def test_metrics_in_both_formats(signals: Watched) -> None:
     """/metrics answers at its own path, as text or as OpenMetrics, whatever Accept says."""
     client = signals.desk.client
     text = await client.get("/metrics", headers={"accept": "text/plain"})

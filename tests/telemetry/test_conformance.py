@@ -146,7 +146,7 @@ def sorted_by_name(spans: Sequence[ComparableSpan]) -> list[ComparableSpan]:
     return sorted(spans, key=lambda t: (t.name, t.attributes))
 
 
-async def test_one_scenario(signals: Watched) -> None:
+async def test_spans_match_the_official_instrumentation(signals: Watched) -> None:
     """Our spans have the names, kinds, parents and required attributes of theirs."""
     with theirs() as memory:
         await agent().ainvoke({"messages": [("user", "q")]})
@@ -167,8 +167,8 @@ async def test_one_scenario(signals: Watched) -> None:
         assert not missing, mine
 
 
-async def test_a_failed_model(signals: Watched) -> None:
-    """A model that fails is told as theirs tells it, but for the text of the exception."""
+async def test_span_of_a_failed_model_matches(signals: Watched) -> None:
+    """The span of a failed model matches theirs, except for the text of the exception."""
     with theirs() as memory:
         with pytest.raises(RuntimeError):
             await agent(error=RuntimeError("x")).ainvoke({"messages": [("user", "q")]})
@@ -204,8 +204,8 @@ async def test_our_strings_are_those_of_the_conventions() -> None:
     assert mine <= operations
 
 
-async def test_spans_carry_no_attribute_that_is_not_written_down(signals: Watched) -> None:
-    """Every attribute of our spans stands in the list from which the reference page is made."""
+async def test_every_span_attribute_is_documented(signals: Watched) -> None:
+    """Every attribute of our spans is in the list from which the reference page is made."""
     await ours(signals, "orders")
     await ours(signals, "broken")
     written = {kind.name.split()[0]: set[str]() for kind in conventions.SPANS}

@@ -1,4 +1,4 @@
-"""From one signal to the next: a sample names its trace, the trace its run, the run its record."""
+"""From a sample to its trace, from the trace to its run, from the run to its record."""
 
 import asyncio
 import re
@@ -99,7 +99,7 @@ async def follow(signals: Watched, metric: str, agent: str, run_id: str, span: s
 
 
 @kinds
-async def test_from_a_sample_to_the_run(signals: Watched, kind: str) -> None:
+async def test_exemplar_leads_to_the_run(signals: Watched, kind: str) -> None:
     """Each exemplar of a run leads to its span, its log line and its record."""
     agent = f"look-{kind}"
     run_id = (await signals.desk.ask(agent=agent)).json()["run_id"]
@@ -115,8 +115,8 @@ async def test_from_a_sample_to_the_run(signals: Watched, kind: str) -> None:
 
 
 @kinds
-async def test_from_an_alert_to_the_run(signals: Watched, kind: str) -> None:
-    """The exemplars of timeouts and of limits lead to the run that is in question."""
+async def test_exemplar_of_an_alert_leads_to_the_run(signals: Watched, kind: str) -> None:
+    """The exemplars of timeouts and of limits lead to the run in question."""
     slow, endless = f"nap-{kind}", f"endless-{kind}"
     run_id = (await signals.desk.ask(agent=slow, timeout=0.2)).json()["run_id"]
     await follow(signals, "agent_timeouts_total", slow, run_id, f"invoke_agent {slow}")
@@ -125,7 +125,7 @@ async def test_from_an_alert_to_the_run(signals: Watched, kind: str) -> None:
     await follow(signals, metric, endless, run_id, f"invoke_agent {endless}")
 
 
-async def test_exemplars_only_where_they_may_stand(signals: Watched) -> None:
+async def test_exemplars_only_where_they_are_allowed(signals: Watched) -> None:
     """Plain text has no exemplars, and OpenMetrics has them on counters and histograms only."""
     await signals.desk.ask(agent="look-langgraph")
     assert "trace_id" not in (await signals.scrape()).text
@@ -135,8 +135,8 @@ async def test_exemplars_only_where_they_may_stand(signals: Watched) -> None:
 
 
 @kinds
-async def test_every_line_of_a_run_names_it(signals: Watched, kind: str) -> None:
-    """Every line of a run says its run, its agent and its trace; a span id says which part."""
+async def test_every_line_of_a_run_has_its_ids(signals: Watched, kind: str) -> None:
+    """Every line of a run has its run, agent and trace; a span id names the part."""
     agent = f"look-{kind}"
     run_id = (await signals.desk.ask(agent=agent)).json()["run_id"]
     spans = {span.span_id: span for span in await signals.trace_of(run_id)}
@@ -157,8 +157,8 @@ async def test_request_finished_is_in_the_trace(signals: Watched) -> None:
 
 
 @kinds
-async def test_a_caller_s_trace_is_joined(signals: Watched, kind: str) -> None:
-    """A run of a caller who sends a traceparent is a part of the caller's trace."""
+async def test_run_joins_the_trace_of_its_caller(signals: Watched, kind: str) -> None:
+    """A run whose caller sends a traceparent is part of the caller's trace."""
     response = await signals.desk.client.post(
         f"/agents/joins-{kind}",
         json={"question": "q"},
@@ -197,8 +197,8 @@ async def test_traceresponse(
     assert response.json()["trace_id"] == server.trace_id
 
 
-async def test_the_record_names_its_run(signals: Watched) -> None:
-    """The record of a run carries the run's id in its header, and its trace in its body."""
+async def test_record_has_its_run_id_and_trace_id(signals: Watched) -> None:
+    """The record of a run has the run's id in its header, and its trace in its body."""
     run = (await signals.desk.ask(agent="look-langgraph")).json()
     record = await signals.desk.client.get(f"/runs/{run['run_id']}")
     assert record.headers["x-run-id"] == run["run_id"]
@@ -206,7 +206,7 @@ async def test_the_record_names_its_run(signals: Watched) -> None:
 
 
 @pytest.mark.parametrize("agent", ["healthy", "health-desk", "metrics"])
-async def test_agents_with_unlucky_names(signals: Watched, agent: str) -> None:
+async def test_agent_named_like_a_probe_is_traced(signals: Watched, agent: str) -> None:
     """An agent whose name looks like a probe's address is traced like any other."""
     response: httpx.Response = await signals.desk.ask(agent=agent)
     run = response.json()
@@ -214,7 +214,7 @@ async def test_agents_with_unlucky_names(signals: Watched, agent: str) -> None:
     assert "SERVER" in {span.kind for span in await signals.trace_of(run["run_id"])}
 
 
-async def test_baggage_stays_out(signals: Watched) -> None:
+async def test_baggage_is_not_recorded(signals: Watched) -> None:
     """A caller's baggage is neither on a span nor sent on, while the trace is."""
     provider = await asyncio.start_server(PROVIDER.answer, "127.0.0.1", 0)
     PROVIDER.url = f"http://127.0.0.1:{provider.sockets[0].getsockname()[1]}/"
@@ -241,8 +241,8 @@ async def test_baggage_stays_out(signals: Watched) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_sampled_flag_is_not_trusted() -> None:
-    """A caller's sampled flag does not get round the sampling that the operator chose."""
+async def test_sampled_flag_of_a_caller_is_not_trusted() -> None:
+    """A caller's sampled flag does not bypass the sampling that the operator chose."""
     sampling = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
     model = fakes.ScriptedModel(script=lambda messages: AIMessage("done"))
     agents = {"a": fakes.build("langgraph", model, [])}

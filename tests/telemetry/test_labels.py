@@ -1,4 +1,4 @@
-"""No caller, model or tool can make as many time series as it likes."""
+"""No caller, model or tool can create an unbounded number of time series."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -73,8 +73,8 @@ async def signals() -> AsyncIterator[Watched]:
         yield service
 
 
-async def test_models(signals: Watched) -> None:
-    """Models and providers beyond the room there is for them become `_other`, and are counted."""
+async def test_models_beyond_the_bound_are_other(signals: Watched) -> None:
+    """Models and providers beyond the bound become `_other`, and are counted."""
     for _ in range(60):
         await signals.desk.ask(agent="renamed")
     samples = await signals.scrape()
@@ -87,16 +87,16 @@ async def test_models(signals: Watched) -> None:
     assert samples.total(name, agent="renamed") == 60
 
 
-async def test_a_tool_that_nobody_announced(signals: Watched) -> None:
-    """A tool of a sub-agent, unknown at the start, has its own name while there is room."""
+async def test_unknown_tool_within_the_bound_has_its_name(signals: Watched) -> None:
+    """A tool of a sub-agent, unknown at the start, has its own name within the bound."""
     await signals.desk.ask(agent="one-inside")
     samples = await signals.scrape()
     name = "agent_tool_call_duration_seconds_count"
     assert {s.labels["tool"] for s in samples.all(name, agent="one-inside")} == {"ask", "count_1"}
 
 
-async def test_many_tools_that_nobody_announced(signals: Watched) -> None:
-    """Unknown tools beyond the room there is for them become `_other`, and are counted."""
+async def test_unknown_tools_beyond_the_bound_are_other(signals: Watched) -> None:
+    """Unknown tools beyond the bound become `_other`, and are counted."""
     await signals.desk.ask(agent="many-inside")
     samples = await signals.scrape()
     name = "agent_tool_call_duration_seconds_count"
@@ -107,8 +107,8 @@ async def test_many_tools_that_nobody_announced(signals: Watched) -> None:
     assert samples.total(name, agent="many-inside") == MANY + 1
 
 
-async def test_methods(signals: Watched) -> None:
-    """A method that HTTP has but we do not is `_other`, and is counted."""
+async def test_unknown_method_is_other(signals: Watched) -> None:
+    """A method of HTTP that we do not serve is `_other`, and is counted."""
     before = (await signals.scrape()).total(OVERFLOW, label="method")
     for method in ("PROPFIND", "REPORT", "TRACE"):
         await wire.exchange(signals.desk.url, wire.request(method, "/agents"))
@@ -122,7 +122,7 @@ async def test_methods(signals: Watched) -> None:
     assert samples.total(OVERFLOW, label="method") == before + 3
 
 
-async def test_routes(signals: Watched) -> None:
+async def test_unknown_route_is_other(signals: Watched) -> None:
     """A path without a route is `_other`, and is counted."""
     before = (await signals.scrape()).total(OVERFLOW, label="route")
     for number in range(30):
@@ -138,15 +138,15 @@ async def test_routes(signals: Watched) -> None:
     assert samples.total(OVERFLOW, label="route") == before + 30
 
 
-async def test_agents_that_are_not_served(signals: Watched) -> None:
-    """The name of an agent that is not served is nowhere in the metrics."""
+async def test_unknown_agent_is_in_no_metric(signals: Watched) -> None:
+    """The name of an agent that is not served is in no metric."""
     assert (await signals.desk.ask(agent="not-served")).status_code == 404
     assert "not-served" not in (await signals.scrape()).text
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_the_budget() -> None:
-    """The number of time series is written down, and a service with much to tell keeps to it."""
+async def test_documented_number_of_series_is_kept() -> None:
+    """The number of time series is documented, and a busy service keeps to it."""
     budget = getattr(catalogue, "SERIES_BUDGET", None)
     assert isinstance(budget, int), "no SERIES_BUDGET in the catalogue"
     served = {f"agent-{n}": fakes.build("langgraph", faults.model(), []) for n in range(8)}

@@ -1,4 +1,4 @@
-"""What each thing that happens to a run adds to which metric."""
+"""Which metric each event of a run increases."""
 
 import asyncio
 import time
@@ -29,8 +29,8 @@ async def signals(holding: Holding) -> AsyncIterator[Watched]:
         holding.release()
 
 
-async def test_waste(signals: Watched) -> None:
-    """A run without an answer is wasted time and tokens, but not the time it waited."""
+async def test_wasted_time_and_tokens(signals: Watched) -> None:
+    """A run without an answer is wasted time and tokens, without its time in the queue."""
     before = await signals.scrape()
     asking = asyncio.ensure_future(signals.desk.ask(agent="nap"))
     await signals.held("nap", "tool:nap")
@@ -72,8 +72,8 @@ async def test_tokens_and_cost(signals: Watched) -> None:
     assert not after.all(cost, **unpriced)
 
 
-async def test_retries(signals: Watched) -> None:
-    """A model call made again is counted as a retry, with its reason, and is no iteration."""
+async def test_model_retry_is_counted_with_its_reason(signals: Watched) -> None:
+    """A repeated model call is counted as a retry, with its reason, and is no iteration."""
     await signals.desk.ask(agent="retries")
     samples = await signals.scrape()
     assert samples.nonzero("agent_llm_retries_total", agent="retries") == {
@@ -85,8 +85,8 @@ async def test_retries(signals: Watched) -> None:
     assert calls[("failed",)] == 2
 
 
-async def test_first_token(signals: Watched) -> None:
-    """The time to the first token is told of streamed calls only."""
+async def test_time_to_first_token_of_streams_only(signals: Watched) -> None:
+    """The time to the first token is recorded for streamed calls only."""
     await signals.desk.ask(agent="streams")
     await signals.desk.ask(agent="look")
     samples = await signals.scrape()
@@ -96,7 +96,7 @@ async def test_first_token(signals: Watched) -> None:
 
 
 async def test_rejected_calls(signals: Watched) -> None:
-    """A tool that does not exist, and arguments that do not fit, are counted apart."""
+    """Unknown tools and invalid arguments are counted apart."""
     before = await signals.scrape()
     await signals.desk.ask(agent="invents")
     await signals.desk.ask(agent="mistakes")
@@ -108,7 +108,7 @@ async def test_rejected_calls(signals: Watched) -> None:
     assert "invented" not in after.text
 
 
-async def test_a_run_that_hangs(signals: Watched) -> None:
+async def test_gauges_show_a_hanging_run(signals: Watched) -> None:
     """While a run hangs, the gauges show it and its age; afterwards they are 0 again."""
     began = time.monotonic()
     asking = asyncio.ensure_future(signals.desk.ask(agent="nap"))
@@ -127,7 +127,7 @@ async def test_a_run_that_hangs(signals: Watched) -> None:
     assert not samples.nonzero("agent_run_oldest_age_seconds")
 
 
-async def test_what_outlives_its_run(signals: Watched, holding: Holding) -> None:
+async def test_abandoned_threads_and_tasks_are_counted(signals: Watched, holding: Holding) -> None:
     """Threads and tasks that outlive their runs are counted exactly, until they end."""
     called = ("block", "block", "stubborn")
     runs = [asyncio.ensure_future(signals.desk.ask(agent=agent)) for agent in called]
@@ -150,8 +150,8 @@ async def test_what_outlives_its_run(signals: Watched, holding: Holding) -> None
     assert not any(samples.total(f"agent_tool_{name}") for name in found)
 
 
-async def test_last_success(signals: Watched) -> None:
-    """The time of the last success moves with a success and with nothing else."""
+async def test_last_success_moves_with_a_success_only(signals: Watched) -> None:
+    """The time of the last success moves with a success and nothing else."""
     name = "agent_last_success_timestamp_seconds"
     await signals.desk.ask(agent="nap", timeout=0.1)
     assert (await signals.scrape()).total(name, agent="nap") == 0
@@ -161,7 +161,7 @@ async def test_last_success(signals: Watched) -> None:
     assert before <= at <= time.time()
 
 
-async def test_http(signals: Watched) -> None:
+async def test_requests_are_counted_by_route_method_and_status(signals: Watched) -> None:
     """Requests are counted by the template of their route, their method and their status."""
     await signals.desk.ask(agent="look")
     await signals.desk.client.get("/runs/nothing")

@@ -1,4 +1,4 @@
-"""A pipeline that fails costs telemetry, which is counted, and never a request."""
+"""A failing pipeline loses telemetry, which is counted, and never a request."""
 
 import asyncio
 import socket
@@ -64,8 +64,8 @@ def nowhere() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"
 
 
-async def test_a_collector_that_is_down(nowhere: str) -> None:
-    """With a collector that is down no request is slower, and what is lost is counted."""
+async def test_unreachable_collector_delays_no_request(nowhere: str) -> None:
+    """With an unreachable collector no request is slower, and lost spans are counted."""
     variables = {**SMALL, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere}
     async with watched(_agents(), variables=variables, level="info") as signals:
         made = await ask_many(signals)
@@ -78,8 +78,8 @@ async def test_a_collector_that_is_down(nowhere: str) -> None:
     assert time.monotonic() - began < 15
 
 
-async def test_a_collector_that_hangs() -> None:
-    """With a collector that hangs no request is slower, the queue is bounded, drops are counted."""
+async def test_hanging_collector_delays_no_request() -> None:
+    """With a hanging collector no request is slower, the queue is bounded, drops are counted."""
     with otlp.receiver() as collector:
         collector.hangs.set()
         async with watched(
@@ -94,8 +94,8 @@ async def test_a_collector_that_hangs() -> None:
             collector.hangs.clear()
 
 
-async def test_a_collector_that_recovers() -> None:
-    """After a 503 the same spans are sent again: nothing is lost, nothing is counted as lost."""
+async def test_spans_are_resent_after_a_503() -> None:
+    """After a 503 the same spans are sent again: none is lost or counted as lost."""
     with otlp.receiver(503) as collector:
         async with watched(_agents(), collector=collector, level="info") as signals:
             made = await ask_many(signals)
@@ -105,7 +105,7 @@ async def test_a_collector_that_recovers() -> None:
     assert collector.answers == []
 
 
-async def test_a_collector_that_refuses() -> None:
+async def test_refused_spans_are_counted_as_lost() -> None:
     """Spans that a collector refuses for good are counted as lost."""
     with otlp.receiver(*[400] * 1000) as collector:
         async with watched(_agents(), collector=collector, level="info") as signals:
@@ -114,16 +114,16 @@ async def test_a_collector_that_refuses() -> None:
             await signals.until(lambda s: s.total(DROPPED, reason="export_failed") == made)
 
 
-async def test_what_is_left_at_the_end_is_delivered() -> None:
-    """A service that stops delivers every span that has ended, however long its batches wait."""
+async def test_shutdown_delivers_every_ended_span() -> None:
+    """A service that stops delivers every ended span, however long its batches wait."""
     slow = {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
     async with watched(_agents(), variables=slow, level="info") as signals:
         made = await ask_many(signals)
     assert len(signals.collector.spans) == made
 
 
-async def test_tracing_that_is_off() -> None:
-    """Without an endpoint there are no spans, no trace ids and no noise about it."""
+async def test_no_endpoint_means_no_spans() -> None:
+    """Without an endpoint there are no spans, no trace ids and no log lines about it."""
     async with watched(_agents(), tracing=False) as signals:
         run = (await signals.desk.ask()).json()
         assert run["trace_id"] is None
@@ -135,8 +135,8 @@ async def test_tracing_that_is_off() -> None:
 
 
 @pytest.mark.parametrize("sink", ["metrics", "traces", "logs"])
-async def test_a_sink_that_raises(sink: str) -> None:
-    """A sink that raises is counted; the others and the run go on."""
+async def test_failing_sink_is_counted(sink: str) -> None:
+    """A sink that raises is counted; the other sinks and the run go on."""
     facts: list[Event] = []
 
     def broken(fact: Event) -> None:
@@ -159,8 +159,8 @@ async def test_a_sink_that_raises(sink: str) -> None:
     assert isinstance(facts[-1], RunFinished)
 
 
-async def test_degradation_is_told(nowhere: str) -> None:
-    """A collector that is down, and a sink that raises, are told of in a line, and not in many."""
+async def test_degradation_is_logged_once(nowhere: str) -> None:
+    """A collector that is down, and a sink that raises, are logged in one line."""
 
     def broken(fact: Event) -> None:
         raise ValueError("secret-in-exception")
@@ -179,8 +179,8 @@ async def test_degradation_is_told(nowhere: str) -> None:
     assert 1 <= of_spans < both < 20
 
 
-async def test_a_span_without_a_form() -> None:
-    """A span that somebody names in halves of characters takes no other span with it."""
+async def test_span_with_an_invalid_name_loses_no_other() -> None:
+    """A span whose name is half a surrogate pair takes no other span with it."""
     async with watched(_agents(), variables={"OTEL_BSP_SCHEDULE_DELAY": "60000"}) as signals:
         export = signals.desk.pipeline.export
         assert export is not None
@@ -197,8 +197,8 @@ async def test_a_span_without_a_form() -> None:
 
 
 @pytest.mark.parametrize("count", [-5, 10**5_000], ids=["negative", "huge"])
-async def test_usage_that_is_none(count: int) -> None:
-    """Numbers that nobody can have spent are a fault of who tells them, and count as nothing."""
+async def test_impossible_usage_is_a_fault_and_counts_nothing(count: int) -> None:
+    """Impossible numbers of tokens are a fault of their reporter, and count as nothing."""
 
     def script(messages: Any) -> AIMessage:
         usage: Any = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
@@ -215,8 +215,8 @@ async def test_usage_that_is_none(count: int) -> None:
         assert (await signals.scrape()).nonzero(ERRORS) == {("handler",): 1.0}
 
 
-async def test_a_handler_that_stumbles() -> None:
-    """What a model answers that we cannot read is counted, and leaves no call open."""
+async def test_unreadable_model_response_is_counted() -> None:
+    """A model response that we cannot read is counted, and leaves no call open."""
 
     def script(messages: Any) -> AIMessage:
         message = AIMessage("done")

@@ -76,8 +76,8 @@ async def counted_as_told(signals: Watched) -> Scrape:
     return samples
 
 
-async def test_a_tool_that_holds_the_loop(signals: Watched, hog: Hog) -> None:
-    """The line that holds the loop is named within a second, once, and counted."""
+async def test_blocking_line_is_named(signals: Watched, hog: Hog) -> None:
+    """The line that blocks the loop is named within a second, once, and counted."""
     await asyncio.sleep(0.15)
     began = time.time()
     assert (await signals.desk.ask(agent="hog")).status_code == 200
@@ -89,8 +89,8 @@ async def test_a_tool_that_holds_the_loop(signals: Watched, hog: Hog) -> None:
     await counted_as_told(signals)
 
 
-async def test_a_tool_that_is_a_little_slow(signals: Watched) -> None:
-    """What holds the loop for a moment is seen as lag, and is not called a block."""
+async def test_short_block_is_lag_only(signals: Watched) -> None:
+    """A short block is measured as lag, and not reported as a block."""
     await asyncio.sleep(0.15)
     before = late(await signals.scrape(), "0.05")
     await signals.desk.ask(agent="quick")
@@ -99,8 +99,8 @@ async def test_a_tool_that_is_a_little_slow(signals: Watched) -> None:
     await counted_as_told(signals)
 
 
-async def test_held_twice(signals: Watched, hog: Hog) -> None:
-    """Each time that the loop is held is counted."""
+async def test_each_block_is_counted(signals: Watched, hog: Hog) -> None:
+    """Each block of the loop is counted."""
     await signals.desk.ask(agent="hog")
     await signals.until(lambda samples: late(samples, "1.0") >= 1)  # the loop turns again
     await signals.desk.ask(agent="hog")
@@ -109,8 +109,8 @@ async def test_held_twice(signals: Watched, hog: Hog) -> None:
     await counted_as_told(signals)
 
 
-async def test_an_idle_loop(signals: Watched) -> None:
-    """A loop with little to do is looked at several times a second, and is not late."""
+async def test_idle_loop_is_not_late(signals: Watched) -> None:
+    """An idle loop is measured several times a second, and is not late."""
     before = await signals.scrape()
     slow = 0
     for _ in range(10):  # what keeps these waiting keeps the ticks waiting too

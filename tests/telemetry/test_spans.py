@@ -156,7 +156,7 @@ def tree(spans: Sequence[Received]) -> Counter[tuple[str, str]]:
     return pairs
 
 
-async def test_fifty_at_once(signals: Watched) -> None:
+async def test_fifty_runs_at_once_have_the_right_parents(signals: Watched) -> None:
     """Fifty runs at once have no wrong parent, leave nothing open, and every gauge is 0 again."""
     agents = [f"all-{fakes.KINDS[number % 3]}" for number in range(50)]
     answers = await asyncio.gather(*(signals.desk.ask(agent=agent) for agent in agents))
@@ -187,7 +187,9 @@ async def test_fifty_at_once(signals: Watched) -> None:
 
 @kinds
 @pytest.mark.parametrize("name", ["calls_out", "calls_out_sync"])
-async def test_a_client_inside_a_tool(signals: Watched, kind: str, name: str) -> None:
+async def test_span_of_a_client_is_a_child_of_its_tool(
+    signals: Watched, kind: str, name: str
+) -> None:
     """The span of a client that a tool uses is a child of that tool's span."""
     run = (await signals.desk.ask(agent=f"{name}-{kind}")).json()
     spans = await signals.trace_of(run["run_id"])
@@ -200,8 +202,8 @@ async def test_a_client_inside_a_tool(signals: Watched, kind: str, name: str) ->
 
 @kinds
 @pytest.mark.parametrize("name", ["ask", "ask_sync"])
-async def test_a_sub_agent_has_its_own_counts(signals: Watched, kind: str, name: str) -> None:
-    """The span of a sub-agent says what it took itself; the run's own counts stay its own."""
+async def test_sub_agent_has_its_own_counts(signals: Watched, kind: str, name: str) -> None:
+    """The span of a sub-agent has its own counts; the run's counts stay the run's."""
     run = (await signals.desk.ask(agent=f"{name}-{kind}")).json()
     assert (run["iterations"], run["tool_calls"]) == (1, 1)
     spans = await signals.trace_of(run["run_id"])
@@ -223,8 +225,10 @@ async def test_two_sub_agents_in_one_tool(signals: Watched, kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("name", ["ask", "ask_sync"])
-async def test_a_deadline_inside_a_sub_agent(signals: Watched, kind: str, name: str) -> None:
-    """A run that ends while a sub-agent works leaves no span open, and no span without parent."""
+async def test_deadline_inside_a_sub_agent_leaves_no_open_span(
+    signals: Watched, kind: str, name: str
+) -> None:
+    """A run that ends while a sub-agent works leaves no open span, and no span without a parent."""
     asking = asyncio.ensure_future(signals.desk.ask(agent=f"slow-{name}-{kind}"))
     await signals.desk.times_out(f"slow-{name}-{kind}", f"tool:{name}", 3)  # its own, two inside
     response = await asking
@@ -239,8 +243,8 @@ async def test_a_deadline_inside_a_sub_agent(signals: Watched, kind: str, name: 
 
 
 @kinds
-async def test_what_a_run_s_span_says(signals: Watched, kind: str) -> None:
-    """The span of a run and those of its calls carry what the contract names."""
+async def test_span_of_a_run_has_the_contract_attributes(signals: Watched, kind: str) -> None:
+    """The spans of a run and of its calls have the attributes of the contract."""
     agent = f"ask-{kind}"
     response = await signals.desk.ask(agent=agent, timeout=20, max_iterations=7)
     run_id = response.json()["run_id"]
@@ -259,8 +263,8 @@ async def test_what_a_run_s_span_says(signals: Watched, kind: str) -> None:
             assert own["gen_ai.tool.call.id"]
 
 
-async def test_the_resource(signals: Watched) -> None:
-    """Every span says which service, version and instance it is from."""
+async def test_span_has_its_resource(signals: Watched) -> None:
+    """Every span names its service, version and instance."""
     await signals.desk.ask(agent="calls_out-langgraph")
     await until(lambda: signals.collector.spans)
     for span in signals.collector.spans:
