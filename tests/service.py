@@ -113,11 +113,11 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
     parts = main.assemble(settings)
     service = parts.service
     facts: list[Event] = []
-    tell = service.runner.emit
+    emit_to_sinks = service.runner.emit
 
     def emit(fact: Event) -> None:
         facts.append(fact)
-        tell(fact)
+        emit_to_sinks(fact)
 
     service.runner.emit = emit
     upstream.use(parts.upstream)

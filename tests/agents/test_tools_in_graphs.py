@@ -138,8 +138,8 @@ async def test_a_failing_sibling_leaves_the_others_alone(kind: str) -> None:
 
     model = fakes.ScriptedModel(script=script)
     async with served({"a": fakes.build(kind, model, desk.tools())}) as service:
-        said = await answer_of(service)
-        assert said == "Tool broken failed: ValueError | order 1 shipped"
+        answer = await answer_of(service)
+        assert answer == "Tool broken failed: ValueError | order 1 shipped"
         outcomes = {fact.outcome for fact in service.facts_of(ToolCallFinished)}
         assert outcomes == {CallOutcome.TOOL_ERROR, CallOutcome.COMPLETED}
 

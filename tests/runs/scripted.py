@@ -45,8 +45,8 @@ class ScriptedAgent:
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Follow the script."""
         self.calls.append(call)
-        said = await self._script(call)
-        return said if isinstance(said, AgentAnswer) else AgentAnswer(said)
+        scripted = await self._script(call)
+        return scripted if isinstance(scripted, AgentAnswer) else AgentAnswer(scripted)
 
 
 async def at_once(call: AgentCall) -> str:

@@ -152,7 +152,7 @@ def parsed(body: httpx.Response | str) -> Scrape:
 
 @dataclass
 class Watched:
-    """A service under watch. The log and the spans can be looked at after the block too."""
+    """A service whose signals are caught. The log and the spans can be read after the block."""
 
     desk: Served
     log: Log
@@ -211,10 +211,10 @@ async def watched(
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         collector = collector or stack.enter_context(otlp.receiver())
-        told = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
+        environ = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
         if tracing:
-            told.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
-        for name, value in told.items():
+            environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        for name, value in environ.items():
             environment.setenv(name, value)
         log = stack.enter_context(recorded(level))
         async with served(agents, **options) as desk:
