@@ -269,7 +269,7 @@ def _gauges(parts: Parts) -> Gauges:
         catalogue.THREADS_ABANDONED: lambda: {(): threads.abandoned},
         catalogue.THREADS_LIMIT: lambda: {(): threads.limit},
         catalogue.TASKS_ABANDONED: lambda: {(): runner.stuck_tasks},
-        catalogue.CONCURRENCY_LIMIT: lambda: {(): runner.admission.places},
+        catalogue.CONCURRENCY_LIMIT: lambda: {(): runner.admission.slots},
         catalogue.READY: lambda: {
             (name,): float(check.state == "ok") for name, check in readiness(service).items()
         },

@@ -50,7 +50,7 @@ async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -
 
 
 def _shown(content: Any) -> Any:
-    return rendering.preview(content, rendering.MOST_BYTES)
+    return rendering.preview(content, rendering.MAX_BYTES)
 
 
 @router.delete(

@@ -1,7 +1,7 @@
 """Runs that have ended: the last ones stay readable, the newest of them with all their events.
 
-Readers keep the run that they were given. The archive never changes a run: it puts a copy with
-less in its place.
+Readers may still use a run that has ended, so the archive never changes one: it replaces the run
+by a copy without answer or events.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ from app.runs.errors import RunError
 from app.runs.live import Run
 from app.runs.model import Mode
 
-# How many finished runs can still be followed from their beginning.
+# How many finished runs can still be followed from their first event.
 _RESUMABLE = 100
 
 
 class Archive:
-    """The last `keep` runs that ended, by id."""
+    """The last `capacity` runs that ended, by id."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, capacity: int) -> None:
         self.runs: OrderedDict[str, Run] = OrderedDict()
-        self._keep = keep
+        self._capacity = capacity
         self._resumable: deque[str] = deque()
 
     def add(self, run: Run) -> None:
         """Add a run that has ended; evict the oldest."""
-        # The caller of a sync run has its answer.
+        # The caller of a sync run has read its answer.
         self.runs[run.id] = without_answer(run) if run.mode is Mode.SYNC else run
-        while len(self.runs) > self._keep:
+        while len(self.runs) > self._capacity:
             self.runs.popitem(last=False)
         self._resumable.append(run.id)
         while len(self._resumable) > _RESUMABLE:
@@ -40,7 +40,7 @@ class Archive:
 
 
 def without_answer(run: Run) -> Run:
-    """A copy of an ended run with the summary alone."""
+    """A copy of an ended run without its answer."""
     stripped = copy.copy(run)
     stripped.ended = asyncio.get_running_loop().create_future()
     stripped.ended.set_result(replace(run.ended.result(), answer=None))
@@ -55,7 +55,7 @@ def without_events(run: Run) -> Run:
 
 
 def release(run: Run, error: RunError | None) -> None:
-    """Drop what only a run in flight needs: frames, timers, the question, the log."""
+    """Delete what only a run in flight needs: frames, timers, the question, the log."""
     run.task = None
     run.timers.clear()
     run.ticket = None

@@ -1,4 +1,4 @@
-"""How a run ended: its outcome, its error, and the summary that its readers get."""
+"""The end of a run: its outcome, its error, and the summary for its readers."""
 
 import time
 from dataclasses import replace
@@ -9,7 +9,7 @@ from app.runs.model import AgentAnswer, Outcome, Phase
 
 
 def as_run_error(raised: BaseException | None) -> RunError:
-    """The exception of a task, as an error of the core."""
+    """The exception of a task as a RunError."""
     if isinstance(raised, RunError):
         return raised
     failure = AgentFailed()
@@ -20,7 +20,7 @@ def as_run_error(raised: BaseException | None) -> RunError:
 def forbid_repeats(run: Run, error: RunError | None) -> None:
     """A failed run whose tools had started is not retryable: a repeat would call them again.
 
-    With an Idempotency-Key it stays so: tools can tell the repeat by its operation.
+    A run with an Idempotency-Key stays retryable: its tools detect the repeat by their own keys.
     """
     if error is None or error.outcome is not Outcome.FAILED:
         return
@@ -29,7 +29,7 @@ def forbid_repeats(run: Run, error: RunError | None) -> None:
 
 
 def outcome(answer: AgentAnswer | None, error: RunError | None) -> Outcome:
-    """How a run with this answer or this error ended."""
+    """The outcome of a run with this answer or this error."""
     if error is not None:
         return error.outcome
     limited = answer is not None and answer.limit is not None
@@ -64,6 +64,6 @@ def ended(
 
 
 def as_not_storable(ended: Ended) -> Ended:
-    """The same end for a store that refuses its content: without answer and steps."""
+    """The same end as NotStorable, without answer and steps: the store refuses their content."""
     error = NotStorable()
     return replace(ended, outcome=error.outcome, answer=None, error=error, steps=())

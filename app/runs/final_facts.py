@@ -1,4 +1,4 @@
-"""The last facts of a run: the ends of its open calls, and its own end."""
+"""The last facts of a run: one for each open call, and its own final fact."""
 
 import time
 
@@ -26,7 +26,7 @@ _CALL_OUTCOMES = {
 def closed(
     started: ModelCallStarted | ToolCallStarted | SubAgentStarted, run_outcome: Outcome, now: float
 ) -> ModelCallFinished | ToolCallFinished | SubAgentFinished:
-    """The end of a call that was open when its run ended; LangChain reports none."""
+    """The final fact of a call that was open when its run ended; LangChain emits none."""
     run_id, agent, call_id = started.run_id, started.agent, started.call_id
     outcome = _CALL_OUTCOMES.get(run_outcome, CallOutcome.CANCELLED)
     if isinstance(started, SubAgentStarted):
@@ -63,7 +63,7 @@ def closed(
 def of_open_calls(
     run: Run, outcome: Outcome
 ) -> list[ModelCallFinished | ToolCallFinished | SubAgentFinished]:
-    """The ends of all calls that are open, the innermost first."""
+    """The final facts of all open calls, the innermost first."""
     now = time.monotonic()
     started = [call.started for call in run.progress.open.values()]
     inner = [call for call in started if call.parent_id is not None]
@@ -72,7 +72,7 @@ def of_open_calls(
 
 
 def of_run(run: Run, ended: Ended) -> RunFinished:
-    """The end of a run, as the sinks read it."""
+    """The final fact of a run."""
     return RunFinished(
         run_id=run.id,
         agent=run.agent.name,
@@ -102,7 +102,7 @@ def of_run(run: Run, ended: Ended) -> RunFinished:
 
 
 def handed_over(run: Run) -> RunHandedOver:
-    """The end of an attempt whose run another process continues."""
+    """The final fact of an attempt whose run another process continues."""
     assert run.attempt is not None
     return RunHandedOver(
         run_id=run.id,

@@ -1,4 +1,4 @@
-"""A run in flight: its request, its progress, and how it ended.
+"""A run in flight: its request, its progress, and its end.
 
 Readers wait on `ended`. No reader can delay the run.
 """
@@ -44,7 +44,7 @@ from app.runs.transcript import Transcript
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: an answer, or the error that stands for it."""
+    """The end of a run: an answer, or an error instead."""
 
     outcome: Outcome
     answer: AgentAnswer | None
@@ -86,7 +86,7 @@ class Run:
         self.progress = Progress(self.arrived_at)
         self.trace: str | None = None
         self.transcript = Transcript(run_id, agent, self.progress, loop)
-        # True once it has a place, false if it ended before.
+        # True once the run has a slot, false if it ended before.
         self.admitted: asyncio.Future[bool] = loop.create_future()
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.deadline))
@@ -95,8 +95,8 @@ class Run:
         self.task: asyncio.Task[AgentAnswer] | None = None
         self.timers: list[asyncio.TimerHandle] = []
         self.stopping: RunError | None = None
-        self.died_in: Phase | None = None
-        # What stands behind a background run; None for a run that somebody waits for.
+        self.phase_at_stop: Phase | None = None
+        # Only a background run has these two.
         self.attempt: Attempt | None = None
         self.fence: Fence | None = None
         self.find_trace: Callable[[], str | None] = lambda: None
@@ -105,16 +105,16 @@ class Run:
 
     @property
     def ring(self) -> Ring:
-        """Its events, for readers."""
+        """The events of this run, for readers."""
         return self.transcript.ring
 
     @property
     def trace_id(self) -> str | None:
-        """The trace that its request is recorded in; `trace` is all of W3C's header."""
+        """The trace id of its request; `trace` is the whole W3C header."""
         return self.trace.split("-")[1] if self.trace else None
 
     def record(self, fact: Event, *, counts: bool = True) -> None:
-        """Add a fact to the progress, the sinks and the transcript; none after the final one.
+        """Add a fact to the progress, the sinks and the transcript. Ignored after the final fact.
 
         A fact that does not count goes to the sinks alone.
         """
@@ -129,22 +129,22 @@ class Run:
             self.progress.add(fact)
             self._emit(fact)
             if isinstance(fact, RunStarted) and self.trace is None:
-                self.trace = self.find_trace()  # a background run has no request: it is its own
+                self.trace = self.find_trace()  # a background run has no request, so its own span
             self.transcript.add(fact, self.trace_id)
 
     def on_token(self, token: Token) -> None:
-        """Pass text of a model on to the readers; may be called from any thread."""
+        """Send streaming text to the readers; may be called from any thread."""
         with self._lock:
             if self.state is not State.FINISHED:
                 self.transcript.add_token(token)
 
     def settle_text(self, answer: str) -> None:
-        """Leave readers with the answer, whatever text they have read."""
+        """Correct the text that readers have if it is not the answer."""
         with self._lock:
             self.transcript.settle(answer)
 
     def phase(self) -> Phase:
-        """What holds the run now."""
+        """What the run is waiting for now."""
         with self._lock:
             return self.progress.phase
 
@@ -153,16 +153,16 @@ class Run:
         return time.monotonic() - self.arrived_at
 
     def timings(self) -> Timings:
-        """Where the time went so far, or until the end."""
+        """How the time was spent until now, or until the end."""
         if self.ended.done():
             return self.ended.result().timings
         with self._lock:
             return self.progress.timings()
 
-    def so_far(self, steps_reported: int) -> dict[str, Any]:
+    def snapshot(self, steps_reported: int) -> dict[str, Any]:
         """The snapshot for another attempt, with the steps since the last `steps_reported`."""
         with self._lock:
-            return snapshot.taken(self.progress, steps_reported, content=self.request.include_steps)
+            return snapshot.of(self.progress, steps_reported, content=self.request.include_steps)
 
     def steps(self) -> tuple[Step, ...]:
         """The tool calls that have finished."""

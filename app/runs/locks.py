@@ -1,4 +1,4 @@
-"""What a run locks while it is in flight: its Idempotency-Key, and the thread that it continues."""
+"""The locks of a run in flight: on its Idempotency-Key, and on the thread that it continues."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from app.runs.model import AgentInfo, Outcome, RunRequest
 from app.runs.ports import KeyStore, ThreadStore
 from app.runs.tasks import Body, fingerprint
 
-# A lease outlives its run's deadline by so much: the locks of a process that dies then expire.
+# A lease ends this long after the deadline, so the locks of a process that dies expire.
 _SLACK_S = 5.0
 _CLOSE_S = 5.0
 _RETRY_S = 0.5
@@ -20,7 +20,7 @@ _WAIT_S = 1.0
 _PAST_DEADLINE_S = 0.15
 _REMEMBERED = (Outcome.COMPLETED, Outcome.ITERATION_LIMIT, Outcome.FAILED)
 
-# The body that callers read of a run that has ended.
+# Renders the body that callers read once the run has ended.
 Render: TypeAlias = Callable[[Run, Ended], Body]
 
 
@@ -41,7 +41,7 @@ class RunLocks:
         body_fingerprint: str,
         run_id: str,
     ) -> Body | None:
-        """Acquire for a run; the body to replay if a run with its key has been answered.
+        """Acquire the locks of a run. Return the body to replay if a run with its key has answered.
 
         Raises InFlight, KeyReused, or StoreUnavailable if the store does not answer within the
         timeout of the request.
@@ -70,7 +70,7 @@ class RunLocks:
             await self._threads.acquire(agent, thread_id, run_id, lease_s)
         except (InFlight, StoreUnavailable, asyncio.CancelledError) as refused:
             releasing = self._start(run_id, self._release(agent, key, None, run_id, deadline))
-            if isinstance(refused, InFlight):  # in the other cases nobody waits for the answer
+            if isinstance(refused, InFlight):  # otherwise no caller waits for the answer
                 await asyncio.wait({releasing}, timeout=_WAIT_S)
             raise
 
@@ -86,7 +86,7 @@ class RunLocks:
         return releasing
 
     async def wait_until_released(self, run: Run) -> None:
-        """Wait until an ended run holds no locks, so that its caller may ask again at once.
+        """Wait until an ended run has released its locks, so that its caller may ask again at once.
 
         A slow store delays nobody past the deadline.
         """
@@ -95,26 +95,26 @@ class RunLocks:
             await asyncio.wait({releasing}, timeout=max(0.0, min(_WAIT_S, remaining_s)))
 
     async def _settle(self, run: Run, key: str | None) -> None:
-        """The key first, so that a repeat with it is not executed again."""
+        """Store the body under the key first, so that a repeat is not executed again."""
         ended = await asyncio.shield(run.ended)
         agent, keys, deadline = run.agent.name, self._keys, run.deadline + _SLACK_S
         if key is not None and keys is not None and _is_remembered(ended):
             name, body = fingerprint(agent, key), self._render(run, ended)
-            await _until_available(lambda: keys.store(name, run.id, body), deadline)
+            await _retry_until_available(lambda: keys.store(name, run.id, body), deadline)
             key = None
         await self._release(agent, key, run.request.thread_id, run.id, deadline)
 
     async def _release(
         self, agent: str, key: str | None, thread_id: str | None, run_id: str, deadline: float
     ) -> None:
-        """Retried until the leases expire by themselves."""
+        """Release both locks; retry until the leases expire by themselves."""
         keys = self._keys
         if key is not None and keys is not None:
             name = fingerprint(agent, key)
-            await _until_available(lambda: keys.release(name, run_id), deadline)
+            await _retry_until_available(lambda: keys.release(name, run_id), deadline)
         if thread_id is not None:
             release = self._threads.release
-            await _until_available(lambda: release(agent, thread_id, run_id), deadline)
+            await _retry_until_available(lambda: release(agent, thread_id, run_id), deadline)
 
     async def close(self) -> None:
         """Wait, for a moment, until all locks are released."""
@@ -122,7 +122,7 @@ class RunLocks:
             await asyncio.wait(set(self._releasing.values()), timeout=_CLOSE_S)
 
 
-async def _until_available(work: Callable[[], Awaitable[None]], deadline: float) -> None:
+async def _retry_until_available(work: Callable[[], Awaitable[None]], deadline: float) -> None:
     while time.monotonic() < deadline:
         try:
             await work()
@@ -132,6 +132,6 @@ async def _until_available(work: Callable[[], Awaitable[None]], deadline: float)
 
 
 def _is_remembered(ended: Ended) -> bool:
-    """A failure that may be repeated with the same key is not replayed."""
+    """Whether a repeat with the same key replays this end; it never replays a retryable failure."""
     is_retryable = ended.error is not None and ended.error.retryable
     return ended.outcome in _REMEMBERED and not is_retryable

@@ -28,7 +28,7 @@ class Transcript:
         self._progress = progress
         # Text of the present turn, and the id of its first event.
         self._text: list[str] = []
-        self._turn_began_at = 0
+        self._first_token_id = 0
 
     def emptied(self) -> "Transcript":
         """A closed transcript of the same run, without its events."""
@@ -39,19 +39,19 @@ class Transcript:
     def add_token(self, token: Token) -> None:
         """Add text of a model."""
         if token.sub_agent is None:
-            if not self.ring.keeps(self._turn_began_at):
-                self._text.clear()  # of no use without its beginning, and it has no bound
+            if not self.ring.has(self._first_token_id):
+                self._text.clear()  # it has no bound, and `settle` needs all of it
             self._text.append(token.text)
-            self._turn_began_at = self._turn_began_at or self.ring.last_id + 1
+            self._first_token_id = self._first_token_id or self.ring.last_id + 1
         self.ring.add("token", text=token.text, iteration=token.iteration, agent=token.sub_agent)
 
     def settle(self, answer: str) -> None:
-        """Leave readers with the answer: the text since the last turn, or a correction of it.
+        """Correct the text since the last turn if it is not the answer.
 
         An agent whose text is not its answer sends its answer as one token, at the end.
         """
         text = "".join(self._text)
-        if text == answer and self.ring.keeps(self._turn_began_at):
+        if text == answer and self.ring.has(self._first_token_id):
             return
         iteration = self._progress.iterations + 1
         if text:
@@ -95,4 +95,4 @@ class Transcript:
 
     def _end_turn(self) -> None:
         self._text.clear()
-        self._turn_began_at = 0
+        self._first_token_id = 0

@@ -104,8 +104,8 @@ async def test_the_fence_asks_when_there_is_nothing_to_write() -> None:
 
     async def calls_twice(call: AgentCall) -> str:
         assert call.fence is not None
-        await call.fence.passed()
-        await call.fence.passed()
+        await call.fence.confirm_owned()
+        await call.fence.confirm_owned()
         return "done"
 
     await worked(desk, ScriptedAgent(calls_twice), store.attempt())
@@ -121,9 +121,9 @@ async def test_a_lost_run_stops_at_the_fence(when: str) -> None:
     async def acts(call: AgentCall) -> str:
         assert call.fence is not None
         if when == "asking":
-            await call.fence.passed()
+            await call.fence.confirm_owned()
         store.refuse = [HandedOver()] * 3
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         done.append("acted")
         return "done"
 
@@ -145,7 +145,7 @@ async def test_a_run_that_was_cancelled_elsewhere_is_cancelled(raises: bool) -> 
         store.refuse = [Cancelled()] * 3
         if raises:
             raise HandedOver  # what keeps steps or conversations knows no more
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         return "done"
 
     result = await worked(desk, ScriptedAgent(acts), store.attempt())
@@ -167,7 +167,7 @@ async def test_nobody_asks_for_a_thread_that_has_left() -> None:
 
     async def on_a_thread(call: AgentCall) -> str:
         assert call.fence is not None
-        await asyncio.to_thread(call.fence.passed_in_thread)
+        await asyncio.to_thread(call.fence.confirm_owned_in_thread)
         return "done"
 
     attempt = store.attempt(timeout_s=0.5, write=write)
@@ -198,7 +198,7 @@ async def test_a_row_that_the_store_refuses() -> None:
 
     async def acts(call: AgentCall) -> str:
         assert call.fence is not None
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         return "done"
 
     result = await worked(desk, ScriptedAgent(acts), store.attempt(write=write))
@@ -248,7 +248,7 @@ async def cut(
         scripted.tool_ends(call)
         scripted.iteration(call, call.iterations + 1)
         assert call.fence is not None
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         store.refuse = [HandedOver()] * 3
         raise HandedOver
 

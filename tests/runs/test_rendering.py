@@ -150,7 +150,7 @@ def test_half_an_output_is_none(value: Any) -> None:
 
 def test_the_text_counts_too() -> None:
     """Text and output together are bounded."""
-    half = "x" * (rendering.MOST_BYTES // 2 + 1)
+    half = "x" * (rendering.MAX_BYTES // 2 + 1)
     assert AgentAnswer(half).text == AgentAnswer("", output=half).output == half
     for text, output in ((half, half), (half * 2, None)):
         with pytest.raises(TooMuch):

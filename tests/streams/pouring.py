@@ -54,5 +54,5 @@ def pours() -> Any:
 
 def pours_without_bounds() -> Any:
     """The same over rings that keep everything: what the measurement must see."""
-    ring._MOST_BYTES = ring._MOST_ENTRIES = 1_000_000_000
+    ring._MAX_BYTES = ring._MAX_ENTRIES = 1_000_000_000
     return pours()
