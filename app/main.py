@@ -195,7 +195,7 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
             logs.log("info", lines.SERVICE_STARTED, agents=list(service.agents))
             yield
             if parts.durable is not None:
-                parts.durable.engine.leave()
+                parts.durable.engine.stop_taking_runs()
             await service.runner.drain(0.0, 0.0)
             await service.claims.close()
     finally:
@@ -241,7 +241,7 @@ async def _drain(parts: Parts) -> None:
     settings = parts.settings
     logs.log("info", lines.SERVICE_DRAINING, in_flight=len(parts.service.runner.in_flight))
     if parts.durable is not None:
-        parts.durable.engine.leave()
+        parts.durable.engine.stop_taking_runs()
     await parts.service.runner.drain(settings.drain_notice_s, settings.drain_s)
     if parts.durable is not None:
         # Last, so that whoever waits for a run that ended meanwhile has its answer.

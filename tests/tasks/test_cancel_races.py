@@ -99,7 +99,7 @@ async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.Mo
     assert before["status"] == "cancelled"
     may_store.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.working, 20)
+    await until(lambda: task_id not in engine._worker.executing, 20)
     await asyncio.sleep(1)  # in which it would be stored
     assert await view(desk, task_id) == before
     assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
@@ -145,7 +145,7 @@ async def test_taken_from_the_queue_and_not_begun(
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     may_begin.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.working, 20)
+    await until(lambda: task_id not in engine._worker.executing, 20)
     told = await ended(desk, task_id)
     assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
@@ -181,7 +181,7 @@ async def test_an_end_that_was_noted_by_a_process_that_died(
     begin = Worker._begin
 
     def after_another(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
-        owned.note({OUTCOME: "completed"})
+        owned.merge_attributes({OUTCOME: "completed"})
         return begin(worker, known, owned, stored)
 
     monkeypatch.setattr(Worker, "_begin", after_another)

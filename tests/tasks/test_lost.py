@@ -87,7 +87,7 @@ async def test_cancelled_at_whoever_took_it_over(
 ) -> None:
     """A process that lost a run tells no end of it, and leaves what was told of that alone."""
     if not hears:  # so that it learns of it before a tool begins
-        monkeypatch.setattr("app.tasks.supervisor.Supervisor._obey", lambda _: None)
+        monkeypatch.setattr("app.tasks.supervisor.Supervisor._stop_lost_runs", lambda _: None)
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=2), delay_s=1.0)
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
