@@ -29,7 +29,8 @@ from app.tasks.engine import Engine
 from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.store import Store
 from app.tasks.supervisor import Hooks
-from app.telemetry import catalogue, lines, logs
+from app.telemetry import catalogue, lines
+from app.telemetry.logs import Log
 from app.telemetry.pipeline import Gauges
 
 _CHECK_REACHABLE_S = 0.5
@@ -54,10 +55,11 @@ class Durable:
     threads: ConversationStore
     keys: IdempotencyKeyStore
     runner: Runner
+    log: Log
     served: Collection[str] = ()
 
     @classmethod
-    def of(cls, settings: Settings, runner: Runner) -> "Durable":
+    def of(cls, settings: Settings, runner: Runner, log: Log) -> "Durable":
         """Build the parts without opening them. Raises SettingsError for an invalid URL."""
         url = settings.store or ""
         variable = configuration.variable("store_url" if settings.store_url else "data_dir")
@@ -72,7 +74,7 @@ class Durable:
             keep_s=settings.keep_tasks_s,
         )
         threads, keys = ConversationStore(store), IdempotencyKeyStore(store)
-        return cls(store, url, variable, engine, threads, keys, runner)
+        return cls(store, url, variable, engine, threads, keys, runner, log)
 
     @property
     def where(self) -> str:
@@ -123,7 +125,7 @@ class Durable:
             def ended_without_worker(task_id: str, error: RunError) -> None:
                 reporting = self._report_ended_without_worker(service, task_id, error)
                 reported = asyncio.run_coroutine_threadsafe(reporting, loop)
-                reported.add_done_callback(_log_failure)
+                reported.add_done_callback(self._log_failure)
 
             hooks = Hooks(
                 stop=background.stop,
@@ -131,7 +133,7 @@ class Durable:
                 ended_without_worker=ended_without_worker,
                 delete_steps=_on_loop(loop, steps),
                 purge=self._purge,
-                failed=lambda error: logs.failed(lines.UNHANDLED, error),
+                failed=lambda error: self.log.failed(lines.UNHANDLED, error),
             )
             self.engine.subscribe(hooks)
             works = service.role is not Role.API
@@ -152,9 +154,9 @@ class Durable:
             if self.engine.stats.reachable != reachable:
                 reachable = not reachable
                 if reachable:
-                    logs.log("info", lines.STORE_BACK)
+                    self.log.log("info", lines.STORE_BACK)
                 else:
-                    logs.log("warning", lines.STORE_UNREACHABLE)
+                    self.log.log("warning", lines.STORE_UNREACHABLE)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -196,6 +198,10 @@ class Durable:
         except StoreUnavailable:
             return None
 
+    def _log_failure(self, reported: "Future[None]") -> None:
+        if not reported.cancelled() and (wrong := reported.exception()) is not None:
+            self.log.failed(lines.UNHANDLED, wrong)
+
     def gauges(self, service: Service) -> Gauges:
         """Return the gauges of the store. Each scrape reads the engine's last statistics."""
 
@@ -229,11 +235,6 @@ class Durable:
             catalogue.STORE_FREE: free,
             catalogue.STORE_RESERVE: lambda: {(): float(self.engine.stats.reserve_bytes)},
         }
-
-
-def _log_failure(reported: "Future[None]") -> None:
-    if not reported.cancelled() and (wrong := reported.exception()) is not None:
-        logs.failed(lines.UNHANDLED, wrong)
 
 
 def _on_loop(

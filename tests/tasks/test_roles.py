@@ -82,7 +82,7 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
             assert httpx.get(f"{worker.url}/health/ready").status_code == 200
             assert sample(worker, "agent_concurrency_limit") > 0
             said = worker.err.read_text()
-            assert "works background runs of quick (create_agent)" in said
+            assert "executes background runs of quick (create_agent)" in said
             told = re.findall(rf"curl -s ({worker.url}\S*)", said)
             assert [address.removeprefix(worker.url) for address in told] == [
                 "/health/ready",
