@@ -109,8 +109,9 @@ async def until(claim: Callable[[], object], timeout_s: float = 30.0) -> float:
 async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Served]:
     """Serve ready-made agents with the given settings; ends with the block."""
     options.setdefault("store_url", "none")  # a store costs half a second: ask for it
+    log = options.pop("log", None)
     settings = Settings(drain_notice_s=0.0, drain_s=0.0, **options)
-    parts = main.assemble(settings)
+    parts = main.assemble(settings, log)
     service = parts.service
     facts: list[Event] = []
     emit_to_sinks = service.runner.emit

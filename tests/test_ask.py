@@ -252,7 +252,7 @@ def test_unreachable() -> None:
     [
         (events(RUN), "text/event-stream", 200, 6, "The connection was lost before the run ended"),
         (b"<html>", "text/html", 200, 1, "is no Watchkeeper"),
-        (b"<html>", "text/html", 502, 5, "The answer was HTTP 502, and no reason."),
+        (b"<html>", "text/html", 502, 5, "The answer was HTTP 502, without a reason."),
         (b"<html>", "text/html", 503, 7, "HTTP 503"),
         (b"[]", "application/json", 401, 2, "HTTP 401"),
     ],
@@ -301,7 +301,9 @@ def test_retracted() -> None:
     with scripted(events(*sent)) as url:
         _, output = terminal("q", "--url", url)
         piped = ask(url)
-    anew = "all wr\n\x1b[2mthe text so far was taken back; anew:\x1b[0m\nall right\n\x1b[2m"
+    anew = (
+        "all wr\n\x1b[2mthe agent retracted the text so far; it starts again:\x1b[0m\nall right\n"
+    )
     assert output.startswith(anew)
     assert piped.out == "all right\n"
 

@@ -39,7 +39,6 @@ class Rejection(StrEnum):
 
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGS = "invalid_args"
-    REFUSED = "refused"
 
 
 class Mode(StrEnum):

@@ -1,4 +1,4 @@
-"""The way in and the way out: requests, the queue, and those who read streams."""
+"""The API: requests, the queue, and readers of streams."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -26,7 +26,7 @@ from dashboards.rules.alert import Board
 from dashboards.rules.promql import Without
 from dashboards.rules.values import Values
 
-# What Prometheus and an orchestrator ask is not what callers ask.
+# Prometheus and orchestrators request these; they are no callers.
 CALLERS = Without(("/metrics", "/health.*"))
 _SHED, _BACKLOG = ("AgentRequestsShed",), ("AgentQueueBacklog", "AgentSaturated")
 
@@ -130,7 +130,7 @@ _READY = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """API and streaming."""
+    """Return the dashboard "API and streaming"."""
     return Dashboard(
         Board.API,
         "6 API and streaming",

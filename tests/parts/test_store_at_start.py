@@ -98,6 +98,6 @@ def test_the_right_password(server: Cluster, tmp_path: Path, way: str) -> None:
     }[way]
     with serving(tmp_path, variables={"WATCHKEEPER_STORE_URL": store}) as service:
         output = service.err.read_text() + service.out.read_text()
-    assert "Background runs are kept in postgresql://" in output
+    assert "Background runs are stored in postgresql://" in output
     assert "***" in output
     assert "the-one" not in output

@@ -97,7 +97,7 @@ async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPa
     assert before["status"] == "cancelled"
     may_store.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.working, 20)
+    await until(lambda: task_id not in engine._worker.executing, 20)
     await asyncio.sleep(1)  # in which it would be stored
     assert await view(desk, task_id) == before
     assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
@@ -143,7 +143,7 @@ async def test_claimed_run_that_has_not_started_stops_at_once(
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     may_begin.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.working, 20)
+    await until(lambda: task_id not in engine._worker.executing, 20)
     task = await ended(desk, task_id)
     assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
@@ -179,7 +179,7 @@ async def test_noted_end_of_a_dead_process_can_be_cancelled(
     begin = Worker._begin
 
     def after_another(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
-        owned.note({OUTCOME: "completed"})
+        owned.merge_attributes({OUTCOME: "completed"})
         return begin(worker, known, owned, stored)
 
     monkeypatch.setattr(Worker, "_begin", after_another)

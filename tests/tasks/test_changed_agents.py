@@ -128,10 +128,14 @@ async def test_removed_next_node_restarts_the_run(
 ) -> None:
     """A run whose next node no longer exists restarts from its input and logs it."""
     shop = Shop()
-    async with served({"a": shop.version(*before)}, store_url=url_in(tmp_path)) as desk:
+    async with served(
+        {"a": shop.version(*before)}, store_url=url_in(tmp_path), log=log.source
+    ) as desk:
         task_id = await cut(desk, shop.desk)
     shop.desk.seconds = 0.0
-    async with served({"a": shop.version(*after)}, store_url=url_in(tmp_path)) as desk:
+    async with served(
+        {"a": shop.version(*after)}, store_url=url_in(tmp_path), log=log.source
+    ) as desk:
         task = await ended(desk, task_id)
         story = await events(desk, task_id)
         known = (await desk.client.get(f"/runs/{task_id}")).json()
@@ -171,7 +175,7 @@ async def test_restarted_run_resumes_from_its_new_steps(tmp_path: Path, log: Log
     task_id = ""
     for attempt, version in enumerate(versions, start=1):
         shop.desk.seconds = 0.0 if attempt == 3 else 60.0
-        async with served({"a": version}, store_url=url_in(tmp_path)) as desk:
+        async with served({"a": version}, store_url=url_in(tmp_path), log=log.source) as desk:
             task_id = task_id or await submit(desk, include_steps=True)
             if attempt == 3:
                 task = await ended(desk, task_id)
@@ -232,11 +236,11 @@ async def test_call_of_a_removed_tool_is_rejected(kind: str, tmp_path: Path, log
     desk_of_tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=looks_and_naps)
     agents = {"a": fakes.build(kind, model, desk_of_tools.tools())}
-    async with served(agents, store_url=url_in(tmp_path)) as desk:
+    async with served(agents, store_url=url_in(tmp_path), log=log.source) as desk:
         task_id = await cut(desk, desk_of_tools)
     fewer = [tool for tool in desk_of_tools.tools() if tool.name != "nap"]
     agents = {"a": fakes.build(kind, model, fewer)}
-    async with served(agents, store_url=url_in(tmp_path)) as desk:
+    async with served(agents, store_url=url_in(tmp_path), log=log.source) as desk:
         task = await ended(desk, task_id)
         samples = parsed(await desk.client.get("/metrics"))
     result = task["result"]

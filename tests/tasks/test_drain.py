@@ -182,7 +182,7 @@ async def test_waiter_gets_an_end_that_is_stored_slowly(
         await asyncio.sleep(0.2)
         engine = desk.service.engine
         assert isinstance(engine, Engine)
-        engine.leave()
+        engine.stop_taking_runs()
         await desk.service.runner.drain(0.0, 30.0)
         await engine.release_waiters()
         assert (await asyncio.wait_for(waiting, 10))["status"] == "completed"

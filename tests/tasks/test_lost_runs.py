@@ -87,7 +87,7 @@ async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
 ) -> None:
     """A process that lost a run emits no end of it and leaves the reported end alone."""
     if not hears:  # so that it learns of it before a tool begins
-        monkeypatch.setattr("app.tasks.supervisor.Supervisor._obey", lambda _: None)
+        monkeypatch.setattr("app.tasks.supervisor.Supervisor._stop_lost_runs", lambda _: None)
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=2), delay_s=1.0)
     agents = {"a": fakes.build("create_agent", model, tools.tools())}

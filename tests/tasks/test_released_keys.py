@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.runs.errors import InFlight
-from app.tasks.kept import Keys
+from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.store import Store
 from tests import fakes, faults
 from tests.service import Served, served, until
@@ -35,13 +35,13 @@ async def test_key_is_free_after_a_refusal(
 
     However long the store takes to let go of the key.
     """
-    free = Keys.release
+    free = IdempotencyKeyStore.release
 
-    async def slowly(self: Keys, key: str, run_id: str) -> None:
+    async def slowly(self: IdempotencyKeyStore, key: str, run_id: str) -> None:
         await asyncio.sleep(0.3)
         await free(self, key, run_id)
 
-    monkeypatch.setattr(Keys, "release", slowly)
+    monkeypatch.setattr(IdempotencyKeyStore, "release", slowly)
     tools = fakes.ToolDesk(60)
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     options: dict[str, Any] = {"max_running_runs": 1, "max_queued_runs": 0}
@@ -132,7 +132,7 @@ async def test_key_expires_after_its_process_died(tmp_path: Path) -> None:
     url = url_in(tmp_path)
     async with served({"quick": quick()}, store_url=url):
         store = await asyncio.to_thread(Store, url)
-        keys = Keys(store)
+        keys = IdempotencyKeyStore(store)
         assert await keys.acquire("k", "same", "dead", 30) is None
         with pytest.raises(InFlight):
             await keys.acquire("k", "same", "next", 30)

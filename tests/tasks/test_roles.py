@@ -82,7 +82,7 @@ def test_api_process_submits_and_worker_executes(tmp_path: Path) -> None:
             assert httpx.get(f"{worker.url}/health/ready").status_code == 200
             assert sample(worker, "agent_concurrency_limit") > 0
             output = worker.err.read_text()
-            assert "works background runs of quick (create_agent)" in output
+            assert "executes background runs of quick (create_agent)" in output
             addresses = re.findall(rf"curl -s ({worker.url}\S*)", output)
             assert [address.removeprefix(worker.url) for address in addresses] == [
                 "/health/ready",

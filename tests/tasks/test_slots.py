@@ -39,7 +39,7 @@ async def test_draining_process_starts_no_run(tmp_path: Path) -> None:
     agents, store = {"quick": quick()}, url_in(tmp_path)
     async with served(agents, store_url=store) as desk:
         assert isinstance(desk.service.engine, Engine)
-        desk.service.engine.leave()
+        desk.service.engine.stop_taking_runs()
         task_id = await submit(desk, timeout=3.0)
         task = await view(desk, task_id, 3.5)
         assert (task["status"], task["attempts"]) == ("pending", 0)

@@ -179,18 +179,18 @@ def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
     """Steps that could not be deleted are tried again; the failure is logged once."""
     ended = desk.submit()
     desk.client.cancel_workflow(ended)
-    desk.worker.left.add(ended)
+    desk.worker.recently_executed.add(ended)
     desk.supervisor.start()
     for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
         soon(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
         ids, order = desk.orders[number]
         assert ids == [ended]
-        assert ended in desk.worker.left
+        assert ended in desk.worker.recently_executed
         if wrong is None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    soon(lambda: not desk.worker.left)  # its own thread may be the one that is told
+    soon(lambda: not desk.worker.recently_executed)  # its own thread may be the one that is told
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 
@@ -206,10 +206,12 @@ def test_cancelled_run_of_a_killed_process_ends_once(
     hung, spoke = desk.submit(), desk.submit()
     for task_id in (hung, spoke):
         claim = desk.taken(task_id)["owner_xid"]
-        Owned(desk.store, desk.tables, task_id, claim, "gone").note({rows.STARTED_TOKEN: claim})
+        Owned(desk.store, desk.tables, task_id, claim, "gone").merge_attributes(
+            {rows.STARTED_TOKEN: claim}
+        )
         with desk.store.calls.begin() as connection:
             connection.execute(desk.tables.cancelling(task_id, time.time()))
-        desk.supervisor.ordered(task_id, "gone")
+        desk.supervisor.watch_cancellation(task_id, "gone")
     Owned(desk.store, desk.tables, spoke, None, "gone").record_stop()
     desk.supervisor.start()
     time.sleep(1.5)

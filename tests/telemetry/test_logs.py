@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 
-from app.telemetry import lines, logs
+from app.telemetry import lines
 from tests import fakes, faults
 from tests.runs.test_plain import Raises, Recurses
 from tests.runs.test_rendering import holding_itself, nested
@@ -103,7 +103,7 @@ def test_own_fault_has_type_and_place(log: Log) -> None:
     try:
         raise ValueError(hidden)
     except ValueError as error:
-        logs.failed(lines.REQUEST_FAILED, error)
+        log.source.failed(lines.REQUEST_FAILED, error)
     (line,) = written(log)
     assert (line["event"], line["level"], line["error_type"]) == (
         "request_failed",
@@ -139,7 +139,7 @@ def test_uncaught_exception_is_one_line(log: Log) -> None:
 def test_level_holds_for_every_logger(least: str) -> None:
     """No line below the set level is written, whoever wrote it."""
     with recorded(least) as log:
-        logs.log("info", lines.SERVICE_STARTED)
+        log.source.log("info", lines.SERVICE_STARTED)
         THEIRS.info("too_quiet")
         logging.getLogger("uvicorn.error").info("too_quiet")
         THEIRS.error("loud_enough")
@@ -151,8 +151,8 @@ def test_sigusr1_toggles_debug(level: str) -> None:
     """SIGUSR1 turns debug lines on; the next one restores the former level."""
     with recorded(level) as log:
         for number in range(3):
-            logs.log("debug", lines.RUN_STARTED, number=number)
-            logs.log("info", lines.SERVICE_STARTED, number=number)
+            log.source.log("debug", lines.RUN_STARTED, number=number)
+            log.source.log("info", lines.SERVICE_STARTED, number=number)
             os.kill(os.getpid(), signal.SIGUSR1)
         written(log, 2)
     logged = [(x["event"], x["number"]) for x in log.lines if "number" in x]
@@ -163,9 +163,11 @@ def test_sigusr1_toggles_debug(level: str) -> None:
 
 _BUSY = """
 import os, signal, threading, time
-from app.telemetry import lines, logs
+from app.telemetry import lines
+from app.telemetry.logs import Log
 
-logs.start(json=True, level="info", version="0", instance="here", stream=open("/dev/null", "w"))
+log = Log()
+log.start(json=True, level="info", version="0", instance="here", stream=open("/dev/null", "w"))
 
 def signals():
     while True:
@@ -175,7 +177,7 @@ def signals():
 threading.Thread(target=signals, daemon=True).start()
 end = time.monotonic() + 1.5
 while time.monotonic() < end:
-    logs.log("info", lines.SERVICE_STARTED)
+    log.log("info", lines.SERVICE_STARTED)
 os.write(1, b"alive")
 os._exit(0)
 """
@@ -207,7 +209,7 @@ UNKNOWN: dict[str, Any] = {
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_unknown_value_loses_no_line(log: Log, kind: str) -> None:
     """A value that JSON does not know costs no line."""
-    logs.log("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
+    log.source.log("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
     (line,) = written(log)
     assert line["event"] == "service_started"
 
@@ -220,7 +222,7 @@ def test_unknown_value_loses_no_line(log: Log, kind: str) -> None:
 )  # fmt: skip
 def test_value_without_a_text_loses_no_line(log: Log, value: Any) -> None:
     """A value whose own `str` fails costs no line either."""
-    logs.log("info", lines.SERVICE_STARTED, value=value, whole="whole")
+    log.source.log("info", lines.SERVICE_STARTED, value=value, whole="whole")
     (line,) = written(log)
     assert (line["event"], line["whole"]) == ("service_started", "whole")
     assert "secret" not in log.text
@@ -251,14 +253,16 @@ def test_line_with_wrong_arguments_prints_no_traceback(capsys: pytest.CaptureFix
 def test_long_line_is_cut(log: Log) -> None:
     """A line is cut to a length that collectors accept."""
     THEIRS.warning("x" * 1_000_000)
-    logs.log("info", lines.SERVICE_STARTED, agents="y" * 1_000_000)
+    log.source.log("info", lines.SERVICE_STARTED, agents="y" * 1_000_000)
     assert all(len(json.dumps(line)) < 20_000 for line in written(log, 2))
 
 
 def test_line_is_readable_on_a_terminal() -> None:
     """On a terminal a line is readable, and not JSON."""
     with recorded("info", json=False) as log:
-        logs.log("warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3)
+        log.source.log(
+            "warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3
+        )
         THEIRS.warning("something else")
         deadline = time.monotonic() + 20
         while log.text.count("\n") < 2:

@@ -27,7 +27,8 @@ def _burns(
         rule={"long": long},
         summary=f"orders burns its error budget {pace} times too fast",
         description=f"{share} of the runs of orders were bad in the last {long}, and they still "
-        f"are. 1.00% of the runs of 30d may be; at this burn rate that is used up in {exhausted_in}.",
+        "are. 1.00% of the runs of 30d may be; at this burn rate that is used up in "
+        f"{exhausted_in}.",
     )
 
 
