@@ -1,10 +1,10 @@
-"""The handler on its own, for LangChain programs that are not served here.
+"""The callback handler on its own, for LangChain programs that this service does not serve.
 
     from app.watch import watch
     agent.invoke(..., config={"callbacks": [watch("orders")]})
 
-Metrics are on prometheus_client's default registry, spans go where the `OTEL_*` variables say,
-log lines to standard output.
+Metrics go to prometheus_client's default registry, spans to the target of the `OTEL_*` variables,
+and log lines to standard output.
 """
 
 import atexit
@@ -13,17 +13,17 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from app.agents.watching import WatchHandler
+from app.agents.watch_handler import WatchHandler
 from app.runs.prices import Prices
-from app.telemetry import logs
 from app.telemetry.export import instance_id
+from app.telemetry.logs import Log
 from app.telemetry.pipeline import Pipeline, default_registry
 
 
 def watch(agent: str) -> Any:
-    """A LangChain callback handler for any number of runs, told under this name.
+    """Return a LangChain callback handler for any number of runs of the agent of this name.
 
-    Names are labels of metrics: give each agent one, not each run.
+    The name is a label of metrics: use one for each agent, not for each run.
     """
     pipeline = _pipeline()
     pipeline.admit(agent)
@@ -32,9 +32,10 @@ def watch(agent: str) -> Any:
 
 @functools.cache
 def _pipeline() -> Pipeline:
-    """One for the process, made when the first agent is watched."""
-    pipeline = Pipeline(version("watchkeeper"), default_registry())
-    logs.start(
+    """The pipeline of the process. The first call of `watch` builds it."""
+    log = Log()
+    pipeline = Pipeline(version("watchkeeper"), log, default_registry())
+    log.start(
         json=not sys.stdout.isatty(),
         level="info",
         version=version("watchkeeper"),

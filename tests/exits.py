@@ -61,8 +61,8 @@ def places(leave: Callable[[], BaseException]) -> dict[str, Any]:
         "model": create_agent(_leaving_model(leave), []),
         "model-thread": create_agent(faults.SyncModel(script=now), []),
         "middleware": create_agent(faults.model(), [], middleware=[_leaving_hook(leave)]),
-        "callback": _heard(_Leaves(leave)),
-        "callback-async": _heard(_LeavesSoon(leave)),
+        "callback": _hooks(_Leaves(leave)),
+        "callback-async": _hooks(_LeavesSoon(leave)),
         "executor-parser": _executor(now),
     }
 
@@ -143,7 +143,7 @@ class _LeavesSoon(AsyncCallbackHandler):
         raise self._leave()
 
 
-def _heard(handler: Any) -> Any:
+def _hooks(handler: Any) -> Any:
     return create_agent(faults.model(), []).with_config(callbacks=[handler])
 
 

@@ -69,11 +69,11 @@ class Receiver:
             return list(self._spans)
 
     def wait(
-        self, claim: Callable[[Sequence[Received]], object], within_s: float = 30.0
+        self, claim: Callable[[Sequence[Received]], object], timeout_s: float = 30.0
     ) -> list[Received]:
         """Wait, in a thread, until the claim is true of the spans; gives them."""
         with self._came:
-            assert self._came.wait_for(lambda: claim(self._spans), within_s), self._spans
+            assert self._came.wait_for(lambda: claim(self._spans), timeout_s), self._spans
             return list(self._spans)
 
     def trace_of(self, run_id: str) -> list[Received]:

@@ -43,7 +43,7 @@ _SILENT = "nostream"
 P = ParamSpec("P")
 
 
-def _watching(callback: Callable[P, None]) -> Callable[P, None]:
+def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
     """A fault of ours is counted and never breaks the run; a refusal is meant to."""
 
     @functools.wraps(callback)
@@ -109,7 +109,7 @@ class RunHandler(Reaching):
         """What stands around a call that is made inside that chain or tool call."""
         return Around(self.calls, self.tree.place(parent_id))
 
-    @_watching
+    @_guarded
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -128,7 +128,7 @@ class RunHandler(Reaching):
             self.limits.step_begins(branch)
             self.turns.step_begins(branch)
 
-    @_watching
+    @_guarded
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A chain ended: turns are counted at the end of the step that made them."""
         ended = self.tree.end(run_id)
@@ -150,7 +150,7 @@ class RunHandler(Reaching):
         self.limits.last_words = None
         self.library_limit.clear()
 
-    @_watching
+    @_guarded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A chain raised: it failed, asks a human, or handed over to another agent."""
         ended = self.tree.end(run_id)
@@ -179,7 +179,7 @@ class RunHandler(Reaching):
             self.waiting.discard(agent.name)
         self.tool_calls.agent_ended(agent, outcome)
 
-    @_watching
+    @_guarded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any],
@@ -202,7 +202,7 @@ class RunHandler(Reaching):
         said = messages[0] if messages else ()
         self._model_starts(run_id, call, said, about, silent=_SILENT in (tags or ()))
 
-    @_watching
+    @_guarded
     def on_llm_start(
         self,
         serialized: dict[str, Any],
@@ -242,12 +242,12 @@ class RunHandler(Reaching):
         iteration = iteration_of(place, self.turns.iterations)
         self.models.start(run_id, call, messages, metadata, parent_id, iteration, silent=silent)
 
-    @_watching
+    @_guarded
     def on_llm_new_token(self, token: Any, *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
         """A streamed model call gave a token."""
         self.models.token(run_id, chunk)
 
-    @_watching
+    @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """A model answered."""
         ended = self.models.end(run_id, response)
@@ -256,12 +256,12 @@ class RunHandler(Reaching):
             about = {"helper": call.helper, "last": call.last}
             self.turns.answered(ended.reply, call.tools, ended.place, **about)
 
-    @_watching
+    @_guarded
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A model raised."""
         self.models.fail(run_id, error)
 
-    @_watching
+    @_guarded
     def on_agent_action(
         self, action: Any, *, run_id: UUID, metadata: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
@@ -270,7 +270,7 @@ class RunHandler(Reaching):
         agent.acts = True
         self.turns.acted_on(agent, action)
 
-    @_watching
+    @_guarded
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -294,14 +294,14 @@ class RunHandler(Reaching):
         iteration = iteration_of(place, self.turns.iterations) - 1
         self.tool_calls.start(run_id, name, arguments, place, iteration, tool_call_id)
 
-    @_watching
+    @_guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool gave a result."""
         self.tree.end(run_id)
         self.models.keep_result(output)
         self.tool_calls.end(run_id, output)
 
-    @_watching
+    @_guarded
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool raised."""
         self.tree.end(run_id)

@@ -48,7 +48,7 @@ class Checkpoints:
     def __init__(self, saver: BaseCheckpointSaver[Any]) -> None:
         self.saver = saver
 
-    async def forget(self, run_ids: Iterable[str]) -> None:
+    async def delete_steps(self, run_ids: Iterable[str]) -> None:
         """Drop the steps of runs whose results are stored."""
         for run_id in run_ids:
             await self.saver.adelete_thread(run_id)
@@ -91,8 +91,8 @@ class _Patient(BaseCheckpointSaver[Any]):
 @contextmanager
 def _in_the_name_of(config: RunnableConfig) -> Iterator[None]:
     run = config["configurable"]
-    claim = run.get(CLAIM)
-    before = _claimed.set(None if claim is None else (run["thread_id"], claim))
+    claim_token = run.get(CLAIM)
+    before = _claimed.set(None if claim_token is None else (run["thread_id"], claim_token))
     try:
         yield
     finally:
@@ -136,11 +136,11 @@ async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[A
         @asynccontextmanager
         async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[Any]:
             """What the library reads and writes with; a step is one transaction with its claim."""
-            claim = _claimed.get()
+            claim_token = _claimed.get()
             # What is sent through one pipeline is one transaction.
-            async with super()._cursor(pipeline=pipeline or claim is not None) as cursor:
-                if claim is not None:
-                    await cursor.execute(held, claim)
+            async with super()._cursor(pipeline=pipeline or claim_token is not None) as cursor:
+                if claim_token is not None:
+                    await cursor.execute(held, claim_token)
                     if await cursor.fetchone() is None:
                         raise HandedOver
                 yield cursor

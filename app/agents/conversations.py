@@ -34,7 +34,7 @@ class Conversations:
         """What was said in a thread; nothing in a new one, or without one."""
         if thread_id is None:
             return []
-        said = await _patiently(lambda: self._store.read(self._agent, thread_id))
+        said = await _until_available(lambda: self._store.read(self._agent, thread_id))
         return [] if said is None else messages_from_dict(json.loads(said))
 
     async def keep(self, call: AgentCall, messages: Sequence[BaseMessage]) -> None:
@@ -50,11 +50,11 @@ class Conversations:
             kept = kept[start:]
         text = json.dumps(messages_to_dict(kept), default=str)
         if call.fence is not None:
-            await call.fence.passed()
-        await _patiently(lambda: self._store.write(self._agent, thread_id, run_id, text))
+            await call.fence.confirm_owned()
+        await _until_available(lambda: self._store.write(self._agent, thread_id, run_id, text))
 
 
-async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+async def _until_available(work: Callable[[], Awaitable[T]]) -> T:
     """A store that is away does not take the run with it: it is tried until the run is stopped.
 
     The deadline does that, so it alone decides how such a run ends.
@@ -73,7 +73,7 @@ class InMemory:
         self._said: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._held: dict[tuple[str, str], str] = {}
 
-    async def claim(self, agent: str, thread_id: str, run_id: str, for_s: float) -> None:
+    async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
         """Take a thread for a run. Raises InFlight when another run has it."""
         if self._held.setdefault((agent, thread_id), run_id) != run_id:
             raise InFlight
@@ -98,7 +98,7 @@ class InMemory:
         while len(self._said) > _MOST_THREADS:
             self._said.popitem(last=False)
 
-    async def forget(self, agent: str, thread_id: str) -> bool:
+    async def delete(self, agent: str, thread_id: str) -> bool:
         """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
         if (agent, thread_id) in self._held:
             raise InFlight

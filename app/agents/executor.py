@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
-from app.agents import anatomy
+from app.agents import introspection, upstream
 from app.agents.callback import RunHandler
 from app.agents.contents import blocks_of
 from app.agents.conversations import Conversations, InMemory
@@ -27,7 +27,7 @@ from app.agents.failure import blamed, refusal_of
 from app.agents.final import basis, last_words
 from app.agents.last_turn import is_empty, spoken
 from app.agents.reach import install
-from app.agents.speaking import handler_for, only_sub_agents
+from app.agents.streaming import handler_for, only_sub_agents
 from app.agents.tools import Guards, handled
 from app.runs.errors import ModelFailed, NoAnswer, RunError
 from app.runs.model import AgentAnswer, AgentInfo, Limit
@@ -53,8 +53,8 @@ class ExecutorAgent:
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
         install()
-        self.info = info
-        self.verbose = bool(executor.verbose or any(tool.verbose for tool in executor.tools))
+        verbose = executor.verbose or any(tool.verbose for tool in executor.tools)
+        self.info = replace(info, verbose=bool(verbose))
         self._executor = executor.model_copy(
             update={
                 "tools": [handled(tool) for tool in executor.tools],
@@ -75,7 +75,7 @@ class ExecutorAgent:
         parsers = [
             parser
             for parser in (
-                *anatomy.find_all(executor.agent, BaseOutputParser),  # type: ignore[type-abstract]
+                *introspection.find_all(executor.agent, BaseOutputParser),  # type: ignore[type-abstract]
                 getattr(executor.agent, "output_parser", None),  # of the oldest agents
             )
             if any(cls.__name__.endswith("AgentOutputParser") for cls in type(parser).__mro__)
@@ -84,16 +84,18 @@ class ExecutorAgent:
         self._parser = parsers[0] if parsers and not self._speaks else None
         self._direct_tools = {tool.name for tool in executor.tools if tool.return_direct}
         self._guards = Guards()
-        self._model = anatomy.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
+        self._upstream = upstream.current()
+        self._model = introspection.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
-    def keep_in(self, threads: ThreadStore, steps: object = None) -> None:
-        """Keep conversations there; an executor has no steps that could be kept."""
+    def use_store(self, threads: ThreadStore, steps: object = None) -> None:
+        """Store conversations there; an executor has no steps that could be stored."""
         self._conversations = Conversations(self.info.name, threads)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the executor to its end, to the iteration limit or to the ceiling of model calls."""
-        if not self._speaks and call.say is not None:
-            call = replace(call, say=only_sub_agents(call.say))
+        upstream.use(self._upstream)
+        if not self._speaks and call.on_token is not None:
+            call = replace(call, on_token=only_sub_agents(call.on_token))
         handler = handler_for(call, self.info.name, self._tools, guards=self._guards)
         before = _before(call, await self._conversations.so_far(call.thread_id))
         with blamed(handler):
@@ -188,13 +190,13 @@ def _before(call: AgentCall, said: list[BaseMessage]) -> list[BaseMessage]:
 
 def takes_history(executor: Any) -> bool:
     """Whether its prompt has a place for what was said before."""
-    prompts = anatomy.find_all(executor, BasePromptTemplate)  # type: ignore[type-abstract]
+    prompts = introspection.find_all(executor, BasePromptTemplate)  # type: ignore[type-abstract]
     return any("chat_history" in (*p.input_variables, *p.optional_variables) for p in prompts)
 
 
 def _wants_text(executor: Any) -> bool:
     """A prompt that is one text has what was said as text, too."""
-    prompts = anatomy.find_all(executor, StringPromptTemplate)  # type: ignore[type-abstract]
+    prompts = introspection.find_all(executor, StringPromptTemplate)  # type: ignore[type-abstract]
     return any("chat_history" in prompt.input_variables for prompt in prompts)
 
 

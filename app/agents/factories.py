@@ -112,19 +112,19 @@ class Factories:
     async def close(self) -> None:
         """Close what factories opened, the last one first; what will not close in time is cut."""
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _CLOSE_S
-        left: dict[asyncio.Task[None], str] = {}
+        deadline = loop.time() + _CLOSE_S
+        unfinished: dict[asyncio.Task[None], str] = {}
         while self._opened:
             opened = self._opened.pop()
             opened.closing.set()
-            await asyncio.wait({opened.task}, timeout=max(0.0, ends_at - loop.time()))
+            await asyncio.wait({opened.task}, timeout=max(0.0, deadline - loop.time()))
             if not opened.task.done():
-                left[opened.task] = opened.name
-        for task, name in left.items():
+                unfinished[opened.task] = opened.name
+        for task, name in unfinished.items():
             task.cancel()
             self.not_closed(name, TimeoutError())
-        if left:
-            await asyncio.wait(left, timeout=_CUT_S)
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=_CUT_S)
 
 
 async def _live(factory: Any, built: "asyncio.Future[Any]", closing: asyncio.Event) -> None:

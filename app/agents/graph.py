@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
@@ -13,7 +13,7 @@ from langgraph.constants import START
 from langgraph.graph import END
 from langgraph.pregel import Pregel
 
-from app.agents import causes, next_nodes
+from app.agents import causes, next_nodes, upstream
 from app.agents.answers import STRUCTURED, Names, answer_in, as_messages, new_messages
 from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemory
@@ -24,7 +24,7 @@ from app.agents.last_turn import spoken
 from app.agents.needs import default_context
 from app.agents.reach import install
 from app.agents.resuming import RUN, begin_anew, config_of, from_input, go_on, last_turn
-from app.agents.speaking import handler_for
+from app.agents.streaming import handler_for
 from app.agents.tools import Guards
 from app.runs.errors import (
     Interrupted,
@@ -72,23 +72,24 @@ class GraphAgent:
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
         install()
-        self.info = info
         self._parts = parts_of(graph)
-        self.verbose = self._parts.verbose
+        self.info = replace(info, verbose=self._parts.verbose)
         self._graph = graph
-        self._keeps_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
+        self._has_own_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
         self._conversations = Conversations(info.name, InMemory())
         self._durable = graph
         self._guards = Guards()
+        self._upstream = upstream.current()
 
-    def keep_in(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
-        """Keep conversations and, of background runs, steps there; not if it has a place itself."""
+    def use_store(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
+        """Store conversations there, and steps of background runs, unless it has a saver itself."""
         self._conversations = Conversations(self.info.name, threads)
-        if not self._keeps_threads and steps is not None:
+        if not self._has_own_threads and steps is not None:
             self._durable = self._graph.copy({"checkpointer": steps})
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
+        upstream.use(self._upstream)
         handler = self._handler(call)
         ran = Ran()
         with blamed(handler):
@@ -105,7 +106,7 @@ class GraphAgent:
             if _ended_by_library(handler, ran):
                 return await self._stopped(call, handler, ran)
             answer = self._answer(handler, ran, call)
-            if not self._keeps_threads and call.thread_id is not None:
+            if not self._has_own_threads and call.thread_id is not None:
                 await self._conversations.keep(call, ran.messages)
             return answer
 
@@ -167,7 +168,7 @@ class GraphAgent:
         if self._parts.breaks and not isinstance(graph.checkpointer, BaseCheckpointSaver):
             # Whether it stopped at a breakpoint is known only of a graph that keeps its steps.
             graph = graph.copy({"checkpointer": InMemorySaver()})
-        config = config_of(call, in_thread=self._keeps_threads)
+        config = config_of(call, in_thread=self._has_own_threads)
         asked, config = await self._begin(call, handler, graph, config, ran)
         stream = graph.astream(
             asked,
@@ -203,7 +204,7 @@ class GraphAgent:
         run.
         """
         asked: list[BaseMessage] = [HumanMessage(call.question, id=call.run_id)]
-        may_be_kept = call.resumed or (self._keeps_threads and call.thread_id is not None)
+        may_be_kept = call.resumed or (self._has_own_threads and call.thread_id is not None)
         if may_be_kept and graph.checkpointer:
             kept = await graph.aget_state(config)
             messages = as_messages(kept.values.get("messages"))
@@ -218,7 +219,7 @@ class GraphAgent:
             ran.before = kept.values
             # A run that was cut in the middle may have left calls that nobody answered.
             asked = [*open_results(last_turn(messages)), *asked]
-        elif not self._keeps_threads:
+        elif not self._has_own_threads:
             so_far = await self._conversations.so_far(call.thread_id)
             ran.before = {"messages": so_far}
             asked = [*so_far, *asked]
@@ -232,7 +233,7 @@ class GraphAgent:
     ) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
         said = [*open_results(last_turn(messages)), AIMessage(text)]
-        if not self._keeps_threads:
+        if not self._has_own_threads:
             await self._conversations.keep(call, [*messages, *said])
             return
         config = config_of(call, in_thread=True)

@@ -10,7 +10,7 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import anatomy
+from app.agents import introspection
 from app.agents.builder import ATTEMPTS
 from app.agents.node_retries import Policies, graphs_in, policies_of
 
@@ -49,13 +49,13 @@ def parts_of(graph: Graph) -> GraphParts:
     tools = _tools_of(graph)
     config: Mapping[str, Any] = graph.config or {}
     return GraphParts(
-        model=anatomy.find(graph, BaseChatModel),  # type: ignore[type-abstract]
+        model=introspection.find(graph, BaseChatModel),  # type: ignore[type-abstract]
         attempts=(config.get("metadata") or {}).get(ATTEMPTS, 1),
         verbose=graph.debug or any(tool.verbose for tool in tools),
         breaks=bool(graph.interrupt_before_nodes or graph.interrupt_after_nodes),
-        wants_output=anatomy.wants_output(graph),
+        wants_output=introspection.wants_output(graph),
         answer_keys=[key for key in _output_keys(graph) if key != "messages"],
-        output_tools=anatomy.output_tools(graph),
+        output_tools=introspection.output_tools(graph),
         direct_tools=frozenset(tool.name for tool in tools if tool.return_direct),
         limit_nodes=_limit_nodes(graph),
         policies=policies_of(graph),
@@ -75,7 +75,7 @@ def _output_keys(graph: Graph) -> list[str]:
 
 
 def _tools_of(graph: Graph) -> list[BaseTool]:
-    nodes = anatomy.find_all(graph, ToolNode)
+    nodes = introspection.find_all(graph, ToolNode)
     return [tool for node in nodes for tool in node.tools_by_name.values()]
 
 
@@ -85,5 +85,5 @@ def _limit_nodes(graph: Graph) -> frozenset[str]:
         name
         for part in graphs_in(graph)
         for name, node in part.nodes.items()
-        if any(isinstance(piece, limits) for piece in anatomy.parts(node))
+        if any(isinstance(piece, limits) for piece in introspection.parts(node))
     )

@@ -15,7 +15,7 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
-from app.agents import anatomy, sources, sync_only
+from app.agents import introspection, sources, sync_only
 
 MESSAGES = "messages"
 # Given to every graph with its thread and its steps.
@@ -143,7 +143,7 @@ def _functions(graph: Pregel[Any, Any, Any, Any]) -> Iterator[Any]:
     nodes = (node.runnable for node in builder.nodes.values()) if builder else ()
     parts = [function for node in nodes for function in _of(node)]
     parts += sync_only.asked_async(graph)
-    for node in anatomy.find_all(graph, ToolNode):
+    for node in introspection.find_all(graph, ToolNode):
         for tool in node.tools_by_name.values():
             parts += [getattr(tool, "func", None), getattr(tool, "coroutine", None)]
     for part in parts:

@@ -16,7 +16,7 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import anatomy
+from app.agents import introspection
 from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
 from app.agents.executor import ExecutorAgent, takes_history
 from app.agents.factories import Factories, FactoryFailed, is_context
@@ -186,7 +186,9 @@ def _is_executor(thing: Any) -> bool:
 def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) -> Agent:
     if sentence := unservable(graph):
         raise AgentLoadError(f"{source} {sentence}.")
-    tools = (tool for node in anatomy.find_all(graph, ToolNode) for tool in node.tools_by_name)
+    tools = (
+        tool for node in introspection.find_all(graph, ToolNode) for tool in node.tools_by_name
+    )
     metadata = _metadata(graph)
     made_by = metadata.get("ls_integration")
     kind = "create_agent" if made_by == "langchain_create_agent" else "langgraph"
@@ -207,7 +209,7 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
             "by its thread_id."
         )
     asked = set(executor.input_keys)
-    for prompt in anatomy.find_all(executor, BasePromptTemplate):  # type: ignore[type-abstract]
+    for prompt in introspection.find_all(executor, BasePromptTemplate):  # type: ignore[type-abstract]
         asked |= set(prompt.input_variables)
     wanted = asked - {"input", "chat_history", "agent_scratchpad", "intermediate_steps"}
     if wanted or "input" not in asked:
@@ -229,8 +231,8 @@ def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
 def _answers_in(executor: Any) -> set[str]:
     """The keys of its answer, as far as its agent, or the code that reads the model, says."""
     keys = set(executor.agent.return_values)
-    parsers = anatomy.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
-    functions = [part for part in anatomy.parts(executor.agent) if inspect.isfunction(part)]
+    parsers = introspection.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
+    functions = [part for part in introspection.parts(executor.agent) if inspect.isfunction(part)]
     return keys.union(*map(finishes_with, (*(parser.parse for parser in parsers), *functions)))
 
 
@@ -251,7 +253,7 @@ def _limited(info: AgentInfo, limit: int | None, stopping: str | None) -> AgentI
 
 
 def _info(served: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:
-    model: Any = anatomy.find(agent, BaseLanguageModel)
+    model: Any = introspection.find(agent, BaseLanguageModel)
     demo = getattr(model, "_llm_type", None) == "demo"
     return replace(served, kind=kind, tools=tools, model=_model_name(model), demo=demo)
 

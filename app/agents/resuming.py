@@ -27,8 +27,8 @@ def config_of(call: AgentCall, *, in_thread: bool) -> RunnableConfig:
     about: RunnableConfig = {"metadata": {RUN: call.run_id}} if kept else {}
     if in_thread and call.thread_id:
         return {"configurable": {"thread_id": call.thread_id}, **about}
-    claim = {CLAIM: call.fence.claim} if call.fence is not None else {}
-    return {"configurable": {"thread_id": call.run_id, **claim}, **about}
+    claim_token = {CLAIM: call.fence.claim_token} if call.fence is not None else {}
+    return {"configurable": {"thread_id": call.run_id, **claim_token}, **about}
 
 
 async def from_input(graph: Any, config: RunnableConfig, kept: StateSnapshot) -> RunnableConfig:

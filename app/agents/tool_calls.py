@@ -10,7 +10,7 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from app.agents import reading
-from app.agents.inside import OpenTool, SubAgent, enter, inside
+from app.agents.tool_context import OpenTool, SubAgent, current_tool, enter
 from app.agents.tools import is_being_cancelled, words_for
 from app.agents.tree import AgentRun, Place, Tree, asked_by_tool, tool_around
 from app.runs import plain
@@ -27,7 +27,7 @@ from app.runs.ports import AgentCall
 
 @dataclass(slots=True)
 class ToolCalls:
-    """Each call is found again, inside the tool, through `inside`.
+    """Each call is found again, inside the tool, through `current_tool`.
 
     `failed_words` are what the model reads of the latest call, if that failed.
     """
@@ -56,7 +56,7 @@ class ToolCalls:
         opened = OpenTool(
             str(run_id),
             name,
-            inside.get(),
+            current_tool.get(),
             place,
             parent_id,
             self.clock(),

@@ -20,8 +20,8 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.errors import GraphBubbleUp
 from pydantic import ValidationError
 
-from app.agents.inside import inside
 from app.agents.refusal import CeilingReached
+from app.agents.tool_context import current_tool
 from app.runs import plain
 from app.runs.containment import Contained, original
 from app.runs.errors import RunError
@@ -130,9 +130,9 @@ def _passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
 def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
-        opened = inside.get()
+        opened = current_tool.get()
         if opened is not None and opened.fence is not None:
-            opened.fence.passed_in_thread()
+            opened.fence.confirm_owned_in_thread()
         with _noted(tool):
             return run(*args, **kwargs)
 
@@ -142,9 +142,9 @@ def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]
 def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        opened = inside.get()
+        opened = current_tool.get()
         if opened is not None and opened.fence is not None:
-            await opened.fence.passed()
+            await opened.fence.confirm_owned()
         with _noted(tool):
             return await run(*args, **kwargs)
 
@@ -171,7 +171,7 @@ def _guarded_parse(parse: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return parse(*args, **kwargs)
         except ValidationError:
-            opened = inside.get()
+            opened = current_tool.get()
             if opened is not None:
                 opened.invalid_arguments = True
             raise
@@ -203,7 +203,7 @@ def _failed(tool: BaseTool, raised: BaseException) -> ToolFailed:
 
 
 def _note(error: BaseException) -> None:
-    opened = inside.get()
+    opened = current_tool.get()
     if opened is not None and not isinstance(error, ToolFailed):
         opened.error = error
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
 from app.agents.asking import Asking, says_helper
-from app.agents.inside import OpenTool
 from app.agents.node_outputs import gives_output, messages_in
+from app.agents.tool_context import OpenTool
 from app.agents.tree import (
     AgentRun,
     Branch,

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.api.claims import Claims
+from app.api.results import render
 from app.runs.errors import NotFound, StoreUnavailable
+from app.runs.locks import RunLocks
 from app.runs.ports import Agent, KeyStore, TaskEngine, ThreadStore
 from app.runs.runner import Runner
 from app.runs.threads import DaemonThreads
@@ -30,7 +31,7 @@ class Service:
     threads: DaemonThreads
     version: str
     render_metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
-    threads_kept: ThreadStore
+    conversations: ThreadStore
     engine: TaskEngine | None = None
     keys: KeyStore | None = None
     write_s: float = 10.0
@@ -40,10 +41,10 @@ class Service:
     agents: Mapping[str, Agent] = field(default_factory=dict)
     # The span of the present request, in the form of W3C's traceparent.
     trace: Callable[[], str | None] = lambda: None
-    claims: Claims = field(init=False)
+    locks: RunLocks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.claims = Claims(self.keys, self.threads_kept)
+        self.locks = RunLocks(self.keys, self.conversations, render)
 
     def agent(self, name: str | None = None) -> Agent:
         """An agent by its name, or the default one. Raises NotFound."""

@@ -1,7 +1,21 @@
-"""Headers that every response about a run carries."""
+"""Headers of requests and responses that several routes share."""
+
+from typing import Annotated, TypeAlias
+
+from fastapi import Header
 
 from app.runs.live import Run
 from app.runs.tasks import Task
+
+Key: TypeAlias = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Repeats with the same key and body are the same run.",
+    ),
+]
 
 
 def about(run: Run | Task) -> dict[str, str]:

@@ -80,4 +80,4 @@ def _check(fine: bool, otherwise: Literal["degraded", "failed"], why: str) -> Ch
 
 def _is_full(service: Service) -> bool:
     admission = service.runner.admission
-    return admission.running >= admission.places
+    return admission.running >= admission.slots

@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from app.runs import ending
+from app.runs.errors import InvalidRequest
 from app.runs.live import Ended, Run
 from app.runs.model import (
     AgentInfo,
@@ -77,6 +78,15 @@ class RunBody(BaseModel):
     def fingerprint(self) -> str:
         """Tells another body from this one, without keeping what it says."""
         return fingerprint(self.model_dump_json())
+
+    def check(self, agent: AgentInfo) -> None:
+        """Raises InvalidRequest, naming the limit, if the caller asks for more than it allows."""
+        if self.timeout is not None and self.timeout > agent.max_timeout_s:
+            raise InvalidRequest("timeout", f"must be at most {agent.max_timeout_s:g} seconds")
+        if self.max_iterations is not None and self.max_iterations > agent.iteration_limit:
+            raise InvalidRequest("max_iterations", f"must be at most {agent.iteration_limit}")
+        if self.thread_id is not None and not agent.conversations:
+            raise InvalidRequest("thread_id", "this agent keeps no conversations")
 
     def request(self, agent: AgentInfo, key: str | None) -> RunRequest:
         """The same as a value of the core, with the agent's defaults filled in."""

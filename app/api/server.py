@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api import problems
+from app.api import connection, problems
 
 # How long open connections may take to close once every run has ended.
 _CLOSE_S = 5
@@ -57,7 +57,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A stream that is not read has no other way to let go of its connection at once."""
         super().on_message_begin()
-        self.scope["watchkeeper.abort"] = self._abort  # type: ignore[typeddict-unknown-key]
+        connection.offer_abort(self.scope, self._abort)  # type: ignore[arg-type]
 
     def _abort(self) -> None:
         """Reset the connection: what the kernel still holds for it is let go of, too."""

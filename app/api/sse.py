@@ -11,11 +11,12 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api import problems
+from app.api import connection
+from app.api.connection import disconnected
 from app.api.headers import about
-from app.api.schemas import FinishedRun
+from app.api.results import render
 from app.runs.events import Emit, StreamClosed, StreamOpened
-from app.runs.live import Ended, Run
+from app.runs.live import Run
 from app.runs.ring import Entry
 from app.runs.tasks import Body
 
@@ -68,7 +69,7 @@ class EventStream(Response):
         run_id, agent = self._about["run_id"], self._about["agent"]
         self._emit(StreamOpened(run_id=run_id, agent=agent, at=self._opened_at))
         reading = asyncio.create_task(self._send_all(send), name=f"stream {run_id}")
-        leaving = asyncio.create_task(_left(receive), name=f"reader {run_id}")
+        leaving = asyncio.create_task(disconnected(receive), name=f"reader {run_id}")
         reason = "left"
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -88,10 +89,9 @@ class EventStream(Response):
                     first_event_s=self._first_event_s,
                 )
             )
-        if reason == "stalled" and (abort := scope.get("watchkeeper.abort")) is not None:
-            abort()
-            with suppress(TimeoutError):  # the server is to know before this returns
-                await asyncio.wait_for(_left(receive), _ABORT_S)
+        if reason == "stalled" and connection.abort(scope):
+            with suppress(TimeoutError):  # the server must notice before this returns
+                await asyncio.wait_for(disconnected(receive), _ABORT_S)
 
     async def _send_all(self, send: Send) -> str:
         """Why it ended: completed, or stalled."""
@@ -132,14 +132,13 @@ class RunStream(EventStream):
         write_s: float,
         on_gone: Callable[[], None] = lambda: None,
         after: int = 0,
-        given_back: Callable[[], Awaitable[None]] | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         who = {"run_id": run.id, "agent": run.agent.name}
         super().__init__(who, about(run), emit, write_s, on_gone)
         self._run = run
-        self._ended = run.ended
         self._ring = run.ring
-        self._given_back = given_back
+        self._before_end = before_end
         self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -151,8 +150,8 @@ class RunStream(EventStream):
             body = b"".join(self._encoded(entries))
             at_end = bool(entries) and entries[-1].name == "end"
             done = at_end or (closed and len(entries) == len(waiting))
-            if done and self._given_back is not None:  # who reads the end may ask again at once
-                await self._given_back()
+            if done and self._before_end is not None:
+                await self._before_end()
             yield body, done
             if done:
                 return
@@ -169,7 +168,7 @@ class RunStream(EventStream):
     def _data(self, entry: Entry) -> Mapping[str, Any]:
         if entry.name not in ("error", "end"):
             return entry.data
-        return final(self._run, self._ended.result())
+        return render(self._run, self._run.ended.result())
 
 
 class Replay(EventStream):
@@ -186,27 +185,15 @@ class Replay(EventStream):
         known = dict(self._known)
         began = {name: known.get(name) for name in ("run_id", "trace_id", "agent", "demo")}
         limits = {"deadline_s": None, "iteration_limit": known.get("iteration_limit")}
-        said: dict[str, Any] = {"text": known.get("answer"), "agent": None}
-        said["iteration"] = (known.get("iterations") or 0) + 1
-        told = [("run", {**began, **limits})]
-        told.append(("error", known) if "code" in known else ("token", said))
-        told.append(("end", known))
-        yield b"".join(event(name, data, n) for n, (name, data) in enumerate(told, start=1)), True
-
-
-def final(run: Run, ended: Ended) -> dict[str, Any]:
-    """The finished run, or the problem that stands for it."""
-    if ended.error is not None:
-        told: dict[str, Any] = json.loads(problems.body(problems.of_run(run, ended)))
-        return told
-    return FinishedRun.of(run, ended).model_dump(mode="json")
+        token: dict[str, Any] = {"text": known.get("answer"), "agent": None}
+        token["iteration"] = (known.get("iterations") or 0) + 1
+        events = [("run", {**began, **limits})]
+        events.append(("error", known) if "code" in known else ("token", token))
+        events.append(("end", known))
+        parts = [event(name, data, n) for n, (name, data) in enumerate(events, start=1)]
+        yield b"".join(parts), True
 
 
 def event(name: str, data: Mapping[str, Any], number: int) -> bytes:
     """JSON holds no line break and here no character but ASCII, so no text can forge an event."""
     return format_sse_event(data_str=json.dumps(data), event=name, id=str(number))
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
 from app.api import problems
-from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
-from app.api.claims import Key
+from app.api.connection import wait_or_disconnect
 from app.api.deps import Service, ServiceDep
-from app.api.headers import about
+from app.api.headers import Key, about
+from app.api.responses import RUN_RESPONSES, plain_json
 from app.api.schemas import FinishedRun, RunBody
 from app.api.sse import Replay, RunStream
 from app.api.task_events import follow as follow_task
@@ -186,27 +186,28 @@ class Caller:
 
 
 async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller) -> Response:
-    check_limits(body, agent.info)
-    runner, claims = service.runner, service.claims
+    body.check(agent.info)
+    runner, locks = service.runner, service.locks
     run_id, arrived_at = str(uuid.uuid4()), time.monotonic()
-    known = await claims.take(agent.info, body, caller.key, run_id)
+    asked = body.request(agent.info, caller.key)
+    fingerprint = body.fingerprint() if caller.key else ""
+    known = await locks.acquire(agent.info, asked, caller.key, fingerprint, run_id)
     if known is not None:
         return Replay(known, runner.emit, service.write_s)
-    asked = body.request(agent.info, caller.key)
     run = runner.start(agent, asked, Mode.STREAM, run_id, arrived_at)
-    claims.hold(run, caller.key)
+    locks.release_after(run, caller.key)
 
     def on_gone() -> None:
         if caller.on_disconnect is OnDisconnect.CANCEL:
             runner.stop(run, Disconnected())
 
-    if not await watched(run.admitted, caller.request):
+    if not await wait_or_disconnect(run.admitted, caller.request.receive):
         on_gone()
         await asyncio.shield(run.admitted)
     ended = run.ended.result() if run.ended.done() else None
     if not run.admitted.result() and ended is not None and ended.error is not None:
-        await claims.given_back(run)
+        await locks.wait_until_released(run)
         headers = {**about(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
-    settled = partial(claims.given_back, run)
-    return RunStream(run, runner.emit, service.write_s, on_gone, given_back=settled)
+    released = partial(locks.wait_until_released, run)
+    return RunStream(run, runner.emit, service.write_s, on_gone, before_end=released)

@@ -59,7 +59,7 @@ class TaskStream(EventStream):
         """How it ended; whoever worked a cancelled run has a moment to say what became of it."""
         task = await self._tasks.get(self._task.id) or self._task
         if task.status.ended and task.started_at is not None and task.body is None:
-            await self._tasks.wait(task.id, lambda stand: stand.told, _STOP_S)
+            await self._tasks.wait(task.id, lambda snapshot: snapshot.reported, _STOP_S)
             task = await self._tasks.get(task.id) or task
         return task
 

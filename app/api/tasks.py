@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from app.api import problems
-from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
-from app.api.claims import Key
+from app.api.connection import wait_or_disconnect
 from app.api.deps import Service, ServiceDep
-from app.api.headers import about
+from app.api.headers import Key, about
+from app.api.responses import RUN_RESPONSES, plain_json, problem
 from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
@@ -34,23 +33,21 @@ _RETRY_AFTER_S = 1
 _HELD_S = 10.0
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"model": problems.Problem, "description": description}
-
-
-_STORE: dict[int | str, dict[str, Any]] = {
-    503: _problem("`store_unavailable` (with `Retry-After`)")
-}
+_STORE: dict[int | str, dict[str, Any]] = {503: problem("`store_unavailable` (with `Retry-After`)")}
 _TAKING: dict[int | str, dict[str, Any]] = {
-    503: _problem("`draining` or `store_unavailable` (with `Retry-After`)")
+    503: problem("`draining` or `store_unavailable` (with `Retry-After`)")
 }
-_UNKNOWN: dict[int | str, dict[str, Any]] = {404: _problem("`not_found`"), **_STORE}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("`not_found`"), **_STORE}
 _submitting: dict[str, Any] = {
     "status_code": 202,
     "response_model": TaskView,
     "responses": {
-        **{status: told for status, told in RUN_RESPONSES.items() if status not in (500, 504)},
-        409: _problem("`in_flight`: another run has this thread"),
+        **{
+            status: described
+            for status, described in RUN_RESPONSES.items()
+            if status not in (500, 504)
+        },
+        409: problem("`in_flight`: another run has this thread"),
         **_TAKING,
     },
     "dependencies": [Depends(plain_json)],
@@ -78,7 +75,7 @@ async def submit_named(
 @router.get(
     "/agent/async",
     summary="Background runs",
-    responses={422: _problem("`invalid_request`"), **_STORE},
+    responses={422: problem("`invalid_request`"), **_STORE},
 )
 async def list_tasks(
     request: Request,
@@ -103,7 +100,7 @@ async def list_tasks(
 @router.get(
     "/agent/async/{task_id}",
     summary="One background run",
-    responses={422: _problem("`invalid_request`"), **_UNKNOWN},
+    responses={422: problem("`invalid_request`"), **_UNKNOWN},
 )
 async def get_task(
     task_id: str,
@@ -120,7 +117,7 @@ async def get_task(
     if wait and not task.status.ended:
         ending = asyncio.ensure_future(service.tasks.wait(task_id, lambda s: s.ended, wait))
         try:
-            if await watched(ending, request):
+            if await wait_or_disconnect(ending, request.receive):
                 ending.result()
         finally:
             ending.cancel()
@@ -138,7 +135,7 @@ async def get_task(
     responses={
         200: STREAM,
         204: {"description": "The run has ended, and that event was its last."},
-        422: _problem("`invalid_request`"),
+        422: problem("`invalid_request`"),
         **_UNKNOWN,
     },
 )
@@ -175,12 +172,12 @@ async def cancel(service: Service, task: Task) -> Stopped:
         here = service.runner.find(task.id)
         stuck = here is not None and service.runner.is_stuck(here)
         return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
-    if await service.tasks.wait(task.id, lambda stand: stand.told, STOP_S) is None:
+    if await service.tasks.wait(task.id, lambda snapshot: snapshot.reported, STOP_S) is None:
         return Stopped.STILL_STOPPING
-    told = await find(service, task.id)
-    if told.status is not TaskStatus.CANCELLED:  # it had ended at that very moment
+    task = await find(service, task.id)
+    if task.status is not TaskStatus.CANCELLED:  # it ended at that very moment
         return Stopped.ALREADY_FINISHED
-    return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
+    return Stopped.STILL_STOPPING if task.stuck else Stopped.CANCELLED
 
 
 @router.post(
@@ -188,8 +185,8 @@ async def cancel(service: Service, task: Task) -> Stopped:
     summary="Run it again",
     status_code=202,
     responses={
-        409: _problem("`in_flight`: it has not ended, or another run has its thread"),
-        422: _problem("`invalid_request`, or `key_reused`"),
+        409: problem("`in_flight`: it has not ended, or another run has its thread"),
+        422: problem("`invalid_request`, or `key_reused`"),
         **_UNKNOWN,
         **_TAKING,
     },
@@ -242,7 +239,7 @@ async def _submit(
         timeout_s=agent.info.background_timeout_s,
         max_timeout_s=agent.info.background_timeout_s,
     )
-    check_limits(body, info)
+    body.check(info)
     spec = TaskSpec(
         id=new_id(info.name, key),
         agent=info.name,
@@ -260,11 +257,11 @@ async def _stored(
     thread_id = spec.request.thread_id
     # A repeat has its thread already.
     if thread_id is not None and (key is None or await service.tasks.get(spec.id) is None):
-        await service.threads_kept.claim(spec.agent, thread_id, spec.id, _HELD_S)
+        await service.conversations.acquire(spec.agent, thread_id, spec.id, _HELD_S)
     try:
         task, created = await service.tasks.submit(spec)
     except (KeyReused, NoRoom):
-        await _let_go(service, spec)
+        await _release_thread(service, spec)
         raise
     response.headers["Location"] = f"/agent/async/{task.id}"
     response.headers.update(about(task))
@@ -274,9 +271,9 @@ async def _stored(
     return TaskView.of(task)
 
 
-async def _let_go(service: Service, spec: TaskSpec) -> None:
-    """Give back the thread of a submission that was refused, unless the stored run has it."""
+async def _release_thread(service: Service, spec: TaskSpec) -> None:
+    """Release the thread of a refused submission, unless the stored run holds it."""
     stored = await service.tasks.get(spec.id)
     thread_id = spec.request.thread_id
     if thread_id is not None and (stored is None or stored.thread_id != thread_id):
-        await service.threads_kept.release(spec.agent, thread_id, spec.id)
+        await service.conversations.release(spec.agent, thread_id, spec.id)

@@ -39,7 +39,7 @@ class ThreadView(BaseModel):
 async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> ThreadView:
     """What was said; an agent with a checkpointer of its own keeps its conversations itself."""
     name = agent or service.agent().info.name  # the store may know one that is no longer served
-    said = await service.threads_kept.read(name, thread_id)
+    said = await service.conversations.read(name, thread_id)
     if said is None:
         raise NotFound
     messages = [
@@ -50,7 +50,7 @@ async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -
 
 
 def _shown(content: Any) -> Any:
-    return rendering.preview(content, rendering.MOST_BYTES)
+    return rendering.preview(content, rendering.MAX_BYTES)
 
 
 @router.delete(
@@ -65,6 +65,6 @@ def _shown(content: Any) -> Any:
 async def drop_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> Response:
     """The next run with this thread_id begins a new one."""
     name = agent or service.agent().info.name
-    if not await service.threads_kept.forget(name, thread_id):
+    if not await service.conversations.delete(name, thread_id):
         raise NotFound
     return Response(status_code=204)

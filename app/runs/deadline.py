@@ -1,4 +1,4 @@
-"""What code inside a run may know without being handed it: the run, its time left, its call."""
+"""Context variables for code inside a run: the run, its deadline, the present tool call."""
 
 import math
 import time
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The run that the present task or thread works for; `ends_at` is on `time.monotonic`."""
+    """The run of the present task or thread; `deadline` is on `time.monotonic`."""
 
     run_id: str
-    ends_at: float
+    deadline: float
 
 
 current: ContextVar[Current | None] = ContextVar("watchkeeper_run", default=None)
@@ -23,18 +23,18 @@ def remaining() -> float:
     Works in async tools, in sync tools on their own threads, in models and in graph nodes.
     """
     run = current.get()
-    return math.inf if run is None else max(0.0, run.ends_at - time.monotonic())
+    return math.inf if run is None else max(0.0, run.deadline - time.monotonic())
 
 
-# Set for the time of a tool call, on whatever thread it works.
+# Set during a tool call, on its own thread too.
 tool_call: ContextVar[str | None] = ContextVar("watchkeeper_tool_call", default=None)
 
 
 def idempotency_key() -> str | None:
-    """Names the present tool call for other systems; None outside a tool.
+    """A key of the present tool call for other systems; None outside a tool.
 
-    A background run may call a tool twice, when its process dies between the tool's return and
-    the record of it: both calls have this key, as long as the model repeats itself. So have the
-    calls of runs that were asked for with one Idempotency-Key.
+    A background run may call a tool twice: its process may die after the call and before the
+    step is stored. Both calls have the same key if the model repeats the call. So do the calls of
+    runs with the same Idempotency-Key.
     """
     return tool_call.get()

@@ -1,12 +1,12 @@
-"""The way in and the way out: requests, the queue, and those who read streams."""
+"""The API: requests, the queue, and readers of streams."""
 
 from app.telemetry.catalogue import (
     AGENT,
     CHECK,
     CONCURRENCY_LIMIT,
+    DISCONNECT_REASON,
     HTTP_DURATION,
     IN_FLIGHT,
-    LEFT,
     MODE,
     OLDEST_AGE,
     QUEUE_WAIT,
@@ -26,7 +26,7 @@ from dashboards.rules.alert import Board
 from dashboards.rules.promql import Without
 from dashboards.rules.values import Values
 
-# What Prometheus and an orchestrator ask is not what callers ask.
+# Prometheus and orchestrators request these; they are no callers.
 CALLERS = Without(("/metrics", "/health.*"))
 _SHED, _BACKLOG = ("AgentRequestsShed",), ("AgentQueueBacklog", "AgentSaturated")
 
@@ -111,7 +111,7 @@ _OUT = row(
         "Readers that left before the end",
         "They closed the connection (left), or did not read and were disconnected (stalled).",
         PER_MINUTE,
-        per_minute(STREAM_DISCONNECTS, LEFT),
+        per_minute(STREAM_DISCONNECTS, DISCONNECT_REASON),
         stacked=True,
         width=8,
     ),
@@ -130,7 +130,7 @@ _READY = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """API and streaming."""
+    """Return the dashboard "API and streaming"."""
     return Dashboard(
         Board.API,
         "6 API and streaming",

@@ -1,6 +1,6 @@
-"""Background runs: what waits in the store, who works on it, and whether the store holds.
+"""Background runs: the queue in the store, the workers, and the health of the store.
 
-What is read from the store is the same on every instance, so the greatest value is the right one.
+Every instance reads the same values from the store, so panels show the greatest.
 """
 
 from app.telemetry.catalogue import (
@@ -149,7 +149,7 @@ _HOLDS = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Background runs."""
+    """Return the dashboard "Background runs"."""
     return Dashboard(
         Board.BACKGROUND,
         "7 Background runs",

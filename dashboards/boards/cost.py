@@ -1,4 +1,4 @@
-"""What the agents cost, what of it was for nothing, and what has no price."""
+"""The cost of agents, the cost of runs without an answer, and models without a price."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -134,7 +134,7 @@ _FOR = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Cost."""
+    """Return the dashboard "Cost"."""
     return Dashboard(
         Board.COST,
         "5 Cost",

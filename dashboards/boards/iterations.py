@@ -1,4 +1,4 @@
-"""How many turns runs need, what stops them, and what held those that ran out of time."""
+"""Iterations of runs, the limits that stop them, and the phase of runs that time out."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -53,7 +53,7 @@ _TIMEOUTS = ("AgentRunTimeouts",)
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Iterations and timeouts."""
+    """Return the dashboard "Iterations and timeouts"."""
     return Dashboard(
         Board.ITERATIONS,
         "2 Iterations and timeouts",
@@ -63,7 +63,7 @@ def dashboard(values: Values) -> Dashboard:
 
 
 def _of_runs(outcome: str) -> Query:
-    """The part of each agent's runs that ended so."""
+    """Return the share of each agent's runs with that outcome."""
     return share(rate(RUNS, AGENT, outcome=outcome), rate(RUNS, AGENT, outcome=COUNTED))
 
 

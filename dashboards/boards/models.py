@@ -1,4 +1,4 @@
-"""The providers of models: do they answer, how fast, and what is asked of them."""
+"""Model providers: their errors, their latency, and the load on them."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -47,7 +47,7 @@ _SLOW = ("AgentLlmFirstTokenSlow",)
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Model providers."""
+    """Return the dashboard "Model providers"."""
     return Dashboard(
         Board.MODELS,
         "3 Model providers",
@@ -57,7 +57,7 @@ def dashboard(values: Values) -> Dashboard:
 
 
 def _of_calls(*outcomes: str) -> Query:
-    """The part of each model's calls that ended so."""
+    """Return the share of each model's calls with that outcome."""
     return share(
         rate(LLM_DURATION, PROVIDER, MODEL, outcome=outcomes),
         rate(LLM_DURATION, PROVIDER, MODEL, outcome=TRIED),

@@ -1,4 +1,4 @@
-"""The first page of whoever is on call: is anything wrong, with which agent, and since when."""
+"""The first page for the person on call: what is wrong, with which agent, and since when."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -50,16 +50,16 @@ from dashboards.rules.promql import Without
 from dashboards.rules.slo import BAD, COUNTED, objective
 from dashboards.rules.values import Values
 
-# The edge of the buckets from which a run is near its limit.
+# From this edge of the buckets on, a run is near its limit.
 NEAR = 0.8
 # Background runs have their own slots and take none of these.
 WITH_CALLER = Without(("background",))
-# A run that times out takes as long as it may; beside those, its time says nothing.
+# A run that times out always takes its whole deadline, so its duration means nothing.
 ANSWERED = ("completed", "iteration_limit")
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Overview."""
+    """Return the dashboard "Overview"."""
     good = promised(objective(values).objective)
     return Dashboard(
         Board.OVERVIEW,

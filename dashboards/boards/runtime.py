@@ -1,4 +1,4 @@
-"""The processes themselves, and whether what they tell can be trusted."""
+"""The processes, and whether their telemetry can be trusted."""
 
 from app.telemetry.catalogue import (
     BUILD_INFO,
@@ -184,7 +184,7 @@ def _trust(values: Values) -> Row:
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Runtime and telemetry health."""
+    """Return the dashboard "Runtime and telemetry health"."""
     return Dashboard(
         Board.RUNTIME,
         "8 Runtime and telemetry health",

@@ -1,4 +1,4 @@
-"""The promise: how much of its error budget is left to each agent, and how fast it goes."""
+"""The objective: the remaining error budget of each agent, and its burn rate."""
 
 from app.telemetry.catalogue import AGENT, OUTCOME, RUNS
 from dashboards.borrowed import WINDOWS, bad_runs
@@ -27,7 +27,7 @@ _LEFT: Steps = ((0, RED), (0.1, ORANGE), (0.5, GREEN))
 
 
 def dashboard(values: Values) -> Dashboard:
-    """SLO and error budget."""
+    """Return the dashboard "SLO and error budget"."""
     promise = objective(values)
     return Dashboard(
         Board.SLO,
@@ -115,7 +115,7 @@ def _burn(promise: Objective, window: str) -> Panel:
 
 
 def _windows(promise: Objective) -> Panel:
-    """Each window has a pace at which it is an alert; that is where its column turns red."""
+    """Return a column for each window. It turns red at the burn rate of the window's alert."""
     paces = {window: burn.pace for burn in BURNS for window in (burn.short, burn.long)}
     return table(
         "Bad runs, by window",

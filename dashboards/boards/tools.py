@@ -1,4 +1,4 @@
-"""The tools: do they work, how long they take, and what is left of those that hang."""
+"""Tools: their errors, their latency, and the threads of tools that hang."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -46,7 +46,7 @@ _THREADS = ("AgentToolThreadsAbandoned",)
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Tools."""
+    """Return the dashboard "Tools"."""
     return Dashboard(
         Board.TOOLS,
         "4 Tools",
@@ -104,8 +104,8 @@ _INVENTIONS = row(
     "Rejected calls",
     graph(
         "Rejected calls, by reason",
-        "The model asked for a tool that does not exist (unknown_tool), with arguments that do not "
-        "fit (invalid_args), or for a call after the limit (refused).",
+        "The model asked for a tool that does not exist (unknown_tool), or with arguments that do "
+        "not fit (invalid_args).",
         PER_MINUTE,
         per_minute(TOOL_REJECTED, REJECTION),
         stacked=True,

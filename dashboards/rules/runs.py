@@ -19,7 +19,7 @@ from dashboards.rules.values import Knobs
 
 
 def iteration_limit_hits(knobs: Knobs) -> Alert:
-    """A share of an agent's runs is stopped before the agent had an answer of its own."""
+    """A share of an agent's runs reaches its limit before the agent has an answer."""
     window = knobs.span("window")
     hits = increase(LIMIT_HITS, window, AGENT)
     hit_share = share(hits, increase(RUNS, window, AGENT, outcome=COUNTED))
@@ -58,7 +58,7 @@ def iterations_near_limit(knobs: Knobs) -> Alert:
 
 
 def run_timeouts(knobs: Knobs) -> Alert:
-    """Runs miss their deadlines; the phase says what held them."""
+    """Runs miss their deadlines, by their phase at that moment."""
     window = knobs.span("window")
     missed = increase(RUNS, window, AGENT, outcome="timeout")
     missed_share = share(missed, increase(RUNS, window, AGENT, outcome=COUNTED))
@@ -98,7 +98,7 @@ def run_stuck(knobs: Knobs) -> Alert:
 
 
 def no_success(knobs: Knobs) -> Alert:
-    """An agent is asked and does not answer at all."""
+    """An agent gets runs and completes none."""
     window = knobs.span("window")
     bad = increase(RUNS, window, AGENT, outcome=BAD)
     last = now("max", LAST_SUCCESS, AGENT)
@@ -120,7 +120,7 @@ def no_success(knobs: Knobs) -> Alert:
 
 
 def queue_backlog(knobs: Knobs) -> Alert:
-    """Runs spend much of their deadline waiting for a place."""
+    """Runs spend much of their deadline waiting for a slot."""
     oldest = now("max", OLDEST_AGE, INSTANCE, AGENT, state="queued")
     deadline = now("max", DEADLINE, INSTANCE, AGENT)
     return Alert(

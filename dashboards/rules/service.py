@@ -1,4 +1,4 @@
-"""Alerts on the service as a process: gone, full, blocked, or too talkative."""
+"""Alerts on the service as a process: down, full, blocked, or with too many series."""
 
 from app.telemetry.catalogue import (
     BUILD_INFO,
@@ -40,7 +40,7 @@ def service_down(knobs: Knobs) -> Alert:
 
 
 def service_absent(knobs: Knobs) -> Alert:
-    """No instance at all tells what it is: all are down, or none is scraped."""
+    """No instance reports its build: all are down, or none is scraped."""
     return Alert(
         name=knobs.name,
         expr=f"absent({series(BUILD_INFO, job=knobs.job)})",
@@ -56,7 +56,7 @@ def service_absent(knobs: Knobs) -> Alert:
 
 
 def watchdog(knobs: Knobs) -> Alert:
-    """Always fires. Whoever misses it knows that alerting itself is broken."""
+    """Always fires. If it is missing, alerting itself is broken."""
     return Alert(
         name=knobs.name,
         expr="vector(1)",
@@ -72,8 +72,8 @@ def watchdog(knobs: Knobs) -> Alert:
 
 
 def saturated(knobs: Knobs) -> Alert:
-    """Nearly every place is taken: the next peak is queued or refused."""
-    # Background runs have places of their own.
+    """Nearly every slot is in use: the next peak is queued or refused."""
+    # Background runs have slots of their own.
     running = now("sum", IN_FLIGHT, INSTANCE, state="running", mode=Without(("background",)))
     limit = now("max", CONCURRENCY_LIMIT, INSTANCE)
     return Alert(
@@ -90,7 +90,7 @@ def saturated(knobs: Knobs) -> Alert:
 
 
 def requests_shed(knobs: Knobs) -> Alert:
-    """Callers are sent away because the service is full."""
+    """The service refuses callers because it is full."""
     window = knobs.span("window")
     shed = increase(REJECTED, window, INSTANCE, reason="overloaded")
     return Alert(
@@ -108,7 +108,7 @@ def requests_shed(knobs: Knobs) -> Alert:
 
 
 def event_loop_blocked(knobs: Knobs) -> Alert:
-    """Code holds the event loop, so that every run and every health check waits."""
+    """Code blocks the event loop, so that every run and every health check waits."""
     window = knobs.span("window")
     return Alert(
         name=knobs.name,
@@ -126,7 +126,7 @@ def event_loop_blocked(knobs: Knobs) -> Alert:
 
 
 def scrape_too_heavy(knobs: Knobs) -> Alert:
-    """A scrape tells more, or takes longer, than it should."""
+    """A scrape has more series, or takes longer, than it should."""
     job = knobs.job
     samples, slow = series(SCRAPED_SAMPLES, job=job), series(SCRAPE_DURATION, job=job)
     return Alert(

@@ -1,4 +1,4 @@
-"""Alerts on the telemetry itself: what it loses makes every other signal less true."""
+"""Alerts on the telemetry itself: its losses make every other signal less reliable."""
 
 from app.telemetry.catalogue import (
     DROP,
@@ -35,7 +35,7 @@ def telemetry_dropped(knobs: Knobs) -> Alert:
 
 
 def telemetry_errors(knobs: Knobs) -> Alert:
-    """A part of the telemetry raises; runs go on, and what it should tell is missing."""
+    """A part of the telemetry raises. Runs go on, and its signals are missing."""
     window = knobs.span("window")
     return Alert(
         name=knobs.name,
@@ -52,7 +52,7 @@ def telemetry_errors(knobs: Knobs) -> Alert:
 
 
 def label_overflow(knobs: Knobs) -> Alert:
-    """A label has more values than there is room for; the rest is told as `_other`."""
+    """A label has more values than its bound. The rest is counted as `_other`."""
     window = knobs.span("window")
     overflow = increase(LABEL_OVERFLOW, window, LABEL)
     return Alert(

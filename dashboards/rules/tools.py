@@ -18,7 +18,7 @@ TRIED = Without(("cancelled", "interrupted"))
 
 
 def tool_errors(knobs: Knobs) -> Alert:
-    """A tool raises or does not come back in time; its agent goes on without it."""
+    """A tool raises or does not return in time. Its agent goes on without the result."""
     window = knobs.span("window")
     tried = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=TRIED)
     broken = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=BROKEN)
@@ -40,7 +40,7 @@ def tool_errors(knobs: Knobs) -> Alert:
 
 
 def tool_threads_abandoned(knobs: Knobs) -> Alert:
-    """Sync code goes on for runs that have ended, and takes threads with it."""
+    """Sync code of ended runs still executes, and uses threads."""
     abandoned = now("max", THREADS_ABANDONED, INSTANCE)
     limit = now("max", THREADS_LIMIT, INSTANCE)
     return Alert(

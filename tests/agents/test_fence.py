@@ -14,20 +14,20 @@ from tests import fakes
 class Fence:
     """One that shuts when so many tools have been called."""
 
-    claim = "c"
+    claim_token = "c"
 
     def __init__(self, tools: fakes.ToolDesk, calls: int) -> None:
         self._tools = tools
         self._calls = calls
 
-    def passed_in_thread(self) -> None:
+    def confirm_owned_in_thread(self) -> None:
         """Raises HandedOver."""
         if len(self._tools.started) >= self._calls:
             raise HandedOver
 
-    async def passed(self) -> None:
+    async def confirm_owned(self) -> None:
         """Raises HandedOver."""
-        self.passed_in_thread()
+        self.confirm_owned_in_thread()
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)

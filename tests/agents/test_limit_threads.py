@@ -68,8 +68,8 @@ async def test_the_ceiling(kind: str) -> None:
         first = (await service.ask("one", thread_id="t")).json()
         second = (await service.ask("two", thread_id="t")).json()
     assert (first["outcome"], second["outcome"]) == ("iteration_limit", "completed")
-    said = turns_of(model.asked[-1])
-    assert said == [("human", "one"), ("ai", loops.ANSWER), ("human", "two")]
+    turns = turns_of(model.asked[-1])
+    assert turns == [("human", "one"), ("ai", loops.ANSWER), ("human", "two")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

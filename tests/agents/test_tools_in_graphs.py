@@ -116,8 +116,8 @@ async def test_tools_know_the_deadline(kind: str) -> None:
         async with served({"a": fakes.build(kind, model, [probe])}) as service:
             began = time.monotonic()
             answer = await answer_of(service, timeout=9.0)
-            left_s = float(answer.split()[2])
-            assert 9.0 - (time.monotonic() - began) < left_s < 9.0
+            remaining_s = float(answer.split()[2])
+            assert 9.0 - (time.monotonic() - began) < remaining_s < 9.0
             assert probe is clock or " watchkeeper-work-" in answer
 
 
@@ -138,8 +138,8 @@ async def test_a_failing_sibling_leaves_the_others_alone(kind: str) -> None:
 
     model = fakes.ScriptedModel(script=script)
     async with served({"a": fakes.build(kind, model, desk.tools())}) as service:
-        said = await answer_of(service)
-        assert said == "Tool broken failed: ValueError | order 1 shipped"
+        answer = await answer_of(service)
+        assert answer == "Tool broken failed: ValueError | order 1 shipped"
         outcomes = {fact.outcome for fact in service.facts_of(ToolCallFinished)}
         assert outcomes == {CallOutcome.TOOL_ERROR, CallOutcome.COMPLETED}
 
@@ -205,8 +205,8 @@ async def test_a_sync_node_that_calls_a_tool(through: str) -> None:
         began = time.monotonic()
         response = await service.ask("q", timeout=9.0)
         assert response.status_code == 200, response.text
-        left_s = float(response.json()["answer"].split()[0])
-        assert 9.0 - (time.monotonic() - began) < left_s < 9.0
+        remaining_s = float(response.json()["answer"].split()[0])
+        assert 9.0 - (time.monotonic() - began) < remaining_s < 9.0
         assert response.json()["tool_calls"] == 1
         assert [fact.tool for fact in service.facts_of(ToolCallStarted)] == ["sync_clock"]
 

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from app.agents.inside import OpenTool
+from app.agents.tool_context import OpenTool
 from app.agents.tree import (
     AgentRun,
     Branch,

@@ -193,12 +193,12 @@ def test_an_impossible_objective_is_refused(objective: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("duration", "speed", "said"),
+    ("duration", "speed", "expected"),
     [("5m", 1, "5m"), ("5m", 60, "5s"), ("15s", 60, "250ms"), ("1d", 60, "24m"), ("0s", 60, "0s")],
 )
-def test_durations_are_scaled(duration: str, speed: float, said: str) -> None:
+def test_durations_are_scaled(duration: str, speed: float, expected: str) -> None:
     """The drills run the same rules in a shorter time."""
-    assert scaled(duration, speed) == said
+    assert scaled(duration, speed) == expected
 
 
 def test_the_budget_is_what_the_objective_leaves() -> None:

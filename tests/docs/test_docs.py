@@ -166,13 +166,13 @@ def demo() -> Iterator[Demo]:
 
 def _line_of(log: Path, event: str) -> Mapping[str, Any]:
     """The one line of an event, which a thread of the service may write a moment later."""
-    give_up_at = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while not (found := re.findall(rf'^.*"event":"{event}".*\n', log.read_text(), re.M)):
-        assert time.monotonic() < give_up_at, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
     [line] = found
-    told: Mapping[str, Any] = json.loads(line)
-    return told
+    fields: Mapping[str, Any] = json.loads(line)
+    return fields
 
 
 def printed(page: Path, language: str, containing: str) -> str:
@@ -222,11 +222,11 @@ def test_toml(block: Block, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", all_blocks("json"), ids=named)
 def test_json(block: Block, tmp_path: Path) -> None:
     """Every block of JSON parses, and a table of prices is taken as one."""
-    said = json.loads(block.text)
-    if "models" in said:
+    body = json.loads(block.text)
+    if "models" in body:
         file = tmp_path / "prices.json"
         file.write_text(block.text)
-        assert set(said["models"]) <= set(Prices.load(file).models)
+        assert set(body["models"]) <= set(Prices.load(file).models)
 
 
 @pytest.mark.parametrize("words", CURLS)
@@ -285,9 +285,9 @@ def test_the_trace(demo: Demo) -> None:
     )
     assert len(shown) == len(trace)
     for line, span in zip(shown, trace, strict=True):
-        title, kind, told = re.split(r"\s{2,}(SERVER|INTERNAL|CLIENT)\s+[\d.]+ ms\s+", line)
+        title, kind, pairs = re.split(r"\s{2,}(SERVER|INTERNAL|CLIENT)\s+[\d.]+ ms\s+", line)
         assert (title.lstrip(" │├└─"), kind) == (span.name, span.kind)
-        attributes = dict(pair.split("=") for pair in told.split())
+        attributes = dict(pair.split("=") for pair in pairs.split())
         assert attributes == {name: str(span.attributes[name]) for name in attributes}
 
 
@@ -345,20 +345,20 @@ def test_what_becomes_of_a_background_run() -> None:
     text = (ROOT / "docs" / "behaviour.md").read_text()
     table = text.partition("| `outcome` | `status` |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines() if "`" in line]
-    told = {
+    documented = {
         Outcome(outcome): status.strip(" `")
         for outcomes, status in rows
         for outcome in re.findall(r"`(\w+)`", outcomes)
     }
-    assert told == {outcome: status_of(outcome) for outcome in told}
-    assert set(Outcome) - set(told) == {Outcome.DISCONNECTED, Outcome.REJECTED}
+    assert documented == {outcome: status_of(outcome) for outcome in documented}
+    assert set(Outcome) - set(documented) == {Outcome.DISCONNECTED, Outcome.REJECTED}
 
 
 @pytest.mark.parametrize("path", ["nowhere", "runs/none", "agent/async/none"])
 def test_the_sentence_of_a_problem(demo: Demo, path: str) -> None:
     """What a problem says stands in the reference, with its code."""
-    told = httpx.get(f"{demo.url}/{path}").json()
-    row = f"| {told['status']} | `{told['code']}` | no | {told['detail']} |"
+    body = httpx.get(f"{demo.url}/{path}").json()
+    row = f"| {body['status']} | `{body['code']}` | no | {body['detail']} |"
     assert row in (ROOT / "docs" / "reference" / "errors.md").read_text()
 
 

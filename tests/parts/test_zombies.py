@@ -18,11 +18,11 @@ class Nodes:
 
     def __init__(self) -> None:
         self.did: list[str] = []
-        self.let_go = asyncio.Event()
+        self.release = asyncio.Event()
 
     async def first(self, _: fakes.GraphState) -> dict[str, Any]:
         self.did.append("first")
-        await self.let_go.wait()
+        await self.release.wait()
         return {"messages": [AIMessage("half")]}
 
     async def second(self, _: fakes.GraphState) -> dict[str, Any]:
@@ -47,9 +47,9 @@ async def test_a_lost_run_keeps_no_step() -> None:
             task_id = await submit(desk)
             await until(lambda: nodes.did, 20)
             _take(server.url, task_id)
-            nodes.let_go.set()
-            told = await ended(desk, task_id)
-    assert (told["status"], told["result"]["answer"]) == ("completed", "whole")
+            nodes.release.set()
+            task = await ended(desk, task_id)
+    assert (task["status"], task["result"]["answer"]) == ("completed", "whole")
     assert nodes.did == ["first", "first", "second"]
 
 

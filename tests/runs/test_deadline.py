@@ -16,10 +16,10 @@ from app.runs.ports import AgentCall
 from tests.runs.scripted import Desk
 
 
-def within(ends_at: float) -> Iterator[float]:
+def within(deadline: float) -> Iterator[float]:
     """Every reading of remaining() in a run that ends then, as long as it is asked."""
     context = contextvars.copy_context()
-    context.run(current.set, Current("run", ends_at))
+    context.run(current.set, Current("run", deadline))
     while True:
         yield context.run(remaining)
 
@@ -33,10 +33,10 @@ def test_outside_a_run_time_is_endless() -> None:
 def test_never_negative_and_never_more_than_the_deadline(offset_s: float) -> None:
     """What is left is the time to the deadline, or nothing."""
     before = time.monotonic()
-    ends_at = before + offset_s
-    left = next(within(ends_at))
+    deadline = before + offset_s
+    left = next(within(deadline))
     assert 0.0 <= left <= max(0.0, offset_s)
-    assert left >= max(0.0, ends_at - time.monotonic()) or left == 0.0
+    assert left >= max(0.0, deadline - time.monotonic()) or left == 0.0
 
 
 @given(st.floats(0, 0.001), st.integers(2, 50))

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import pytest
 
 from app.runs.errors import AgentFailed
+from app.runs.model import Mode
 from app.runs.ports import AgentCall
 from app.runs.runner import GRACE_S
 from tests.runs.scripted import Desk, Script, after, at_once, raises, stubborn
@@ -71,13 +72,14 @@ async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     run = desk.start(script, timeout_s=0.05)
     await run.ended
     door.get().set()
-    await desk.let_go_of(run)
+    await desk.release(run)
     await asyncio.sleep(0.01)
     desk.facts.clear()
     gc.collect()
-    assert desk.runner.find(run.id) is run
-    assert run.task is None
-    assert run.timers == []
+    found = desk.runner.find(run.id)
+    assert found is not None
+    assert found.task is None
+    assert found.timers == []
     assert payloads, "the script never ran"
     assert [payload() for payload in payloads] == [None]
 
@@ -87,10 +89,30 @@ async def test_a_task_that_goes_on_is_not_forgotten() -> None:
     desk, gate = Desk(), asyncio.Event()
     run = desk.start(stubborn(gate), timeout_s=0.05)
     await run.ended
-    assert run.task is not None
-    assert not run.task.done()
+    assert desk.runner.stuck_tasks == 1
+    assert desk.runner.is_stuck(run)
     gate.set()
-    await desk.let_go_of(run)
+    await desk.release(run)
+    assert not desk.runner.is_stuck(run)
+
+
+async def test_a_reader_keeps_what_the_archive_drops() -> None:
+    """The archive drops answers and events; a reader that had the run before still has them."""
+    desk = Desk(keep=1_000)
+    sync, streamed = desk.start(at_once), desk.start(at_once, mode=Mode.STREAM)
+    await streamed.ended
+    for _ in range(120):  # more than stay resumable
+        await desk.start(at_once).ended
+    for run in (sync, streamed):
+        ended = run.ended.result()
+        assert ended.answer is not None
+        assert ended.answer.text == "answer to q"
+        assert run.ring.last_id > 0
+        found = desk.runner.find(run.id)
+        assert found is not None
+        assert found.ended.result().answer is None
+        assert found.ring.closed
+        assert found.ring.last_id == 0
 
 
 async def test_only_so_many_finished_runs_are_remembered() -> None:

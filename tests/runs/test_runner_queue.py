@@ -30,7 +30,9 @@ async def test_refused_runs_end_once() -> None:
     assert ended.outcome is Outcome.REJECTED
     assert str(ended.phase) == "queue"
     assert len(desk.finals(refused)) == 1
-    assert desk.runner.find(refused.id) is refused
+    found = desk.runner.find(refused.id)
+    assert found is not None
+    assert found.ended.result() == ended
     door.set()
     assert (await first.ended).outcome is Outcome.COMPLETED
 

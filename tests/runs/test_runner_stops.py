@@ -57,7 +57,7 @@ async def test_the_deadline_is_hard() -> None:
     assert desk.idle(), "its place is free although its task goes on"
     assert (await desk.ask(at_once)).outcome is Outcome.COMPLETED
     door.set()
-    await desk.let_go_of(run)
+    await desk.release(run)
     assert len(desk.finals()) == 2, "the late end of the task says nothing more"
 
 
@@ -163,7 +163,7 @@ async def test_the_first_reason_counts(first: RunError, obeys: bool) -> None:
     assert (await run.ended).error is first
     desk.runner.stop(run, Cancelled())
     door.set()
-    await desk.let_go_of(run)
+    await desk.release(run)
     assert [final.code for final in desk.finals(run)] == [first.code]
 
 
@@ -232,7 +232,7 @@ async def test_the_final_fact_is_the_last() -> None:
 
     run = desk.start(script, timeout_s=0.1)
     ended = await run.ended
-    await desk.let_go_of(run)
+    await desk.release(run)
     assert said_late == 3
     assert isinstance(desk.facts[-1], RunFinished)
     assert desk.facts_of(IterationCounted), "it did say something before"
@@ -252,7 +252,7 @@ async def test_cancel_says_what_happened(obeys: bool, stopped: Stopped) -> None:
     if stopped is Stopped.STILL_STOPPING:
         assert await desk.runner.cancel(run) is Stopped.STILL_STOPPING
         door.set()
-        await desk.let_go_of(run)
+        await desk.release(run)
     assert await desk.runner.cancel(run) is Stopped.ALREADY_FINISHED
 
 

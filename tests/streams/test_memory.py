@@ -61,10 +61,10 @@ class Process:
 
 def peak(process: Process, claim: Callable[[], bool]) -> int:
     """The most memory in use until the claim is true; fails when that takes too long."""
-    give_up_at = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     most = process.resident_bytes()
     while not claim():
-        assert time.monotonic() < give_up_at
+        assert time.monotonic() < deadline
         time.sleep(0.05)
         most = max(most, process.resident_bytes())
     return most

@@ -47,7 +47,7 @@ async def test_full_and_late() -> None:
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         assert refused.headers["retry-after"]
         tools.seconds = 0.0
-        tools.let_go()
+        tools.release()
         for events in (await holds, await queued):
             assert events[-1].data["outcome"] == "completed"
         desk.books_balance()

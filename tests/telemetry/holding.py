@@ -21,7 +21,7 @@ class Holding(fakes.ToolDesk):
         super().__init__(LONG_S)
         self._over = threading.Event()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """What would not end ends."""
         self._over.set()
 

@@ -2,7 +2,7 @@
 
 from app.telemetry import catalogue as c
 from dashboards.rules.promql import SCRAPE_DURATION, SCRAPED_SAMPLES, UP
-from tests.alerts.promtool import INSTANCE, Case, Given, Said, fires, given, silent
+from tests.alerts.promtool import INSTANCE, Case, FiringAlert, Given, fires, given, silent
 
 _OTHER = "10.0.0.2:8000"
 
@@ -59,7 +59,7 @@ CASES = (
         (),
         "1m",
         (
-            Said(
+            FiringAlert(
                 {},
                 "Alerting works",
                 "This alert always fires. If its receiver does not get it, Prometheus, "

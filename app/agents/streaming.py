@@ -8,11 +8,11 @@ from langchain_core.messages import AIMessageChunk
 
 from app.agents.callback import RunHandler
 from app.agents.model_calls import iteration_of, speaker
-from app.runs.events import Say, Token
+from app.runs.events import OnToken, Token
 from app.runs.ports import AgentCall
 
 
-class SpeakingHandler(RunHandler):
+class StreamingHandler(RunHandler):
     """Passes the text of models on as it comes.
 
     LangChain lets a model stream when a handler has the two methods below: they mark it, and pass
@@ -23,13 +23,13 @@ class SpeakingHandler(RunHandler):
         """A streamed model call gave a token."""
         super().on_llm_new_token(token, run_id=run_id, chunk=chunk, **told)
         opened = self.models.open.get(run_id)
-        if opened is None or opened.silent or self.call.say is None:
+        if opened is None or opened.silent or self.call.on_token is None:
             return
         message = getattr(chunk, "message", None)
         text = str(message.text) if isinstance(message, AIMessageChunk) else str(token)
         if text:
             iteration = iteration_of(opened.place, self.turns.iterations)
-            self.call.say(Token(text, iteration, speaker(opened, self.tree.root)))
+            self.call.on_token(Token(text, iteration, speaker(opened, self.tree.root)))
 
     def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Part of the mark."""
@@ -42,14 +42,14 @@ class SpeakingHandler(RunHandler):
 
 def handler_for(call: AgentCall, agent: str, *names: frozenset[str], **parts: Any) -> RunHandler:
     """A handler that streams only where somebody reads; streaming costs more."""
-    return (RunHandler if call.say is None else SpeakingHandler)(call, agent, *names, **parts)
+    return (RunHandler if call.on_token is None else StreamingHandler)(call, agent, *names, **parts)
 
 
-def only_sub_agents(say: Say) -> Say:
+def only_sub_agents(on_token: OnToken) -> OnToken:
     """For an agent whose own text is not its answer: what others say inside its tools."""
 
     def said(token: Token) -> None:
         if token.sub_agent is not None:
-            say(token)
+            on_token(token)
 
     return said

@@ -70,7 +70,7 @@ class Alertmanager:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Monitoring:
     """Both, and the file of targets that Prometheus reads again when it changes."""
 
     prometheus: Prometheus
@@ -86,7 +86,7 @@ class Watch:
 
 
 @contextmanager
-def watching(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Watch]:
+def start_monitoring(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Monitoring]:
     """Both programs, on free ports, until the block is left; nobody hears Alertmanager."""
     values = sped_up()
     files = rules.files(values)
@@ -111,7 +111,7 @@ def watching(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Wat
         ]
         with _program(command, f"http://127.0.0.1:{port}", here / "prometheus.log") as process:
             prometheus = Prometheus(f"http://127.0.0.1:{port}")
-            yield Watch(prometheus, manager, here / "targets.json", process)
+            yield Monitoring(prometheus, manager, here / "targets.json", process)
 
 
 def sped_up() -> Values:
@@ -160,11 +160,11 @@ def _is_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
-def until(claim: Callable[[], object], within_s: float, otherwise: str) -> float:
-    """Wait until the claim is true; says how long it took. Raises TimeoutError after `within_s`."""
+def until(claim: Callable[[], object], timeout_s: float, otherwise: str) -> float:
+    """Wait until the claim is true: the seconds it took. Raises TimeoutError after `timeout_s`."""
     began = time.monotonic()
     while not claim():
-        if time.monotonic() - began > within_s:
-            raise TimeoutError(f"{otherwise} (within {within_s:g} s)")
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"{otherwise} (within {timeout_s:g} s)")
         time.sleep(0.1)
     return time.monotonic() - began

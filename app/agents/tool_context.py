@@ -54,10 +54,10 @@ class OpenTool:
 
 
 # The tool call that the present task or thread works in.
-inside: ContextVar[OpenTool | None] = ContextVar("watchkeeper_tool", default=None)
+current_tool: ContextVar[OpenTool | None] = ContextVar("watchkeeper_tool", default=None)
 
 
 def enter(tool: OpenTool | None) -> None:
     """Note which tool call the present task or thread works in from now on."""
-    inside.set(tool)
+    current_tool.set(tool)
     tool_call.set(tool.key if tool else None)

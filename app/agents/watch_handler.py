@@ -189,8 +189,8 @@ class WatchHandler(Reaching):
 
     def _forget(self, watched: Watched) -> None:
         """LangChain says nothing of calls that were cancelled: drop what is left of them."""
-        left = [run_id for run_id, owner in list(self.runs.items()) if owner is watched]
-        for run_id in left:
+        watched_ids = [run_id for run_id, owner in list(self.runs.items()) if owner is watched]
+        for run_id in watched_ids:
             del self.runs[run_id]
 
 
