@@ -108,9 +108,9 @@ class Durable:
                 checkpoints.opened(self._driver_url, ownership.HELD)
             )
             for agent in service.agents.values():
-                keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
-                if keep_in is not None:
-                    keep_in(self.threads, steps.saver)
+                use_stores: Callable[..., None] | None = getattr(agent, "use_stores", None)
+                if use_stores is not None:
+                    use_stores(self.threads, steps.saver)
             background = Background(
                 self.runner, lambda: service.agents, final, self.engine.record_stopped
             )

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.agents.conversations import InMemory
+from app.agents.conversations import InMemoryThreads
 from app.api.claims import Claims
 from app.api.schemas import RunBody
 from app.runs.errors import InFlight, StoreUnavailable, WatchkeeperError
@@ -32,7 +32,7 @@ class Keys:
             del self.held[key]
 
 
-class Threads(InMemory):
+class Threads(InMemoryThreads):
     """No thread can be had: that is said, or nothing is."""
 
     def __init__(self, refusal: WatchkeeperError | None) -> None:

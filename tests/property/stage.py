@@ -45,7 +45,7 @@ class Place:
         """That of the agent."""
         return self._agent.info
 
-    def keep_in(self, *kept: Any) -> None:
+    def use_stores(self, *kept: Any) -> None:
         """Where it keeps its steps, and those that follow it theirs."""
         self._kept = kept
         self._keep()
@@ -56,9 +56,9 @@ class Place:
         self._keep()
 
     def _keep(self) -> None:
-        keep_in = getattr(self._agent, "keep_in", None)
-        if keep_in is not None and self._kept:
-            keep_in(*self._kept)
+        use_stores = getattr(self._agent, "use_stores", None)
+        if use_stores is not None and self._kept:
+            use_stores(*self._kept)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Ask it."""

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from app.agents import registry
-from app.agents.conversations import InMemory
+from app.agents.conversations import InMemoryThreads
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import AgentCall
 from tests import fakes, faults
@@ -91,7 +91,7 @@ async def test_the_same_question_again() -> None:
     """An executor that is taken over drops what its own attempt kept, not what reads alike."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     agent: Any = registry.adapt(build("with_history", model), "a", AgentInfo(name="a", kind=""))
-    agent.keep_in(InMemory())
+    agent.use_stores(InMemoryThreads())
 
     async def ask(run_id: str, **others: Any) -> list[str]:
         call = AgentCall(
