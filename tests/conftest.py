@@ -82,7 +82,7 @@ def blockbuster() -> Iterator[BlockBuster]:
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
             function.can_block_in("app/agents/factories.py", {"build", "_given"})
-            function.can_block_in("app/agents/sources.py", {"_body"})
+            function.can_block_in("app/agents/source_inspection.py", {"_body"})
         yield detector
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from app import settings as configuration
 from app.agents.builder import build_agent
-from app.agents.final import fixed_sentence
+from app.agents.final_answer import fixed_sentence
 from app.runs.model import EarlyStopping
 from app.settings import AgentSettings
 from tests import fakes, loops

@@ -10,7 +10,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from app.agents.final import fixed_sentence
+from app.agents.final_answer import fixed_sentence
 from app.runs.events import (
     Event,
     IterationCounted,
