@@ -1,6 +1,6 @@
 """The handler on its own, for LangChain programs that are not served here.
 
-    from app.watch import watch
+    from watchkeeper import watch
     agent.invoke(..., config={"callbacks": [watch("orders")]})
 
 Metrics are on prometheus_client's default registry, spans go where the `OTEL_*` variables say,
@@ -11,7 +11,6 @@ import atexit
 import functools
 import sys
 from importlib.metadata import version
-from typing import Any
 
 from app.agents.watching import WatchHandler
 from app.runs.prices import Prices
@@ -20,10 +19,13 @@ from app.telemetry.export import instance_id
 from app.telemetry.pipeline import Pipeline, default_registry
 
 
-def watch(agent: str) -> Any:
-    """A LangChain callback handler for any number of runs, told under this name.
+def watch(agent: str) -> WatchHandler:
+    """Return a LangChain callback handler that emits every run under this name.
 
-    Names are labels of metrics: give each agent one, not each run.
+    It goes into the `callbacks` of a call's config. One handler watches any number of runs, sync or
+    async, also at once. The name is a label of metrics: make one handler for each agent, not for
+    each run. The first call opens metrics, spans and log lines for the whole process. What the
+    handler meets never fails a run. Durations are in seconds, costs in US dollars.
     """
     pipeline = _pipeline()
     pipeline.admit(agent)
