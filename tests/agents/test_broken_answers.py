@@ -17,6 +17,8 @@ from tests import utterances as u
 from tests.service import Served, served
 from watchkeeper import build_agent
 
+pytestmark = pytest.mark.waits
+
 ROWS = {True: u.STREAMED, False: u.NOT_STREAMED}
 # Nothing is wrong with the way in which these came, but they are no answer.
 EMPTY = ("nothing at all", "blanks")

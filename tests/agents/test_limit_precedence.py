@@ -15,6 +15,8 @@ from tests import fakes, loops
 from tests.service import served
 from watchkeeper import build_agent
 
+pytestmark = pytest.mark.waits
+
 TABLE = {"max_iterations": 4}
 
 

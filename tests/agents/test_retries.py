@@ -17,6 +17,8 @@ from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
 from watchkeeper import build_agent
 
+pytestmark = pytest.mark.waits
+
 PASSING = {name: b for name, b in EITHER_WAY.items() if name != "401" and "Retry" not in name}
 PASSING["503"] = [{"type": "fail", "status": 503}]
 ANSWER = "it is on its way to you"

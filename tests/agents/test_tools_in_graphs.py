@@ -21,6 +21,8 @@ from tests import fakes
 from tests.service import Served, served
 from watchkeeper import remaining
 
+pytestmark = pytest.mark.waits
+
 
 @tool
 async def state_reader(state: Annotated[dict[str, Any], InjectedState]) -> str:
