@@ -30,6 +30,7 @@ NOUNS = "Settings know only the nouns of the core"
 CIRCLES = "Inside a room, modules do not import each other in circles"
 CATALOGUE = "Dashboards and rules know of the product its catalogue"
 UNSEEN = "The product knows nothing of its dashboards"
+OFFERED = "The service does not import what it offers to programs"
 
 # For each contract: the module in which a line is planted, and what that line imports.
 PLANTED: tuple[tuple[str, str, str], ...] = (
@@ -73,6 +74,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (CATALOGUE, "dashboards.rules.slo", "app.telemetry.metrics"),
     (CATALOGUE, "dashboards.boards.cost", "app.settings"),
     (UNSEEN, "app.telemetry.metrics", "dashboards.queries"),
+    (OFFERED, "app.ask", "watchkeeper"),
 )
 
 

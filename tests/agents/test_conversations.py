@@ -12,6 +12,8 @@ from app.agents.conversations import Conversations, InMemoryThreads
 from tests import fakes
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 KINDS = ("create_agent", "langgraph", "with_history")
 
 

@@ -202,6 +202,7 @@ async def test_earlier_turns(agent: Agent) -> None:
     assert "10023" not in new[-1].text
 
 
+@pytest.mark.waits
 def test_importing_reads_nothing() -> None:
     """Importing the demo opens no data file: that waits for build()."""
     code = (

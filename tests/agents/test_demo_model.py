@@ -142,6 +142,7 @@ async def test_no_tools() -> None:
     assert "gave me no tools" in (await DemoChatModel().ainvoke("Where is order 10023?")).text
 
 
+@pytest.mark.waits
 async def test_delays() -> None:
     """The delays are kept, whether or not the answer streams."""
     model = DemoChatModel(first_token_delay_s=0.03, token_delay_s=0.001)

@@ -13,6 +13,8 @@ from app.agents.final_answer import fixed_sentence
 from tests import fakes, loops
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 KINDS = ("create_agent", "langgraph")
 
 

@@ -23,6 +23,8 @@ from app.settings import AgentSettings
 from tests import fakes, loops
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 LIMITS = (1, 3, 10)
 SHAPES = [(kind, 1) for kind in loops.ALL] + [(kind, 3) for kind in fakes.KINDS]
 

@@ -21,6 +21,8 @@ from app.runs.model import CallOutcome
 from tests import fakes, faults, loops
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 Turn = tuple[str, dict[str, Any]]
 
 

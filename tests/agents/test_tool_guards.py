@@ -82,6 +82,7 @@ for make in MAKES:
 """
 
 
+@pytest.mark.waits
 def test_a_tool_that_wants_to_exit() -> None:
     """A tool that calls sys.exit has failed; the service goes on."""
     ended = subprocess.run(
