@@ -17,7 +17,7 @@ needs = missing=; for package in $(1); do command -v $$package >/dev/null || ls 
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak chaos drills parts check bench docs agents dashboards dashboards-preview lock clean
+.PHONY: help run install test fast test-parts soak chaos drills parts check bench docs agents dashboards dashboards-preview lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ test: check ## Every check, unit and service test
 	@$(call needs,curl prometheus prometheus-alertmanager)
 	$(BIN)/pytest -n 5 --dist loadfile -m "not alone" # more than cores: they wait more than they work
 	$(BIN)/pytest -m alone
+
+fast: install ## The tests that wait for nothing, in less than a minute
+	$(BIN)/python -m tests.fast
 
 check: install ## Style, types, architecture, generated pages
 	$(BIN)/ruff check

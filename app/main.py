@@ -14,7 +14,7 @@ from pathlib import Path
 
 from app import settings as configuration
 from app.agents import leaks, registry, upstream
-from app.agents.conversations import InMemory
+from app.agents.conversations import InMemoryThreads
 from app.agents.factories import Factories
 from app.agents.upstream import Upstream
 from app.api import app as http
@@ -97,7 +97,7 @@ def assemble(settings: Settings, log: Log | None = None) -> Parts:
         threads,
         version("watchkeeper"),
         pipeline.render,
-        durable.threads if durable else InMemory(),
+        durable.threads if durable else InMemoryThreads(),
         engine=durable.engine if durable else None,
         keys=durable.keys if durable else None,
         write_s=settings.stream_write_s,

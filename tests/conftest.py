@@ -9,6 +9,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
+from tests import fast
 from tests.parts.postgres import Shared, cluster
 
 # How long an example takes, or its making, says nothing on a machine that does other things too.
@@ -33,9 +34,17 @@ ON_FILE = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold fast tests to their rule."""
+    rule = fast.Rule()
+    rule.install()
+    config.pluginmanager.register(rule, "rule of the fast tests")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is to run alone, the rest runs on every core; and what wants a file."""
+    """Mark what is fast, what is to run alone, and what wants a file."""
     for item in items:
+        fast.mark(item)
         module = item.path.relative_to(config.rootpath).as_posix()
         if module in ALONE:
             item.add_marker(pytest.mark.alone)
@@ -82,7 +91,7 @@ def blockbuster() -> Iterator[BlockBuster]:
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
             function.can_block_in("app/agents/factories.py", {"build", "_given"})
-            function.can_block_in("app/agents/sources.py", {"_body"})
+            function.can_block_in("app/agents/source_inspection.py", {"_body"})
         yield detector
 
 

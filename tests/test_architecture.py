@@ -30,6 +30,7 @@ NOUNS = "Settings know only the nouns of the core"
 CIRCLES = "Inside a room, modules do not import each other in circles"
 CATALOGUE = "Dashboards and rules know of the product its catalogue"
 UNSEEN = "The product knows nothing of its dashboards"
+OFFERED = "The service does not import what it offers to programs"
 
 # For each contract: the module in which a line is planted, and what that line imports.
 PLANTED: tuple[tuple[str, str, str], ...] = (
@@ -53,9 +54,9 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (LANGCHAIN, "app.main", "langchain_openai"),
     (FASTAPI, "app.main", "fastapi"),
     (FASTAPI, "app.telemetry.fanout", "fastapi"),
-    (FASTAPI, "app.agents.failure", "fastapi"),
+    (FASTAPI, "app.agents.error_translation", "fastapi"),
     (WATCHING, "app.api.agent", "structlog"),
-    (WATCHING, "app.agents.failure", "opentelemetry"),
+    (WATCHING, "app.agents.error_translation", "opentelemetry"),
     (WATCHING, "app.main", "prometheus_client"),
     (LAYERS, "app.tasks.rows", "app.agents.introspection"),
     (LAYERS, "app.api.tasks", "app.tasks.engine"),
@@ -68,11 +69,12 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (NOUNS, "app.settings", "app.runs.runner"),
     (CIRCLES, "app.runs.model", "app.runs.events"),
     (CIRCLES, "app.api.deps", "app.api.app"),
-    (CIRCLES, "app.agents.tool_context", "app.agents.tools"),
+    (CIRCLES, "app.agents.tool_context", "app.agents.tool_guards"),
     (CATALOGUE, "dashboards.queries", "app.runs.model"),
     (CATALOGUE, "dashboards.rules.slo", "app.telemetry.metrics"),
     (CATALOGUE, "dashboards.boards.cost", "app.settings"),
     (UNSEEN, "app.telemetry.metrics", "dashboards.queries"),
+    (OFFERED, "app.ask", "watchkeeper"),
 )
 
 

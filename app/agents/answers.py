@@ -17,7 +17,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 
-from app.agents.contents import blocks_of, refusal_of
+from app.agents.message_content import blocks_of, refusal_of
 from app.runs.errors import ModelFailed, NoAnswer
 from app.runs.model import AgentAnswer
 
@@ -28,7 +28,7 @@ _RETRIES_SENTENCE = "Model call failed after "
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class AnswerTools:
     """What is known of an agent that tells its answers: the tools that give one by themselves."""
 
     output_tools: Set[str]
@@ -56,7 +56,9 @@ def new_messages(
     return [message for message in since if message.id is None or message.id not in before]
 
 
-def answer_in(said: Sequence[BaseMessage], changed: Mapping[str, Any], names: Names) -> AgentAnswer:
+def answer_in(
+    said: Sequence[BaseMessage], changed: Mapping[str, Any], names: AnswerTools
+) -> AgentAnswer:
     """The answer in what a run left: its new messages, and other keys that it changed.
 
     Raises ModelFailed where the model said nothing, and NoAnswer where the agent did not.

@@ -20,18 +20,18 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphInterrupt
 
-from app.agents.around import Around, Calls
-from app.agents.asking import Asking, asking, bound_tools
+from app.agents.call_tree import AgentRun, Branch, CallTree, Place, enclosing_agent, enclosing_tool
+from app.agents.errors import CeilingReached, IncompleteAnswer
+from app.agents.interceptor import CallInterceptor, RunControls
+from app.agents.library_patches import InterceptingHandler, install_patches
 from app.agents.limits import Limits, Verdict
 from app.agents.model_calls import ModelCalls, iteration_of
 from app.agents.node_outputs import messages_in, output_of
 from app.agents.node_retries import Policies
-from app.agents.reach import Reaching, install
-from app.agents.refusal import CeilingReached, IncompleteAnswer
+from app.agents.pending_model_call import PendingModelCall, asking, bound_tools
 from app.agents.tool_calls import ToolCalls
-from app.agents.tools import Guards
-from app.agents.tree import AgentRun, Branch, Place, Tree, agent_around, tool_around
-from app.agents.turns import Turns
+from app.agents.tool_guards import ToolGuards
+from app.agents.turns import TurnCounter
 from app.runs.model import CallOutcome, Limit
 from app.runs.ports import AgentCall
 
@@ -60,7 +60,7 @@ def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-class RunHandler(Reaching):
+class RunHandler(InterceptingHandler):
     """One for each run.
 
     `tools` and `output_tools` are the names the agent may call. Without `guards` it only watches.
@@ -81,20 +81,20 @@ class RunHandler(Reaching):
         tools: frozenset[str] = frozenset(),
         output_tools: frozenset[str] = frozenset(),
         *,
-        guards: Guards | None = None,
+        guards: ToolGuards | None = None,
         policies: Policies | None = None,
         limit_nodes: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        install()
+        install_patches()
         self.call = call
         self.about = {"run_id": call.run_id, "agent": agent}
         self.clock = clock
-        self.tree = Tree(agent)
+        self.tree = CallTree(agent)
         self.library_limit: list[BaseMessage] = []
         self._limit_nodes = limit_nodes
         self.tool_calls = ToolCalls(call, self.about, clock, self.tree)
-        self.turns = Turns(
+        self.turns = TurnCounter(
             self.tree, call.emit, self.about, clock, tools, output_tools, self.tool_calls.reject
         )
         self.turns.go_on_from(call.iterations)
@@ -102,12 +102,12 @@ class RunHandler(Reaching):
         self.limits = Limits(
             call, self.about, clock, self.tree, self.turns, refuses=guards is not None
         )
-        self.calls = Calls(self.turns, self.limits, self.models, guards, policies or {})
+        self.calls = RunControls(self.turns, self.limits, self.models, guards, policies or {})
         self.waiting = self.calls.waiting
 
-    def around(self, parent_id: UUID | None) -> Around:
+    def around(self, parent_id: UUID | None) -> CallInterceptor:
         """What stands around a call that is made inside that chain or tool call."""
-        return Around(self.calls, self.tree.place(parent_id))
+        return CallInterceptor(self.calls, self.tree.place(parent_id))
 
     @_guarded
     def on_chain_start(
@@ -136,7 +136,7 @@ class RunHandler(Reaching):
             self.turns.branch_ended(ended, outputs)
             if self.limits.last_words is not None:
                 self.limits.restate(messages_in(outputs))
-            if ended.node in self._limit_nodes and tool_around(ended) is None:
+            if ended.node in self._limit_nodes and enclosing_tool(ended) is None:
                 self.library_limit += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
             ended.said = ended.inputs = None  # what was said may be long
         elif isinstance(ended, AgentRun):
@@ -219,9 +219,9 @@ class RunHandler(Reaching):
         said = [HumanMessage(text) for text in prompts[:1]]
         self._model_starts(run_id, call, said, metadata or {}, silent=_SILENT in (tags or ()))
 
-    def _asking(self, parent_id: UUID | None, options: dict[str, Any]) -> Asking:
+    def _asking(self, parent_id: UUID | None, options: dict[str, Any]) -> PendingModelCall:
         """A call that nothing of ours stands around: at the limit it is refused."""
-        call = Asking(None, bound_tools(options), options, self.tree.place(parent_id))
+        call = PendingModelCall(None, bound_tools(options), options, self.tree.place(parent_id))
         if self.calls.ask(call) is not Verdict.MAKE:
             self.limits.stop(Limit.ITERATIONS)
         return call
@@ -229,7 +229,7 @@ class RunHandler(Reaching):
     def _model_starts(
         self,
         run_id: UUID,
-        call: Asking,
+        call: PendingModelCall,
         messages: Sequence[BaseMessage],
         metadata: dict[str, Any],
         *,
@@ -286,7 +286,7 @@ class RunHandler(Reaching):
         name = str((serialized or {}).get("name") or "unknown")
         place = self.tree.place(parent_run_id)
         if name == PARSE_ERROR_TOOL:
-            self.turns.unusable(agent_around(place) or place)
+            self.turns.unusable(enclosing_agent(place) or place)
         if name in (PARSE_ERROR_TOOL, UNKNOWN_TOOL):
             return
         self.turns.tool_begins(place, name, tool_call_id)

@@ -30,14 +30,14 @@ class Conversations:
         self._agent = agent
         self._store = store
 
-    async def so_far(self, thread_id: str | None) -> list[BaseMessage]:
+    async def history(self, thread_id: str | None) -> list[BaseMessage]:
         """What was said in a thread; nothing in a new one, or without one."""
         if thread_id is None:
             return []
         said = await _until_available(lambda: self._store.read(self._agent, thread_id))
         return [] if said is None else messages_from_dict(json.loads(said))
 
-    async def keep(self, call: AgentCall, messages: Sequence[BaseMessage]) -> None:
+    async def store(self, call: AgentCall, messages: Sequence[BaseMessage]) -> None:
         """What has been said now, all of it; the oldest questions go when there are too many.
 
         Raises HandedOver where the run, or its thread, is not its own any more.
@@ -66,7 +66,7 @@ async def _until_available(work: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(_AGAIN_S)
 
 
-class InMemory:
+class InMemoryThreads:
     """Threads that are gone with the process; those not used for longest are forgotten."""
 
     def __init__(self) -> None:

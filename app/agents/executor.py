@@ -21,14 +21,14 @@ from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
 from app.agents import introspection, upstream
 from app.agents.callback import RunHandler
-from app.agents.contents import blocks_of
-from app.agents.conversations import Conversations, InMemory
-from app.agents.failure import blamed, refusal_of
-from app.agents.final import basis, last_words
-from app.agents.last_turn import is_empty, spoken
-from app.agents.reach import install
+from app.agents.conversations import Conversations, InMemoryThreads
+from app.agents.error_translation import refusal_of, translated_errors
+from app.agents.final_answer import ask_for_final_answer, final_prompt
+from app.agents.last_turn import final_text, is_empty
+from app.agents.library_patches import install_patches
+from app.agents.message_content import blocks_of
 from app.agents.streaming import handler_for, only_sub_agents
-from app.agents.tools import Guards, handled
+from app.agents.tool_guards import ToolGuards, handled
 from app.runs.errors import ModelFailed, NoAnswer, RunError
 from app.runs.model import AgentAnswer, AgentInfo, Limit
 from app.runs.ports import AgentCall, ThreadStore
@@ -52,7 +52,7 @@ class ExecutorAgent:
     """
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
-        install()
+        install_patches()
         verbose = executor.verbose or any(tool.verbose for tool in executor.tools)
         self.info = replace(info, verbose=bool(verbose))
         self._executor = executor.model_copy(
@@ -69,7 +69,7 @@ class ExecutorAgent:
         told = self._executor.to_json()
         object.__setattr__(self._executor, "to_json", lambda: told)
         self._tools = frozenset(info.tools)
-        self._conversations = Conversations(info.name, InMemory())
+        self._conversations = Conversations(info.name, InMemoryThreads())
         self._history_is_text = _wants_text(executor)
         # The text of an agent that is parsed (ReAct) is not its answer.
         parsers = [
@@ -83,7 +83,7 @@ class ExecutorAgent:
         self._speaks = any(type(parser).__name__ in _READS_TOOL_CALLS for parser in parsers)
         self._parser = parsers[0] if parsers and not self._speaks else None
         self._direct_tools = {tool.name for tool in executor.tools if tool.return_direct}
-        self._guards = Guards()
+        self._guards = ToolGuards()
         self._upstream = upstream.current()
         self._model = introspection.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
@@ -97,11 +97,11 @@ class ExecutorAgent:
         if not self._speaks and call.on_token is not None:
             call = replace(call, on_token=only_sub_agents(call.on_token))
         handler = handler_for(call, self.info.name, self._tools, guards=self._guards)
-        before = _before(call, await self._conversations.so_far(call.thread_id))
-        with blamed(handler):
+        before = _before(call, await self._conversations.history(call.thread_id))
+        with translated_errors(handler):
             answer = await self._answer(call, handler, before)
         now = [HumanMessage(call.question, id=call.run_id), AIMessage(answer.text)]
-        await self._conversations.keep(call, [*before, *now])
+        await self._conversations.store(call, [*before, *now])
         return answer
 
     async def _answer(
@@ -129,20 +129,22 @@ class ExecutorAgent:
 
     async def _at_limit(self, handler: RunHandler, turn: list[BaseMessage]) -> AgentAnswer:
         latest = handler.models.latest
-        asked = [*latest.messages, *turn] if latest is not None and turn else basis(handler, [])
+        asked = (
+            [*latest.messages, *turn] if latest is not None and turn else final_prompt(handler, [])
+        )
         limit = handler.limits.stopped or Limit.ITERATIONS
-        words = await last_words(handler, self._model, asked, limit=limit)
+        words = await ask_for_final_answer(handler, self._model, asked, limit=limit)
         text = self._parsed(str(words.text if isinstance(words, AIMessage) else words))
         return AgentAnswer(text or handler.limits.fixed_sentence, limit=limit)
 
     def _parsed(self, text: str) -> str:
         """What the agent's own parser makes of the last words; empty if they ask for a tool."""
         if self._parser is None:
-            return text.strip() if self._speaks else spoken(text)
+            return text.strip() if self._speaks else final_text(text)
         try:
             parsed = self._parser.parse(text)
         except (OutputParserException, ValueError):
-            return spoken(text)
+            return final_text(text)
         if isinstance(parsed, AgentFinish):
             return str(parsed.return_values.get("output", "")).strip()
         return ""

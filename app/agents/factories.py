@@ -19,8 +19,8 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from app.agents.reasons import leaves, reason
-from app.agents.sessions import end_waiting
+from app.agents.mcp_sessions import end_waiting
+from app.agents.startup_errors import leaves, reason
 from app.runs.containment import building, original
 
 # After this long the operator reads which factory is waited for.

@@ -13,19 +13,19 @@ from langgraph.constants import START
 from langgraph.graph import END
 from langgraph.pregel import Pregel
 
-from app.agents import causes, next_nodes, upstream
-from app.agents.answers import STRUCTURED, Names, answer_in, as_messages, new_messages
+from app.agents import error_classification, next_nodes, upstream
+from app.agents.answers import STRUCTURED, AnswerTools, answer_in, as_messages, new_messages
 from app.agents.callback import RunHandler
-from app.agents.conversations import Conversations, InMemory
-from app.agents.failure import blamed, refusal_of
-from app.agents.final import basis, last_words, open_results
+from app.agents.conversations import Conversations, InMemoryThreads
+from app.agents.error_translation import refusal_of, translated_errors
+from app.agents.final_answer import ask_for_final_answer, final_prompt, placeholder_results
 from app.agents.graph_parts import parts_of
-from app.agents.last_turn import spoken
-from app.agents.needs import default_context
-from app.agents.reach import install
+from app.agents.graph_requirements import default_context
+from app.agents.last_turn import final_text
+from app.agents.library_patches import install_patches
 from app.agents.resuming import RUN, begin_anew, config_of, from_input, go_on, last_turn
 from app.agents.streaming import handler_for
-from app.agents.tools import Guards
+from app.agents.tool_guards import ToolGuards
 from app.runs.errors import (
     Interrupted,
     ModelFailed,
@@ -42,7 +42,7 @@ _NEEDS_MORE_STEPS = "Sorry, need more steps to process this request."
 
 
 @dataclass(slots=True)
-class Ran:
+class GraphRun:
     """What is known of a graph while it runs: its state, and what was there before."""
 
     state: dict[str, Any] = field(default_factory=dict)
@@ -71,14 +71,14 @@ class GraphAgent:
     """One graph, built once, run many times at once."""
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
-        install()
+        install_patches()
         self._parts = parts_of(graph)
         self.info = replace(info, verbose=self._parts.verbose)
         self._graph = graph
         self._has_own_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
-        self._conversations = Conversations(info.name, InMemory())
+        self._conversations = Conversations(info.name, InMemoryThreads())
         self._durable = graph
-        self._guards = Guards()
+        self._guards = ToolGuards()
         self._upstream = upstream.current()
 
     def use_store(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
@@ -91,8 +91,8 @@ class GraphAgent:
         """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
         upstream.use(self._upstream)
         handler = self._handler(call)
-        ran = Ran()
-        with blamed(handler):
+        ran = GraphRun()
+        with translated_errors(handler):
             try:
                 await self._run(call, handler, ran)
             except RunError:
@@ -107,7 +107,7 @@ class GraphAgent:
                 return await self._stopped(call, handler, ran)
             answer = self._answer(handler, ran, call)
             if not self._has_own_threads and call.thread_id is not None:
-                await self._conversations.keep(call, ran.messages)
+                await self._conversations.store(call, ran.messages)
             return answer
 
     def _handler(self, call: AgentCall) -> RunHandler:
@@ -122,21 +122,23 @@ class GraphAgent:
             limit_nodes=parts.limit_nodes,
         )
 
-    def _answer(self, handler: RunHandler, ran: Ran, call: AgentCall) -> AgentAnswer:
+    def _answer(self, handler: RunHandler, ran: GraphRun, call: AgentCall) -> AgentAnswer:
         """The answer of a graph that came to its end, perhaps by a last turn at the limit."""
         limit = handler.limits.stopped
         said = new_messages(ran.messages, ran.known(), call.run_id)
         changed = ran.changed(self._parts.answer_keys)
         direct = self._parts.direct_tools | handler.calls.direct_tools
         try:
-            answer = answer_in(said, changed, Names(self._parts.output_tools, direct))
+            answer = answer_in(said, changed, AnswerTools(self._parts.output_tools, direct))
         except (ModelFailed, NoAnswer):
             if limit is None:
                 self._demand_output(said, changed)
                 raise
             answer = AgentAnswer("")
         if limit is not None:
-            text = spoken(answer.text) or ("" if answer.output else handler.limits.fixed_sentence)
+            text = final_text(answer.text) or (
+                "" if answer.output else handler.limits.fixed_sentence
+            )
             return AgentAnswer(text, answer.output, limit, answer.refused)
         if not answer.refused:
             self._demand_output(said, changed)
@@ -149,20 +151,22 @@ class GraphAgent:
         tried = any(isinstance(m, ToolMessage) and m.name in self._parts.output_tools for m in said)
         raise OutputInvalid if tried else OutputMissing
 
-    async def _stopped(self, call: AgentCall, handler: RunHandler, ran: Ran) -> AgentAnswer:
+    async def _stopped(self, call: AgentCall, handler: RunHandler, ran: GraphRun) -> AgentAnswer:
         """The answer of a run that a limit cut, or that a limit of a library's ended."""
         ours = [m for m in ran.messages if m not in handler.library_limit]
         limit = handler.limits.stopped or Limit.ITERATIONS
         words: AIMessage | str | None = handler.limits.last_words
         if words is None:
-            asked = basis(handler, ours)
-            words = await last_words(handler, self._parts.model, asked, self._parts.attempts, limit)
-        text = spoken(str(words.text if isinstance(words, AIMessage) else words))
+            asked = final_prompt(handler, ours)
+            words = await ask_for_final_answer(
+                handler, self._parts.model, asked, self._parts.attempts, limit
+            )
+        text = final_text(str(words.text if isinstance(words, AIMessage) else words))
         text = text or handler.limits.fixed_sentence
         await self._conclude(call, handler, ours, text)
         return AgentAnswer(text, limit=limit)
 
-    async def _run(self, call: AgentCall, handler: RunHandler, ran: Ran) -> None:
+    async def _run(self, call: AgentCall, handler: RunHandler, ran: GraphRun) -> None:
         """Run the graph until it ends, keeping its last state. Raises Interrupted."""
         graph = self._durable if call.durable else self._graph
         if self._parts.breaks and not isinstance(graph.checkpointer, BaseCheckpointSaver):
@@ -194,7 +198,7 @@ class GraphAgent:
         handler: RunHandler,
         graph: Any,
         config: RunnableConfig,
-        ran: Ran,
+        ran: GraphRun,
     ) -> tuple[dict[str, Any] | None, RunnableConfig]:
         """What to ask, and of what step.
 
@@ -218,11 +222,11 @@ class GraphAgent:
                 return None, config
             ran.before = kept.values
             # A run that was cut in the middle may have left calls that nobody answered.
-            asked = [*open_results(last_turn(messages)), *asked]
+            asked = [*placeholder_results(last_turn(messages)), *asked]
         elif not self._has_own_threads:
-            so_far = await self._conversations.so_far(call.thread_id)
-            ran.before = {"messages": so_far}
-            asked = [*so_far, *asked]
+            history = await self._conversations.history(call.thread_id)
+            ran.before = {"messages": history}
+            asked = [*history, *asked]
         handler.turns.know(as_messages(ran.before.get("messages")))
         if call.iterations:
             begin_anew(handler, ())
@@ -232,9 +236,9 @@ class GraphAgent:
         self, call: AgentCall, handler: RunHandler, messages: list[BaseMessage], text: str
     ) -> None:
         """Leave a conversation in order: its open calls answered, the answer its last message."""
-        said = [*open_results(last_turn(messages)), AIMessage(text)]
+        said = [*placeholder_results(last_turn(messages)), AIMessage(text)]
         if not self._has_own_threads:
-            await self._conversations.keep(call, [*messages, *said])
+            await self._conversations.store(call, [*messages, *said])
             return
         config = config_of(call, in_thread=True)
         gone = [RemoveMessage(id=m.id) for m in handler.library_limit if m.id]
@@ -246,12 +250,12 @@ class GraphAgent:
 
 def _at_limit(handler: RunHandler, raised: Exception) -> bool:
     """Whether a limit ended the run, however what it raised was wrapped."""
-    if handler.limits.cut or causes.is_library_limit(raised):
+    if handler.limits.cut or error_classification.is_library_limit(raised):
         return True
     return handler.limits.last_words is not None  # what failed came after the last turn
 
 
-def _ended_by_library(handler: RunHandler, ran: Ran) -> bool:
+def _ended_by_library(handler: RunHandler, ran: GraphRun) -> bool:
     """Whether the last message is the sentence of a library's own limit."""
     last = ran.messages[-1:]
     if last and isinstance(last[0], AIMessage) and last[0].text == _NEEDS_MORE_STEPS:

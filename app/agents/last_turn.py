@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
-from app.agents.contents import blocks_of, refusal_of
+from app.agents.message_content import blocks_of, refusal_of
 
 M = TypeVar("M", bound=AIMessage)
 
@@ -51,7 +51,7 @@ def _is_call(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") in _CALL_BLOCKS
 
 
-def spoken(text: str) -> str:
+def final_text(text: str) -> str:
     """The answer in what a model said at last; one that still asks for a tool gave none.
 
     Models that call tools in words (ReAct) mark their answer in words too.

@@ -12,11 +12,19 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from app.agents.asking import Asking, demands_a_tool, last_answer
+from app.agents.call_tree import (
+    AgentRun,
+    Branch,
+    CallTree,
+    Place,
+    ancestors,
+    enclosing_agent,
+    enclosing_tool,
+)
+from app.agents.errors import CeilingReached
 from app.agents.last_turn import fixed_sentence
-from app.agents.refusal import CeilingReached
-from app.agents.tree import AgentRun, Branch, Place, Tree, agent_around, outwards, tool_around
-from app.agents.turns import Turns, depth
+from app.agents.pending_model_call import PendingModelCall, is_final_call, requires_tool
+from app.agents.turns import TurnCounter, depth
 from app.runs.events import IterationLimitReached
 from app.runs.model import EarlyStopping, Limit
 from app.runs.ports import AgentCall
@@ -46,8 +54,8 @@ class Limits:
     call: AgentCall
     about: Mapping[str, str]
     clock: Callable[[], float]
-    tree: Tree
-    turns: Turns
+    tree: CallTree
+    turns: TurnCounter
     refuses: bool
     stopped: Limit | None = None
     cut: bool = False
@@ -61,19 +69,19 @@ class Limits:
         """What stands for an answer that no model wrote."""
         return fixed_sentence(self.call.iteration_limit)
 
-    def admit(self, asking: Asking) -> Verdict:
+    def admit(self, asking: PendingModelCall) -> Verdict:
         """Decide on a call that is about to be made. Raises CeilingReached."""
         place = asking.place
         assert place is not None
         if not self.refuses:
             return Verdict.MAKE
-        from_outside = last_answer.get()
+        from_outside = is_final_call.get()
         if self.cut and not from_outside:
             raise CeilingReached
         self._refuse_too_many(asking, kept_back=not from_outside)
         if from_outside:
             return Verdict.MAKE
-        if asking.helper or tool_around(place) is not None:
+        if asking.helper or enclosing_tool(place) is not None:
             return Verdict.MAKE
         if depth(place) < self.call.iteration_limit:
             return Verdict.MAKE
@@ -111,7 +119,7 @@ class Limits:
         if self.refuses and branch.depth >= self.call.iteration_limit:
             self.stop(Limit.ITERATIONS)
 
-    def made(self, asking: Asking) -> None:
+    def made(self, asking: PendingModelCall) -> None:
         """A call begins: it counts."""
         if asking.helper:
             self._helpers_calls += 1
@@ -124,7 +132,7 @@ class Limits:
         self.last_words = words
         if isinstance(place, Branch):
             place.last_words = words
-        for part in outwards(place):
+        for part in ancestors(place):
             if isinstance(part, AgentRun | Branch) and part.concluded is None:
                 part.concluded = now
 
@@ -134,15 +142,15 @@ class Limits:
             if self.last_words is not None and message.id == self.last_words.id:
                 self.last_words = message if isinstance(message, AIMessage) else None
 
-    def kept_tools(self, asking: Asking) -> frozenset[str]:
+    def kept_tools(self, asking: PendingModelCall) -> frozenset[str]:
         """The tools that the last turn keeps: those by which it gives structured output."""
         kept = asking.tools & self.turns.output_tools
-        agent = agent_around(asking.place) if asking.place is not None else None
-        if agent is not None and agent is not self.tree.root and demands_a_tool(asking.options):
+        agent = enclosing_agent(asking.place) if asking.place is not None else None
+        if agent is not None and agent is not self.tree.root and requires_tool(asking.options):
             kept |= asking.tools - agent.tools if agent.tools else frozenset()
         return kept
 
-    def _refuse_too_many(self, asking: Asking, *, kept_back: bool) -> None:
+    def _refuse_too_many(self, asking: PendingModelCall, *, kept_back: bool) -> None:
         """One call of the agents' ceiling is kept back for the last answer."""
         ceiling = _CALLS_A_TURN * (self.call.iteration_limit + 1)
         full = (
@@ -155,7 +163,7 @@ class Limits:
 
     def _may_conclude(self, place: Place) -> bool:
         """Whether all that it is part of was at work when the first branch concluded."""
-        parts: list[Any] = list(outwards(place))
+        parts: list[Any] = list(ancestors(place))
         return all(
             outer.concluded is None or inner.began < outer.concluded
             for inner, outer in itertools.pairwise(parts)

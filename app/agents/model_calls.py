@@ -9,12 +9,19 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import call_ids, endings, reading
-from app.agents.asking import Asking
-from app.agents.broken import Streamed, refuse_if_broken, refuse_if_cut
-from app.agents.endings import Ending
-from app.agents.refusal import CeilingReached, IncompleteAnswer
-from app.agents.tree import AgentRun, Branch, Place, agent_around, asked_by_tool, tool_around
+from app.agents import call_ids, finish_reasons, model_responses
+from app.agents.call_tree import (
+    AgentRun,
+    Branch,
+    Place,
+    asked_by_tool,
+    enclosing_agent,
+    enclosing_tool,
+)
+from app.agents.errors import CeilingReached, IncompleteAnswer
+from app.agents.finish_reasons import FinishReason
+from app.agents.incomplete_answers import StreamedArguments, raise_if_cut, raise_if_incomplete
+from app.agents.pending_model_call import PendingModelCall
 from app.agents.turns import depth
 from app.runs.events import FirstToken, ModelCallFinished, ModelCallRetried, ModelCallStarted
 from app.runs.model import NO_USAGE, CallOutcome
@@ -22,24 +29,24 @@ from app.runs.ports import AgentCall
 
 
 @dataclass(slots=True, eq=False)
-class OpenModel:
+class OpenModelCall:
     """A model call; `results` are those of the tools that its reply asked for."""
 
-    asking: Asking
+    asking: PendingModelCall
     place: Place
     provider: str
     model: str
     started_at: float
     messages: Sequence[BaseMessage]
     silent: bool = False
-    streamed: Streamed | None = None
+    streamed: StreamedArguments | None = None
     reply: AIMessage | None = None
     results: dict[str, ToolMessage] = field(default_factory=dict)
 
     @property
     def is_turn(self) -> bool:
         """Whether it is presumed to be a turn of an agent of the run's own."""
-        return not self.asking.helper and tool_around(self.place) is None
+        return not self.asking.helper and enclosing_tool(self.place) is None
 
 
 @dataclass(slots=True)
@@ -54,23 +61,23 @@ class ModelCalls:
     clock: Callable[[], float]
     refuses: bool = True
     errors: list[BaseException] = field(default_factory=list)
-    latest: OpenModel | None = None
-    open: dict[UUID, OpenModel] = field(default_factory=dict)
+    latest: OpenModelCall | None = None
+    open: dict[UUID, OpenModelCall] = field(default_factory=dict)
 
     def start(
         self,
         call_id: UUID,
-        asking: Asking,
+        asking: PendingModelCall,
         messages: Sequence[BaseMessage],
         metadata: Mapping[str, Any],
         parent_id: str | None,
         iteration: int,
         *,
         silent: bool = False,
-    ) -> OpenModel:
+    ) -> OpenModelCall:
         """A model is asked."""
         assert asking.place is not None
-        opened = OpenModel(
+        opened = OpenModelCall(
             asking=asking,
             place=asking.place,
             provider=str(metadata.get("ls_provider") or "unknown"),
@@ -99,7 +106,7 @@ class ModelCalls:
         )
         return opened
 
-    def _attempt(self, opened: OpenModel, iteration: int) -> int:
+    def _attempt(self, opened: OpenModelCall, iteration: int) -> int:
         """Which attempt at its turn it is: one more where the one before failed."""
         place = opened.place
         if not isinstance(place, AgentRun | Branch):
@@ -121,13 +128,13 @@ class ModelCalls:
         )
         return place.attempts
 
-    def token(self, call_id: UUID, chunk: Any) -> OpenModel | None:
+    def token(self, call_id: UUID, chunk: Any) -> OpenModelCall | None:
         """Arguments are kept as they come; the first token of a call is a fact."""
         opened = self.open.get(call_id)
         if opened is None:
             return None
         if opened.streamed is None:
-            opened.streamed = Streamed()
+            opened.streamed = StreamedArguments()
             self.call.emit(
                 FirstToken(
                     **self.about,
@@ -143,7 +150,7 @@ class ModelCalls:
             opened.streamed.add(message)
         return opened
 
-    def end(self, call_id: UUID, response: LLMResult) -> OpenModel | None:
+    def end(self, call_id: UUID, response: LLMResult) -> OpenModelCall | None:
         """A model answered: its call, with the reply. Raises IncompleteAnswer.
 
         What a helper's model says is the agent's to judge.
@@ -151,8 +158,12 @@ class ModelCalls:
         opened = self.open.pop(call_id, None)
         if opened is None:
             return None
-        message = reading.message(response)
-        ending = endings.of_completion(response) if message is None else endings.of_message(message)
+        message = model_responses.message(response)
+        ending = (
+            finish_reasons.of_completion(response)
+            if message is None
+            else finish_reasons.of_message(message)
+        )
         try:
             if self.refuses and not opened.asking.helper:
                 self._refuse(opened, message, ending)
@@ -165,11 +176,13 @@ class ModelCalls:
             self.latest = opened
         return opened
 
-    def _refuse(self, opened: OpenModel, message: AIMessage | None, ending: Ending) -> None:
+    def _refuse(
+        self, opened: OpenModelCall, message: AIMessage | None, ending: FinishReason
+    ) -> None:
         if message is None:
-            refuse_if_cut(ending)
+            raise_if_cut(ending)
         else:
-            refuse_if_broken(message, opened.provider, opened.streamed, ending)
+            raise_if_incomplete(message, opened.provider, opened.streamed, ending)
             call_ids.complete(message)
 
     def keep_result(self, output: Any) -> None:
@@ -184,7 +197,7 @@ class ModelCalls:
             return
         opened = self.open.pop(call_id, None)
         if opened is not None:
-            outcome = reading.call_outcome(error, CallOutcome.FAILED)
+            outcome = model_responses.call_outcome(error, CallOutcome.FAILED)
             self._ended(call_id, opened, outcome, error, None)
 
     def cancelled(self, call_id: UUID) -> None:
@@ -198,7 +211,7 @@ class ModelCalls:
     def _ended(
         self,
         call_id: UUID,
-        opened: OpenModel,
+        opened: OpenModelCall,
         outcome: CallOutcome,
         error: BaseException | None,
         message: AIMessage | None,
@@ -209,7 +222,7 @@ class ModelCalls:
             if opened.is_turn and isinstance(opened.place, AgentRun | Branch):
                 opened.place.failure = outcome
         try:
-            usage = reading.usage(message)
+            usage = model_responses.usage(message)
         except TypeError:  # the call has ended all the same, and must be reported
             self.call.fault()
             usage = NO_USAGE
@@ -234,10 +247,10 @@ class ModelCalls:
         )
 
 
-def speaker(opened: OpenModel, root: AgentRun) -> str | None:
+def speaker(opened: OpenModelCall, root: AgentRun) -> str | None:
     """Who speaks in a call: None for the agent that was asked, else a name."""
-    tool = tool_around(opened.place)
-    agent = agent_around(opened.place)
+    tool = enclosing_tool(opened.place)
+    agent = enclosing_agent(opened.place)
     if tool is not None:
         asked = asked_by_tool(opened.place)
         return tool.name if asked is None or asked.name is None else asked.name
@@ -251,4 +264,4 @@ def speaker(opened: OpenModel, root: AgentRun) -> str | None:
 
 def iteration_of(place: Place, iterations: int) -> int:
     """The iteration in which a call is made; in a tool, the one after the run's last."""
-    return iterations + 1 if tool_around(place) is not None else depth(place) + 1
+    return iterations + 1 if enclosing_tool(place) is not None else depth(place) + 1

@@ -15,8 +15,8 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 
 from app.agents import upstream
-from app.agents.broken import Streamed, refuse_if_broken
-from app.agents.refusal import IncompleteAnswer
+from app.agents.errors import IncompleteAnswer
+from app.agents.incomplete_answers import StreamedArguments, raise_if_incomplete
 from app.agents.upstream import TIMEOUT
 
 
@@ -33,7 +33,7 @@ class StrictChatOpenAI(ChatOpenAI):
         return converted
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        streamed, whole = Streamed(), AIMessageChunk(content="")
+        streamed, whole = StreamedArguments(), AIMessageChunk(content="")
         try:
             async for chunk in super()._astream(*args, **kwargs):
                 if isinstance(chunk.message, AIMessageChunk):
@@ -43,7 +43,7 @@ class StrictChatOpenAI(ChatOpenAI):
                 yield chunk
         except json.JSONDecodeError as broken:
             raise IncompleteAnswer("the model's stream held a chunk that is not JSON") from broken
-        refuse_if_broken(whole, "openai", streamed)
+        raise_if_incomplete(whole, "openai", streamed)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
         result = await super()._agenerate(*args, **kwargs)
@@ -52,7 +52,7 @@ class StrictChatOpenAI(ChatOpenAI):
                 # LangChain merges the two only later.
                 told = generation.message.model_copy()
                 told.response_metadata |= generation.generation_info or {}
-                refuse_if_broken(told, "openai", None)
+                raise_if_incomplete(told, "openai", None)
         return result
 
 

@@ -21,8 +21,8 @@ from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
 from app.agents.executor import ExecutorAgent, takes_history
 from app.agents.factories import Factories, FactoryFailed, is_context
 from app.agents.graph import GraphAgent
-from app.agents.reasons import reason
-from app.agents.sources import finishes_with
+from app.agents.source_inspection import finishes_with
+from app.agents.startup_errors import reason
 from app.agents.unservable import unservable
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent

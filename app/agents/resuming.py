@@ -9,7 +9,7 @@ from langgraph.types import StateSnapshot
 
 from app.agents.callback import RunHandler
 from app.agents.checkpoints import CLAIM
-from app.agents.final import open_calls
+from app.agents.final_answer import unanswered_calls
 from app.runs.events import IterationCounted, RunBeganAnew
 from app.runs.ports import AgentCall
 
@@ -73,7 +73,7 @@ def go_on(
             )
         )
     # An earlier version may have had other tools.
-    handler.turns.reject_unknown([call["name"] for call in open_calls(last_turn(messages))])
+    handler.turns.reject_unknown([call["name"] for call in unanswered_calls(last_turn(messages))])
 
 
 def last_turn(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
-from app.agents import reading
-from app.agents.tool_context import OpenTool, SubAgent, current_tool, enter
-from app.agents.tools import is_being_cancelled, words_for
-from app.agents.tree import AgentRun, Place, Tree, asked_by_tool, tool_around
+from app.agents import model_responses
+from app.agents.call_tree import AgentRun, CallTree, Place, asked_by_tool, enclosing_tool
+from app.agents.tool_context import OpenToolCall, SubAgent, current_tool, enter
+from app.agents.tool_guards import failure_text, is_being_cancelled
 from app.runs import plain
 from app.runs.events import (
     SubAgentFinished,
@@ -35,11 +35,11 @@ class ToolCalls:
     call: AgentCall
     about: Mapping[str, str]
     clock: Callable[[], float]
-    tree: Tree
+    tree: CallTree
     failed_words: str | None = None
     _turn: int = 0
     _position: int = 0
-    _open: dict[UUID, OpenTool] = field(default_factory=dict)
+    _open: dict[UUID, OpenToolCall] = field(default_factory=dict)
 
     def start(
         self,
@@ -51,9 +51,9 @@ class ToolCalls:
         tool_call_id: str | None,
     ) -> None:
         """A tool begins to work, perhaps on another thread."""
-        outer = tool_around(place)
+        outer = enclosing_tool(place)
         parent_id = self.parent_of_calls(place)
-        opened = OpenTool(
+        opened = OpenToolCall(
             str(run_id),
             name,
             current_tool.get(),
@@ -105,7 +105,7 @@ class ToolCalls:
 
         An agent that a tool asks is reported with its first call.
         """
-        tool = tool_around(place)
+        tool = enclosing_tool(place)
         if tool is None:
             return None
         agent = asked_by_tool(place)
@@ -115,7 +115,7 @@ class ToolCalls:
             agent.sub_agent = self._agent_begins(tool, agent)
         return agent.sub_agent.call_id
 
-    def _agent_begins(self, tool: OpenTool, agent: AgentRun) -> SubAgent:
+    def _agent_begins(self, tool: OpenToolCall, agent: AgentRun) -> SubAgent:
         tool.agents_asked += 1
         begun = SubAgent(f"{tool.call_id}/{tool.agents_asked}", agent.name or tool.name)
         self.call.emit(
@@ -133,10 +133,10 @@ class ToolCalls:
 
     def agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
         """An agent that a tool asked ended, if this is one."""
-        if agent.sub_agent is not None and isinstance(agent.within, OpenTool):
+        if agent.sub_agent is not None and isinstance(agent.within, OpenToolCall):
             self._sub_agent_ended(agent.within, agent.sub_agent, outcome)
 
-    def _sub_agent_ended(self, tool: OpenTool, agent: SubAgent, outcome: CallOutcome) -> None:
+    def _sub_agent_ended(self, tool: OpenToolCall, agent: SubAgent, outcome: CallOutcome) -> None:
         if tool.open_agents.pop(agent.call_id, None) is None:
             return
         self.call.emit(
@@ -168,10 +168,10 @@ class ToolCalls:
             return
         opened = self._open.get(run_id)
         cause = opened.error if opened is not None and opened.error is not None else error
-        outcome = reading.call_outcome(error, CallOutcome.TOOL_ERROR)
+        outcome = model_responses.call_outcome(error, CallOutcome.TOOL_ERROR)
         words = None
         if opened is not None and outcome is CallOutcome.TOOL_ERROR:
-            words = words_for(opened.name, error)
+            words = failure_text(opened.name, error)
         self._ended(run_id, outcome, words, cause)
 
     def reject(self, tool: str, reason: Rejection = Rejection.UNKNOWN_TOOL) -> None:

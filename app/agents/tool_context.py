@@ -22,7 +22,7 @@ class SubAgent:
 
 
 @dataclass(slots=True, eq=False)
-class OpenTool:
+class OpenToolCall:
     """A tool call at work.
 
     `within` is its place in the tree of the run, and `parent_id` the tool call or sub-agent that
@@ -33,7 +33,7 @@ class OpenTool:
 
     call_id: str
     name: str
-    outer: "OpenTool | None"
+    outer: "OpenToolCall | None"
     within: Any
     parent_id: str | None
     started_at: float
@@ -48,16 +48,16 @@ class OpenTool:
     asked_by_tool: None = None
 
     @property
-    def tool(self) -> "OpenTool":
+    def tool(self) -> "OpenToolCall":
         """The tool call in which it stands."""
         return self
 
 
 # The tool call that the present task or thread works in.
-current_tool: ContextVar[OpenTool | None] = ContextVar("watchkeeper_tool", default=None)
+current_tool: ContextVar[OpenToolCall | None] = ContextVar("watchkeeper_tool", default=None)
 
 
-def enter(tool: OpenTool | None) -> None:
+def enter(tool: OpenToolCall | None) -> None:
     """Note which tool call the present task or thread works in from now on."""
     current_tool.set(tool)
     tool_call.set(tool.key if tool else None)

@@ -11,18 +11,18 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
-from app.agents.asking import Asking, says_helper
-from app.agents.node_outputs import gives_output, messages_in
-from app.agents.tool_context import OpenTool
-from app.agents.tree import (
+from app.agents.call_tree import (
     AgentRun,
     Branch,
+    CallTree,
     Place,
-    Tree,
-    agent_around,
     asked_by_tool,
-    tool_around,
+    enclosing_agent,
+    enclosing_tool,
 )
+from app.agents.node_outputs import gives_output, messages_in
+from app.agents.pending_model_call import PendingModelCall, is_marked_helper
+from app.agents.tool_context import OpenToolCall
 from app.runs.events import Emit, IterationCounted
 
 # So many steps in a row an agent may make without asking a model before each counts as a turn.
@@ -30,7 +30,7 @@ QUIET_STEPS = 25
 
 
 @dataclass(slots=True, eq=False)
-class Said:
+class ModelReply:
     """A model's answer that may become a turn."""
 
     calls: list[ToolCall]
@@ -43,14 +43,14 @@ class Said:
 
 
 @dataclass(slots=True)
-class Turns:
+class TurnCounter:
     """Counts the turns of one run.
 
     `output_tools` are the names by which the agent asks for structured output, and `reject` takes
     the name of a tool that the agent asked for and does not have.
     """
 
-    tree: Tree
+    tree: CallTree
     emit: Emit
     about: Mapping[str, str]
     clock: Callable[[], float]
@@ -59,8 +59,8 @@ class Turns:
     reject: Callable[[str], None]
     iterations: int = 0
     # Messages that models gave, by id, and by the ids of the tool calls that they ask for.
-    _said: dict[str, Said] = field(default_factory=dict)
-    _asked: dict[str, Said] = field(default_factory=dict)
+    _said: dict[str, ModelReply] = field(default_factory=dict)
+    _asked: dict[str, ModelReply] = field(default_factory=dict)
     # Messages that no model call of ours gave, by identity.
     _raw: dict[int, AIMessage] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
@@ -84,10 +84,10 @@ class Turns:
         wanted = [name for name in names if name not in self.output_tools]
         self._reject_unknown(self.tree.root, wanted, frozenset())
 
-    def is_helper(self, asking: Asking, place: Place) -> bool:
+    def is_helper(self, asking: PendingModelCall, place: Place) -> bool:
         """Whether a call that begins is a helper's, as far as can be said."""
-        agent, node = agent_around(place), _node(place)
-        if says_helper(asking.options, node):
+        agent, node = enclosing_agent(place), _node(place)
+        if is_marked_helper(asking.options, node):
             return True
         if agent is None:
             return False
@@ -107,7 +107,7 @@ class Turns:
         """Whether its agent works on without asking a model of LangChain's; a tool may."""
         agent = branch.agent
         unseen = agent.quiet_steps > QUIET_STEPS or branch.node in agent.raw_nodes
-        return unseen and tool_around(branch) is None
+        return unseen and enclosing_tool(branch) is None
 
     def step_begins(self, branch: Branch) -> None:
         """A node is executed unseen: without models, steps are what bounds a run."""
@@ -132,14 +132,14 @@ class Turns:
         self, message: AIMessage, tools: frozenset[str], place: Place, *, helper: bool, last: bool
     ) -> None:
         """A model answered; whether that is a turn is seen when its node ends."""
-        said = Said(message.tool_calls, "", tools, place, helper, last)
+        said = ModelReply(message.tool_calls, "", tools, place, helper, last)
         if message.id:
             self._said[message.id] = said
         if helper or last:
             return
         if isinstance(place, AgentRun | Branch):
             place.said = said
-        agent = agent_around(place)
+        agent = enclosing_agent(place)
         if agent is not None:
             if agent.last_said is not None:
                 agent.last_said.text = ""  # of many long texts the last one is held
@@ -168,10 +168,12 @@ class Turns:
             if said is not None and said.place is branch and not (said.helper or said.last):
                 self._left_its_node(branch, said, message, answered, output)
 
-    def _made_anew(self, message: AIMessage, branch: Branch, answered: set[str]) -> Said | None:
+    def _made_anew(
+        self, message: AIMessage, branch: Branch, answered: set[str]
+    ) -> ModelReply | None:
         """A message that the code of a node made: of what a model said there, or by itself."""
         if branch.said is not None:
-            return cast(Said, branch.said)
+            return cast(ModelReply, branch.said)
         open_calls = [call["name"] for call in message.tool_calls if call["id"] not in answered]
         if open_calls and not branch.asked:
             branch.agent.raw_nodes.add(branch.node)
@@ -182,7 +184,7 @@ class Turns:
     def _left_its_node(
         self,
         branch: Branch,
-        said: Said,
+        said: ModelReply,
         message: AIMessage,
         answered: set[str],
         output: Any,
@@ -198,14 +200,14 @@ class Turns:
 
     def tool_begins(self, place: Place, name: str, tool_call_id: str | None) -> None:
         """A tool runs: what named it is a turn, if it is not counted as one yet."""
-        agent = agent_around(place)
+        agent = enclosing_agent(place)
         said = self._asked.get(tool_call_id or "")
         if said is None and agent is not None:
             said = agent.last_said
             if said is None or not _names(said, name):
                 return
             agent.drafts.pop(_node(said.place), None)
-        if said is None or said.counted or tool_around(place) is not tool_around(said.place):
+        if said is None or said.counted or enclosing_tool(place) is not enclosing_tool(said.place):
             return
         names = [call["name"] for call in said.calls] or [name]
         if set(names) <= self.output_tools:
@@ -230,7 +232,7 @@ class Turns:
         """A turn asked for nothing that could be done."""
         self._count(place, 0)
 
-    def _count_said(self, place: Place, said: Said, names: list[str]) -> None:
+    def _count_said(self, place: Place, said: ModelReply, names: list[str]) -> None:
         """Count a turn that a model made."""
         said.counted = True
         # Several answers may name one call, of which one was taken.
@@ -240,8 +242,8 @@ class Turns:
         self._reject_unknown(place, wanted, said.tools)
 
     def _reject_unknown(self, place: Place, names: list[str], bound: frozenset[str]) -> None:
-        agent = agent_around(place)
-        if agent is None or tool_around(place) is not None:
+        agent = enclosing_agent(place)
+        if agent is None or enclosing_tool(place) is not None:
             return
         # What the agent itself has is known from its start; of another one, from its calls.
         own = agent is self.tree.root or not (bound or agent.tools)
@@ -251,10 +253,10 @@ class Turns:
                 self.reject(name)
 
     def _count(self, place: Place, tool_calls: int) -> None:
-        if isinstance(place, OpenTool):
+        if isinstance(place, OpenToolCall):
             return
         place.add_turn()
-        if tool_around(place) is not None:
+        if enclosing_tool(place) is not None:
             agent = asked_by_tool(place)
             if agent is not None and agent.sub_agent is not None:
                 tally = agent.sub_agent.tally
@@ -280,7 +282,7 @@ class Turns:
         return True
 
 
-def _names(said: Said, tool: str) -> bool:
+def _names(said: ModelReply, tool: str) -> bool:
     """Whether an answer names a tool: by a call, or in words where it has no calls."""
     if said.calls:
         return any(call["name"] == tool for call in said.calls)
@@ -300,4 +302,4 @@ def _node(place: Place) -> str:
 
 def depth(place: Place) -> int:
     """The length of the chain of turns that leads to a place; a tool begins a chain of its own."""
-    return 0 if isinstance(place, OpenTool) else place.depth
+    return 0 if isinstance(place, OpenToolCall) else place.depth

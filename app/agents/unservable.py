@@ -7,7 +7,7 @@ from typing import Any
 
 from langgraph.pregel import Pregel
 
-from app.agents import needs, sync_only
+from app.agents import graph_requirements, sync_only
 
 # A graph that is one function has this channel, for what it returned the last time.
 _ENTRYPOINT = "__previous__"
@@ -21,7 +21,7 @@ def unservable(graph: Pregel[Any, Any, Any, Any]) -> str | None:
             "is an @entrypoint, which has no state with 'messages'; call it in the one node of a "
             "StateGraph(MessagesState), and serve that graph"
         )
-    if needs.MESSAGES not in graph.channels:
+    if graph_requirements.MESSAGES not in graph.channels:
         return (
             "is a graph without 'messages' in its state; Watchkeeper asks a graph by a message and "
             "reads its answer from the last one"
@@ -60,22 +60,22 @@ def _hooks(graph: Pregel[Any, Any, Any, Any]) -> str | None:
 
 
 def _needs(graph: Pregel[Any, Any, Any, Any]) -> str | None:
-    if not needs.takes_messages(graph):
+    if not graph_requirements.takes_messages(graph):
         return (
             "has an input schema without 'messages', so it would never read the question; add "
             "messages to its input_schema"
         )
-    if keys := needs.inputs(graph):
+    if keys := graph_requirements.inputs(graph):
         return (
             f"wants {_named(keys)} in its input, and callers send nothing but a question; give "
             "them defaults (NotRequired in a TypedDict), or set them in its first node"
         )
-    if keys := needs.context(graph):
+    if keys := graph_requirements.context(graph):
         return (
             f"wants a context with {_named(keys)}, which callers cannot send; give these fields "
             "defaults in its context_schema"
         )
-    if keys := needs.configurable(graph):
+    if keys := graph_requirements.configurable(graph):
         return (
             f"reads {_named(keys)} from config['configurable'], which callers cannot send; read it "
             "with .get() and a default, or bind it with .with_config(configurable=...)"

@@ -15,10 +15,10 @@ from uuid import UUID
 
 from langgraph.errors import GraphRecursionError
 
-from app.agents.around import Around
 from app.agents.callback import RunHandler
-from app.agents.failure import as_run_error
-from app.agents.reach import Reaching
+from app.agents.error_translation import as_run_error
+from app.agents.interceptor import CallInterceptor
+from app.agents.library_patches import InterceptingHandler
 from app.runs.errors import Cancelled, Interrupted, RunError
 from app.runs.events import Emit, Event, RunFinished, RunStarted
 from app.runs.model import EarlyStopping, Mode, Outcome
@@ -31,7 +31,7 @@ _NO_LIMIT = 1_000_000_000
 _LIMIT_SENTENCES = ("Agent stopped due to", "Model call limits exceeded")
 
 
-class Watched:
+class WatchedRun:
     """One run that somebody else drives."""
 
     def __init__(self, agent: str, emit: Emit, price: Price) -> None:
@@ -106,7 +106,7 @@ def _passed_on(name: str, *, last: bool = False) -> Callable[..., None]:
     return callback
 
 
-class WatchHandler(Reaching):
+class WatchHandler(InterceptingHandler):
     """Tells `emit` what the runs under its name do."""
 
     run_inline = True
@@ -122,10 +122,10 @@ class WatchHandler(Reaching):
     on_agent_action = _passed_on("on_agent_action")
 
     def __init__(self, agent: str, emit: Emit, price: Price) -> None:
-        self.runs: dict[UUID, Watched] = {}
-        self._new = partial(Watched, agent, emit, price)
+        self.runs: dict[UUID, WatchedRun] = {}
+        self._new = partial(WatchedRun, agent, emit, price)
 
-    def around(self, parent_id: UUID | None) -> Around | None:
+    def around(self, parent_id: UUID | None) -> CallInterceptor | None:
         """What stands around a call that is made inside that chain or tool call."""
         watched = self.runs.get(parent_id) if parent_id else None
         return None if watched is None else watched.handler.around(parent_id)
@@ -187,7 +187,7 @@ class WatchHandler(Reaching):
             failure = as_run_error(watched.handler, error)
             watched.end(failure.outcome, failure)
 
-    def _forget(self, watched: Watched) -> None:
+    def _forget(self, watched: WatchedRun) -> None:
         """LangChain says nothing of calls that were cancelled: drop what is left of them."""
         watched_ids = [run_id for run_id, owner in list(self.runs.items()) if owner is watched]
         for run_id in watched_ids:

@@ -18,9 +18,10 @@ current: ContextVar[Current | None] = ContextVar("watchkeeper_run", default=None
 
 
 def remaining() -> float:
-    """Seconds until the present run's deadline, at least 0.0; `math.inf` outside a run.
+    """Return the seconds until the present run's deadline: at least 0.0, `math.inf` outside a run.
 
-    Works in async tools, in sync tools on their own threads, in models and in graph nodes.
+    Works in async tools, in sync tools on their own threads, in models and in graph nodes. Inside
+    a program that only watches its agents there is no deadline: `math.inf`. Never raises.
     """
     run = current.get()
     return math.inf if run is None else max(0.0, run.deadline - time.monotonic())
@@ -30,11 +31,12 @@ def remaining() -> float:
 tool_call: ContextVar[str | None] = ContextVar("watchkeeper_tool_call", default=None)
 
 
-def idempotency_key() -> str | None:
-    """A key of the present tool call for other systems; None outside a tool.
+def tool_call_key() -> str | None:
+    """Return the key of the present tool call, for systems that must not act twice; else None.
 
-    A background run may call a tool twice: its process may die after the call and before the
-    step is stored. Both calls have the same key if the model repeats the call. So do the calls of
-    runs with the same Idempotency-Key.
+    A background run may call a tool twice, when its process dies between the tool's return and
+    the record of it. Both calls have this key, as long as the model repeats itself. So have the
+    calls of runs that were requested with one `Idempotency-Key`. Hand the text on as it is: it has
+    no meaning and no form that stays. It is None outside a tool. Never raises.
     """
     return tool_call.get()

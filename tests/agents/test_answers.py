@@ -12,10 +12,10 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from app.agents.answers import Names, answer_in, as_messages, new_messages
+from app.agents.answers import AnswerTools, answer_in, as_messages, new_messages
 from app.runs.errors import ModelFailed, NoAnswer
 
-NAMES = Names(output_tools=frozenset({"Shape"}), direct_tools=frozenset({"draw"}))
+NAMES = AnswerTools(output_tools=frozenset({"Shape"}), direct_tools=frozenset({"draw"}))
 CALL: Any = {"name": "look", "args": {}, "id": "c", "type": "tool_call"}
 PICTURE = {"type": "image", "base64": "AAAA", "mime_type": "image/png"}
 ASKED = AIMessage("Let me look.", tool_calls=[CALL])

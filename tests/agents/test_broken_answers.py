@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from app.agents.builder import build_agent
 from app.runs.events import (
     ModelCallFinished,
     ModelCallRetried,
@@ -16,6 +15,9 @@ from app.runs.events import (
 from tests import fakes, faults, loops
 from tests import utterances as u
 from tests.service import Served, served
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 ROWS = {True: u.STREAMED, False: u.NOT_STREAMED}
 # Nothing is wrong with the way in which these came, but they are no answer.

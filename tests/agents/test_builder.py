@@ -14,6 +14,8 @@ from tests import fakes, loops
 from tests.service import served
 from tests.upstreams import llmock, set_scenario
 
+pytestmark = pytest.mark.waits
+
 SAYS = {"type": "reply", "text": loops.ANSWER, "times": None}
 
 

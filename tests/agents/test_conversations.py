@@ -8,9 +8,11 @@ from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 
-from app.agents.conversations import Conversations, InMemory
+from app.agents.conversations import Conversations, InMemoryThreads
 from tests import fakes
 from tests.service import served
+
+pytestmark = pytest.mark.waits
 
 KINDS = ("create_agent", "langgraph", "with_history")
 
@@ -94,14 +96,14 @@ async def test_an_executor_without_a_place_for_it() -> None:
 
 async def test_what_is_kept_is_bounded() -> None:
     """Of many threads the oldest go, of many messages the oldest questions with their answers."""
-    conversations = Conversations("a", InMemory())
+    conversations = Conversations("a", InMemoryThreads())
 
     def run(thread_id: str) -> Any:
         return SimpleNamespace(run_id="r", thread_id=thread_id, fence=None)
 
     for number in range(1_100):
-        await conversations.keep(run(f"t{number}"), [HumanMessage("q"), AIMessage("a")])
-    assert (await conversations.so_far("t99"), len(await conversations.so_far("t100"))) == ([], 2)
+        await conversations.store(run(f"t{number}"), [HumanMessage("q"), AIMessage("a")])
+    assert (await conversations.history("t99"), len(await conversations.history("t100"))) == ([], 2)
     long = [m for n in range(80) for m in (HumanMessage(f"q{n}"), AIMessage(f"a{n}"))]
-    await conversations.keep(run("long"), long)
-    assert [m.text for m in (await conversations.so_far("long"))[:2]] == ["q30", "a30"]
+    await conversations.store(run("long"), long)
+    assert [m.text for m in (await conversations.history("long"))[:2]] == ["q30", "a30"]

@@ -19,8 +19,8 @@ from langchain_core.messages import (
 from langgraph.graph.state import CompiledStateGraph
 
 from app.agents.demo import build
+from app.agents.demo_language import LABEL, LABEL_ZH
 from app.agents.demo_plan import MOST_CALLS
-from app.agents.demo_words import LABEL, LABEL_ZH
 
 Agent = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -202,6 +202,7 @@ async def test_earlier_turns(agent: Agent) -> None:
     assert "10023" not in new[-1].text
 
 
+@pytest.mark.waits
 def test_importing_reads_nothing() -> None:
     """Importing the demo opens no data file: that waits for build()."""
     code = (

@@ -17,8 +17,8 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import tool
 
+from app.agents.demo_language import LABEL
 from app.agents.demo_model import DemoChatModel
-from app.agents.demo_words import LABEL
 
 
 @tool
@@ -142,6 +142,7 @@ async def test_no_tools() -> None:
     assert "gave me no tools" in (await DemoChatModel().ainvoke("Where is order 10023?")).text
 
 
+@pytest.mark.waits
 async def test_delays() -> None:
     """The delays are kept, whether or not the answer streams."""
     model = DemoChatModel(first_token_delay_s=0.03, token_delay_s=0.001)

@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from app.agents import last_turn
-from app.agents.asking import bound_tools, demands_a_tool, without_tools
+from app.agents.pending_model_call import bound_tools, requires_tool, without_tools
 
 LOOK: Any = {"name": "look", "args": {}, "id": "1", "type": "tool_call"}
 SHAPE: Any = {"name": "Shape", "args": {}, "id": "2", "type": "tool_call"}
@@ -65,7 +65,7 @@ def test_tools_are_taken_away(form: str) -> None:
 )
 def test_demands(choice: Any, demands: bool) -> None:
     """A model that must call a tool is one that gives its output by it."""
-    assert demands_a_tool({"tool_choice": choice}) is demands
+    assert requires_tool({"tool_choice": choice}) is demands
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_demands(choice: Any, demands: bool) -> None:
 )
 def test_spoken(text: str, answer: str) -> None:
     """Models that call tools in words mark their answer in words."""
-    assert last_turn.spoken(text) == answer
+    assert last_turn.final_text(text) == answer

@@ -92,6 +92,7 @@ def test_tracing_that_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(leaks.switches({})) == []
 
 
+@pytest.mark.waits
 def test_at_start(tmp_path: Path) -> None:
     """A real service says at start what leaves it, and warns when a run reached its limit."""
     (tmp_path / "mine.py").write_text(MODULE)

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from app import settings as configuration
-from app.agents.builder import build_agent
-from app.agents.final import fixed_sentence
+from app.agents.final_answer import fixed_sentence
 from app.runs.model import EarlyStopping
 from app.settings import AgentSettings
 from tests import fakes, loops
 from tests.service import served
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 TABLE = {"max_iterations": 4}
 

@@ -9,9 +9,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from app.agents.final import fixed_sentence
+from app.agents.final_answer import fixed_sentence
 from tests import fakes, loops
 from tests.service import served
+
+pytestmark = pytest.mark.waits
 
 KINDS = ("create_agent", "langgraph")
 

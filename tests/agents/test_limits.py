@@ -10,7 +10,7 @@ from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from app.agents.final import fixed_sentence
+from app.agents.final_answer import fixed_sentence
 from app.runs.events import (
     Event,
     IterationCounted,
@@ -22,6 +22,8 @@ from app.runs.events import (
 from app.settings import AgentSettings
 from tests import fakes, loops
 from tests.service import served
+
+pytestmark = pytest.mark.waits
 
 LIMITS = (1, 3, 10)
 SHAPES = [(kind, 1) for kind in loops.ALL] + [(kind, 3) for kind in fakes.KINDS]

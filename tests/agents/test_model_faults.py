@@ -14,6 +14,8 @@ from tests import fakes, loops
 from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
 
+pytestmark = pytest.mark.waits
+
 Behaviors = list[dict[str, Any]]
 READ_S = 0.25
 # Of a server that leaves its client waiting: no pause of the machine makes it look in time.

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.waits
+
 LOAD = """
 import asyncio, json, sys
 import app.main

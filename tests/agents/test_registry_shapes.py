@@ -104,6 +104,7 @@ def test_a_react_executor_that_wants_other_inputs() -> None:
     assert "['customer']" in message
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
     "extra",
     [
@@ -184,6 +185,7 @@ def test_every_graph_continues_conversations(kind: str) -> None:
     assert (without.info.conversations, adapted.info.conversations) == (True, True)
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
 async def test_a_graph_with_its_own_checkpointer_needs_no_thread(kind: str) -> None:
     """Each run of a graph that keeps conversations is one of its own unless it names another."""

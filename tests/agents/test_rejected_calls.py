@@ -10,6 +10,8 @@ from app.runs.model import Rejection
 from tests import fakes, loops
 from tests.agents.test_tool_errors import Turn, run_each, run_once
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.parametrize("kind", loops.ALL)
 async def test_unknown_tool(kind: str) -> None:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pytest
 
 from app.agents import retry
-from app.agents.builder import build_agent
 from app.agents.openai import StrictChatOpenAI, chat_openai
 from app.agents.retry import may_help
 from app.runs.events import Event, ModelCallRetried, ModelCallStarted
@@ -16,6 +15,9 @@ from tests import fakes, loops
 from tests.agents.test_model_faults import ASKS, EITHER_WAY, READ_S, SAYS, STREAMED
 from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 PASSING = {name: b for name, b in EITHER_WAY.items() if name != "401" and "Retry" not in name}
 PASSING["503"] = [{"type": "fail", "status": 503}]

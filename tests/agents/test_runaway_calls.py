@@ -24,6 +24,8 @@ from app.runs.events import IterationCounted, ModelCallStarted
 from tests import fakes, faults, loops
 from tests.service import Served, served
 
+pytestmark = pytest.mark.waits
+
 LIMIT = 2
 CEILING = 4 * (LIMIT + 1)
 

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool, Tool, ToolException, tool
 from pydantic import BaseModel, ValidationError, field_validator
 
-from app.agents.tools import handled
+from app.agents.tool_guards import handled
 from app.runs.events import (
     Event,
     ToolCallFinished,
@@ -20,6 +20,8 @@ from app.runs.events import (
 from app.runs.model import CallOutcome
 from tests import fakes, faults, loops
 from tests.service import served
+
+pytestmark = pytest.mark.waits
 
 Turn = tuple[str, dict[str, Any]]
 

@@ -15,11 +15,13 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode
 from langgraph.types import Command, interrupt
 
-from app.runs import remaining
 from app.runs.events import ToolCallFinished, ToolCallStarted
 from app.runs.model import CallOutcome
 from tests import fakes
 from tests.service import Served, served
+from watchkeeper import remaining
+
+pytestmark = pytest.mark.waits
 
 
 @tool

@@ -12,7 +12,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from psycopg import OperationalError
 
-from app.agents.needs import default_context
+from app.agents.graph_requirements import default_context
 from app.agents.registry import AgentLoadError, adapt
 from app.runs.model import AgentInfo
 from tests import faults
@@ -68,6 +68,7 @@ async def desk() -> AsyncIterator[Served]:
         yield service
 
 
+@pytest.mark.waits
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", SERVED)
 async def test_served(desk: Served, name: str) -> None:

@@ -80,11 +80,13 @@ def unknown(query: str) -> set[str]:
     return {n for n in named - known - functions if not re.fullmatch(FOREIGN, n)}
 
 
+@pytest.mark.waits
 def test_every_query_parses(tmp_path: Path) -> None:
     """Prometheus' parser takes every query."""
     assert unparsed([snippet.text for snippet in runbooks.of("promql")], tmp_path) == ""
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("query", ["sum by (job (up)", "rate(up)", "up > 0.8 * on (job) up"])
 def test_a_wrong_query_is_noticed(query: str, tmp_path: Path) -> None:
     """A query that does not parse would fail the test above."""

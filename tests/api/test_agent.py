@@ -15,11 +15,11 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from app.agents import demo
-from app.runs import remaining
 from app.runs.events import ModelCallFinished
 from app.runs.model import Outcome
 from tests import fakes, faults
 from tests.service import Served, served, until
+from watchkeeper import remaining
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)

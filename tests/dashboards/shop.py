@@ -17,8 +17,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
 from pydantic import PrivateAttr
 
-from app.agents.builder import build_agent
 from tests import fakes
+from watchkeeper import build_agent
 
 PLACES, QUEUED = 12, 6
 SETTINGS = f"""

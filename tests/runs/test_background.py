@@ -18,6 +18,8 @@ from app.runs.tasks import Attempt, Result
 from tests.runs import scripted
 from tests.runs.scripted import Desk, ScriptedAgent
 
+pytestmark = pytest.mark.waits
+
 
 class Store:
     """What an attempt writes, by place; `refuse` says what happens to the next ones."""

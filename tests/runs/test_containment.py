@@ -227,6 +227,7 @@ asyncio.new_event_loop().run_until_complete(main())
 BUILDS = "containment.building.set(True)"
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
     ("error", "before", "code", "printed"),
     [

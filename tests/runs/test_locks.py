@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.agents.conversations import InMemory
+from app.agents.conversations import InMemoryThreads
 from app.runs.errors import InFlight, StoreUnavailable, WatchkeeperError
 from app.runs.live import Ended, Run
 from app.runs.locks import RunLocks
@@ -32,7 +32,7 @@ class Keys:
             del self.held[key]
 
 
-class Threads(InMemory):
+class Threads(InMemoryThreads):
     """No thread can be acquired: it refuses, or it never answers."""
 
     def __init__(self, refusal: WatchkeeperError | None) -> None:

@@ -82,6 +82,7 @@ async def test_no_text_is_text() -> None:
     assert it.since(0)[0].data == {"text": "", "iteration": 1, "agent": None}
 
 
+@pytest.mark.waits
 async def test_changed() -> None:
     """`changed` waits for what comes after an id, and not for longer than it was told."""
     it = ring()

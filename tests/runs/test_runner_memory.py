@@ -62,6 +62,7 @@ async def late(call: AgentCall) -> str:
     raise ValueError(mine)
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("script", [answering, sleeping, raising, failing, late])
 async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     """A remembered run holds no task, no frame and nothing that its agent held."""
@@ -137,6 +138,7 @@ async def test_no_finished_run_is_remembered() -> None:
     assert desk.runner.find(run.id) is None
 
 
+@pytest.mark.waits
 async def test_a_thousand_runs_leave_no_task() -> None:
     """However runs end, no task and no timer of theirs stays on the loop."""
     desk = Desk(places=50, queue=1000, keep=10)

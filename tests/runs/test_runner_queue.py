@@ -37,6 +37,7 @@ async def test_refused_runs_end_once() -> None:
     assert (await first.ended).outcome is Outcome.COMPLETED
 
 
+@pytest.mark.waits
 async def test_the_deadline_in_the_queue() -> None:
     """A run whose deadline passes while it waits ends as a timeout held by the queue."""
     desk = Desk(places=1)

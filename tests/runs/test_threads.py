@@ -155,6 +155,7 @@ async def test_the_run_is_known_from_the_context() -> None:
     door.set()
 
 
+@pytest.mark.waits
 async def test_names_are_looked_up_while_every_thread_hangs() -> None:
     """With twice the pool of hung jobs, asyncio's own loop still resolves names at once."""
     loop = asyncio.get_running_loop()

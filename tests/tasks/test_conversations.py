@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from app.agents import registry
-from app.agents.conversations import InMemory
+from app.agents.conversations import InMemoryThreads
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import AgentCall
 from tests import fakes, faults
@@ -93,7 +93,7 @@ async def test_takeover_deletes_only_its_own_messages() -> None:
     """A resumed executor deletes what its own attempt stored, not messages that read alike."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     agent: Any = registry.adapt(build("with_history", model), "a", AgentInfo(name="a", kind=""))
-    agent.use_store(InMemory())
+    agent.use_store(InMemoryThreads())
 
     async def ask(run_id: str, **others: Any) -> list[str]:
         call = AgentCall(

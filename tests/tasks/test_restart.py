@@ -12,12 +12,12 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from app.runs import idempotency_key
 from app.runs.events import RunHandedOver, RunRecovered, RunStarted
 from tests import fakes
 from tests.service import served, until
 from tests.streams.reading import names_of
 from tests.tasks.background import calling, ended, events, post, quick, submit, url_in, view
+from watchkeeper import tool_call_key
 
 CALLS = ("look", "nap")
 
@@ -95,14 +95,14 @@ async def test_stored_turn_counts_after_a_crash(tmp_path: Path) -> None:
 
 
 async def test_repeated_call_has_the_same_idempotency_key(tmp_path: Path) -> None:
-    """`idempotency_key()` is the same when a call is made again, and another for another call."""
+    """`tool_call_key()` is the same when a call is made again, and another for another call."""
     keys: dict[int, list[str | None]] = {1: [], 2: []}
     release = asyncio.Event()
 
     @tool
     async def pay(amount: int) -> str:
         """Pay so much."""
-        keys[amount].append(idempotency_key())
+        keys[amount].append(tool_call_key())
         await release.wait()
         return "paid"
 
@@ -125,7 +125,7 @@ async def test_repeated_call_has_the_same_idempotency_key(tmp_path: Path) -> Non
         assert sent_keys[0] == sent_keys[1]
         assert sent_keys[0]
     assert keys[1] != keys[2]
-    assert idempotency_key() is None
+    assert tool_call_key() is None
 
 
 async def test_time_between_attempts_counts(tmp_path: Path) -> None:

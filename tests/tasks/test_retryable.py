@@ -9,11 +9,11 @@ import pytest_asyncio
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
 
-from app.runs import idempotency_key
 from tests import fakes
 from tests.service import Served, served
 from tests.streams.reading import of, parse
 from tests.tasks.background import ended, url_in
+from watchkeeper import tool_call_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODES = ("", "/stream", "/async")
@@ -34,7 +34,7 @@ class Till:
         @tool
         async def pay(amount: int) -> str:
             """Pay so much."""
-            self.paid.append(idempotency_key() or "")
+            self.paid.append(tool_call_key() or "")
             return "paid"
 
         def script(messages: Sequence[BaseMessage]) -> AIMessage:

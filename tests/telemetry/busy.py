@@ -7,10 +7,10 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage
 from pydantic import Field
 
-from app.agents.builder import build_agent
 from tests import fakes, faults
 from tests.telemetry.holding import Holding
 from tests.telemetry.watched import Watched
+from watchkeeper import build_agent
 
 OPTIONS: dict[str, Any] = {"timeout_s": 17.0, "tool_threads": 9, "max_running_runs": 40}
 

@@ -15,24 +15,26 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 
 
-class Kind(IntEnum):
+class FinishKind(IntEnum):
     """How a message ended. If a message has several words, the largest kind counts."""
 
-    UNSAID = 0
+    NOT_REPORTED = 0
     NATURAL = 1
     CUT = 2
     FILTERED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class FinishReason:
     """How a message ended, and the provider's own word for it."""
 
-    kind: Kind
+    kind: FinishKind
     reason: str | None = None
 
 
-_UNSAID = "null none unspecified finish_reason_unspecified blocked_reason_unspecified not_finished"
+_NOT_REPORTED = (
+    "null none unspecified finish_reason_unspecified blocked_reason_unspecified not_finished"
+)
 _NATURAL = """
     stop stop_sequence stop_token end_turn end eos eos_token endoftext complete completed finish
     finished normal success tool_use tool_call tool_calls function_call function_calls
@@ -55,9 +57,9 @@ _FILTERED = """
     guardrail_intervened intervened error_toxic toxic sensitive blacklist
     alternative_status_content_filter
 """
-_KINDS: Mapping[str, Kind] = {
+_KINDS: Mapping[str, FinishKind] = {
     word: kind
-    for kind, words in zip(Kind, (_UNSAID, _NATURAL, _CUT, _FILTERED), strict=True)
+    for kind, words in zip(FinishKind, (_NOT_REPORTED, _NATURAL, _CUT, _FILTERED), strict=True)
     for word in words.split()
 }
 _KNOWN = re.compile(
@@ -77,24 +79,24 @@ _KEYS = (
 _OF_PROMPT = {"prompt_feedback", "block_reason", "is_blocked", "done"}
 _ALL_KEYS = {*_KEYS, *_OF_PROMPT}
 
-_NOT_SAID = Ending(Kind.UNSAID)
+_NO_REASON = FinishReason(FinishKind.NOT_REPORTED)
 _BY_KIND = attrgetter("kind")
 
 
-def of_message(message: AIMessage) -> Ending:
+def of_message(message: AIMessage) -> FinishReason:
     """How this message ended, whole or merged from the chunks of a stream."""
     return of(message.response_metadata, message.additional_kwargs, *_in_blocks(message.content))
 
 
-def of_completion(result: LLMResult) -> Ending:
+def of_completion(result: LLMResult) -> FinishReason:
     """How the answer of a model ended that completes text, and so has no message."""
     first = [generation.generation_info or {} for generation in result.generations[0][:1]]
     return of(*first, result.llm_output or {})
 
 
-def of(*said: Mapping[str, Any]) -> Ending:
+def of(*said: Mapping[str, Any]) -> FinishReason:
     """How a message ended, by all that its provider reported, a `generation_info` for example."""
-    found = _NOT_SAID
+    found = _NO_REASON
     for part in said:
         if part:
             found = max((found, *_endings(part)), key=_BY_KIND)
@@ -109,7 +111,7 @@ def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
             yield {"stop_reason": "refusal"} if extras.get("category") else extras
 
 
-def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
+def _endings(said: Mapping[str, Any]) -> Iterator[FinishReason]:
     present = _ALL_KEYS.intersection(said)
     for key in _KEYS if present else ():
         if key in present and said[key] is not None:
@@ -118,16 +120,18 @@ def _endings(said: Mapping[str, Any]) -> Iterator[Ending]:
         yield from _of_prompt(said)
 
 
-def _of_prompt(said: Mapping[str, Any]) -> Iterator[Ending]:
+def _of_prompt(said: Mapping[str, Any]) -> Iterator[FinishReason]:
     feedback = said.get("prompt_feedback")
     blocked = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
     for word in _words(blocked or said.get("block_reason")):
-        if _read(word).kind is not Kind.UNSAID:  # any reason means that the prompt was blocked
-            yield Ending(Kind.FILTERED, word)
+        if (
+            _read(word).kind is not FinishKind.NOT_REPORTED
+        ):  # any reason means that the prompt was blocked
+            yield FinishReason(FinishKind.FILTERED, word)
     if said.get("is_blocked") is True:
-        yield Ending(Kind.FILTERED, "blocked")
+        yield FinishReason(FinishKind.FILTERED, "blocked")
     if said.get("done") is True and not said.get("done_reason"):
-        yield Ending(Kind.NATURAL, "stop")  # older servers of Ollama give no reason
+        yield FinishReason(FinishKind.NATURAL, "stop")  # older servers of Ollama give no reason
 
 
 def _words(said: object) -> list[str]:
@@ -144,9 +148,9 @@ def _words(said: object) -> list[str]:
     return _KNOWN.findall(text) if _JOINED.fullmatch(text) else [text]
 
 
-def _read(word: str) -> Ending:
+def _read(word: str) -> FinishReason:
     plain = word.lower()
     if plain not in _KINDS:
         plain = plain.replace("-", "_").replace(" ", "_")
-    kind = _KINDS.get(plain, Kind.NATURAL) if plain else Kind.UNSAID
-    return Ending(kind, None if kind is Kind.UNSAID else word)
+    kind = _KINDS.get(plain, FinishKind.NATURAL) if plain else FinishKind.NOT_REPORTED
+    return FinishReason(kind, None if kind is FinishKind.NOT_REPORTED else word)

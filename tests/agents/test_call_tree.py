@@ -3,22 +3,22 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from app.agents.tool_context import OpenTool
-from app.agents.tree import (
+from app.agents.call_tree import (
     AgentRun,
     Branch,
-    Tree,
-    agent_around,
+    CallTree,
     asked_by_tool,
-    tool_around,
+    enclosing_agent,
+    enclosing_tool,
 )
+from app.agents.tool_context import OpenToolCall
 
 
 class Run:
     """A run told by hand: graphs, steps and tools, as LangChain calls back."""
 
     def __init__(self) -> None:
-        self.tree = Tree("a")
+        self.tree = CallTree("a")
         self.root = self.chain(None)
 
     def chain(self, parent: UUID | None, name: str = "LangGraph") -> UUID:
@@ -98,17 +98,17 @@ def test_inside_a_tool() -> None:
     run = Run()
     run.turn(run.root, 1)
     node, branch = run.step(run.root, 2, "tools")
-    tool = OpenTool("t", "ask", None, branch, None, 0.0)
+    tool = OpenToolCall("t", "ask", None, branch, None, 0.0)
     called = uuid4()
     run.tree.tool_begins(called, tool)
     assert run.tree.place(called) is tool
-    assert (tool_around(tool), agent_around(tool), asked_by_tool(tool)) == (tool, None, None)
+    assert (enclosing_tool(tool), enclosing_agent(tool), asked_by_tool(tool)) == (tool, None, None)
     agent = run.chain(called, "helper")
     step, inner = run.step(agent, 1)
     inner.add_turn()
     assert inner.depth == 1
-    assert (tool_around(inner), asked_by_tool(inner)) == (tool, inner.agent)
-    assert (inner.agent.name, tool_around(branch)) == ("helper", None)
+    assert (enclosing_tool(inner), asked_by_tool(inner)) == (tool, inner.agent)
+    assert (inner.agent.name, enclosing_tool(branch)) == ("helper", None)
     for ended in (step, agent, called, node):
         run.tree.end(ended)
     assert run.tree.root.depth == 1

@@ -11,16 +11,16 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 
-from app.agents.asking import last_answer, without_tools
 from app.agents.callback import RunHandler
 from app.agents.last_turn import cut, fixed_sentence
+from app.agents.pending_model_call import is_final_call, without_tools
 from app.agents.retry import retrying
 from app.runs.model import EarlyStopping, Limit
 
-__all__ = ["basis", "fixed_sentence", "last_words", "open_results"]
+__all__ = ["ask_for_final_answer", "final_prompt", "fixed_sentence", "placeholder_results"]
 
 
-async def last_words(
+async def ask_for_final_answer(
     handler: RunHandler,
     model: BaseLanguageModel[Any] | None,
     messages: Sequence[BaseMessage],
@@ -40,21 +40,21 @@ async def last_words(
         return ""
     options = without_tools(latest.asking.options, frozenset()) if latest is not None else {}
     config: RunnableConfig = {"callbacks": [handler]}
-    token = last_answer.set(True)
+    token = is_final_call.set(True)
     try:
         again = retrying(attempts)
         reply: Any = await again(asked.ainvoke, list(messages), config=config, **options)
     finally:
-        last_answer.reset(token)
+        is_final_call.reset(token)
     return cut(reply) if isinstance(reply, AIMessage) else str(getattr(reply, "text", reply))
 
 
-def basis(handler: RunHandler, state: Sequence[BaseMessage]) -> list[BaseMessage]:
+def final_prompt(handler: RunHandler, state: Sequence[BaseMessage]) -> list[BaseMessage]:
     """What the last turn was asked, and what came of it; else what stands in the state."""
     latest = handler.models.latest
     if latest is None:
         asked: list[BaseMessage] = list(state) or [HumanMessage(handler.call.question)]
-        return [*asked, *open_results(asked)]
+        return [*asked, *placeholder_results(asked)]
     asked = list(latest.messages)
     if latest.reply is None:
         return asked
@@ -64,10 +64,10 @@ def basis(handler: RunHandler, state: Sequence[BaseMessage]) -> list[BaseMessage
     if not found:
         return asked
     turn = [latest.reply, *found]
-    return [*asked, *turn, *open_results(turn)]
+    return [*asked, *turn, *placeholder_results(turn)]
 
 
-def open_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
+def unanswered_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
     """The tool calls that the messages ask for and hold no result of."""
     results = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
     return [
@@ -79,9 +79,9 @@ def open_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
     ]
 
 
-def open_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
+def placeholder_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
     """A result for each tool call that never got one: providers refuse a call without."""
     return [
         ToolMessage("This call was not made.", tool_call_id=str(call["id"]), status="error")
-        for call in open_calls(messages)
+        for call in unanswered_calls(messages)
     ]

@@ -13,7 +13,7 @@ from langchain_core.tools import BaseTool, tool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import reach
+from app.agents import library_patches
 from app.agents.graph import GraphAgent
 from app.runs.model import AgentInfo
 from tests import fakes
@@ -43,7 +43,7 @@ def broken_agent() -> tuple[Any, ToolNode, BaseTool]:
 
 def test_what_is_leant_on() -> None:
     """The methods that are wrapped are there, with the parameters that are used."""
-    reach.install()
+    library_patches.install_patches()
     for owner, methods in WRAPPED.items():
         for method in methods:
             parameters = inspect.signature(getattr(owner, method)).parameters
@@ -53,9 +53,9 @@ def test_what_is_leant_on() -> None:
 
 def test_wrapped_once() -> None:
     """However often a handler is made, each method is wrapped once."""
-    reach.install()
+    library_patches.install_patches()
     once = {(o, m): getattr(o, m) for o, methods in WRAPPED.items() for m in methods}
-    reach.install()
+    library_patches.install_patches()
     assert once == {(o, m): getattr(o, m) for o, methods in WRAPPED.items() for m in methods}
 
 
@@ -73,14 +73,14 @@ async def test_a_program_without_a_handler() -> None:
 async def test_another_handler() -> None:
     """Nor does a handler of somebody else's make a difference."""
     graph, _, _ = broken_agent()
-    reach.install()
+    library_patches.install_patches()
     with pytest.raises(ConnectionError):
         await graph.ainvoke({"messages": [("user", "go")]}, {"callbacks": [BaseCallbackHandler()]})
 
 
 async def test_streams_of_others() -> None:
     """What a program streams by itself is the library's own generator."""
-    reach.install()
+    library_patches.install_patches()
     model = fakes.ScriptedModel(script=lambda _: AIMessage("one two"))
     stream = model.astream("go")
     assert isinstance(stream, AsyncIterator)

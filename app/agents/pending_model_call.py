@@ -10,7 +10,7 @@ from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 
-from app.agents.tree import Place
+from app.agents.call_tree import Place
 
 # How create_agent, and create_react_agent before it, name the nodes of hooks.
 _HOOK = re.compile(r".\.(before|after)_(agent|model)$|^(pre|post)_model_hook$")
@@ -20,7 +20,7 @@ _ABOUT_TOOLS = ("tool_choice", "parallel_tool_calls", "function_call")
 
 
 @dataclass(slots=True, eq=False)
-class Asking:
+class PendingModelCall:
     """A call of a chat model that is about to be made, or is at work.
 
     `place` and `helper` are what was made of it: where it stands, and whether it is a helper's
@@ -39,18 +39,18 @@ class Asking:
 
 
 # The call that the present task is about to make; it is read by the callback that starts it.
-asking: ContextVar[Asking | None] = ContextVar("watchkeeper_asking", default=None)
+asking: ContextVar[PendingModelCall | None] = ContextVar("watchkeeper_asking", default=None)
 # Whether the present call asks for the last answer of a run that was stopped from outside.
-last_answer: ContextVar[bool] = ContextVar("watchkeeper_last_answer", default=False)
+is_final_call: ContextVar[bool] = ContextVar("watchkeeper_last_answer", default=False)
 # Whether the present task runs a tool call of a ToolNode and not yet the tool: hooks do.
-around_tool: ContextVar[bool] = ContextVar("watchkeeper_around_tool", default=False)
+in_tool_wrapper: ContextVar[bool] = ContextVar("watchkeeper_around_tool", default=False)
 
 
-def says_helper(options: Mapping[str, Any], node: str) -> bool:
+def is_marked_helper(options: Mapping[str, Any], node: str) -> bool:
     """Whether the call is a helper's by the library's own word: a hook's, or for one value."""
     if options.get("ls_structured_output_format"):
         return True
-    return around_tool.get() or _is_hook(node)
+    return in_tool_wrapper.get() or _is_hook(node)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -94,7 +94,7 @@ def without_tools(options: Mapping[str, Any], kept: frozenset[str]) -> dict[str,
     return left
 
 
-def demands_a_tool(options: Mapping[str, Any]) -> bool:
+def requires_tool(options: Mapping[str, Any]) -> bool:
     """Whether the model must call a tool, as it must where output is asked for by one."""
     choice = options.get("tool_choice")
     return choice not in (None, "auto", "none", {"type": "auto"}, {"type": "none"})

@@ -20,7 +20,7 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langgraph.errors import GraphBubbleUp
 from pydantic import ValidationError
 
-from app.agents.refusal import CeilingReached
+from app.agents.errors import CeilingReached
 from app.agents.tool_context import current_tool
 from app.runs import plain
 from app.runs.containment import Contained, original
@@ -34,7 +34,7 @@ class ToolFailed(ToolException):
     """Stands for what is no exception of a tool's, as a cancellation of its own or an exit."""
 
 
-class Guards:
+class ToolGuards:
     """Guarded copies of an agent's tools, each made once; of many tools, the latest are kept."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ def handled(tool: BaseTool) -> BaseTool:
     return copy
 
 
-def words_for(name: str, raised: BaseException) -> str:
+def failure_text(name: str, raised: BaseException) -> str:
     """What the model reads of a tool that raised this."""
     if isinstance(raised, ToolFailed):
         return str(raised)
@@ -281,7 +281,7 @@ def _told(tool: BaseTool) -> Callable[[ToolException], Any]:
             return str(raised)
         _note(raised)
         if not own:
-            return words_for(tool.name, raised)
+            return failure_text(tool.name, raised)
         if own is True:
             return str(raised) if raised.args else "Tool execution error"
         try:

@@ -6,8 +6,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from app.agents import endings
-from app.agents.endings import Kind
+from app.agents import finish_reasons
+from app.agents.finish_reasons import FinishKind
 
 # Types of blocks of data: LangChain's own, and those of providers on the wire.
 _DATA = {
@@ -26,7 +26,7 @@ def refusal_of(message: AIMessage) -> str | None:
 
     Such a message is whole, and this text is its answer. A message that a filter cut is no refusal.
     """
-    if endings.of_message(message).kind is Kind.FILTERED:
+    if finish_reasons.of_message(message).kind is FinishKind.FILTERED:
         return None
     said = message.additional_kwargs.get("refusal")
     if not isinstance(said, str) or not said.strip():
@@ -41,11 +41,11 @@ def blocks_of(message: BaseMessage) -> list[dict[str, Any]] | None:
     """
     found = [block for block in map(_data, _blocks(message)) if block is not None]
     if not any(block["type"] == "audio" for block in found):
-        found += _spoken(message)
+        found += _audio(message)
     return found or None
 
 
-def _spoken(message: BaseMessage) -> Iterator[dict[str, Any]]:
+def _audio(message: BaseMessage) -> Iterator[dict[str, Any]]:
     """The sound that OpenAI's and Google's clients put beside the content."""
     said = message.additional_kwargs.get("audio")
     if isinstance(said, bytes) and said:

@@ -7,10 +7,10 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import Generation, LLMResult
 
-from app.agents import endings, reading
-from app.agents.broken import refuse_if_broken, refuse_if_cut
-from app.agents.endings import Ending, Kind
-from app.agents.refusal import FilteredAnswer, IncompleteAnswer
+from app.agents import finish_reasons, model_responses
+from app.agents.errors import FilteredAnswer, IncompleteAnswer
+from app.agents.finish_reasons import FinishKind
+from app.agents.incomplete_answers import raise_if_cut, raise_if_incomplete
 from app.agents.retry import may_help
 
 
@@ -106,7 +106,7 @@ FILTERED: dict[str, Metadata] = {
     "cohere": {"finish_reason": "ERROR_TOXIC"},
     "zhipu": {"finish_reason": "sensitive"},
 }  # fmt: skip
-KINDS = {Kind.NATURAL: NATURAL, Kind.CUT: CUT, Kind.FILTERED: FILTERED}
+KINDS = {FinishKind.NATURAL: NATURAL, FinishKind.CUT: CUT, FinishKind.FILTERED: FILTERED}
 TABLE = [
     pytest.param(metadata, kind, id=f"{kind.name}: {row}")
     for kind, rows in KINDS.items()
@@ -115,30 +115,30 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("metadata", "kind"), TABLE)
-def test_kind(metadata: Metadata, kind: Kind) -> None:
+def test_kind(metadata: Metadata, kind: FinishKind) -> None:
     """The word is found in the response, beside the content and in a chunk."""
     for message in (
         AIMessage("Half of a sent", response_metadata=metadata),
         AIMessage("Half of a sent", additional_kwargs=metadata),
         AIMessageChunk(content="Half of a sent", response_metadata=metadata),
     ):
-        assert endings.of_message(message).kind is kind
-    assert endings.of({}, metadata).kind is kind
+        assert finish_reasons.of_message(message).kind is kind
+    assert finish_reasons.of({}, metadata).kind is kind
 
 
 @pytest.mark.parametrize(("metadata", "kind"), TABLE)
-def test_refused(metadata: Metadata, kind: Kind) -> None:
+def test_refused(metadata: Metadata, kind: FinishKind) -> None:
     """A cut answer is refused. It is worth asking again unless a filter cut it."""
     message = AIMessage("Half of a sent", response_metadata=metadata)
-    if kind is Kind.NATURAL:
-        refuse_if_broken(message, "openai", None)
+    if kind is FinishKind.NATURAL:
+        raise_if_incomplete(message, "openai", None)
         return
     with pytest.raises(IncompleteAnswer) as refused:
-        refuse_if_broken(message, "anybody", None)
-    assert isinstance(refused.value, FilteredAnswer) is (kind is Kind.FILTERED)
-    assert may_help(refused.value) is (kind is Kind.CUT)
+        raise_if_incomplete(message, "anybody", None)
+    assert isinstance(refused.value, FilteredAnswer) is (kind is FinishKind.FILTERED)
+    assert may_help(refused.value) is (kind is FinishKind.CUT)
     with pytest.raises(type(refused.value)):
-        refuse_if_cut(endings.of(metadata))
+        raise_if_cut(finish_reasons.of(metadata))
 
 
 def test_completion() -> None:
@@ -151,7 +151,7 @@ def test_completion() -> None:
         result = LLMResult(
             generations=[[Generation(text="H", generation_info=info)]], llm_output=output
         )
-        assert endings.of_completion(result).kind is Kind.CUT
+        assert finish_reasons.of_completion(result).kind is FinishKind.CUT
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,20 @@ def test_completion() -> None:
 def test_unsaid(metadata: Metadata) -> None:
     """An answer without any word is refused if its provider always gives one."""
     message = AIMessage("Half of a sent", response_metadata=metadata)
-    assert endings.of_message(message) == Ending(Kind.UNSAID)
-    refuse_if_broken(message, "somebody", None)
+    assert finish_reasons.of_message(message) == finish_reasons.FinishReason(
+        FinishKind.NOT_REPORTED
+    )
+    raise_if_incomplete(message, "somebody", None)
     for provider in ("openai", "azure", "anthropic", "google_genai", "ollama"):
         with pytest.raises(IncompleteAnswer):
-            refuse_if_broken(message, provider, None)
+            raise_if_incomplete(message, provider, None)
 
 
 @pytest.mark.parametrize("extras", [{"category": "cyber"}, {"finish_reason": "SAFETY"}])
 def test_filter_in_a_block(extras: dict[str, str]) -> None:
     """A filter's word may be in a content block alone."""
     block = {"type": "refusal", "refusal": "", "extras": extras}
-    assert endings.of_message(AIMessage([block])).kind is Kind.FILTERED
+    assert finish_reasons.of_message(AIMessage([block])).kind is FinishKind.FILTERED
 
 
 def test_merged_chunks() -> None:
@@ -182,7 +184,9 @@ def test_merged_chunks() -> None:
     merged = chunks[0] + chunks[1] + chunks[2]
     assert merged.response_metadata["finish_reason"] == "STOPMAX_TOKENS"
     assert isinstance(merged, AIMessageChunk)
-    assert endings.of_message(merged) == Ending(Kind.CUT, "MAX_TOKENS")
+    assert finish_reasons.of_message(merged) == finish_reasons.FinishReason(
+        FinishKind.CUT, "MAX_TOKENS"
+    )
 
 
 REASONS: dict[str, tuple[Metadata, str | None]] = {
@@ -203,4 +207,4 @@ REASONS: dict[str, tuple[Metadata, str | None]] = {
 def test_reason(row: str) -> None:
     """The reported reason is the provider's own word, once."""
     metadata, reason = REASONS[row]
-    assert reading.finish_reason(AIMessage("", response_metadata=metadata)) == reason
+    assert model_responses.finish_reason(AIMessage("", response_metadata=metadata)) == reason

@@ -15,7 +15,7 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
-from app.agents import introspection, sources, sync_only
+from app.agents import introspection, source_inspection, sync_only
 
 MESSAGES = "messages"
 # Given to every graph with its thread and its steps.
@@ -36,7 +36,7 @@ def default_context(graph: Pregel[Any, Any, Any, Any]) -> Any:
 def context(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
     """Fields of its context without which it cannot work."""
     wanted = _required(graph.context_schema)
-    manages = (sources.mentions_configurable, sources.looks_for_context)
+    manages = (source_inspection.mentions_configurable, source_inspection.looks_for_context)
     if wanted and any(does(function) for function in _functions(graph) for does in manages):
         return []
     return wanted
@@ -59,7 +59,7 @@ def inputs(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
         if not is_typeddict(schema):  # which nobody checks, so that its keys may be missing
             needed += _required(schema, nullable=True)
     if builder.input_schema is not builder.state_schema and not _is_made(builder.input_schema):
-        spared = set[str]().union(*map(sources.keys_with_default, _functions(graph)))
+        spared = set[str]().union(*map(source_inspection.keys_with_default, _functions(graph)))
         needed += [key for key in _required(builder.input_schema) if key not in spared]
     return [k for k in dict.fromkeys(needed) if k != MESSAGES and not _has_value(graph, k)]
 
@@ -71,7 +71,7 @@ def configurable(graph: Pregel[Any, Any, Any, Any]) -> list[str]:
         return []
     given = {*((graph.config or {}).get("configurable") or {}), *_GIVEN}
     functions = [f for node in _first(builder) for f in _of(builder.nodes[node].runnable)]
-    wanted = [key for function in functions for key in sources.keys(function)]
+    wanted = [key for function in functions for key in source_inspection.keys(function)]
     return [key for key in (*wanted, *_of_model(graph)) if key not in given]
 
 

@@ -23,9 +23,9 @@ from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
 from app.agents import breakpoints
-from app.agents.around import Around
-from app.agents.asking import around_tool, asking
-from app.agents.tools import ToolFailed, is_being_cancelled
+from app.agents.interceptor import CallInterceptor
+from app.agents.pending_model_call import asking, in_tool_wrapper
+from app.agents.tool_guards import ToolFailed, is_being_cancelled
 
 T = TypeVar("T")
 
@@ -39,15 +39,15 @@ _NAMES = {
 }
 
 
-class Reaching(BaseCallbackHandler):
+class InterceptingHandler(BaseCallbackHandler):
     """A handler that stands around the calls of its runs."""
 
-    def around(self, parent_id: UUID | None) -> Around | None:
+    def around(self, parent_id: UUID | None) -> CallInterceptor | None:
         """What stands around a call that is made inside that chain or tool call."""
         raise NotImplementedError
 
 
-def install() -> None:
+def install_patches() -> None:
     """Wrap the library's methods; once they are wrapped this does nothing."""
     if hasattr(BaseChatModel.ainvoke, _MARK):
         return
@@ -65,12 +65,12 @@ def install() -> None:
             setattr(owner, name, wrapped)
 
 
-def _found(callbacks: Any) -> Around | None:
+def _found(callbacks: Any) -> CallInterceptor | None:
     if callbacks is None:
         return None
     handlers = callbacks if isinstance(callbacks, list) else getattr(callbacks, "handlers", ())
     for handler in handlers:
-        if isinstance(handler, Reaching):
+        if isinstance(handler, InterceptingHandler):
             return handler.around(getattr(callbacks, "parent_run_id", None))
     return None
 
@@ -128,7 +128,11 @@ def _invoke(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _astream(original: Callable[..., Any]) -> Callable[..., Any]:
     async def watched(
-        around: Around, self: BaseChatModel, input: Any, config: Any, options: dict[str, Any]
+        around: CallInterceptor,
+        self: BaseChatModel,
+        input: Any,
+        config: Any,
+        options: dict[str, Any],
     ) -> AsyncIterator[Any]:
         call, options, answer = around.model_asked(self, options)
         if answer is not None:
@@ -161,7 +165,11 @@ def _astream(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _stream(original: Callable[..., Any]) -> Callable[..., Any]:
     def watched(
-        around: Around, self: BaseChatModel, input: Any, config: Any, options: dict[str, Any]
+        around: CallInterceptor,
+        self: BaseChatModel,
+        input: Any,
+        config: Any,
+        options: dict[str, Any],
     ) -> Iterator[Any]:
         call, options, answer = around.model_asked(self, options)
         if answer is not None:
@@ -192,7 +200,7 @@ def _arun(original: Callable[..., Any]) -> Callable[..., Any]:
         around = _found(kwargs.get("callbacks"))
         if around is None or not around.guards:
             return await original(self, tool_input, *args, **kwargs)
-        token = around_tool.set(False)
+        token = in_tool_wrapper.set(False)
         try:
             return await original(around.guarded(self), tool_input, *args, **kwargs)
         except asyncio.CancelledError as raised:
@@ -200,7 +208,7 @@ def _arun(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             raise ToolFailed(f"Tool {self.name} failed: CancelledError") from raised
         finally:
-            around_tool.reset(token)
+            in_tool_wrapper.reset(token)
 
     return arun
 
@@ -210,7 +218,7 @@ def _run(original: Callable[..., Any]) -> Callable[..., Any]:
         around = _found(kwargs.get("callbacks"))
         if around is None or not around.guards:
             return original(self, tool_input, *args, **kwargs)
-        with _set(around_tool, False):
+        with _set(in_tool_wrapper, False):
             return original(around.guarded(self), tool_input, *args, **kwargs)
 
     return run
@@ -222,7 +230,7 @@ def _arun_one(original: Callable[..., Any]) -> Callable[..., Any]:
         if around is None or not around.guards:
             return await original(self, call, *args, **kwargs)
         around.tool_node(self)
-        token = around_tool.set(True)
+        token = in_tool_wrapper.set(True)
         try:
             return await original(self, call, *args, **kwargs)
         except GraphBubbleUp:
@@ -230,7 +238,7 @@ def _arun_one(original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as raised:  # noqa: BLE001 - foreign code may raise anything
             return around.tool_failed(call, raised)
         finally:
-            around_tool.reset(token)
+            in_tool_wrapper.reset(token)
 
     return arun_one
 
@@ -242,7 +250,7 @@ def _run_one(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, call, *args, **kwargs)
         around.tool_node(self)
         try:
-            with _set(around_tool, True):
+            with _set(in_tool_wrapper, True):
                 return original(self, call, *args, **kwargs)
         except GraphBubbleUp:
             raise

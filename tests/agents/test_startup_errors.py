@@ -6,7 +6,7 @@ import os
 import httpx
 import pytest
 
-from app.agents.reasons import reason
+from app.agents.startup_errors import reason
 
 
 def refused() -> OSError:

@@ -4,8 +4,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphInterrupt
 
-from app.agents import endings
-from app.agents.refusal import IncompleteAnswer
+from app.agents import finish_reasons
+from app.agents.errors import IncompleteAnswer
 from app.runs import plain
 from app.runs.errors import HandedOver
 from app.runs.model import NO_USAGE, CallOutcome, Usage
@@ -60,5 +60,5 @@ def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
 
 def finish_reason(message: AIMessage | None) -> str | None:
     """Why the provider says the message ended."""
-    reason = endings.of_message(message).reason if message is not None else None
+    reason = finish_reasons.of_message(message).reason if message is not None else None
     return plain.name(reason) if reason else None

@@ -21,8 +21,8 @@ from langchain_openai.chat_models.base import OpenAIRefusalError
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
-from app.agents import causes
-from app.agents.refusal import FilteredAnswer, IncompleteAnswer
+from app.agents import error_classification
+from app.agents.errors import FilteredAnswer, IncompleteAnswer
 from examples.seed_agent import PROMPT
 from tests import utterances as u
 
@@ -181,11 +181,11 @@ NONE: dict[str, Callable[[], object]] = {
     "Python's own limit": raises(RecursionError("maximum recursion depth exceeded")),
 }
 KINDS: dict[str, tuple[Callable[[BaseException], object], dict[str, Callable[[], object]]]] = {
-    "models": (causes.is_models_fault, MODELS),
-    "limits": (causes.is_library_limit, LIMITS),
-    "blocks": (causes.is_block, BLOCKS),
-    "filtered": (causes.is_filtered, FILTERED),
-    "refused": (causes.refusal_in, REFUSED),
+    "models": (error_classification.is_model_error, MODELS),
+    "limits": (error_classification.is_library_limit, LIMITS),
+    "blocks": (error_classification.is_guardrail_block, BLOCKS),
+    "filtered": (error_classification.is_filtered, FILTERED),
+    "refused": (error_classification.refusal_in, REFUSED),
 }
 
 
@@ -212,7 +212,7 @@ def test_not_known(kind: str) -> None:
 
 def test_refusals_text() -> None:
     """A refusal where structured output was asked for has its text."""
-    texts = {row: causes.refusal_in(raised(run)) for row, run in REFUSED.items()}
+    texts = {row: error_classification.refusal_in(raised(run)) for row, run in REFUSED.items()}
     assert texts == dict.fromkeys(REFUSED, "I will not.")
 
 
@@ -222,4 +222,4 @@ def test_stream_of_a_parser() -> None:
     asked = chat_model | RunnableLambda(own) | StrOutputParser()
     error = raised(lambda: list(asked.stream("hi")))
     assert "did not like it: fine" in str(error)
-    assert not causes.is_models_fault(error)
+    assert not error_classification.is_model_error(error)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from app.agents.tool_context import OpenTool, SubAgent
+from app.agents.tool_context import OpenToolCall, SubAgent
 from app.runs.model import CallOutcome
 
 _STEP = "graph:step:"
@@ -35,7 +35,7 @@ class AgentRun:
     """
 
     name: str | None
-    within: "Branch | OpenTool | None"
+    within: "Branch | OpenToolCall | None"
     began: int
     before: int = 0
     done: int = 0
@@ -59,11 +59,11 @@ class AgentRun:
     acts: bool = False
     sub_agent: SubAgent | None = None
     # The tool call in which it stands, and the agent that this tool asked.
-    tool: OpenTool | None = None
+    tool: OpenToolCall | None = None
     asked_by_tool: "AgentRun | None" = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.within, OpenTool):
+        if isinstance(self.within, OpenToolCall):
             self.tool, self.asked_by_tool = self.within, self
         elif self.within is not None:
             self.tool, self.asked_by_tool = self.within.tool, self.within.asked_by_tool
@@ -107,7 +107,7 @@ class Branch:
     said: Any = None
     concluded: int | None = None
     last_words: Any = None
-    tool: OpenTool | None = None
+    tool: OpenToolCall | None = None
     asked_by_tool: AgentRun | None = None
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class Branch:
         self.agent.level = max(self.agent.level, self.turns)
 
 
-Place: TypeAlias = AgentRun | Branch | OpenTool
+Place: TypeAlias = AgentRun | Branch | OpenToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Chain:
     place: Place
 
 
-class Tree:
+class CallTree:
     """Where each callback of one run stands. A place leaves the tree when it ends."""
 
     def __init__(self, name: str) -> None:
@@ -212,7 +212,7 @@ class Tree:
         agent = self._places[run_id] = AgentRun(name, within, self.now(), before)
         return agent
 
-    def tool_begins(self, run_id: UUID, tool: OpenTool) -> None:
+    def tool_begins(self, run_id: UUID, tool: OpenToolCall) -> None:
         """A tool call begins."""
         self._places[run_id] = tool
 
@@ -232,19 +232,19 @@ def _step(tags: Sequence[str]) -> str | None:
     return None
 
 
-def outwards(place: Place | None) -> Iterator[Place]:
+def ancestors(place: Place | None) -> Iterator[Place]:
     """The place, and all that it is part of, up to the outermost agent or the nearest tool."""
     while place is not None:
         yield place
-        place = None if isinstance(place, OpenTool) else place.within
+        place = None if isinstance(place, OpenToolCall) else place.within
 
 
-def tool_around(place: Place) -> OpenTool | None:
+def enclosing_tool(place: Place) -> OpenToolCall | None:
     """The tool call in which it stands."""
     return place.tool
 
 
-def agent_around(place: Place) -> AgentRun | None:
+def enclosing_agent(place: Place) -> AgentRun | None:
     """The innermost agent that it is part of; None for what a tool does by itself."""
     return place.agent
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from langgraph.errors import GraphInterrupt
 
-from app.agents import causes
+from app.agents import error_classification
 from app.agents.callback import RunHandler
-from app.agents.refusal import IncompleteAnswer
+from app.agents.errors import IncompleteAnswer
 from app.runs.errors import (
     AgentFailed,
     AnswerFiltered,
@@ -23,7 +23,7 @@ BLOCKED = "A rule of the agent does not let it answer this."
 
 
 @contextmanager
-def blamed(handler: RunHandler) -> Iterator[None]:
+def translated_errors(handler: RunHandler) -> Iterator[None]:
     """Turn whatever foreign code raises into ModelFailed, AgentFailed or Interrupted."""
     try:
         yield
@@ -51,18 +51,18 @@ def _failure(handler: RunHandler, raised: BaseException) -> RunError:
         return Interrupted()
     errors = handler.models.errors
     by_model = [cause for cause in _causes(raised) if any(cause is error for error in errors)]
-    if causes.is_filtered(raised):
+    if error_classification.is_filtered(raised):
         return AnswerFiltered()
     if by_model or isinstance(raised, IncompleteAnswer):
         return ModelFailed()
-    return OutputInvalid() if causes.is_models_fault(raised) else AgentFailed()
+    return OutputInvalid() if error_classification.is_model_error(raised) else AgentFailed()
 
 
 def refusal_of(raised: BaseException) -> AgentAnswer | None:
     """The answer where what was raised is a refusal: a model's own words, or a rule's block."""
-    if causes.is_block(raised):
+    if error_classification.is_guardrail_block(raised):
         return AgentAnswer(BLOCKED, refused=True)
-    words = causes.refusal_in(raised)
+    words = error_classification.refusal_in(raised)
     return AgentAnswer(words, refused=True) if words else None
 
 

@@ -15,10 +15,10 @@ from langchain_core.exceptions import ModelError, OutputParserException
 from langchain_core.messages import AIMessage
 from langgraph.errors import GraphRecursionError
 
-from app.agents import endings
-from app.agents.contents import refusal_of
-from app.agents.endings import Kind
-from app.agents.refusal import FilteredAnswer
+from app.agents import finish_reasons
+from app.agents.errors import FilteredAnswer
+from app.agents.finish_reasons import FinishKind
+from app.agents.message_content import refusal_of
 
 _MODELS = (ModelError, OutputParserException, StructuredOutputError)
 _LIMITS = (ModelCallLimitExceededError, ToolCallLimitExceededError, GraphRecursionError)
@@ -38,7 +38,7 @@ _BLOCK_CLASS = "OpenAIModerationError"
 _FILTER_SENTENCE = "content filtering policy"
 
 
-def is_models_fault(error: BaseException) -> bool:
+def is_model_error(error: BaseException) -> bool:
     """Whether a model failed, or gave an answer that its agent's parser could not read."""
     return any(isinstance(e, _MODELS) or _in_parser(e) for e in causes(error))
 
@@ -53,7 +53,7 @@ def is_library_limit(error: BaseException) -> bool:
     return any(isinstance(e, _LIMITS) for e in causes(error))
 
 
-def is_block(error: BaseException) -> bool:
+def is_guardrail_block(error: BaseException) -> bool:
     """Whether a middleware blocked the question or the answer."""
     return any(isinstance(e, PIIDetectionError) or _named(e, _BLOCK_CLASS) for e in causes(error))
 
@@ -89,7 +89,7 @@ def _filtered(error: BaseException) -> bool:
         return True
     message = _message(error)
     if message is not None:
-        return endings.of_message(message).kind is Kind.FILTERED
+        return finish_reasons.of_message(message).kind is FinishKind.FILTERED
     if getattr(error, "status_code", None) != 400:
         return False
     return getattr(error, "code", None) in _FILTER_CODES or _FILTER_SENTENCE in str(error)

@@ -10,19 +10,24 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 
 from app.agents import last_turn
-from app.agents.asking import Asking, bound_tools, last_answer, without_tools
+from app.agents.call_tree import AgentRun, Branch, Place, enclosing_agent
+from app.agents.errors import CeilingReached
 from app.agents.limits import Limits, Verdict
 from app.agents.model_calls import ModelCalls
 from app.agents.node_retries import Policies, tries_again
-from app.agents.refusal import CeilingReached
-from app.agents.tools import Guards, words_for
-from app.agents.tree import AgentRun, Branch, Place, agent_around
-from app.agents.turns import Turns
+from app.agents.pending_model_call import (
+    PendingModelCall,
+    bound_tools,
+    is_final_call,
+    without_tools,
+)
+from app.agents.tool_guards import ToolGuards, failure_text
+from app.agents.turns import TurnCounter
 from app.runs.errors import RunError
 
 
 @dataclass(slots=True)
-class Calls:
+class RunControls:
     """The parts of one run that its calls concern.
 
     `guards` hold the guarded tools, and are None for a handler that only watches. `policies` are
@@ -30,28 +35,28 @@ class Calls:
     and `waiting` the agents that stopped to ask a human.
     """
 
-    turns: Turns
+    turns: TurnCounter
     limits: Limits
     models: ModelCalls
-    guards: Guards | None
+    guards: ToolGuards | None
     policies: Policies
     direct_tools: set[str] = field(default_factory=set)
     waiting: set[str | None] = field(default_factory=set)
 
-    def ask(self, call: Asking) -> Verdict:
+    def ask(self, call: PendingModelCall) -> Verdict:
         """Find out whose call this is, and whether it may be made. Raises CeilingReached."""
         assert call.place is not None
-        if not last_answer.get():
+        if not is_final_call.get():
             call.helper = self.turns.is_helper(call, call.place)
             self.turns.asked(call.place, helper=call.helper)
         return self.limits.admit(call)
 
 
 @dataclass(slots=True)
-class Around:
+class CallInterceptor:
     """Stands around a call that is made at this place."""
 
-    calls: Calls
+    calls: RunControls
     place: Place
 
     @property
@@ -61,9 +66,9 @@ class Around:
 
     def model_asked(
         self, model: BaseChatModel, options: dict[str, Any]
-    ) -> tuple[Asking, dict[str, Any], AIMessage | None]:
+    ) -> tuple[PendingModelCall, dict[str, Any], AIMessage | None]:
         """Decide on a call: its options, or the answer in its place. Raises CeilingReached."""
-        call = Asking(model, bound_tools(options), options, self.place)
+        call = PendingModelCall(model, bound_tools(options), options, self.place)
         verdict = self.calls.ask(call)
         if verdict is Verdict.ANSWER:
             return call, options, self._answer_in_place()
@@ -72,7 +77,7 @@ class Around:
             options = without_tools(options, call.kept)
         return call, options, None
 
-    def model_answered(self, call: Asking, reply: Any) -> Any:
+    def model_answered(self, call: PendingModelCall, reply: Any) -> Any:
         """Pass a reply on; the last turn's asks for no more tools, and says something."""
         if not call.last or not isinstance(reply, AIMessage):
             return reply
@@ -83,14 +88,14 @@ class Around:
         limits.concluded(self.place, said)
         return said
 
-    def model_cancelled(self, call: Asking) -> None:
+    def model_cancelled(self, call: PendingModelCall) -> None:
         """The agent itself gave the call up, or the run is being stopped."""
         for call_id in call.call_ids:
             self.calls.models.cancelled(call_id)
 
-    def chunks(self, call: Asking) -> "Chunks":
+    def chunks(self, call: PendingModelCall) -> "StreamFilter":
         """Passes on the chunks of a streamed call."""
-        return Chunks(self, call)
+        return StreamFilter(self, call)
 
     def as_chunk(self, answer: AIMessage) -> AIMessageChunk:
         """The whole answer as one chunk."""
@@ -118,7 +123,7 @@ class Around:
 
     def tool_node(self, node: ToolNode) -> None:
         """A ToolNode runs a call: its agent has these tools."""
-        agent = agent_around(self.place)
+        agent = enclosing_agent(self.place)
         if agent is not None:
             agent.tools.update(node.tools_by_name)
 
@@ -131,7 +136,7 @@ class Around:
         if isinstance(raised, CeilingReached | RunError) or self._node_tries_again(raised):
             raise raised
         return ToolMessage(
-            words_for(str(call["name"]), raised),
+            failure_text(str(call["name"]), raised),
             name=call["name"],
             tool_call_id=call["id"],
             status="error",
@@ -145,11 +150,11 @@ class Around:
 
 
 @dataclass(slots=True)
-class Chunks:
+class StreamFilter:
     """The chunks of one streamed call; those of the last turn without calls of tools."""
 
-    around: Around
-    call: Asking
+    around: CallInterceptor
+    call: PendingModelCall
     _said: AIMessageChunk | None = None
 
     def passed(self, chunk: Any) -> Any:
