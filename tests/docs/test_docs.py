@@ -411,3 +411,26 @@ def test_words_of_our_own() -> None:
     """No page names a directory of somebody's machine."""
     for page in PAGES:
         assert not re.search(r"/(?:home|root|work|tmp)/", page.read_text()), page
+
+
+def test_files_that_pages_name_exist() -> None:
+    """Every file of ours that a page names exists."""
+    for page in PAGES:
+        for name in re.findall(
+            r"`((?:app|tests|dashboards|docs|deploy)/[\w./-]+)`", page.read_text()
+        ):
+            assert (ROOT / name).exists(), (page, name)
+        for name in re.findall(
+            r"`((?:runs|agents|api|tasks|telemetry)/\w+\.py)`", page.read_text()
+        ):
+            assert (ROOT / "app" / name).exists(), (page, name)
+
+
+def test_modules_on_the_path_of_a_request_exist() -> None:
+    """Every module in the drawings of the architecture exists."""
+    page = ROOT / "docs" / "architecture.md"
+    drawings = "".join(block.text for block in blocks(page) if block.language == "text")
+    modules = set(re.findall(r"\b((?:runs|agents|api|tasks|telemetry)\.[a-z_]+)\b", drawings))
+    assert len(modules) > 10
+    for module in modules:
+        assert (ROOT / "app" / f"{module.replace('.', '/')}.py").exists(), module
