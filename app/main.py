@@ -100,7 +100,7 @@ def assemble(settings: Settings, log: Log | None = None) -> Parts:
         durable.threads if durable else InMemoryThreads(),
         engine=durable.engine if durable else None,
         keys=durable.keys if durable else None,
-        write_s=settings.stream_write_s,
+        write_timeout_s=settings.stream_write_s,
         trace=current_trace,
         ready_requires_store="store" in settings.ready_requires,
     )
@@ -227,7 +227,7 @@ def _application(parts: Parts, opened: http.Lifespan) -> http.Application:
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),
         cors_origins=settings.cors_origins,
-        asks=service.role is not Role.WORKER,
+        accepts_runs=service.role is not Role.WORKER,
     )
     app.add_middleware(HttpMetrics, metrics=lambda: pipeline.metrics, log=parts.log)
     if pipeline.export is not None:
