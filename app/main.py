@@ -69,7 +69,7 @@ def create_app(
         agents = [a for a in os.environ.get(configuration.AGENTS_VARIABLE, "").split(",") if a]
     parts = assemble(settings)
     start_logs(parts)
-    parts.pipeline.lead()
+    parts.pipeline.set_global_tracer_provider()
     return application(parts, agents)
 
 
@@ -146,7 +146,7 @@ async def serve(
     parts = assemble(settings, log)
     parts.service.role = role
     start_logs(parts)
-    parts.pipeline.lead()
+    parts.pipeline.set_global_tracer_provider()
     try:
         await load_agents(parts, agents)
         listener = listen(settings.host, settings.port)
