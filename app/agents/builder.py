@@ -1,4 +1,4 @@
-"""Builds new agents the way the service would like them: strict model, bounded retries, limits."""
+"""Builds agents for the service: with a strict model, bounded retries and limits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 from app.agents.retry import RetryModel
 from app.runs.model import EarlyStopping
 
-# Metadata by which an agent carries its own limits to the service that serves it.
+# Metadata keys by which an agent passes its own limits to the service.
 MAX_ITERATIONS, EARLY_STOPPING = "watchkeeper_max_iterations", "watchkeeper_early_stopping"
 ATTEMPTS = "watchkeeper_attempts"
 
@@ -28,12 +28,12 @@ def build_agent(
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
     **options: Any,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """An agent of `create_agent`, ready to be served.
+    """Build an agent with `create_agent`, ready to be served.
 
-    `model` is a chat model, or the name of one of OpenAI or a compatible endpoint. A model call
-    that fails in a way that may pass is made again, at most `attempts` times and never past the
-    run's deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1 and for
-    a name of another provider.
+    `model` is a chat model, or the name of a model of OpenAI or a compatible endpoint. A model
+    call that fails with a transient error is retried: at most `attempts` calls, within the run's
+    deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1 and for the
+    name of another provider.
     """
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
