@@ -11,7 +11,7 @@ from app.agents import finish_reasons, model_responses
 from app.agents.errors import FilteredAnswer, IncompleteAnswer
 from app.agents.finish_reasons import FinishKind
 from app.agents.incomplete_answers import raise_if_cut, raise_if_incomplete
-from app.agents.retry import may_help
+from app.agents.retry import is_retryable
 
 
 class FinishReason(Enum):
@@ -136,7 +136,7 @@ def test_refused(metadata: Metadata, kind: FinishKind) -> None:
     with pytest.raises(IncompleteAnswer) as refused:
         raise_if_incomplete(message, "anybody", None)
     assert isinstance(refused.value, FilteredAnswer) is (kind is FinishKind.FILTERED)
-    assert may_help(refused.value) is (kind is FinishKind.CUT)
+    assert is_retryable(refused.value) is (kind is FinishKind.CUT)
     with pytest.raises(type(refused.value)):
         raise_if_cut(finish_reasons.of(metadata))
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.agents import retry
 from app.agents.openai import StrictChatOpenAI, chat_openai
-from app.agents.retry import may_help
+from app.agents.retry import is_retryable
 from app.runs.events import Event, ModelCallRetried, ModelCallStarted
 from tests import fakes, loops
 from tests.agents.test_model_faults import ASKS, EITHER_WAY, READ_S, SAYS, STREAMED
@@ -193,5 +193,5 @@ async def test_retries_are_no_iterations(upstream: str, quick: None) -> None:
 
 def test_what_may_help() -> None:
     """A mistake of ours or of the user's is never worth another model call."""
-    assert not any(map(may_help, (ValueError("x"), KeyError("x"), TypeError("x"))))
-    assert may_help(TimeoutError())
+    assert not any(map(is_retryable, (ValueError("x"), KeyError("x"), TypeError("x"))))
+    assert is_retryable(TimeoutError())

@@ -6,7 +6,7 @@ import os
 import httpx
 import pytest
 
-from app.agents.startup_errors import reason
+from app.agents.startup_errors import describe
 
 
 def refused() -> OSError:
@@ -52,9 +52,9 @@ DO = "; start what should answer there, or correct the address"
 )
 def test_reason(raised: BaseException, expected: str) -> None:
     """The leaves of a group are named, and what refused a connection, and where to."""
-    assert reason(raised) == expected
+    assert describe(raised) == expected
 
 
 def test_a_long_text_is_cut() -> None:
     """What says very much is cut."""
-    assert len(reason(ValueError("x" * 10_000))) < 600
+    assert len(describe(ValueError("x" * 10_000))) < 600
