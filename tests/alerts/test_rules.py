@@ -101,7 +101,7 @@ def test_promtool_accepts_the_rules() -> None:
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_alert_is_complete(alert: Alert) -> None:
-    """An alert has its prefix, a severity, texts, its value in a text, a runbook and a dashboard."""
+    """An alert has its prefix, a severity, texts with its value, a runbook and a dashboard."""
     assert re.fullmatch(r"Agent[A-Z]\w+", alert.name)
     assert alert.severity in Severity
     assert alert.summary
