@@ -1,4 +1,4 @@
-"""What is committed is what the code builds, and a difference is named."""
+"""The committed files are what the code builds, and a difference is named."""
 
 import json
 import tomllib
@@ -20,7 +20,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_is_written(place: Path) -> None:
+def test_every_file_is_written(place: Path) -> None:
     """Dashboards and rules are written, and found fresh."""
     written = {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
     assert written == {*boards.files(), *rules.files()}
@@ -28,7 +28,7 @@ def test_all_is_written(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["grafana/watchkeeper-cost.json", "prometheus/alerts.yml"])
-def test_a_stale_file_is_named(place: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale_file_is_named(place: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that was edited by hand fails the check, which names it and leaves it."""
     (place / name).write_text("edited")
     assert main(CHECK, place) == 1
@@ -36,8 +36,8 @@ def test_a_stale_file_is_named(place: Path, name: str, capsys: pytest.CaptureFix
     assert (place / name).read_text() == "edited"
 
 
-def test_what_is_left_over_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that nothing builds any more fails the check too, and is removed by writing."""
+def test_leftover_file_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that nothing builds any more fails the check too, and writing removes it."""
     (place / "grafana" / "old.json").write_text("{}")
     assert main(CHECK, place) == 1
     assert "grafana/old.json" in capsys.readouterr().err
@@ -45,8 +45,8 @@ def test_what_is_left_over_is_named(place: Path, capsys: pytest.CaptureFixture[s
     assert not (place / "grafana" / "old.json").exists()
 
 
-def test_values_change_what_is_drawn() -> None:
-    """A promise, a threshold and the place of runbooks come from the values, not from a panel."""
+def test_values_change_the_dashboards() -> None:
+    """Objective, threshold and runbook address come from the values, not from a panel."""
     text = FILE.read_text().replace("objective = 0.99\n", "objective = 0.9\n")
     assert text != FILE.read_text()
     before, after = Values.load(), Values(tomllib.loads(text))

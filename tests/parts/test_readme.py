@@ -1,4 +1,4 @@
-"""The README's lines that move to PostgreSQL are pasted into a shell, and do so."""
+"""A shell executes the README's lines that move to PostgreSQL, and they work."""
 
 import os
 import re
@@ -59,8 +59,8 @@ def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[st
                 process.wait()
 
 
-def test_the_lines_that_move_to_postgresql(tmp_path: Path) -> None:
-    """They make a database, and runs are kept there; the worker of the last line helps."""
+def test_lines_that_move_to_postgresql(tmp_path: Path) -> None:
+    """The lines make a database, which stores the runs; the worker of the last line helps."""
     assert len(LINES.splitlines()) == 3
     [worker] = re.findall(r"# and `(watchkeeper worker .*?)`", LINES)
     [store] = re.findall(r"^export .*$", LINES, re.M)
