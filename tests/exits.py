@@ -68,7 +68,7 @@ def places(leave: Callable[[], BaseException]) -> dict[str, Any]:
 
 
 def tool_that_leaves(leave: Callable[[], BaseException], kind: str, *, thread: bool) -> Any:
-    """An agent of a kind whose tool leaves while another one of its turn is at work."""
+    """An agent of a kind whose tool exits while another one of its turn works."""
 
     @tool("look")
     def on_thread() -> str:

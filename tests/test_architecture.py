@@ -91,7 +91,7 @@ def lint(place: Path) -> tuple[int, str]:
 
 
 def sections(output: str) -> Mapping[str, str]:
-    """What is said of each broken contract."""
+    """The report on each broken contract."""
     _, _, broken = output.partition("Broken contracts")
     names = "|".join(re.escape(contract["name"]) for contract in CONTRACTS)
     parts = re.split(rf"^({names})$", broken, flags=re.MULTILINE)

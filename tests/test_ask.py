@@ -80,7 +80,7 @@ def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def running(url: str) -> list[dict[str, Any]]:
-    """The runs that are at work."""
+    """The executing runs."""
     answer = httpx.get(f"{url}/runs", params={"state": "running"}, timeout=30)
     found: list[dict[str, Any]] = answer.json()["runs"]
     return found

@@ -15,7 +15,7 @@ from app.agents.tree import (
 
 
 class Run:
-    """A run told by hand: graphs, steps and tools, as LangChain calls back."""
+    """A run written by hand: graphs, steps and tools, as LangChain calls back."""
 
     def __init__(self) -> None:
         self.tree = Tree("a")

@@ -33,7 +33,7 @@ class Keys:
 
 
 class Threads(InMemory):
-    """No thread can be had: that is said, or nothing is."""
+    """No thread can be claimed: the store refuses, or never answers."""
 
     def __init__(self, refusal: WatchkeeperError | None) -> None:
         super().__init__()

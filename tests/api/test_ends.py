@@ -69,7 +69,7 @@ class Picture(BaseModel):
     other: Any = None
 
 
-# The name of the model below, as it is told.
+# The name of the model below, as it is reported.
 MODEL = "m?" + "x" * 197 + "…"
 
 

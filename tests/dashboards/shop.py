@@ -1,4 +1,4 @@
-"""A shop whose agents do what they are told: answer, loop, hang, fail, invent tools.
+"""A shop whose agents follow their question: answer, loop, hang, fail, invent tools.
 
 The first word of a question says what happens in the run, so that a few requests cause every
 outcome that a dashboard can show. It is served by the real command, with `SETTINGS` and `AGENTS`.
@@ -149,7 +149,7 @@ def _tools() -> dict[str, BaseTool]:
 
     @tool
     async def stubborn() -> str:
-        """Go on, whatever one is told."""
+        """Go on, whatever the cancellation."""
         end = time.monotonic() + _HANGS_S
         while (left := end - time.monotonic()) > 0:
             try:

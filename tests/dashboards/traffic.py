@@ -85,7 +85,7 @@ class Shop:
                 asked.create_task(self.ask(agent, "find_order", timeout=0.7))
 
     async def _at_work(self, agent: str, least: int) -> list[dict[str, Any]]:
-        """The runs of an agent that are at work, once there are so many."""
+        """The executing runs of an agent, once there are so many."""
         runs: list[dict[str, Any]] = []
         async with asyncio.timeout(_LONGEST_S):
             while len(runs) < least:

@@ -42,7 +42,7 @@ def heals(served: tuple[Fleet, Proxy]) -> Iterator[None]:
 def _refused(
     port: int, method: str, path: str, body: Any = None, key: Mapping[str, str] | None = None
 ) -> None:
-    """It is told in time that the store is not there."""
+    """Readiness reports in time that the store is unreachable."""
     began = time.monotonic()
     status, problem = call(port, method, path, body, key, timeout_s=30)
     took_s = time.monotonic() - began

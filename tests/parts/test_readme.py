@@ -29,7 +29,7 @@ UP_S, ENDED_S = 30.0, 30.0
 
 @contextmanager
 def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[str]:
-    """Paste lines into a shell, the last of which serves; the address that it tells."""
+    """Paste lines into a shell, the last of which serves; returns the printed address."""
     log_file = here / f"stderr-{time.monotonic_ns()}.log"
     with log_file.open("wb") as stderr, open(os.devnull, "wb") as stdout:
         process = subprocess.Popen(

@@ -117,7 +117,7 @@ def within_limit(limit: int) -> Take:
 
 
 def as_seen(ledger: Ledger, *, worked: bool = False) -> Take:
-    """As many as the far side saw, or saw at work."""
+    """As many turns as the far side saw, or saw working."""
     return lambda whose, wanted, start: ledger.turns_of(whose, worked=worked)
 
 
@@ -255,7 +255,7 @@ def _conclusions(plan: Plan, limit: int) -> frozenset[str] | None:
 
 
 def _passes_for_a_turn(helper: Helper | None, room: int) -> bool:
-    """Whether nobody can tell a helper's call from the turn that comes next, at the limit.
+    """Whether a helper's call and the next turn are indistinguishable at the limit.
 
     So it is where a node is executed for the first time then, and asks without any sign.
     """

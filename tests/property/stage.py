@@ -1,4 +1,4 @@
-"""A service whose agents are put on it one plan after another, and what it tells of each run."""
+"""A service that gets the agents of one plan after another, and its report on each run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -67,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """All that was told of one run, and what the far side saw of it."""
+    """All that was reported of one run, and what the far side saw of it."""
 
     way: str
     status: int

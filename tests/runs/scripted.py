@@ -1,4 +1,4 @@
-"""A fake agent of the core's own port, and a runner that remembers what it was told."""
+"""A fake agent of the core's own port, and a runner that records its facts."""
 
 import asyncio
 import time
@@ -184,7 +184,7 @@ def iteration(call: AgentCall, number: int = 1) -> None:
 
 @dataclass
 class Desk:
-    """A runner, everything it said, and short ways to ask it."""
+    """A runner, every fact it emitted, and short ways to ask it."""
 
     places: int = 4
     queue: int = 4
@@ -219,7 +219,7 @@ class Desk:
     async def release(self, run: Run) -> None:
         """Wait until the work that an ended run left behind is over."""
         async with asyncio.timeout(30):
-            while run.task is not None:  # noqa: ASYNC110 - nothing tells of it
+            while run.task is not None:  # noqa: ASYNC110 - no event reports it
                 await asyncio.sleep(0.005)
 
     def idle(self) -> bool:

@@ -137,7 +137,7 @@ async def test_lost_run_stops_at_the_fence(when: str) -> None:
 
 @pytest.mark.parametrize("raises", [True, False])
 async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
-    """The fence tells a cancellation from a takeover, whichever part met it first."""
+    """The fence distinguishes a cancellation from a takeover, whichever part met it first."""
     desk, store = Desk(), Store()
 
     async def acts(call: AgentCall) -> str:
@@ -339,7 +339,7 @@ async def test_end_of_a_cancelled_run_is_stored_once(stops: bool) -> None:
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
     background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
     working = asyncio.create_task(background.execute(store.attempt()))
-    while not agent.calls:  # noqa: ASYNC110 - nothing tells of it
+    while not agent.calls:  # noqa: ASYNC110 - no event reports it
         await asyncio.sleep(0.01)
     background.stop("t", True)
     result = await asyncio.wait_for(working, 60)

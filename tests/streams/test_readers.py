@@ -257,7 +257,7 @@ async def test_time_to_the_first_event_is_reported(desk: Served) -> None:
 
 
 class Endless(EventStream):
-    """Has always something to tell."""
+    """Always has something to send."""
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """One piece after the other."""

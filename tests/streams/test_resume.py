@@ -34,7 +34,7 @@ from tests.streams.reading import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAMS = 1_000 if SOAK else 100
 CONTINUE = "on_disconnect=continue"
-# Its naps last until they are let go of.
+# Its naps last until they are released.
 TOOLS = fakes.ToolDesk(seconds=60)
 
 

@@ -34,7 +34,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 @pytest.fixture(autouse=True)
 def held() -> None:
-    """Tools are at work until a test lets them go."""
+    """Tools work until a test releases them."""
     DESK.hold()
 
 

@@ -38,7 +38,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 
 def has_begun(desk: Served, task_id: str) -> bool:
-    """Whether a run was at work, though it may have ended since."""
+    """Whether a run was executing, though it may have ended since."""
     return any(fact.run_id == task_id for fact in desk.facts_of(RunStarted))
 
 
@@ -51,7 +51,7 @@ async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) 
 
 
 def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Until this is set, runs that have told their end do not store it."""
+    """Until this is set, runs that have emitted their end do not store it."""
     may_store = asyncio.Event()
     stores = Log.finish
 

@@ -86,7 +86,7 @@ def calling(service: Serving, task_id: str, reads: bytes = b"") -> Iterator[Call
         ThreadPoolExecutor(2) as pool,
     ):
         waiter.request("GET", f"{place}?wait=60")
-        # Whoever is answered has arrived, and so has who asked before him.
+        # An answered caller has arrived, and so have all who asked before.
         follower.request("GET", f"{place}/events")
         following, read = follower.getresponse(), b""
         while reads not in read:

@@ -34,7 +34,7 @@ def slow() -> Any:
 
 
 def steps() -> Any:
-    """An agent that looks, and then naps for as long as its process is told to."""
+    """An agent that looks, and then naps for as long as its process is configured to."""
     tools = fakes.ToolDesk(float(os.environ[NAP_S])).tools()
     return fakes.build("create_agent", fakes.ScriptedModel(script=looks_and_naps), tools)
 
@@ -59,7 +59,7 @@ def calls(service: Serving, tool: str) -> float:
 
 
 def is_running(service: Serving, task_id: str) -> bool:
-    """Whether a run is at work, as a service tells it."""
+    """Whether a service reports a run as running."""
     task: str = view(service, task_id)["status"]
     return task == "running"
 

@@ -1,4 +1,4 @@
-"""When an Idempotency-Key is free again: whoever was refused may come again with it."""
+"""When an Idempotency-Key is free again: a refused caller may repeat with it."""
 
 import asyncio
 from pathlib import Path

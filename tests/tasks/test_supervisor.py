@@ -1,4 +1,4 @@
-"""Runs whose process is gone are taken up, given up or left alone, as what became of them says."""
+"""The supervisor takes over, ends or leaves alone the runs of dead processes."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ from tests.tasks.background import LONG_S, quick, url_in
 
 
 class Desk:
-    """A supervisor on a store, what it told, and the runs of processes that are gone."""
+    """A supervisor on a store, what it reported, and the runs of dead processes."""
 
     def __init__(self, url: str) -> None:
         self.reported: list[tuple[str, str]] = []
@@ -190,7 +190,7 @@ def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    soon(lambda: not desk.worker.left)  # its own thread may be the one that is told
+    soon(lambda: not desk.worker.left)  # its own thread may be the one that is notified
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 

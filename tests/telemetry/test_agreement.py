@@ -84,7 +84,7 @@ async def agree(
     phase: str | None = None,
     mode: str = "sync",
 ) -> None:
-    """Every signal tells this of the one run of the agent; nothing of it is open anywhere."""
+    """Every signal reports this of the agent's one run, and no signal has an open part of it."""
     iterations, tool_calls = counts
     expected = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
     if response is not None:

@@ -38,7 +38,7 @@ async def signals(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever cancels a run waits for its work to stop, on the slowest machine too."""
+    """A cancelling caller waits for the work to stop, on the slowest machine too."""
     monkeypatch.setattr("app.runs.runner.GRACE_S", 10.0)
     monkeypatch.setattr("app.api.tasks.STOP_S", 30.0)
 

@@ -133,7 +133,7 @@ async def ask(signals: Watched, agent: str, **body: Any) -> str:
 
 
 async def nothing_leaks(signals: Watched, *bodies: str) -> None:
-    """No canary is in any signal so far, nor in what else was told."""
+    """No canary is in any signal so far, nor in these bodies."""
     await signals.flush()
     openmetrics = (await signals.scrape(OPENMETRICS)).text
     places = {
