@@ -49,12 +49,12 @@ async def end_all(desk: Served, *run_ids: str) -> None:
 
 @asynccontextmanager
 async def desk_with(
-    places: int, queue: int, seconds: float = HELD_S, *, taken: int = 0
+    slots: int, queue: int, seconds: float = HELD_S, *, taken: int = 0
 ) -> AsyncIterator[Served]:
     """A service with so many places and seats, of which some are taken by naps."""
     held = fakes.ToolDesk(seconds=seconds)
     agents = _agents(held.tools())
-    async with served(agents, max_running_runs=places, max_queued_runs=queue) as desk:
+    async with served(agents, max_running_runs=slots, max_queued_runs=queue) as desk:
         naps = await napping(desk, taken)
         yield desk
         held.release()

@@ -127,13 +127,13 @@ def _signals(run: Run) -> list[str]:
     """The line, the span, the record and the samples say the same as the body."""
     body, wrong = run.body, list[str]()
     expected = {name: body[name] for name in ("outcome", "iterations", "tool_calls")}
-    places = {
+    sources = {
         "line": {name: run.line[name] for name in expected},
         "span": {name: run.span[f"agent.run.{name}"] for name in expected},
         "record": {name: run.record[name] for name in expected},
     }
     wrong += [
-        f"{place} says {reported}" for place, reported in places.items() if reported != expected
+        f"{source} says {reported}" for source, reported in sources.items() if reported != expected
     ]
     counted = {
         "iterations": body["iterations"],

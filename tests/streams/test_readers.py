@@ -170,9 +170,9 @@ async def test_random_disconnects_leave_nothing(
 
     async def come_and_go(number: int) -> None:
         agent, question = f"long-{fakes.KINDS[number % 3]}", f"abort {number}"
-        place = path(agent) if number % 2 else f"/agents/{agent}"
+        address = path(agent) if number % 2 else f"/agents/{agent}"
         async with at_once, wire.connection(desk.url) as (_, writer):
-            writer.write(wire.ask(place, question=question))
+            writer.write(wire.ask(address, question=question))
             await asyncio.sleep(chance.random() * 0.7)
         left_at[question] = time.monotonic()
 

@@ -136,7 +136,7 @@ async def nothing_leaks(signals: Watched, *bodies: str) -> None:
     """No canary is in any signal so far, nor in these bodies."""
     await signals.flush()
     openmetrics = (await signals.scrape(OPENMETRICS)).text
-    places = {
+    signal_texts = {
         "log": signals.log.text,
         "spans": b"".join(signals.collector.raw).decode("latin-1"),
         "metrics": (await signals.scrape()).text,
@@ -144,8 +144,8 @@ async def nothing_leaks(signals: Watched, *bodies: str) -> None:
         "error body": " ".join(bodies),
     }
     leaks = [
-        (place, canary)
-        for place, text in places.items()
+        (signal, canary)
+        for signal, text in signal_texts.items()
         for canary in (*CANARY.values(), faults.SECRET)
         if canary.lower() in text.lower()
     ]
