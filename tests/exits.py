@@ -1,4 +1,4 @@
-"""Agents whose code asks the process to end, in each place where code of a user works."""
+"""Agents whose code asks the process to exit, in each place where user code executes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class Odd(BaseException):
     """What somebody made for themselves."""
 
 
-# What nobody catches by accident.
+# Exceptions that no code catches by accident.
 EXITS: dict[str, Callable[[], BaseException]] = {
     "exit": lambda: SystemExit(3),
     "interrupt": KeyboardInterrupt,

@@ -77,7 +77,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
 
 
 def lint(directory: Path) -> tuple[int, str]:
-    """What import-linter says of the `app` in that place, by the contracts of this repository."""
+    """The report of import-linter on the `app` in a directory, by this repository's contracts."""
     ended = subprocess.run(
         [str(LINT), "--config", str(ROOT / "pyproject.toml"), "--no-cache", "--no-logo"],
         cwd=directory,
@@ -107,7 +107,7 @@ def copied(directory: Path) -> Path:
 
 
 def file_of(directory: Path, module: str) -> Path:
-    """The file of a module in that place."""
+    """The file of a module in that directory."""
     return directory.joinpath(*module.split(".")).with_suffix(".py")
 
 

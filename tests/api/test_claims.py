@@ -15,7 +15,7 @@ from tests.service import served, until
 
 
 class Keys:
-    """Every key is free; it knows who has which."""
+    """Every key is free; it records which run has which."""
 
     def __init__(self) -> None:
         self.held: dict[str, str] = {}

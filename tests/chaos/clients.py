@@ -1,4 +1,4 @@
-"""Callers who do not give up: they ask again with the same key until a run is accepted."""
+"""Persistent callers: they repeat with the same key until a run is accepted."""
 
 import random
 import threading

@@ -137,7 +137,7 @@ def _tools() -> dict[str, BaseTool]:
 
     @tool
     async def wait_for_carrier() -> str:
-        """Wait for somebody who does not answer in time."""
+        """Wait for a reply that does not come in time."""
         await asyncio.sleep(_HANGS_S)
         return "no answer"
 

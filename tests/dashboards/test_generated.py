@@ -15,7 +15,7 @@ CHECK = ["--check"]
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Another place for the generated files, with all of them."""
+    """Another directory for the generated files, with all of them."""
     assert main([], tmp_path) == 0
     return tmp_path
 

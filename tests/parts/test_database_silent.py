@@ -16,7 +16,7 @@ from tests.parts.patience import ended, submitted, until
 from tests.parts.postgres import cluster
 from tests.parts.proxy import Proxy, Way, proxy
 
-# Who waits for a connection waits for half a minute.
+# A wait for a connection lasts half a minute.
 _ANSWER_S = 10.0
 
 

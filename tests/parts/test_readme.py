@@ -71,7 +71,7 @@ def test_lines_that_move_to_postgresql(tmp_path: Path) -> None:
         address = urlsplit(server.url)
         variables = {
             "PATH": f"{here}:{Path(binary('createdb')).parent}:{os.environ['PATH']}",
-            # Where and who: what the tests' own server has other than an installed one.
+            # Host and user, which differ between the tests' own server and an installed one.
             "PGHOST": str(address.hostname),
             "PGPORT": str(address.port),
             "PGUSER": str(address.username),

@@ -168,11 +168,11 @@ def forecast(plan: Plan) -> Forecast:
         # Those side by side may be stopped, or not: at most at the limit.
         outcomes = either if whole.fewest < limit else cut
         return Forecast(min(whole.fewest, limit), limit, outcomes)
-    # Where nobody would have been asked beyond the limit, it may end by itself.
+    # If no model would have been asked beyond the limit, it may end by itself.
     outcomes = cut if _asks_again(plan.steps, limit) else either
     conclusions = _conclusions(plan, limit)
     if any(worker.runs > 1 for worker, _ in taken):
-        # What an attempt may still do that begins at the limit, nobody has promised.
+        # What an attempt that starts at the limit may still do is not promised.
         return Forecast(limit, limit, outcomes, answers=conclusions, exact=True)
     return Forecast(limit, limit, outcomes, *_calls(taken), conclusions, True, _errors(plan, limit))
 

@@ -178,7 +178,7 @@ async def scraped(signals: Watched) -> Scrape:
 
 @asynccontextmanager
 async def staged(folder: Path) -> AsyncIterator[Stage]:
-    """A service with a place for each way to ask, and a store in a file."""
+    """A service with a place for each mode, and a store in a file."""
     places: dict[str, Place] = {}
     adapt = registry.adapt
 

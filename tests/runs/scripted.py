@@ -223,6 +223,6 @@ class Desk:
                 await asyncio.sleep(0.005)
 
     def idle(self) -> bool:
-        """Whether every place and seat was given back."""
+        """Whether every slot and queue position is free."""
         admission = self.runner.admission
         return not (admission.running or admission.waiting or self.runner.in_flight)

@@ -20,7 +20,7 @@ from tests.runs.scripted import Desk, ScriptedAgent
 
 
 class Store:
-    """What an attempt writes, by place; `refuse` says what happens to the next ones."""
+    """What an attempt writes, by position; `refuse` has the errors of the next writes."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Mapping[str, Any]] = {}

@@ -100,7 +100,7 @@ def rest(reader: socket.socket) -> int:
 
 
 def closed(desk: Served, run_id: str) -> list[str]:
-    """Why readers of a run are gone."""
+    """Why readers of a run disconnected."""
     return [fact.reason for fact in desk.facts_of(StreamClosed) if fact.run_id == run_id]
 
 

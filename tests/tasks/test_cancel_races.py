@@ -1,4 +1,4 @@
-"""A cancel that meets a run just as it begins or ends: all who are asked say the same of it."""
+"""A cancel that meets a run just as it starts or ends: every process reports the same."""
 
 import asyncio
 import threading
@@ -316,7 +316,7 @@ async def test_cancel_while_the_store_goes_away(
 
 
 async def until_cancelled(desk: Served, task_id: str) -> None:
-    """Wait until the store has the order, which nobody has answered."""
+    """Wait until the store has the order, which no process has answered."""
     engine: Any = desk.service.engine
     read = engine._tables.states, engine._store.calls, [task_id]
     until_s = time.monotonic() + 20

@@ -52,7 +52,7 @@ class Desk:
         return order
 
     def submit(self) -> str:
-        """A run in the queue of an agent that nobody serves."""
+        """A queued run of an agent that no process serves."""
         task_id = str(uuid.uuid4())
         noted = {rows.CREATED: time.time()}
         self.client.enqueue(
@@ -62,7 +62,7 @@ class Desk:
         return task_id
 
     def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
-        """A process takes the run, says how far it is, and is gone; the run as it leaves it."""
+        """A process claims the run, stores its progress, and dies; returns the run as it left it."""
         run = self.tables.runs
         claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": uuid.uuid4().hex}
         before = self.tables.log(self.store.calls, task_id, 0)

@@ -60,7 +60,7 @@ async def signals() -> AsyncIterator[Watched]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def narrow() -> AsyncIterator[Watched]:
-    """One place and one seat in the queue, so that it is easily full."""
+    """One slot and one queue position, so that it is easily full."""
     tools = Holding().tools()
     agents: dict[str, Any] = {}
     for kind in fakes.KINDS:

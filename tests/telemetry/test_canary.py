@@ -64,7 +64,7 @@ async def hangs(order: str = "") -> str:
 
 @tool
 async def leaves_a_task(order: str = "") -> str:
-    """Start something that fails later, when nobody listens any more."""
+    """Start a task that fails later, after its run."""
 
     async def fails() -> None:
         raise ValueError(CANARY["background"])
