@@ -78,12 +78,12 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def lint(place: Path) -> tuple[int, str]:
-    """What import-linter says of the `app` in that place, by the contracts of this repository."""
+def lint(directory: Path) -> tuple[int, str]:
+    """The report of import-linter on the `app` in a directory, by this repository's contracts."""
     ended = subprocess.run(
         [str(LINT), "--config", str(ROOT / "pyproject.toml"), "--no-cache", "--no-logo"],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(place), "COLUMNS": "400"},
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(directory), "COLUMNS": "400"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -93,24 +93,24 @@ def lint(place: Path) -> tuple[int, str]:
 
 
 def sections(output: str) -> Mapping[str, str]:
-    """What is said of each broken contract."""
+    """The report on each broken contract."""
     _, _, broken = output.partition("Broken contracts")
     names = "|".join(re.escape(contract["name"]) for contract in CONTRACTS)
     parts = re.split(rf"^({names})$", broken, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def copied(place: Path) -> Path:
+def copied(directory: Path) -> Path:
     """A copy of the product that may be broken."""
     for part in (APP, ROOT / "dashboards"):
         left_out = shutil.ignore_patterns("__pycache__", "node_modules", "build", "dist")
-        shutil.copytree(part, place / part.name, ignore=left_out)
-    return place
+        shutil.copytree(part, directory / part.name, ignore=left_out)
+    return directory
 
 
-def file_of(place: Path, module: str) -> Path:
-    """The file of a module in that place."""
-    return place.joinpath(*module.split(".")).with_suffix(".py")
+def file_of(directory: Path, module: str) -> Path:
+    """The file of a module in that directory."""
+    return directory.joinpath(*module.split(".")).with_suffix(".py")
 
 
 def test_contracts_hold() -> None:
@@ -128,12 +128,12 @@ def test_every_contract_has_a_planted_violation() -> None:
 @pytest.mark.parametrize("contract", sorted({name for name, _, _ in PLANTED}))
 def test_planted_violations_are_caught(tmp_path: Path, contract: str) -> None:
     """Each forbidden import breaks the contract that forbids it, which names it."""
-    place = copied(tmp_path)
+    directory = copied(tmp_path)
     planted = [(module, imported) for name, module, imported in PLANTED if name == contract]
     for module, imported in planted:
-        with file_of(place, module).open("a") as file:
+        with file_of(directory, module).open("a") as file:
             file.write(f"\nimport {imported}\n")
-    code, output = lint(place)
+    code, output = lint(directory)
     assert code == 1, output
     section = sections(output)[contract]
     for module, imported in planted:
@@ -145,9 +145,9 @@ def test_planted_violations_are_caught(tmp_path: Path, contract: str) -> None:
 
 def test_new_module_needs_a_layer(tmp_path: Path) -> None:
     """A module in no layer breaks the contract of the layers."""
-    place = copied(tmp_path)
-    (place / "app" / "attic.py").write_text('"""Nobody thought of it."""\n')
-    code, output = lint(place)
+    directory = copied(tmp_path)
+    (directory / "app" / "attic.py").write_text('"""Nobody thought of it."""\n')
+    code, output = lint(directory)
     assert code == 1
     assert "attic" in sections(output)[LAYERS]
 

@@ -63,7 +63,7 @@ def ask(url: str, *arguments: str) -> Ended:
 
 @contextmanager
 def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A question to the slow agent, which is at its tool by now; its place is free afterwards."""
+    """A question to the slow agent, whose tool works by now; its slot is free afterwards."""
     command = [str(WATCHKEEPER), "ask", "q", "--url", url, "--agent", "slow", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stderr=pipe, text=True, env=environment()) as process:
@@ -80,7 +80,7 @@ def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def running(url: str) -> list[dict[str, Any]]:
-    """The runs that are at work."""
+    """The executing runs."""
     answer = httpx.get(f"{url}/runs", params={"state": "running"}, timeout=30)
     found: list[dict[str, Any]] = answer.json()["runs"]
     return found

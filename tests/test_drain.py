@@ -262,5 +262,5 @@ def test_idle_service_exits_after_its_notice(tmp_path: Path) -> None:
         began = time.monotonic()
         service.service.signal(signal.SIGINT)
         assert service.service.wait(60) == 0
-        # Whoever waited for connections to close would take five seconds.
+        # Waiting for connections to close would take five seconds.
         assert 0.2 <= time.monotonic() - began < 0.2 + 4.5

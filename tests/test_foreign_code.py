@@ -151,11 +151,11 @@ def test_worker_survives_factories_and_exits(here: Path) -> None:
     asks, works = specs("quits", "opened"), specs(*ALL)
     with serving(apart, *asks, "--no-background", variables=store) as service:
         url = f"{service.url}/agents/quits/async"
-        place = httpx.post(url, json={"question": "q"}, timeout=LONG_S).headers["location"]
+        address = httpx.post(url, json={"question": "q"}, timeout=LONG_S).headers["location"]
         command = (str(WATCHKEEPER), "worker")
         with serving(here, *works, command=command, variables=store) as worker:
             waited = {"params": {"wait": LONG_S}, "timeout": LONG_S + 5}
-            stored = httpx.get(f"{service.url}{place}", **waited).json()  # type: ignore[arg-type]
+            stored = httpx.get(f"{service.url}{address}", **waited).json()  # type: ignore[arg-type]
             assert (stored["status"], stored["attempts"]) == ("failed", 1)
             assert stored["error"]["code"] == "agent_failed"
             assert logged(worker, "factory_ended")[0]["agent"] == "dies"

@@ -128,7 +128,7 @@ def test_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "position"),
     [
         ("port = 'http'", "port in"),
         ("prot = 8000", "prot in"),
@@ -138,10 +138,10 @@ def test_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Monk
         ("[agents]\na = 3", "agents.a in"),
     ],
 )
-def test_wrong_line_of_the_file_is_named(text: str, place: str, write: WriteFile) -> None:
+def test_wrong_line_of_the_file_is_named(text: str, position: str, write: WriteFile) -> None:
     """A wrong line of the file is refused with its place and the file."""
     file = write(text)
-    assert refusal(file).startswith(f"{place} {file}: ")
+    assert refusal(file).startswith(f"{position} {file}: ")
 
 
 def test_wrong_option_is_named() -> None:

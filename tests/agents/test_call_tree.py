@@ -15,7 +15,7 @@ from app.agents.tool_context import OpenToolCall
 
 
 class Run:
-    """A run told by hand: graphs, steps and tools, as LangChain calls back."""
+    """A run written by hand: graphs, steps and tools, as LangChain calls back."""
 
     def __init__(self) -> None:
         self.tree = CallTree("a")

@@ -33,7 +33,7 @@ def build(kind: str, model: fakes.ScriptedModel) -> Any:
 
 
 def spoken(model: fakes.ScriptedModel) -> list[str]:
-    """What was said by people and by the model, as the last call of the model knows it."""
+    """The messages of people and of the model that the last model call got."""
     return [m.text for m in model.asked[-1] if isinstance(m, HumanMessage | AIMessage) and m.text]
 
 

@@ -99,7 +99,7 @@ def test_service_warns_at_start(tmp_path: Path) -> None:
     """A real service logs at start what leaves it, and warns when a run reaches its limit."""
     (tmp_path / "mine.py").write_text(MODULE)
     variables = {
-        "LANGSMITH_TRACING": "1",  # told of, though the library itself asks for "true"
+        "LANGSMITH_TRACING": "1",  # named, though the library itself asks for "true"
         "WATCHKEEPER_MAX_ITERATIONS": "2",
     }
     arguments = ("loud=mine:loud", "quiet=mine:quiet", "--log-format", "json")

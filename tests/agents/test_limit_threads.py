@@ -24,7 +24,7 @@ def remembering(kind: str, model: fakes.ScriptedModel, tools: Sequence[Any]) -> 
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
-    """What was said, by whom; every tool call is followed by its result."""
+    """The type and text of each message; every tool call is followed by its result."""
     open_calls: list[Any] = []
     for message in messages:
         if isinstance(message, ToolMessage):

@@ -82,7 +82,7 @@ Agent = orders
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory that is not on the import path; what it adds is forgotten."""
+    """An empty working directory, not on the import path; its modules are unloaded afterwards."""
     known = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)

@@ -69,7 +69,7 @@ def load_messages(directory: Path, *specs: str) -> Any:
 
 @pytest.fixture(scope="module")
 def with_a_package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said in a directory with a package `app` and modules beside it that use it."""
+    """The messages in a directory with a package `app` and modules beside it that use it."""
     here = tmp_path_factory.mktemp("theirs")
     for module in ("__init__", "shop", "agents", "main", "nested/__init__", "nested/agents"):
         file = here / "app" / f"{module}.py"

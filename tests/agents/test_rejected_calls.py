@@ -38,7 +38,7 @@ async def test_known_call_beside_an_unknown_is_made(kind: str) -> None:
 
 
 def counts(**options: Any) -> BaseTool:
-    """A tool that wants a number, and may have its own way with bad arguments."""
+    """A tool that needs a number, and may handle invalid arguments itself."""
 
     @tool
     async def count(number: int) -> str:

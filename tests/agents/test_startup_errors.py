@@ -10,7 +10,7 @@ from app.agents.startup_errors import describe
 
 
 def refused() -> OSError:
-    """What the system says where nobody listens."""
+    """The system's message for a refused connection."""
     return ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed")
 
 

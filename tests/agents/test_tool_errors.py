@@ -243,7 +243,7 @@ async def test_validation_error_inside_a_tool_is_a_failure(kind: str) -> None:
 
     @tool
     async def look(order: str = "1") -> str:
-        """Parse what some other service said."""
+        """Parse the response of another service."""
         return str(Parcel(number=1))
 
     _, read, facts = await run_once(kind, [look], ("look", {}))

@@ -20,7 +20,7 @@ from tests.alerts.promtool import program
 
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "When it is not this"]
 ALERTS = {alert.name: alert for alert in rules.alerts(Values.load())}
-# What Prometheus, Alertmanager and the process tell beside the catalogue.
+# Metrics of Prometheus, Alertmanager and the process beside the catalogue.
 FOREIGN = r"(process|prometheus|alertmanager)_\w+|ALERTS"
 
 
@@ -70,7 +70,7 @@ def unparsed(queries: Sequence[str], here: Path) -> str:
 
 
 def unknown(query: str) -> set[str]:
-    """Names of metrics in a query that nothing tells."""
+    """Names of metrics in a query that nothing exposes."""
     metrics = [*METRICS, *OF_PROMETHEUS]
     known = {m.name + part for m in metrics for part in ("", "_bucket", "_count", "_sum")}
     known |= {bad_share(window) for burn in BURNS for window in (burn.long, burn.short)}

@@ -157,7 +157,7 @@ def _refuses(served: Served) -> None:
         reply = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
         assert reply["status"] == "running"
         faults.accept(write)
-    # A run whose result was kept is taken up again and not worked again.
+    # A run whose result was stored is taken over and not executed again.
     for write, attempts in ((_LOG, 1), (_RESULT, 2), (_END, 1)):
         ending = ended(port, ids[write])
         assert (ending["status"], ending["attempts"]) == ("completed", attempts), ending

@@ -16,7 +16,7 @@ from tests.parts.patience import ended, submitted, until
 from tests.parts.postgres import cluster
 from tests.parts.proxy import Proxy, Way, proxy
 
-# Who waits for a connection waits for half a minute.
+# A wait for a connection lasts half a minute.
 _ANSWER_S = 10.0
 
 
@@ -42,7 +42,7 @@ def heals(served: tuple[Fleet, Proxy]) -> Iterator[None]:
 def _refused(
     port: int, method: str, path: str, body: Any = None, key: Mapping[str, str] | None = None
 ) -> None:
-    """It is told in time that the store is not there."""
+    """Readiness reports in time that the store is unreachable."""
     began = time.monotonic()
     status, problem = call(port, method, path, body, key, timeout_s=30)
     took_s = time.monotonic() - began

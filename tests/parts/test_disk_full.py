@@ -28,7 +28,7 @@ class Disk:
     def fill(self) -> None:
         """Let a stranger take all of its room."""
         taken = (self.place / "strangers").open("wb", buffering=0)
-        # How much there is nobody knows before: the store takes of it meanwhile.
+        # The free space is unknown before: the store takes of it meanwhile.
         with taken, pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             taken.writelines(repeat(bytes(4096)))
 

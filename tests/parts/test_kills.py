@@ -163,7 +163,7 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
 
 
 def _some(port: int, task_id: str, after: int) -> list[StreamEvent]:
-    """What a server tells after an id, until its end, or its death."""
+    """The events of a server after an id, until their end, or its death."""
     connection, read = HTTPConnection("127.0.0.1", port, timeout=5), b""
     try:
         headers = {"Last-Event-ID": str(after)} if after else {}

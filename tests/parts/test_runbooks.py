@@ -81,11 +81,11 @@ def _live(url: str, switches: Path) -> str:
             (switches / switch).unlink()
         client.post("/agent/async", json={"question": "fine"})
         (switches / "hang").touch()
-        for _ in range(2):  # one at work, one that waits
+        for _ in range(2):  # one executes, one waits
             client.post("/agent/async", json={"question": "hang"})
         for plan in ("hang", "audit"):
             client.post("/agent", json={"question": plan, "timeout": 0.3})
-        for path in ("/agent", "/agent/stream"):  # they are at work until the service is gone
+        for path in ("/agent", "/agent/stream"):  # they execute until the service has stopped
             body = {"question": "hang", "timeout": 200}
             threading.Thread(target=_wait_for, args=(url + path, body), daemon=True).start()
         until(lambda: len(client.get("/runs?state=running").json()["runs"]) == 3, 60, "no runs")

@@ -13,7 +13,7 @@ SERVE = ("serve", "--port", "0")
 PASSWORD = "not-the-one"
 # The right one, as it is and as a URL has it.
 RIGHT, RIGHT_WRITTEN = "the-one@/?&%", "the-one%40%2F%3F%26%25"
-# What the server, or whoever looks for it, says of each; the rest differs between versions.
+# The message of the server or the resolver for each; the rest differs between versions.
 REFUSED = {
     "password": 'FATAL:  password authentication failed for user "stranger"',
     "password in the query": 'FATAL:  password authentication failed for user "stranger"',

@@ -14,7 +14,7 @@ from tests.tasks.background import ended, submit
 
 
 class Nodes:
-    """Two nodes; the first waits until it is let go."""
+    """Two nodes; the first waits until it is released."""
 
     def __init__(self) -> None:
         self.did: list[str] = []

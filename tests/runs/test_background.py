@@ -22,7 +22,7 @@ pytestmark = pytest.mark.waits
 
 
 class Store:
-    """What an attempt writes, by place; `refuse` says what happens to the next ones."""
+    """What an attempt writes, by position; `refuse` has the errors of the next writes."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Mapping[str, Any]] = {}
@@ -31,10 +31,10 @@ class Store:
         self.slow_s = 0.0
         self.ended: list[Outcome] = []
 
-    async def write(self, place: int, row: Mapping[str, Any]) -> None:
+    async def write(self, position: int, row: Mapping[str, Any]) -> None:
         self._refuse()
         await asyncio.sleep(self.slow_s)
-        self.rows.setdefault(place, row)
+        self.rows.setdefault(position, row)
 
     async def check(self) -> None:
         self.checks += 1
@@ -52,7 +52,7 @@ class Store:
     def written(self) -> list[str]:
         """The names of all events, in order, of a log without a hole."""
         assert sorted(self.rows) == list(range(len(self.rows)))
-        return [name for place in sorted(self.rows) for name, _ in self.rows[place]["events"]]
+        return [name for position in sorted(self.rows) for name, _ in self.rows[position]["events"]]
 
     def attempt(self, timeout_s: float = 30.0, **others: Any) -> Attempt:
         now = time.time()
@@ -139,7 +139,7 @@ async def test_lost_run_stops_at_the_fence(when: str) -> None:
 
 @pytest.mark.parametrize("raises", [True, False])
 async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
-    """The fence tells a cancellation from a takeover, whichever part met it first."""
+    """The fence distinguishes a cancellation from a takeover, whichever part met it first."""
     desk, store = Desk(), Store()
 
     async def acts(call: AgentCall) -> str:
@@ -162,10 +162,10 @@ async def test_store_query_ends_with_the_waiting_thread() -> None:
     """A tool on a thread waits for the store until the deadline, and its query ends with it."""
     desk, store, away = Desk(), Store(), [True]
 
-    async def write(place: int, row: Mapping[str, Any]) -> None:
+    async def write(position: int, row: Mapping[str, Any]) -> None:
         if away:
             raise StoreUnavailable
-        await Store.write(store, place, row)
+        await Store.write(store, position, row)
 
     async def on_a_thread(call: AgentCall) -> str:
         assert call.fence is not None
@@ -194,8 +194,8 @@ async def test_refused_row_fails_the_run_once() -> None:
     """A run whose row the store refuses fails once, and nothing is retried."""
     desk, store, wrote = Desk(), Store(), list[int]()
 
-    async def write(place: int, row: Mapping[str, Any]) -> None:
-        wrote.append(place)
+    async def write(position: int, row: Mapping[str, Any]) -> None:
+        wrote.append(position)
         raise NotStorable
 
     async def acts(call: AgentCall) -> str:
@@ -215,10 +215,10 @@ async def test_refused_last_row_keeps_the_end() -> None:
     """The end of a run stands even if the rest of its log cannot be stored."""
     desk, store = Desk(), Store()
 
-    async def write(place: int, row: Mapping[str, Any]) -> None:
+    async def write(position: int, row: Mapping[str, Any]) -> None:
         if any(name == "token" for name, _ in row["events"]):
             raise NotStorable
-        await Store.write(store, place, row)
+        await Store.write(store, position, row)
 
     result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt(write=write))
     assert result.outcome is Outcome.COMPLETED
@@ -256,7 +256,7 @@ async def cut(
 
     with pytest.raises(HandedOver):
         await worked(desk, ScriptedAgent(dies, resumes=True), attempt)
-    return [*attempt.log, *(store.rows[place] for place in sorted(store.rows))]
+    return [*attempt.log, *(store.rows[position] for position in sorted(store.rows))]
 
 
 @pytest.mark.parametrize("resumes", [True, False])
@@ -311,7 +311,7 @@ async def test_refused_row_without_a_writer_is_no_error() -> None:
     unheard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
-    async def refuse(place: int, row: Mapping[str, Any]) -> None:
+    async def refuse(position: int, row: Mapping[str, Any]) -> None:
         await asyncio.sleep(0.15)  # the run ends meanwhile
         raise HandedOver
 
@@ -341,7 +341,7 @@ async def test_end_of_a_cancelled_run_is_stored_once(stops: bool) -> None:
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
     background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
     working = asyncio.create_task(background.execute(store.attempt()))
-    while not agent.calls:  # noqa: ASYNC110 - nothing tells of it
+    while not agent.calls:  # noqa: ASYNC110 - no event reports it
         await asyncio.sleep(0.01)
     background.stop("t", True)
     result = await asyncio.wait_for(working, 60)

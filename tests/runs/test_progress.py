@@ -112,7 +112,7 @@ def first_token(at: float, call_id: str = "m") -> FirstToken:
 
 
 def progress_of(*facts: Event) -> Progress:
-    """A progress that was told these facts."""
+    """A progress that got these facts."""
     progress = Progress(ARRIVED)
     for fact in facts:
         progress.add(fact)

@@ -54,7 +54,7 @@ async def test_reached_limit_is_an_outcome() -> None:
 
 
 class Strange(BaseException):
-    """An exception of somebody who does not know about Exception."""
+    """An exception of code that does not know Exception."""
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ door: ContextVar[asyncio.Event] = ContextVar("door")
 
 
 def holding() -> Payload:
-    """A payload for one frame; the test knows when it is gone."""
+    """A payload for one frame; the test knows when it is freed."""
     payload = Payload()
     held.get().append(weakref.ref(payload))
     return payload

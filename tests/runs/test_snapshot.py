@@ -1,4 +1,4 @@
-"""The log of a run tells its reader how far the run is."""
+"""The log of a run shows its reader the progress of the run."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ def step(name: str) -> Step:
 
 
 def row(*steps: str, before: int | None = 0, **counted: Any) -> dict[str, Any]:
-    """A row of a log that tells these steps after so many that were told already."""
+    """A row of a log with these steps after so many that are in earlier rows."""
     progress = Progress(0.0)
     taken = snapshot.of(progress, 0 if before is None else before, content=True)
     taken |= {"steps": [asdict(step(name)) for name in steps], **counted}

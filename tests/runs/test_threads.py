@@ -84,7 +84,7 @@ def test_cancelled_waiting_job_is_freed() -> None:
         reference = weakref.ref(payload)
         threads.submit(id, payload).cancel()
         del payload
-        threads.submit(abs, 1).cancel()  # whoever comes next may do the cleaning
+        threads.submit(abs, 1).cancel()  # the next job may do the cleaning
         gc.collect()
         assert reference() is None
 

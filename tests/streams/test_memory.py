@@ -96,7 +96,7 @@ def test_readers_that_never_read_cost_little(tmp_path: Path) -> None:
         print(f"{grown / READERS / 1e6:.2f} MB a reader, of {SAYS_BYTES / 1e6:.0f} MB said")
         assert process.stalled() == dropped + READERS
         peak(process, lambda: process.metric("agent_stream_connections") == 0)
-        # One or two are of whoever else looked.
+        # One or two are of another reader.
         peak(process, lambda: process.open_files() <= files + 2)
     assert grown < READERS * MOST_A_READER
 

@@ -100,7 +100,7 @@ def rest(reader: socket.socket) -> int:
 
 
 def closed(desk: Served, run_id: str) -> list[str]:
-    """Why readers of a run are gone."""
+    """Why readers of a run disconnected."""
     return [fact.reason for fact in desk.facts_of(StreamClosed) if fact.run_id == run_id]
 
 
@@ -170,9 +170,9 @@ async def test_random_disconnects_leave_nothing(
 
     async def come_and_go(number: int) -> None:
         agent, question = f"long-{fakes.KINDS[number % 3]}", f"abort {number}"
-        place = path(agent) if number % 2 else f"/agents/{agent}"
+        address = path(agent) if number % 2 else f"/agents/{agent}"
         async with at_once, wire.connection(desk.url) as (_, writer):
-            writer.write(wire.ask(place, question=question))
+            writer.write(wire.ask(address, question=question))
             await asyncio.sleep(chance.random() * 0.7)
         left_at[question] = time.monotonic()
 
@@ -257,7 +257,7 @@ async def test_time_to_the_first_event_is_reported(desk: Served) -> None:
 
 
 class Endless(EventStream):
-    """Has always something to tell."""
+    """Always has something to send."""
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """One piece after the other."""

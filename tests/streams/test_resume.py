@@ -34,7 +34,7 @@ from tests.streams.reading import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAMS = 1_000 if SOAK else 100
 CONTINUE = "on_disconnect=continue"
-# Its naps last until they are let go of.
+# Its naps last until they are released.
 TOOLS = fakes.ToolDesk(seconds=60)
 
 
@@ -98,10 +98,10 @@ async def fresh(desk: Served) -> AsyncIterator[Served]:
 
 async def cut(desk: Served, agent: str, after_bytes: int) -> tuple[str, bytes]:
     """Read so many bytes of a stream's body, then break off; gives the run's id and the bytes."""
-    place = path(agent, CONTINUE)
+    address = path(agent, CONTINUE)
     async with (
         fresh(desk) as own,
-        own.client.stream("POST", place, json={"question": "hello"}) as response,
+        own.client.stream("POST", address, json={"question": "hello"}) as response,
     ):
         read = b""
         async for part in response.aiter_raw():
@@ -189,11 +189,11 @@ async def test_invalid_last_event_id_is_refused(desk: Served, given: str) -> Non
 async def test_resume_after_the_end_ends(desk: Served, beyond: int) -> None:
     """A reader that asks again after `end`, as browsers do, gets an answer that ends."""
     events = await stream(desk, "talks")
-    place = f"/runs/{events[0].data['run_id']}/events"
+    address = f"/runs/{events[0].data['run_id']}/events"
     headers = {"Last-Event-ID": str(events[-1].id + beyond)}
     read = 0
     async with asyncio.timeout(60):
-        async with desk.client.stream("GET", place, headers=headers) as response:
+        async with desk.client.stream("GET", address, headers=headers) as response:
             async for part in response.aiter_raw():
                 read += len(part)
                 assert read < 5_000, "flooded"

@@ -170,7 +170,7 @@ async def test_tool_events_have_the_models_id(desk: Served, kind: str) -> None:
     events = await stream(desk, f"parallel-{kind}", include_steps=True)
     began, ended = of(events, "tool_start"), of(events, "tool_end")
     ids = {step["call_id"] for step in events[-1].data["steps"]}
-    if kind != "agent_executor":  # which does not tell its tools
+    if kind != "agent_executor":  # which does not report its tools
         assert ids == {"call-0", "call-1", "call-2"}
     assert len(ids) == 3
     assert {call["call_id"] for call in began} == {call["call_id"] for call in ended} == ids
