@@ -69,7 +69,7 @@ def create_app(
         agents = [a for a in os.environ.get(configuration.AGENTS_VARIABLE, "").split(",") if a]
     parts = assemble(settings)
     start_logs(parts)
-    parts.pipeline.lead()
+    parts.pipeline.set_global_tracer_provider()
     return application(parts, agents)
 
 
@@ -100,7 +100,7 @@ def assemble(settings: Settings, log: Log | None = None) -> Parts:
         durable.threads if durable else InMemoryThreads(),
         engine=durable.engine if durable else None,
         keys=durable.keys if durable else None,
-        write_s=settings.stream_write_s,
+        write_timeout_s=settings.stream_write_s,
         trace=current_trace,
         ready_requires_store="store" in settings.ready_requires,
     )
@@ -146,7 +146,7 @@ async def serve(
     parts = assemble(settings, log)
     parts.service.role = role
     start_logs(parts)
-    parts.pipeline.lead()
+    parts.pipeline.set_global_tracer_provider()
     try:
         await load_agents(parts, agents)
         listener = listen(settings.host, settings.port)
@@ -227,7 +227,7 @@ def _application(parts: Parts, opened: http.Lifespan) -> http.Application:
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),
         cors_origins=settings.cors_origins,
-        asks=service.role is not Role.WORKER,
+        accepts_runs=service.role is not Role.WORKER,
     )
     app.add_middleware(HttpMetrics, metrics=lambda: pipeline.metrics, log=parts.log)
     if pipeline.export is not None:

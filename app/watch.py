@@ -45,7 +45,7 @@ def _pipeline() -> Pipeline:
         on_drop=pipeline.log_dropped,
         alone=False,
     )
-    pipeline.lead()
+    pipeline.set_global_tracer_provider()
     pipeline.open([], alone=False)
     atexit.register(pipeline.deliver)
     return pipeline

@@ -90,7 +90,7 @@ def blockbuster() -> Iterator[BlockBuster]:
             function.can_block_in(
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
-            function.can_block_in("app/agents/factories.py", {"build", "_given"})
+            function.can_block_in("app/agents/factories.py", {"build", "_built_agent"})
             function.can_block_in("app/agents/source_inspection.py", {"_body"})
         yield detector
 

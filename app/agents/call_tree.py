@@ -1,11 +1,11 @@
-"""The tree of a run: which agents are at work in it, in which branch, inside which tools.
+"""The call tree of a run: its active agents, their branches, and the enclosing tools.
 
-LangChain says with every callback which run it stands in. A chain tagged `graph:step:N` is one
-execution of a node; the chain around it is the run of a graph, and so an agent. From these ids,
-and not from the order of the calls, follows who asks a model and in which branch.
+LangChain sends the run id and parent id with every callback. A chain tagged `graph:step:N` is one
+execution of a node. Its parent chain is the run of a graph, so it is an agent. These ids, not the
+order of calls, determine which agent calls a model, and in which branch.
 
-Turns make a chain: steps of an agent add up, branches of one step count as the longest of them,
-and an agent that is a node adds to its branch. An agent inside a tool has a chain of its own.
+Turns form a chain. Steps of an agent add up, and parallel branches count as the longest of them.
+An agent that is a node extends its branch. An agent inside a tool has its own chain.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from app.agents.tool_context import OpenToolCall, SubAgent
 from app.runs.model import CallOutcome
 
 _STEP = "graph:step:"
-# The name that LangGraph gives to the run of a graph that has none.
+# LangGraph's name for the run of an unnamed graph.
 _NO_NAME = "LangGraph"
 
 
@@ -26,39 +26,39 @@ _NO_NAME = "LangGraph"
 class AgentRun:
     """One run of a graph or an executor.
 
-    `before` is the length of the chain in which it begins, `done` what its finished steps added,
-    and `level` the longest branch of the present step. `tools` are the names that it was seen to
-    have, `usual` those that turns of a node had bound, and `drafts` the nodes whose last turn was
-    a text, with its step; what models said in `asides` stayed in its node. It `acts` where it is an
-    executor. `quiet_steps` counts its steps in a row without a model call, and `last_said` is what
-    a model said last in it.
+    `turns_before` is the length of the chain at its start, `turns_done` the turns of its finished
+    steps, and `step_turns` the longest branch of the current step. `tools` are the tool names
+    observed in it, and `usual_tools` those bound in turns, by node. `drafts` maps nodes whose last
+    turn was a text to its step. `internal_nodes` are nodes whose replies did not leave them, and
+    `raw_nodes` are nodes that create turns without a model call. `steps_without_model` counts
+    consecutive steps without a model call. `last_reply` is the latest model reply in it.
     """
 
     name: str | None
     within: "Branch | OpenToolCall | None"
-    began: int
-    before: int = 0
-    done: int = 0
+    began_at: int
+    turns_before: int = 0
+    turns_done: int = 0
     step: str | None = None
-    level: int = 0
-    quiet_steps: int = 0
+    step_turns: int = 0
+    steps_without_model: int = 0
     tools: set[str] = field(default_factory=set)
-    usual: dict[str, set[str]] = field(default_factory=dict)
+    usual_tools: dict[str, set[str]] = field(default_factory=dict)
     drafts: dict[str, str | None] = field(default_factory=dict)
-    asides: set[str] = field(default_factory=set)
+    internal_nodes: set[str] = field(default_factory=set)
     raw_nodes: set[str] = field(default_factory=set)
-    # Of branches of the present step that failed: how many calls they made, how the last ended.
+    # Failed branches of the current step: number of calls, and how the last one ended.
     failed: dict[str, tuple[int, CallOutcome | None]] = field(default_factory=dict)
     executions: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
     failure: CallOutcome | None = None
-    said: Any = None
-    last_said: Any = None
+    reply: Any = None
+    last_reply: Any = None
     concluded: int | None = None
-    waits: bool = False
-    acts: bool = False
+    interrupted: bool = False
+    is_executor: bool = False
     sub_agent: SubAgent | None = None
-    # The tool call in which it stands, and the agent that this tool asked.
+    # The enclosing tool call, and the agent that this tool called.
     tool: OpenToolCall | None = None
     asked_by_tool: "AgentRun | None" = None
 
@@ -70,43 +70,43 @@ class AgentRun:
 
     @property
     def agent(self) -> "AgentRun":
-        """The agent that it is."""
+        """The agent itself, as every place has its agent."""
         return self
 
     @property
     def depth(self) -> int:
-        """The length of the longest chain of turns up to now, with what came before it."""
-        return self.before + self.done + self.level
+        """The longest chain of turns so far, including the turns before this agent."""
+        return self.turns_before + self.turns_done + self.step_turns
 
     def add_turn(self) -> None:
-        """Count a turn that belongs to no branch."""
-        self.done += 1
+        """Count a turn outside any branch."""
+        self.turns_done += 1
 
 
 @dataclass(slots=True, eq=False)
 class Branch:
-    """One execution of a node: what its agent does in one step, perhaps beside others.
+    """One execution of a node in a step of its agent, perhaps parallel to others.
 
-    `asked` says that a model was asked in it or further in, and `said` is what one asked by the
-    node itself said last. `attempts` counts its calls that were turns, and `failure` is how the
-    last of them failed; both go on where LangGraph executes the node again, `execution` for
-    execution. `concluded` is the moment at which the last turn of the run ended in it, with
-    `last_words`.
+    `called_model` is True if a model was called in it or below it. `reply` is the last reply to
+    the node's own call. `attempts` counts its attempts at the current turn, and `failure` is how
+    the last one failed. Both continue if LangGraph retries the node; `execution` counts its
+    executions. `concluded` is the moment at which the run's last turn ended in it, with
+    `final_message`.
     """
 
     agent: AgentRun
     node: str
     key: str
-    began: int
+    began_at: int
     inputs: Any
     execution: int
     turns: int = 0
-    asked: bool = False
+    called_model: bool = False
     attempts: int = 0
     failure: CallOutcome | None = None
-    said: Any = None
+    reply: Any = None
     concluded: int | None = None
-    last_words: Any = None
+    final_message: Any = None
     tool: OpenToolCall | None = None
     asked_by_tool: AgentRun | None = None
 
@@ -115,22 +115,22 @@ class Branch:
 
     @property
     def within(self) -> AgentRun:
-        """What it is part of."""
+        """The enclosing part: its agent."""
         return self.agent
 
     @property
     def depth(self) -> int:
         """The length of the chain of turns that leads here."""
-        return self.agent.before + self.agent.done + self.turns
+        return self.agent.turns_before + self.agent.turns_done + self.turns
 
     def add_turn(self) -> None:
         """Count a turn of this branch."""
-        self.reach(self.turns + 1)
+        self.extend_to(self.turns + 1)
 
-    def reach(self, turns: int) -> None:
-        """Make the branch at least this long."""
+    def extend_to(self, turns: int) -> None:
+        """Extend the branch to at least this many turns."""
         self.turns = max(self.turns, turns)
-        self.agent.level = max(self.agent.level, self.turns)
+        self.agent.step_turns = max(self.agent.step_turns, self.turns)
 
 
 Place: TypeAlias = AgentRun | Branch | OpenToolCall
@@ -138,14 +138,14 @@ Place: TypeAlias = AgentRun | Branch | OpenToolCall
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Any other chain: it stands where the chain around it stands."""
+    """Any other chain: it has the place of its parent chain."""
 
     name: str | None
     place: Place
 
 
 class CallTree:
-    """Where each callback of one run stands. A place leaves the tree when it ends."""
+    """The place of each callback of one run. A place is removed when it ends."""
 
     def __init__(self, name: str) -> None:
         self._clock = itertools.count(1)
@@ -154,11 +154,11 @@ class CallTree:
         self._root_id: UUID | None = None
 
     def now(self) -> int:
-        """A moment, for telling what began before and what after."""
+        """Return a logical time, to order starts and ends."""
         return next(self._clock)
 
     def place(self, run_id: UUID | None) -> Place:
-        """Where a call stands whose parent is this run; the root where that is not known."""
+        """Return the place of a call with this parent; the root if the parent is unknown."""
         found = self._places.get(run_id) if run_id is not None else None
         found = found.place if isinstance(found, Chain) else found
         return self.root if found is None else found
@@ -172,7 +172,7 @@ class CallTree:
         metadata: dict[str, Any],
         inputs: Any,
     ) -> Branch | None:
-        """A chain begins; a branch is returned where it is one."""
+        """A chain starts. Return its branch if it is the execution of a node."""
         step = _step(tags)
         if step is None or parent_id is None:
             if self._root_id is None:
@@ -183,9 +183,9 @@ class CallTree:
         agent = self.agent(parent_id, metadata)
         if agent.step != step:
             agent.step = step
-            agent.done += agent.level
-            agent.level = 0
-            agent.quiet_steps += 1
+            agent.turns_done += agent.step_turns
+            agent.step_turns = 0
+            agent.steps_without_model += 1
             agent.failed.clear()
             agent.executions.clear()
         node = str(metadata.get("langgraph_node") or name)
@@ -197,31 +197,31 @@ class CallTree:
         return branch
 
     def agent(self, run_id: UUID, metadata: dict[str, Any]) -> AgentRun:
-        """The agent whose run this is: it is known as one by its first step, or first action."""
+        """Return the agent of this run. Its first step or action shows that it is an agent."""
         found = self._places.get(run_id)
         if isinstance(found, AgentRun):
             return found
         within = found.place if isinstance(found, Chain) else self.root
-        if isinstance(within, AgentRun):  # a chain around an agent is not another one
+        if isinstance(within, AgentRun):  # a chain around an agent is not another agent
             self._places[run_id] = within
             return within
         name = metadata.get("lc_agent_name")
         if name is None and isinstance(found, Chain) and found.name != _NO_NAME:
             name = found.name
-        before = within.depth if isinstance(within, Branch) else 0
-        agent = self._places[run_id] = AgentRun(name, within, self.now(), before)
+        turns_before = within.depth if isinstance(within, Branch) else 0
+        agent = self._places[run_id] = AgentRun(name, within, self.now(), turns_before)
         return agent
 
     def tool_begins(self, run_id: UUID, tool: OpenToolCall) -> None:
-        """A tool call begins."""
+        """A tool call starts."""
         self._places[run_id] = tool
 
     def end(self, run_id: UUID) -> Place | None:
-        """A chain or a tool call ends: what stands on it, or None for one that is not known."""
+        """A chain or a tool call ends: return its place, or None if it has none of its own."""
         found = self._places.pop(run_id, None)
         if isinstance(found, AgentRun) and isinstance(found.within, Branch):
             branch = found.within
-            branch.reach(found.depth - branch.agent.before - branch.agent.done)
+            branch.extend_to(found.depth - branch.agent.turns_before - branch.agent.turns_done)
         return None if isinstance(found, Chain) else found
 
 
@@ -233,22 +233,22 @@ def _step(tags: Sequence[str]) -> str | None:
 
 
 def ancestors(place: Place | None) -> Iterator[Place]:
-    """The place, and all that it is part of, up to the outermost agent or the nearest tool."""
+    """Yield the place and its ancestors, up to the outermost agent or the nearest tool."""
     while place is not None:
         yield place
         place = None if isinstance(place, OpenToolCall) else place.within
 
 
 def enclosing_tool(place: Place) -> OpenToolCall | None:
-    """The tool call in which it stands."""
+    """Return the enclosing tool call."""
     return place.tool
 
 
 def enclosing_agent(place: Place) -> AgentRun | None:
-    """The innermost agent that it is part of; None for what a tool does by itself."""
+    """Return the innermost enclosing agent; None for a tool's own calls."""
     return place.agent
 
 
 def asked_by_tool(place: Place) -> AgentRun | None:
-    """The agent that the nearest tool around it asked; None where it asked none."""
+    """Return the agent that the nearest enclosing tool called, if any."""
     return place.asked_by_tool

@@ -1,6 +1,6 @@
-"""The words of the demo model: what it reads in a question, and how it phrases what it says back.
+"""The demo model's language: it extracts words from a question, and phrases the answer.
 
-It reads English and Chinese without a dictionary, and answers in the language it was asked in.
+It reads English and Chinese without a dictionary, and answers in the language of the question.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ LABEL_ZH = "[demo 演示模型，未配置 LLM]"
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 HAN_RUN = re.compile(f"[{HAN}]+")
 
-# Any question may hold one of these, so sharing it with a tool says nothing about the tool.
-_EMPTY_WORDS_TEXT = (
+# Stop words: they match any tool.
+_STOP_WORDS_TEXT = (
     "an the of by for to is are was were in on at me my we our you your it its and or with from "
     "this that be do does did has have can could will would what where when how who please tell "
     "give show get about there 我的 请问 什么 怎么 多少 可以 一下 你们 我们"
 )
-_EMPTY_WORDS = frozenset(_EMPTY_WORDS_TEXT.split())
-# A sum of money is no id, which is why a token may not follow a currency sign.
+_STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
+# A token may not follow a currency sign: an amount of money is not an id.
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9$€£¥])"
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+\.\d+|#?[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*)"
@@ -35,19 +35,19 @@ _PROPER_NOUN = re.compile(r"(?<=[a-z,] )[A-Z][\w'-]*(?: [A-Z][\w'-]*)*")
 
 
 def vocabulary(text: str) -> frozenset[str]:
-    """The words that can match: English stems, and the character pairs of Chinese runs.
+    """Return the words that can match: English stems, and character pairs of Chinese text.
 
-    Pairs find 订单 in 我的订单到哪了, although Chinese puts no space between words. A tool joins in
-    by carrying Chinese keywords in its description.
+    Pairs find 订单 in 我的订单到哪了, although Chinese has no spaces between words. A tool matches
+    Chinese by Chinese keywords in its description.
     """
     plain = unicodedata.normalize("NFKC", text).lower().replace("_", " ")
-    english = {_stem(w) for w in re.findall(r"[a-z]{2,}", plain) if w not in _EMPTY_WORDS}
+    english = {_stem(w) for w in re.findall(r"[a-z]{2,}", plain) if w not in _STOP_WORDS}
     pairs = {run[i : i + 2] for run in HAN_RUN.findall(plain) for i in range(len(run) - 1)}
-    return frozenset(english | (pairs - _EMPTY_WORDS))
+    return frozenset(english | (pairs - _STOP_WORDS))
 
 
 def _stem(word: str) -> str:
-    """Cut a word down to what `ship`, `shipped` and `shipping` share; it need not be a word."""
+    """Return the common stem of words such as `ship`, `shipped` and `shipping`."""
     if word.endswith("ies"):
         return word[:-3] + "y"
     bare = re.sub(r"(?<=[a-z]{3})(?:ing|ed|es|s|e)$", "", word)
@@ -56,40 +56,40 @@ def _stem(word: str) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """What the caller asked, and the parts of it that could become a tool's argument."""
+    """The caller's question, and the parts of it that may become arguments."""
 
     text: str
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """What a tool is chosen by."""
+        """The vocabulary, to select a tool."""
         return vocabulary(self.text)
 
     @cached_property
     def tokens(self) -> list[str]:
-        """Everything with a digit in it, once each: order ids, but also years and quantities."""
+        """Distinct tokens with a digit: order ids, but also years and quantities."""
         found = _TOKEN.findall(unicodedata.normalize("NFKC", self.text))
         return [token for token in dict.fromkeys(found) if re.search(r"\d", token)]
 
     @cached_property
     def numbers(self) -> list[str]:
-        """Every number in its own right, repeated ones too; an id such as AB-12 holds none."""
+        """All numbers, including repeated ones; an id such as AB-12 contains none."""
         return _NUMBER.findall(unicodedata.normalize("NFKC", self.text))
 
     @cached_property
     def names(self) -> list[str]:
-        """What is quoted, then what is capitalised inside a sentence, such as a city."""
+        """Quoted texts, then capitalised names inside a sentence, such as cities."""
         return [*_QUOTED.findall(self.text), *_PROPER_NOUN.findall(self.text)]
 
     @property
     def phrases(self) -> Phrases:
-        """The language to answer in: one Chinese character makes it Chinese."""
+        """The language of the answer: one Chinese character makes it Chinese."""
         return CHINESE if HAN_RUN.search(self.text) else ENGLISH
 
 
 @dataclass(frozen=True)
 class Phrases:
-    """The words around the facts, in the language of the question."""
+    """The phrases around the facts, in the language of the question."""
 
     label: str
     ask: str
@@ -106,7 +106,7 @@ class Phrases:
     summary_key: str
 
     def name_of(self, described: str, otherwise: str) -> str:
-        """What to call a thing: in Chinese, by the first Chinese words of its description."""
+        """Return the name of a thing: in Chinese, the first Chinese words of its description."""
         if self is not CHINESE:
             return otherwise
         found = HAN_RUN.search(described)

@@ -1,7 +1,6 @@
 """Classifies an exception of foreign code by its class, or by the class of its cause.
 
-An exception that was raised while another was handled, and not from it, has no cause here: the
-agent has handled that other one.
+Only `__cause__` counts, not `__context__`: the agent has handled the exception in the context.
 """
 
 import traceback
@@ -22,46 +21,47 @@ from app.agents.message_content import refusal_of
 
 _MODELS = (ModelError, OutputParserException, StructuredOutputError)
 _LIMITS = (ModelCallLimitExceededError, ToolCallLimitExceededError, GraphRecursionError)
-# Modules in which LangChain reads a model's answer. Pydantic and JSON raise errors of no class of
-# LangChain's there.
+# Modules in which LangChain parses model answers. Errors of Pydantic and JSON come from there too.
 _PARSERS = (
     "langchain_core.output_parsers", "langchain_classic.output_parsers",
     "langchain_classic.agents", "langchain_openai.chat_models",
 )  # fmt: skip
-# Codes with which a provider reports that a filter stopped a prompt or an answer.
+# Provider error codes: a filter stopped a prompt or an answer.
 _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked")
-# Classes of a package that is loaded only if an agent uses it: known by name.
+# Names of classes in packages that are loaded only if an agent uses them.
 _FILTER_CLASS = "ContentFilterFinishReasonError"
 _REFUSAL_CLASS = "OpenAIRefusalError"
 _BLOCK_CLASS = "OpenAIModerationError"
-# Anthropic has no code for it.
+# Anthropic has no error code for filters.
 _FILTER_SENTENCE = "content filtering policy"
 
 
 def is_model_error(error: BaseException) -> bool:
-    """Whether a model failed, or gave an answer that its agent's parser could not read."""
+    """Whether a model failed, or its answer could not be parsed."""
     return any(isinstance(e, _MODELS) or _in_parser(e) for e in causes(error))
 
 
 def is_filtered(error: BaseException) -> bool:
-    """Whether a provider's filter stopped an answer or a prompt. Asking again does not help."""
-    return any(map(_filtered, causes(error)))
+    """Whether a provider's filter stopped an answer or a prompt. A retry does not help."""
+    return any(map(_is_filter_error, causes(error)))
 
 
 def is_library_limit(error: BaseException) -> bool:
-    """Whether a limit of LangChain's or LangGraph's own stopped the agent."""
+    """Whether LangChain's or LangGraph's own limit stopped the agent."""
     return any(isinstance(e, _LIMITS) for e in causes(error))
 
 
 def is_guardrail_block(error: BaseException) -> bool:
     """Whether a middleware blocked the question or the answer."""
-    return any(isinstance(e, PIIDetectionError) or _named(e, _BLOCK_CLASS) for e in causes(error))
+    return any(
+        isinstance(e, PIIDetectionError) or _has_class_name(e, _BLOCK_CLASS) for e in causes(error)
+    )
 
 
 def refusal_in(error: BaseException) -> str | None:
-    """The text of a refusal that a model gave when it was asked for structured output."""
+    """Return the refusal of a model that was asked for structured output."""
     for cause in causes(error):
-        if _named(cause, _REFUSAL_CLASS):
+        if _has_class_name(cause, _REFUSAL_CLASS):
             return str(cause)
         message = _message(cause)
         if message is not None and (refusal := refusal_of(message)):
@@ -70,7 +70,7 @@ def refusal_in(error: BaseException) -> str | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception, those that it was raised from, and the members of groups."""
+    """Yield the exception, its `__cause__` chain, and the members of groups."""
     waiting, seen = [error], set[int]()
     while waiting:
         current = waiting.pop(0)
@@ -84,8 +84,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             waiting.extend(current.exceptions)
 
 
-def _filtered(error: BaseException) -> bool:
-    if isinstance(error, FilteredAnswer) or _named(error, _FILTER_CLASS):
+def _is_filter_error(error: BaseException) -> bool:
+    if isinstance(error, FilteredAnswer) or _has_class_name(error, _FILTER_CLASS):
         return True
     message = _message(error)
     if message is not None:
@@ -96,17 +96,17 @@ def _filtered(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> AIMessage | None:
-    """The answer that could not be read, if the exception has it."""
-    held = getattr(error, "raw_message", None) or getattr(error, "ai_message", None)
-    return held if isinstance(held, AIMessage) else None
+    """Return the unparsable answer, if the exception holds it."""
+    message = getattr(error, "raw_message", None) or getattr(error, "ai_message", None)
+    return message if isinstance(message, AIMessage) else None
 
 
-def _named(error: BaseException, name: str) -> bool:
+def _has_class_name(error: BaseException, name: str) -> bool:
     return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
 def _in_parser(error: BaseException) -> bool:
-    """Whether it was raised while a parser of LangChain's read an answer."""
+    """Whether a LangChain parser raised it."""
     return isinstance(error, ValueError) and any(
         "parse" in frame.f_code.co_name
         and str(frame.f_globals.get("__name__")).startswith(_PARSERS)

@@ -1,4 +1,4 @@
-"""How a run of foreign code ends: by whose failure, at a limit, or with a rule of the agent's."""
+"""Translates exceptions of foreign code into the core's errors, or into a refusal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ from app.runs.errors import (
 )
 from app.runs.model import AgentAnswer
 
-# What a caller reads where a rule of the agent's own stopped it.
+# The answer to the caller if the agent's own rule blocked the question.
 BLOCKED = "A rule of the agent does not let it answer this."
 
 
 @contextmanager
 def translated_errors(handler: RunHandler) -> Iterator[None]:
-    """Turn whatever foreign code raises into ModelFailed, AgentFailed or Interrupted."""
+    """Raise exceptions of foreign code as errors of the core, and release the handler."""
     try:
         yield
     except RunError:
@@ -36,10 +36,10 @@ def translated_errors(handler: RunHandler) -> Iterator[None]:
 
 
 def as_run_error(handler: RunHandler, raised: BaseException) -> RunError:
-    """What foreign code raised, as the core's own error with that as its cause.
+    """Return the core's error for an exception of foreign code, with that as its cause.
 
-    A model's exception is known by identity: the handler saw it before it went up. Agents wrap
-    exceptions, so its causes count too.
+    A model's exception is recognised by identity, since the handler has seen it. Agents wrap
+    exceptions, so causes count too.
     """
     failure = _failure(handler, raised)
     failure.__cause__ = raised
@@ -58,12 +58,12 @@ def _failure(handler: RunHandler, raised: BaseException) -> RunError:
     return OutputInvalid() if error_classification.is_model_error(raised) else AgentFailed()
 
 
-def refusal_of(raised: BaseException) -> AgentAnswer | None:
-    """The answer where what was raised is a refusal: a model's own words, or a rule's block."""
+def refusal_answer(raised: BaseException) -> AgentAnswer | None:
+    """Return the answer if the exception is a refusal: by a model, or by the agent's rule."""
     if error_classification.is_guardrail_block(raised):
         return AgentAnswer(BLOCKED, refused=True)
-    words = error_classification.refusal_in(raised)
-    return AgentAnswer(words, refused=True) if words else None
+    text = error_classification.refusal_in(raised)
+    return AgentAnswer(text, refused=True) if text else None
 
 
 def _causes(raised: BaseException) -> Iterator[BaseException]:

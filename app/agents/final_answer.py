@@ -1,7 +1,7 @@
-"""The answer of a run that was stopped from outside: asked of its model once more, or fixed.
+"""The final answer of a run that was stopped from outside: one more model call, or a fixed one.
 
-Most runs at their limit conclude by themselves, by a last turn without tools. This is for those
-that cannot: stopped by a ceiling, by a library's limit or by a recursion limit, or executors.
+Most runs at their limit conclude with a last turn without tools. This is for the others: runs
+stopped by a ceiling, a library's limit or a recursion limit, and executors.
 """
 
 from collections.abc import Sequence
@@ -27,48 +27,49 @@ async def ask_for_final_answer(
     attempts: int = 1,
     limit: Limit = Limit.ITERATIONS,
 ) -> AIMessage | str:
-    """What the agent's model answers with what was found so far; empty where it is not asked.
+    """Ask the agent's model for an answer from the messages so far.
 
-    The model that was asked last is asked, with its own options, and without tools. What it
-    raises goes on to the caller as any other failure of the model.
+    The call goes to the model of the latest turn, with its options but without tools. Its
+    exceptions propagate like any other failure of the model. The answer is empty without a model,
+    and if early stopping is `force`.
     """
     handler.limits.reached(limit)
-    handler.limits.cut = True  # what is still at work asks no more
+    handler.limits.cut = True  # branches that still run make no more calls
     latest = handler.models.latest
-    asked = latest.asking.model if latest is not None and latest.asking.model else model
-    if asked is None or handler.call.early_stopping is not EarlyStopping.GENERATE:
+    chosen = latest.pending.model if latest is not None and latest.pending.model else model
+    if chosen is None or handler.call.early_stopping is not EarlyStopping.GENERATE:
         return ""
-    options = without_tools(latest.asking.options, frozenset()) if latest is not None else {}
+    options = without_tools(latest.pending.options, frozenset()) if latest is not None else {}
     config: RunnableConfig = {"callbacks": [handler]}
     token = is_final_call.set(True)
     try:
-        again = retrying(attempts)
-        reply: Any = await again(asked.ainvoke, list(messages), config=config, **options)
+        retry = retrying(attempts)
+        reply: Any = await retry(chosen.ainvoke, list(messages), config=config, **options)
     finally:
         is_final_call.reset(token)
     return cut(reply) if isinstance(reply, AIMessage) else str(getattr(reply, "text", reply))
 
 
 def final_prompt(handler: RunHandler, state: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """What the last turn was asked, and what came of it; else what stands in the state."""
+    """Return the messages of the latest turn with its results; else those of the state."""
     latest = handler.models.latest
     if latest is None:
-        asked: list[BaseMessage] = list(state) or [HumanMessage(handler.call.question)]
-        return [*asked, *placeholder_results(asked)]
-    asked = list(latest.messages)
+        prompt: list[BaseMessage] = list(state) or [HumanMessage(handler.call.question)]
+        return [*prompt, *placeholder_results(prompt)]
+    prompt = list(latest.messages)
     if latest.reply is None:
-        return asked
+        return prompt
     results = {m.tool_call_id: m for m in state if isinstance(m, ToolMessage)} | latest.results
     calls = [str(call["id"]) for call in latest.reply.tool_calls]
     found = [results[call] for call in calls if call in results]
     if not found:
-        return asked
+        return prompt
     turn = [latest.reply, *found]
-    return [*asked, *turn, *placeholder_results(turn)]
+    return [*prompt, *turn, *placeholder_results(turn)]
 
 
 def unanswered_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
-    """The tool calls that the messages ask for and hold no result of."""
+    """Return the tool calls in the messages that have no result."""
     results = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
     return [
         call
@@ -80,7 +81,7 @@ def unanswered_calls(messages: Sequence[BaseMessage]) -> list[ToolCall]:
 
 
 def placeholder_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    """A result for each tool call that never got one: providers refuse a call without."""
+    """Return a result for each unanswered tool call: providers reject calls without one."""
     return [
         ToolMessage("This call was not made.", tool_call_id=str(call["id"]), status="error")
         for call in unanswered_calls(messages)

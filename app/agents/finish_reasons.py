@@ -1,7 +1,7 @@
-"""Reads why a message of a model ended, in the words of any provider.
+"""Normalizes the finish reasons of all providers.
 
-Each provider has words and places of its own. LangChain joins the words of a stream's chunks
-("stopstop"). A word that is in no table counts as a natural end.
+Each provider uses its own words and fields. LangChain concatenates the words of streamed chunks
+("stopstop"). An unknown word counts as a natural end.
 """
 
 import re
@@ -16,7 +16,7 @@ from langchain_core.outputs import LLMResult
 
 
 class FinishKind(IntEnum):
-    """How a message ended. If a message has several words, the largest kind counts."""
+    """How a message ended. If several reasons are present, the largest kind counts."""
 
     NOT_REPORTED = 0
     NATURAL = 1
@@ -26,7 +26,7 @@ class FinishKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class FinishReason:
-    """How a message ended, and the provider's own word for it."""
+    """How a message ended, and the provider's own word."""
 
     kind: FinishKind
     reason: str | None = None
@@ -66,89 +66,87 @@ _KNOWN = re.compile(
     "|".join(sorted(_KINDS, key=len, reverse=True)).replace("_", "[_ -]"), re.IGNORECASE | re.ASCII
 )
 _JOINED = re.compile(f"(?:{_KNOWN.pattern})+", _KNOWN.flags)
-# The prefix of an enum's member that a client wrote as text.
+# The prefix of an enum member that a client wrote as text.
 _ENUM = re.compile(r"(?:finish|stop|block|blocked)_?reason\.", re.IGNORECASE)
 
-# Keys of the words. `status` is the Responses API's, and its details are the better word.
+# Keys of finish reasons. `status` is the Responses API's; `incomplete_details` is more precise.
 _KEYS = (
     "finish_reason", "stop_reason", "done_reason", "stopReason", "finishReason",
     "completionReason", "incomplete_details", "native_finish_reason", "status",
     "amazon-bedrock-guardrailAction",
 )  # fmt: skip
 
-_OF_PROMPT = {"prompt_feedback", "block_reason", "is_blocked", "done"}
-_ALL_KEYS = {*_KEYS, *_OF_PROMPT}
+_PROMPT_KEYS = {"prompt_feedback", "block_reason", "is_blocked", "done"}
+_ALL_KEYS = {*_KEYS, *_PROMPT_KEYS}
 
 _NO_REASON = FinishReason(FinishKind.NOT_REPORTED)
 _BY_KIND = attrgetter("kind")
 
 
 def of_message(message: AIMessage) -> FinishReason:
-    """How this message ended, whole or merged from the chunks of a stream."""
+    """Return how a message ended, whole or merged from streamed chunks."""
     return of(message.response_metadata, message.additional_kwargs, *_in_blocks(message.content))
 
 
 def of_completion(result: LLMResult) -> FinishReason:
-    """How the answer of a model ended that completes text, and so has no message."""
+    """Return how the answer of a text completion model ended, which has no message."""
     first = [generation.generation_info or {} for generation in result.generations[0][:1]]
     return of(*first, result.llm_output or {})
 
 
-def of(*said: Mapping[str, Any]) -> FinishReason:
-    """How a message ended, by all that its provider reported, a `generation_info` for example."""
-    found = _NO_REASON
-    for part in said:
+def of(*metadata: Mapping[str, Any]) -> FinishReason:
+    """Return how a message ended, from the provider's metadata, such as `generation_info`."""
+    finish = _NO_REASON
+    for part in metadata:
         if part:
-            found = max((found, *_endings(part)), key=_BY_KIND)
-    return found
+            finish = max((finish, *_in_metadata(part)), key=_BY_KIND)
+    return finish
 
 
 def _in_blocks(content: str | list[Any]) -> Iterator[Mapping[str, Any]]:
-    """A filter's word in a block: LangChain names those of Anthropic and Gemini a refusal."""
+    """Yield a filter's reason in a content block. LangChain marks it as a refusal."""
     for block in content if isinstance(content, list) else ():
         extras = block.get("extras") if isinstance(block, dict) else None
         if isinstance(extras, Mapping) and block.get("type") == "refusal":
             yield {"stop_reason": "refusal"} if extras.get("category") else extras
 
 
-def _endings(said: Mapping[str, Any]) -> Iterator[FinishReason]:
-    present = _ALL_KEYS.intersection(said)
+def _in_metadata(metadata: Mapping[str, Any]) -> Iterator[FinishReason]:
+    present = _ALL_KEYS.intersection(metadata)
     for key in _KEYS if present else ():
-        if key in present and said[key] is not None:
-            yield from map(_read, _words(said[key]))
-    if not present.isdisjoint(_OF_PROMPT):
-        yield from _of_prompt(said)
+        if key in present and metadata[key] is not None:
+            yield from map(_parse, _words(metadata[key]))
+    if not present.isdisjoint(_PROMPT_KEYS):
+        yield from _in_prompt_feedback(metadata)
 
 
-def _of_prompt(said: Mapping[str, Any]) -> Iterator[FinishReason]:
-    feedback = said.get("prompt_feedback")
+def _in_prompt_feedback(metadata: Mapping[str, Any]) -> Iterator[FinishReason]:
+    feedback = metadata.get("prompt_feedback")
     blocked = feedback.get("block_reason") if isinstance(feedback, Mapping) else None
-    for word in _words(blocked or said.get("block_reason")):
-        if (
-            _read(word).kind is not FinishKind.NOT_REPORTED
-        ):  # any reason means that the prompt was blocked
+    for word in _words(blocked or metadata.get("block_reason")):
+        if _parse(word).kind is not FinishKind.NOT_REPORTED:  # any reason means a blocked prompt
             yield FinishReason(FinishKind.FILTERED, word)
-    if said.get("is_blocked") is True:
+    if metadata.get("is_blocked") is True:
         yield FinishReason(FinishKind.FILTERED, "blocked")
-    if said.get("done") is True and not said.get("done_reason"):
-        yield FinishReason(FinishKind.NATURAL, "stop")  # older servers of Ollama give no reason
+    if metadata.get("done") is True and not metadata.get("done_reason"):
+        yield FinishReason(FinishKind.NATURAL, "stop")  # older Ollama servers send no reason
 
 
-def _words(said: object) -> list[str]:
-    """The single words of what may be a word, several joined, an enum's member or a mapping."""
-    if type(said) is str and said.lower() in _KINDS:
-        return [said]
-    if isinstance(said, Enum):
-        return [said.name]
-    if isinstance(said, Mapping):
-        return _words(said.get("reason"))
-    if not isinstance(said, str):
+def _words(metadata: object) -> list[str]:
+    """Return the single words in a word, concatenated words, an enum member or a mapping."""
+    if type(metadata) is str and metadata.lower() in _KINDS:
+        return [metadata]
+    if isinstance(metadata, Enum):
+        return [metadata.name]
+    if isinstance(metadata, Mapping):
+        return _words(metadata.get("reason"))
+    if not isinstance(metadata, str):
         return []
-    text = _ENUM.sub("", said).strip()
+    text = _ENUM.sub("", metadata).strip()
     return _KNOWN.findall(text) if _JOINED.fullmatch(text) else [text]
 
 
-def _read(word: str) -> FinishReason:
+def _parse(word: str) -> FinishReason:
     plain = word.lower()
     if plain not in _KINDS:
         plain = plain.replace("-", "_").replace(" ", "_")

@@ -1,8 +1,7 @@
-"""Tells a whole answer of a model from half a one, before anything is done with it.
+"""Rejects incomplete model answers before the agent uses them.
 
-A stream that is cut, or tool arguments that are not JSON, are accepted and even repaired by the
-libraries: a tool would run with `{"order_id": "100` read as order 100. The functions here refuse
-such an answer.
+LangChain accepts truncated streams and repairs tool arguments that are not valid JSON. A tool
+would then run with `{"order_id": "100` parsed as order 100.
 """
 
 import json
@@ -14,57 +13,57 @@ from app.agents import finish_reasons
 from app.agents.errors import FilteredAnswer, IncompleteAnswer
 from app.agents.finish_reasons import FinishKind, FinishReason
 
-# Providers that always say why a message ended, streamed or not.
-_SAY_WHY = ("openai", "azure", "anthropic", "google_genai", "ollama")
+# Providers that always send a finish reason, streamed or not.
+_ALWAYS_SEND_REASON = ("openai", "azure", "anthropic", "google_genai", "ollama")
 
 
 @dataclass(slots=True)
 class StreamedArguments:
-    """The tool arguments of one streamed message as they came, before anybody repairs them."""
+    """The raw tool arguments of one streamed message, before LangChain repairs them."""
 
     arguments: dict[object, str] = field(default_factory=dict)
     _latest: object = 0
 
     def add(self, chunk: AIMessageChunk) -> None:
-        """Take in one chunk. Without an index, a part with an id begins another call."""
+        """Add one chunk. Without an index, a part with an id starts another call."""
         for part in chunk.tool_call_chunks:
             index = part.get("index")
             if index is not None:
                 self._latest = index
             elif part.get("id"):
                 self._latest = part["id"]
-            so_far = self.arguments.get(self._latest, "")
-            self.arguments[self._latest] = so_far + (part.get("args") or "")
+            arguments_so_far = self.arguments.get(self._latest, "")
+            self.arguments[self._latest] = arguments_so_far + (part.get("args") or "")
 
 
 def raise_if_incomplete(
     message: AIMessage,
     provider: str,
     streamed: StreamedArguments | None,
-    ending: FinishReason | None = None,
+    finish: FinishReason | None = None,
 ) -> None:
-    """Raises IncompleteAnswer when the message is not what the model meant to say in full.
+    """Raises IncompleteAnswer if the message is truncated or its tool arguments are invalid.
 
-    `ending` is how it ended, where that is known already.
+    Pass `finish` if the finish reason is already known.
     """
-    ending = ending or finish_reasons.of_message(message)
-    raise_if_cut(ending)
-    if ending.kind is FinishKind.NOT_REPORTED and provider in _SAY_WHY:
+    finish = finish or finish_reasons.of_message(message)
+    raise_if_cut(finish)
+    if finish.kind is FinishKind.NOT_REPORTED and provider in _ALWAYS_SEND_REASON:
         raise IncompleteAnswer("the model's answer ended without a finish reason")
     raw = streamed.arguments.values() if streamed is not None else ()
     if message.invalid_tool_calls or not all(map(_is_object, raw)):
         raise IncompleteAnswer("the model sent tool arguments that are not a JSON object")
 
 
-def raise_if_cut(ending: FinishReason) -> None:
-    """Raises IncompleteAnswer, or FilteredAnswer if a filter of the provider's cut the answer.
+def raise_if_cut(finish: FinishReason) -> None:
+    """Raises IncompleteAnswer, or FilteredAnswer if the provider's filter cut the answer.
 
-    A model that completes text has no message: use `endings.of_completion`.
+    A text completion model has no message: use `finish_reasons.of_completion`.
     """
-    if ending.kind is FinishKind.FILTERED:
-        raise FilteredAnswer(f"the provider's filter cut the model's answer: {ending.reason}")
-    if ending.kind is FinishKind.CUT:
-        raise IncompleteAnswer(f"the model's answer was cut: {ending.reason}")
+    if finish.kind is FinishKind.FILTERED:
+        raise FilteredAnswer(f"the provider's filter cut the model's answer: {finish.reason}")
+    if finish.kind is FinishKind.CUT:
+        raise IncompleteAnswer(f"the model's answer was cut: {finish.reason}")
 
 
 def _is_object(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What stands around the calls of one run: it decides on models, and catches what tools raise."""
+"""Intercepts the model and tool calls of one run: applies limits, and catches tool exceptions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from app.agents.call_tree import AgentRun, Branch, Place, enclosing_agent
 from app.agents.errors import CeilingReached
 from app.agents.limits import Limits, Verdict
 from app.agents.model_calls import ModelCalls
-from app.agents.node_retries import Policies, tries_again
+from app.agents.node_retries import Policies, is_retried
 from app.agents.pending_model_call import (
     PendingModelCall,
     bound_tools,
@@ -28,11 +28,11 @@ from app.runs.errors import RunError
 
 @dataclass(slots=True)
 class RunControls:
-    """The parts of one run that its calls concern.
+    """The parts of one run that decide about its calls.
 
-    `guards` hold the guarded tools, and are None for a handler that only watches. `policies` are
-    the retries of the agent's nodes, `direct_tools` the names of tools whose results are answers,
-    and `waiting` the agents that stopped to ask a human.
+    `guards` is None for a handler that only watches. `policies` are the retry policies of the
+    agent's nodes. `direct_tools` are the tools whose results are answers. `interrupted` are the
+    agents that stopped to ask a human.
     """
 
     turns: TurnCounter
@@ -41,99 +41,102 @@ class RunControls:
     guards: ToolGuards | None
     policies: Policies
     direct_tools: set[str] = field(default_factory=set)
-    waiting: set[str | None] = field(default_factory=set)
+    interrupted: set[str | None] = field(default_factory=set)
 
-    def ask(self, call: PendingModelCall) -> Verdict:
-        """Find out whose call this is, and whether it may be made. Raises CeilingReached."""
+    def admit(self, call: PendingModelCall) -> Verdict:
+        """Find which agent makes this call, and decide whether it may. Raises CeilingReached."""
         assert call.place is not None
         if not is_final_call.get():
             call.helper = self.turns.is_helper(call, call.place)
-            self.turns.asked(call.place, helper=call.helper)
+            self.turns.model_call_started(call.place, helper=call.helper)
         return self.limits.admit(call)
 
 
 @dataclass(slots=True)
 class CallInterceptor:
-    """Stands around a call that is made at this place."""
+    """Intercepts a call that is made at this place in the call tree."""
 
-    calls: RunControls
+    controls: RunControls
     place: Place
 
     @property
     def guards(self) -> bool:
-        """Whether tools are guarded: a handler that only watches leaves them alone."""
-        return self.calls.guards is not None
+        """Whether tools are guarded. A handler that only watches does not guard them."""
+        return self.controls.guards is not None
 
-    def model_asked(
+    def before_model_call(
         self, model: BaseChatModel, options: dict[str, Any]
     ) -> tuple[PendingModelCall, dict[str, Any], AIMessage | None]:
-        """Decide on a call: its options, or the answer in its place. Raises CeilingReached."""
+        """Return the call, its options, and a reply if the call is not made.
+
+        Raises CeilingReached.
+        """
         call = PendingModelCall(model, bound_tools(options), options, self.place)
-        verdict = self.calls.ask(call)
+        verdict = self.controls.admit(call)
         if verdict is Verdict.ANSWER:
-            return call, options, self._answer_in_place()
+            return call, options, self._substitute_reply()
         if verdict is Verdict.MAKE_LAST:
-            call.kept = self.calls.limits.kept_tools(call)
-            options = without_tools(options, call.kept)
+            call.kept_tools = self.controls.limits.last_turn_tools(call)
+            options = without_tools(options, call.kept_tools)
         return call, options, None
 
-    def model_answered(self, call: PendingModelCall, reply: Any) -> Any:
-        """Pass a reply on; the last turn's asks for no more tools, and says something."""
+    def after_model_call(self, call: PendingModelCall, reply: Any) -> Any:
+        """Return the reply. In the last turn, remove its tool calls and replace an empty text."""
         if not call.last or not isinstance(reply, AIMessage):
             return reply
-        limits = self.calls.limits
-        said = last_turn.cut(reply, call.kept)
-        if last_turn.is_empty(said):
-            said = last_turn.with_text(said, limits.fixed_sentence)
-        limits.concluded(self.place, said)
-        return said
+        limits = self.controls.limits
+        reply = last_turn.cut(reply, call.kept_tools)
+        if last_turn.is_empty(reply):
+            reply = last_turn.with_text(reply, limits.fixed_sentence)
+        limits.concluded(self.place, reply)
+        return reply
 
-    def model_cancelled(self, call: PendingModelCall) -> None:
-        """The agent itself gave the call up, or the run is being stopped."""
+    def model_call_cancelled(self, call: PendingModelCall) -> None:
+        """The agent cancelled the call, or the run is being stopped."""
         for call_id in call.call_ids:
-            self.calls.models.cancelled(call_id)
+            self.controls.models.cancelled(call_id)
 
-    def chunks(self, call: PendingModelCall) -> "StreamFilter":
-        """Passes on the chunks of a streamed call."""
+    def stream_filter(self, call: PendingModelCall) -> "StreamFilter":
+        """Return the filter for the chunks of a streamed call."""
         return StreamFilter(self, call)
 
     def as_chunk(self, answer: AIMessage) -> AIMessageChunk:
-        """The whole answer as one chunk."""
+        """Return the whole answer as one chunk."""
         return AIMessageChunk(content=answer.content, chunk_position="last")
 
-    def _answer_in_place(self) -> AIMessage:
-        limits = self.calls.limits
-        said = self.place.last_words if isinstance(self.place, Branch) else None
-        if isinstance(said, AIMessage):
-            return said
-        said = AIMessage(limits.fixed_sentence)
-        limits.concluded(self.place, said)
-        return said
+    def _substitute_reply(self) -> AIMessage:
+        limits = self.controls.limits
+        reply = self.place.final_message if isinstance(self.place, Branch) else None
+        if isinstance(reply, AIMessage):
+            return reply
+        reply = AIMessage(limits.fixed_sentence)
+        limits.concluded(self.place, reply)
+        return reply
 
     def guarded(self, tool: BaseTool) -> BaseTool:
-        """The tool that is called in the place of the user's own."""
+        """Return the guarded copy that is called instead of the user's tool."""
         if tool.return_direct:
-            self.calls.direct_tools.add(tool.name)
-        if self.calls.guards is None:
+            self.controls.direct_tools.add(tool.name)
+        if self.controls.guards is None:
             return tool
-        # An executor has nothing of its own for a tool that raises.
-        return self.calls.guards.of(
-            tool, words=isinstance(self.place, AgentRun) and self.place.acts
+        # An executor does not handle exceptions of tools.
+        return self.controls.guards.of(
+            tool, as_text=isinstance(self.place, AgentRun) and self.place.is_executor
         )
 
     def tool_node(self, node: ToolNode) -> None:
-        """A ToolNode runs a call: its agent has these tools."""
+        """A ToolNode executes a call: record its tools as the agent's."""
         agent = enclosing_agent(self.place)
         if agent is not None:
             agent.tools.update(node.tools_by_name)
 
-    def waits_for_human(self, agent: str) -> None:
-        """An agent inside, called on its own, stopped at a breakpoint."""
-        self.calls.waiting.add(agent)
+    def stopped_at_breakpoint(self, agent: str) -> None:
+        """A nested graph, invoked directly, stopped at a breakpoint."""
+        self.controls.interrupted.add(agent)
 
-    def tool_failed(self, call: Mapping[str, Any], raised: Exception) -> ToolMessage:
-        """What the model reads of a tool that raised. Raises again what is not the tool's alone."""
-        if isinstance(raised, CeilingReached | RunError) or self._node_tries_again(raised):
+    def failure_message(self, call: Mapping[str, Any], raised: Exception) -> ToolMessage:
+        """Return the message for the model. Re-raises what ends the run or repeats the node."""
+        if isinstance(raised, CeilingReached | RunError) or self._node_is_retried(raised):
             raise raised
         return ToolMessage(
             failure_text(str(call["name"]), raised),
@@ -142,35 +145,35 @@ class CallInterceptor:
             status="error",
         )
 
-    def _node_tries_again(self, raised: Exception) -> bool:
+    def _node_is_retried(self, raised: Exception) -> bool:
         if not isinstance(self.place, Branch):
             return False
-        policies = self.calls.policies.get(self.place.node, ())
-        return tries_again(policies, raised, self.place.execution)
+        policies = self.controls.policies.get(self.place.node, ())
+        return is_retried(policies, raised, self.place.execution)
 
 
 @dataclass(slots=True)
 class StreamFilter:
-    """The chunks of one streamed call; those of the last turn without calls of tools."""
+    """Filters the chunks of one streamed call: removes tool calls in the last turn."""
 
-    around: CallInterceptor
+    interceptor: CallInterceptor
     call: PendingModelCall
-    _said: AIMessageChunk | None = None
+    _merged: AIMessageChunk | None = None
 
-    def passed(self, chunk: Any) -> Any:
-        """The chunk as the agent reads it."""
+    def filter(self, chunk: Any) -> Any:
+        """Return the chunk as the agent reads it."""
         if not self.call.last or not isinstance(chunk, AIMessageChunk):
             return chunk
-        chunk = last_turn.cut(chunk, self.call.kept)
-        self._said = chunk if self._said is None else self._said + chunk
+        chunk = last_turn.cut(chunk, self.call.kept_tools)
+        self._merged = chunk if self._merged is None else self._merged + chunk
         return chunk
 
-    def rest(self) -> AIMessageChunk | None:
-        """What is still to be said once the stream has ended."""
-        if not self.call.last or self._said is None:
+    def closing_chunk(self) -> AIMessageChunk | None:
+        """Return a chunk to append after the stream has ended, if its text was empty."""
+        if not self.call.last or self._merged is None:
             return None
-        limits = self.around.calls.limits
-        empty = last_turn.is_empty(self._said)
-        said = last_turn.with_text(self._said, limits.fixed_sentence) if empty else self._said
-        limits.concluded(self.around.place, said)
+        limits = self.interceptor.controls.limits
+        empty = last_turn.is_empty(self._merged)
+        reply = last_turn.with_text(self._merged, limits.fixed_sentence) if empty else self._merged
+        limits.concluded(self.interceptor.place, reply)
         return AIMessageChunk(content=limits.fixed_sentence) if empty else None

@@ -1,4 +1,4 @@
-"""Switches of LangChain that send prompts elsewhere: told at start, since nobody remembers them."""
+"""Finds LangChain settings that print prompts or send them elsewhere, to log them at start."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _TRACING = (
 
 
 def switches(agents: Mapping[str, Agent]) -> Iterator[str]:
-    """What is switched on that writes or sends what callers and models say."""
+    """Yield a sentence for each setting that prints or sends prompts and answers."""
     if get_debug():
         yield "langchain debug (set_debug) prints prompts and answers"
     if get_verbose():

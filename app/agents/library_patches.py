@@ -1,9 +1,9 @@
-"""Stands around the calls of LangChain's models and tools, where callbacks cannot.
+"""Patches LangChain's methods so that we intercept model and tool calls.
 
-Callbacks see that a call begins and ends. They cannot take tools away from it, are not told that
-it was cancelled, and cannot catch what it raises. So the methods by which every chat model and
-every tool is called are wrapped once for the process, and the one by which a ToolNode runs one
-call. A call that has no handler of ours among its callbacks goes through untouched.
+Callbacks only see the start and end of a call. They cannot remove its tools, do not see its
+cancellation, and cannot catch its exceptions. We therefore wrap, once per process, the methods
+that call chat models and tools, and the ToolNode method that executes one call. Calls without our
+handler among their callbacks are unchanged.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from langgraph.pregel import Pregel
 
 from app.agents import breakpoints
 from app.agents.interceptor import CallInterceptor
-from app.agents.pending_model_call import asking, in_tool_wrapper
+from app.agents.pending_model_call import current_model_call, in_tool_wrapper
 from app.agents.tool_guards import ToolFailed, is_being_cancelled
 
 T = TypeVar("T")
 
 _MARK = "__watchkeeper__"
-# Methods whose wraps cannot be named like them.
-_NAMES = {
+# Patched methods whose wrapper here has another name.
+_METHOD_NAMES = {
     "_arun_one": "_arun_one",
     "_run_one": "_run_one",
     "_graph_ainvoke": "ainvoke",
@@ -40,15 +40,15 @@ _NAMES = {
 
 
 class InterceptingHandler(BaseCallbackHandler):
-    """A handler that stands around the calls of its runs."""
+    """A handler that intercepts the calls of its runs."""
 
-    def around(self, parent_id: UUID | None) -> CallInterceptor | None:
-        """What stands around a call that is made inside that chain or tool call."""
+    def interceptor(self, parent_id: UUID | None) -> CallInterceptor | None:
+        """Return the interceptor of a call inside that chain or tool call."""
         raise NotImplementedError
 
 
 def install_patches() -> None:
-    """Wrap the library's methods; once they are wrapped this does nothing."""
+    """Patch the libraries' methods. Later calls do nothing."""
     if hasattr(BaseChatModel.ainvoke, _MARK):
         return
     for owner, wraps in (
@@ -58,25 +58,25 @@ def install_patches() -> None:
         (Pregel, (_graph_ainvoke, _graph_invoke)),
     ):
         for wrap in wraps:
-            name = _NAMES.get(wrap.__name__, wrap.__name__[1:])
+            name = _METHOD_NAMES.get(wrap.__name__, wrap.__name__[1:])
             original = getattr(owner, name)
             wrapped = functools.wraps(original)(wrap(original))
             setattr(wrapped, _MARK, True)
             setattr(owner, name, wrapped)
 
 
-def _found(callbacks: Any) -> CallInterceptor | None:
+def _interceptor(callbacks: Any) -> CallInterceptor | None:
     if callbacks is None:
         return None
     handlers = callbacks if isinstance(callbacks, list) else getattr(callbacks, "handlers", ())
     for handler in handlers:
         if isinstance(handler, InterceptingHandler):
-            return handler.around(getattr(callbacks, "parent_run_id", None))
+            return handler.interceptor(getattr(callbacks, "parent_run_id", None))
     return None
 
 
 def _callbacks(config: Any) -> Any:
-    """The callbacks of a call: its own, or those of the chain that it is made in."""
+    """Return the callbacks of a call: its own, or those of the enclosing chain."""
     own = config.get("callbacks") if config else None
     return own or (var_child_runnable_config.get() or {}).get("callbacks")
 
@@ -92,117 +92,117 @@ def _set(variable: ContextVar[T], value: T) -> Iterator[None]:
 
 def _ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
     async def ainvoke(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        around = _found(_callbacks(config))
-        if around is None:
+        interceptor = _interceptor(_callbacks(config))
+        if interceptor is None:
             return await original(self, input, config, **options)
-        call, options, answer = around.model_asked(self, options)
+        call, options, answer = interceptor.before_model_call(self, options)
         if answer is not None:
             return answer
-        token = asking.set(call)
+        token = current_model_call.set(call)
         try:
             reply = await original(self, input, config, **options)
         except asyncio.CancelledError:
-            around.model_cancelled(call)
+            interceptor.model_call_cancelled(call)
             raise
         finally:
-            asking.reset(token)
-        return around.model_answered(call, reply)
+            current_model_call.reset(token)
+        return interceptor.after_model_call(call, reply)
 
     return ainvoke
 
 
 def _invoke(original: Callable[..., Any]) -> Callable[..., Any]:
     def invoke(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        around = _found(_callbacks(config))
-        if around is None:
+        interceptor = _interceptor(_callbacks(config))
+        if interceptor is None:
             return original(self, input, config, **options)
-        call, options, answer = around.model_asked(self, options)
+        call, options, answer = interceptor.before_model_call(self, options)
         if answer is not None:
             return answer
-        with _set(asking, call):
+        with _set(current_model_call, call):
             reply = original(self, input, config, **options)
-        return around.model_answered(call, reply)
+        return interceptor.after_model_call(call, reply)
 
     return invoke
 
 
 def _astream(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def watched(
-        around: CallInterceptor,
+    async def intercepted(
+        interceptor: CallInterceptor,
         self: BaseChatModel,
         input: Any,
         config: Any,
         options: dict[str, Any],
     ) -> AsyncIterator[Any]:
-        call, options, answer = around.model_asked(self, options)
+        call, options, answer = interceptor.before_model_call(self, options)
         if answer is not None:
-            yield around.as_chunk(answer)
+            yield interceptor.as_chunk(answer)
             return
-        chunks = around.chunks(call)
+        stream_filter = interceptor.stream_filter(call)
         async with aclosing(original(self, input, config, **options)) as stream:
             try:
                 while True:
-                    # A generator works in the context of its reader: what is set here goes again.
-                    with _set(asking, call):
+                    # A generator runs in its reader's context, so set and reset around each chunk.
+                    with _set(current_model_call, call):
                         chunk = await anext(stream)
-                    yield chunks.passed(chunk)
+                    yield stream_filter.filter(chunk)
             except StopAsyncIteration:
                 pass
             except asyncio.CancelledError:
-                around.model_cancelled(call)
+                interceptor.model_call_cancelled(call)
                 raise
-        if (rest := chunks.rest()) is not None:
-            yield rest
+        if (closing_chunk := stream_filter.closing_chunk()) is not None:
+            yield closing_chunk
 
     def astream(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        around = _found(_callbacks(config))
-        if around is None:
+        interceptor = _interceptor(_callbacks(config))
+        if interceptor is None:
             return original(self, input, config, **options)
-        return watched(around, self, input, config, options)
+        return intercepted(interceptor, self, input, config, options)
 
     return astream
 
 
 def _stream(original: Callable[..., Any]) -> Callable[..., Any]:
-    def watched(
-        around: CallInterceptor,
+    def intercepted(
+        interceptor: CallInterceptor,
         self: BaseChatModel,
         input: Any,
         config: Any,
         options: dict[str, Any],
     ) -> Iterator[Any]:
-        call, options, answer = around.model_asked(self, options)
+        call, options, answer = interceptor.before_model_call(self, options)
         if answer is not None:
-            yield around.as_chunk(answer)
+            yield interceptor.as_chunk(answer)
             return
-        chunks = around.chunks(call)
+        stream_filter = interceptor.stream_filter(call)
         with closing(original(self, input, config, **options)) as stream:
             while True:
-                with _set(asking, call):
+                with _set(current_model_call, call):
                     chunk = next(stream, None)
                 if chunk is None:
                     break
-                yield chunks.passed(chunk)
-        if (rest := chunks.rest()) is not None:
-            yield rest
+                yield stream_filter.filter(chunk)
+        if (closing_chunk := stream_filter.closing_chunk()) is not None:
+            yield closing_chunk
 
     def stream(self: BaseChatModel, input: Any, config: Any = None, **options: Any) -> Any:
-        around = _found(_callbacks(config))
-        if around is None:
+        interceptor = _interceptor(_callbacks(config))
+        if interceptor is None:
             return original(self, input, config, **options)
-        return watched(around, self, input, config, options)
+        return intercepted(interceptor, self, input, config, options)
 
     return stream
 
 
 def _arun(original: Callable[..., Any]) -> Callable[..., Any]:
     async def arun(self: BaseTool, tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        around = _found(kwargs.get("callbacks"))
-        if around is None or not around.guards:
+        interceptor = _interceptor(kwargs.get("callbacks"))
+        if interceptor is None or not interceptor.guards:
             return await original(self, tool_input, *args, **kwargs)
         token = in_tool_wrapper.set(False)
         try:
-            return await original(around.guarded(self), tool_input, *args, **kwargs)
+            return await original(interceptor.guarded(self), tool_input, *args, **kwargs)
         except asyncio.CancelledError as raised:
             if is_being_cancelled():
                 raise
@@ -215,28 +215,28 @@ def _arun(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run(original: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: BaseTool, tool_input: Any, *args: Any, **kwargs: Any) -> Any:
-        around = _found(kwargs.get("callbacks"))
-        if around is None or not around.guards:
+        interceptor = _interceptor(kwargs.get("callbacks"))
+        if interceptor is None or not interceptor.guards:
             return original(self, tool_input, *args, **kwargs)
         with _set(in_tool_wrapper, False):
-            return original(around.guarded(self), tool_input, *args, **kwargs)
+            return original(interceptor.guarded(self), tool_input, *args, **kwargs)
 
     return run
 
 
 def _arun_one(original: Callable[..., Any]) -> Callable[..., Any]:
     async def arun_one(self: ToolNode, call: Any, *args: Any, **kwargs: Any) -> Any:
-        around = _found(_callbacks(None))
-        if around is None or not around.guards:
+        interceptor = _interceptor(_callbacks(None))
+        if interceptor is None or not interceptor.guards:
             return await original(self, call, *args, **kwargs)
-        around.tool_node(self)
+        interceptor.tool_node(self)
         token = in_tool_wrapper.set(True)
         try:
             return await original(self, call, *args, **kwargs)
         except GraphBubbleUp:
             raise
         except Exception as raised:  # noqa: BLE001 - foreign code may raise anything
-            return around.tool_failed(call, raised)
+            return interceptor.failure_message(call, raised)
         finally:
             in_tool_wrapper.reset(token)
 
@@ -245,17 +245,17 @@ def _arun_one(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run_one(original: Callable[..., Any]) -> Callable[..., Any]:
     def run_one(self: ToolNode, call: Any, *args: Any, **kwargs: Any) -> Any:
-        around = _found(_callbacks(None))
-        if around is None or not around.guards:
+        interceptor = _interceptor(_callbacks(None))
+        if interceptor is None or not interceptor.guards:
             return original(self, call, *args, **kwargs)
-        around.tool_node(self)
+        interceptor.tool_node(self)
         try:
             with _set(in_tool_wrapper, True):
                 return original(self, call, *args, **kwargs)
         except GraphBubbleUp:
             raise
-        except Exception as raised:  # noqa: BLE001 - foreign code, as above
-            return around.tool_failed(call, raised)
+        except Exception as raised:  # noqa: BLE001 - foreign code may raise anything
+            return interceptor.failure_message(call, raised)
 
     return run_one
 
@@ -263,9 +263,9 @@ def _run_one(original: Callable[..., Any]) -> Callable[..., Any]:
 def _graph_ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
     async def ainvoke(self: Any, input: Any, config: Any = None, **options: Any) -> Any:
         result = await original(self, input, config, **options)
-        around = _found(_callbacks(config)) if breakpoints.has(self) else None
-        if around is not None and await breakpoints.astopped(self, config, result):
-            around.waits_for_human(self.get_name())
+        interceptor = _interceptor(_callbacks(config)) if breakpoints.has(self) else None
+        if interceptor is not None and await breakpoints.astopped(self, config, result):
+            interceptor.stopped_at_breakpoint(self.get_name())
         return result
 
     return ainvoke
@@ -274,9 +274,9 @@ def _graph_ainvoke(original: Callable[..., Any]) -> Callable[..., Any]:
 def _graph_invoke(original: Callable[..., Any]) -> Callable[..., Any]:
     def invoke(self: Any, input: Any, config: Any = None, **options: Any) -> Any:
         result = original(self, input, config, **options)
-        around = _found(_callbacks(config)) if breakpoints.has(self) else None
-        if around is not None and breakpoints.stopped(self, config, result):
-            around.waits_for_human(self.get_name())
+        interceptor = _interceptor(_callbacks(config)) if breakpoints.has(self) else None
+        if interceptor is not None and breakpoints.stopped(self, config, result):
+            interceptor.stopped_at_breakpoint(self.get_name())
         return result
 
     return invoke

@@ -1,7 +1,7 @@
-"""Ends calls that wait for what a dead MCP session would have answered.
+"""Fails calls that wait for a response of a closed MCP session.
 
-When a session's connection fails, its client cancels its own reader, which then cannot tell those
-who wait for it. A tool that had just asked would wait until the deadline of its run.
+If a session's connection fails, its client cancels its own reader, and pending requests are not
+notified. A tool that has sent a request would wait until its run's deadline.
 """
 
 import asyncio
@@ -11,23 +11,27 @@ from typing import Any
 
 import anyio
 
-# A method of a session of MCP's client that asks, and what it waits for.
-_ASKS = "send_request"
-_ANSWER = "response_stream"
+# The request method of an MCP client session, and its local variable that is awaited.
+_REQUEST_METHOD = "send_request"
+_RESPONSE_STREAM = "response_stream"
 
 
-def end_waiting() -> None:
-    """Let each call fail that waits for a session which is closed; others are left alone."""
+def fail_pending_requests() -> None:
+    """Fail each call that waits for a closed session."""
     for task in asyncio.all_tasks():
         for frame in _frames(task.get_coro()):
             session = frame.f_locals.get("self")
-            answer = frame.f_locals.get(_ANSWER)
-            if frame.f_code.co_name == _ASKS and answer is not None and _is_closed(session):
-                answer.close()
+            stream = frame.f_locals.get(_RESPONSE_STREAM)
+            if (
+                frame.f_code.co_name == _REQUEST_METHOD
+                and stream is not None
+                and _is_closed(session)
+            ):
+                stream.close()
 
 
 def _frames(coroutine: Any) -> Iterator[FrameType]:
-    """The frames in which a task waits, the outermost first."""
+    """Yield the frames of a waiting task, outermost first."""
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None)
         if isinstance(frame, FrameType):
@@ -36,7 +40,7 @@ def _frames(coroutine: Any) -> Iterator[FrameType]:
 
 
 def _is_closed(session: Any) -> bool:
-    """Whether a session can send nothing any more."""
+    """Whether a session can no longer send."""
     try:
         session._write_stream.clone().close()
     except anyio.ClosedResourceError:

@@ -1,4 +1,4 @@
-"""Reads what a model's answer and a model's exception say, whichever provider they are from."""
+"""Reads model responses and model exceptions of any provider."""
 
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
@@ -10,21 +10,21 @@ from app.runs import plain
 from app.runs.errors import HandedOver
 from app.runs.model import NO_USAGE, CallOutcome, Usage
 
-# More tokens than anybody spends: beyond it a number is a fault of who tells it.
+# No call uses more tokens: a larger number is a fault of the provider.
 _MOST = 1_000_000_000_000
 
 
 def message(response: LLMResult) -> AIMessage | None:
-    """The message of a model call; None for a model that completes text."""
+    """Return the message of a model call; None for a text completion model."""
     for generation in response.generations[0] if response.generations else ():
-        said = getattr(generation, "message", None)
-        if isinstance(said, AIMessage):
-            return said
+        found = getattr(generation, "message", None)
+        if isinstance(found, AIMessage):
+            return found
     return None
 
 
 def usage(message: AIMessage | None) -> Usage:
-    """The tokens that it reports. Raises TypeError if they are not whole numbers."""
+    """Return the reported tokens. Raises TypeError if they are not whole numbers."""
     spent = message.usage_metadata if message is not None else None
     if not spent:
         return NO_USAGE
@@ -48,17 +48,17 @@ def _whole(tokens: object) -> int:
 
 
 def call_outcome(error: BaseException, otherwise: CallOutcome) -> CallOutcome:
-    """How a call ended that raised."""
+    """Return the outcome of a call that raised."""
     if isinstance(error, GraphInterrupt):
         return CallOutcome.INTERRUPTED
     if isinstance(error, IncompleteAnswer):
         return CallOutcome.INCOMPLETE
     if isinstance(error, HandedOver):
-        return CallOutcome.CANCELLED  # it was not let in, since its run is another process's
+        return CallOutcome.CANCELLED  # the fence stopped it: another process owns the run
     return CallOutcome.RATE_LIMITED if getattr(error, "status_code", 0) == 429 else otherwise
 
 
 def finish_reason(message: AIMessage | None) -> str | None:
-    """Why the provider says the message ended."""
+    """Return the provider's finish reason."""
     reason = finish_reasons.of_message(message).reason if message is not None else None
     return plain.name(reason) if reason else None

@@ -1,8 +1,8 @@
-"""ChatOpenAI as it should be called in production. Imported only when an agent uses it.
+"""ChatOpenAI with production defaults. Imported only if an agent uses it.
 
-The library's own has no timeout, makes a pool of connections for each base URL, loses the usage of
-streams on compatible endpoints and the refusals of streams, and takes half an answer for a whole
-one.
+The library's ChatOpenAI has no timeout, and opens a connection pool for each base URL. It loses
+the usage of streams on compatible endpoints, loses refusals in streams, and accepts truncated
+answers.
 """
 
 import json
@@ -41,8 +41,8 @@ class StrictChatOpenAI(ChatOpenAI):
                     whole.response_metadata |= chunk.message.response_metadata
                     whole.response_metadata |= chunk.generation_info or {}
                 yield chunk
-        except json.JSONDecodeError as broken:
-            raise IncompleteAnswer("the model's stream held a chunk that is not JSON") from broken
+        except json.JSONDecodeError as invalid:
+            raise IncompleteAnswer("the model's stream held a chunk that is not JSON") from invalid
         raise_if_incomplete(whole, "openai", streamed)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
@@ -50,17 +50,17 @@ class StrictChatOpenAI(ChatOpenAI):
         for generation in result.generations:
             if isinstance(generation.message, AIMessage):
                 # LangChain merges the two only later.
-                told = generation.message.model_copy()
-                told.response_metadata |= generation.generation_info or {}
-                raise_if_incomplete(told, "openai", None)
+                merged = generation.message.model_copy()
+                merged.response_metadata |= generation.generation_info or {}
+                raise_if_incomplete(merged, "openai", None)
         return result
 
 
 def chat_openai(model: str, **options: Any) -> StrictChatOpenAI:
-    """A model of OpenAI, or of a compatible endpoint named by OPENAI_BASE_URL.
+    """Return a model of OpenAI, or of the compatible endpoint in OPENAI_BASE_URL.
 
-    The key is OPENAI_API_KEY. Retries are the agent's (`RetryModel`), not the client's, so that
-    they are bounded by the run's deadline and are seen.
+    The key is OPENAI_API_KEY. The agent retries (`RetryModel`), not the client. The run's deadline
+    then bounds the retries, and they are visible.
     """
     base_url = options.pop("base_url", None) or os.environ.get("OPENAI_BASE_URL")
     defaults: dict[str, Any] = {
@@ -70,6 +70,6 @@ def chat_openai(model: str, **options: Any) -> StrictChatOpenAI:
         "http_async_client": upstream.current().client(),
     }
     if base_url:
-        # Model names switch to the Responses API by themselves, which few endpoints have.
+        # Some model names select the Responses API, which few endpoints support.
         defaults |= {"base_url": base_url, "use_responses_api": False}
     return StrictChatOpenAI(model=model, **{**defaults, **options})

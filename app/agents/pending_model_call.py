@@ -1,4 +1,4 @@
-"""What a model call says of itself: the model, the tools that are bound, whose call it may be."""
+"""A chat model call before and while it runs: its model, its bound tools, its place."""
 
 import functools
 import re
@@ -12,20 +12,20 @@ from langchain_core.language_models import BaseChatModel
 
 from app.agents.call_tree import Place
 
-# How create_agent, and create_react_agent before it, name the nodes of hooks.
+# Node names of hooks in create_agent and create_react_agent.
 _HOOK = re.compile(r".\.(before|after)_(agent|model)$|^(pre|post)_model_hook$")
-# What binds tools to a call, and what makes no sense without them.
+# Options that bind tools, and options that are invalid without tools.
 _TOOLS = ("tools", "functions")
-_ABOUT_TOOLS = ("tool_choice", "parallel_tool_calls", "function_call")
+_TOOL_OPTIONS = ("tool_choice", "parallel_tool_calls", "function_call")
 
 
 @dataclass(slots=True, eq=False)
 class PendingModelCall:
-    """A call of a chat model that is about to be made, or is at work.
+    """A chat model call that is about to start, or is in flight.
 
-    `place` and `helper` are what was made of it: where it stands, and whether it is a helper's
-    call. `last` marks the last turn of the run, which keeps the tools `kept`, and `call_ids` are
-    the calls it became.
+    `place` is its place in the call tree, and `helper` marks a helper's call. `last` marks the
+    last turn of the run, which keeps only `kept_tools`. `call_ids` are the callback ids of the
+    calls that it started.
     """
 
     model: BaseChatModel | None
@@ -34,20 +34,22 @@ class PendingModelCall:
     place: Place | None = None
     helper: bool = False
     last: bool = False
-    kept: frozenset[str] = frozenset()
+    kept_tools: frozenset[str] = frozenset()
     call_ids: list[UUID] = field(default_factory=list)
 
 
-# The call that the present task is about to make; it is read by the callback that starts it.
-asking: ContextVar[PendingModelCall | None] = ContextVar("watchkeeper_asking", default=None)
-# Whether the present call asks for the last answer of a run that was stopped from outside.
-is_final_call: ContextVar[bool] = ContextVar("watchkeeper_last_answer", default=False)
-# Whether the present task runs a tool call of a ToolNode and not yet the tool: hooks do.
-in_tool_wrapper: ContextVar[bool] = ContextVar("watchkeeper_around_tool", default=False)
+# The call that the current task is about to make. The start callback reads it.
+current_model_call: ContextVar[PendingModelCall | None] = ContextVar(
+    "watchkeeper_model_call", default=None
+)
+# Whether the current call asks for the final answer of a run that was stopped from outside.
+is_final_call: ContextVar[bool] = ContextVar("watchkeeper_is_final_call", default=False)
+# Whether the current task is in a ToolNode's call but not yet in the tool: hooks run there.
+in_tool_wrapper: ContextVar[bool] = ContextVar("watchkeeper_in_tool_wrapper", default=False)
 
 
 def is_marked_helper(options: Mapping[str, Any], node: str) -> bool:
-    """Whether the call is a helper's by the library's own word: a hook's, or for one value."""
+    """Whether LangChain marks the call as a helper's: made by a hook, or for structured output."""
     if options.get("ls_structured_output_format"):
         return True
     return in_tool_wrapper.get() or _is_hook(node)
@@ -59,13 +61,13 @@ def _is_hook(node: str) -> bool:
 
 
 def bound_tools(options: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the tools that are bound to a call, in whichever form."""
+    """Return the names of the tools that are bound to a call, in any format."""
     bound = [name for key in _TOOLS for tool in _listed(options, key) for name in names(tool)]
     return frozenset(bound)
 
 
 def names(tool: Any) -> Iterable[str]:
-    """The names that one bound tool has: providers group and wrap them in different ways."""
+    """Return the names in one bound tool. Providers group and wrap tools in different ways."""
     if isinstance(tool, str):
         return (tool,)
     if not isinstance(tool, Mapping):
@@ -81,21 +83,21 @@ def names(tool: Any) -> Iterable[str]:
 
 
 def without_tools(options: Mapping[str, Any], kept: frozenset[str]) -> dict[str, Any]:
-    """The same options with no other tools than these."""
-    left = dict(options)
+    """Return the options with no other tools than `kept`."""
+    remaining = dict(options)
     for key in _TOOLS:
         tools = [tool for tool in _listed(options, key) if set(names(tool)) & kept]
-        left.pop(key, None)
+        remaining.pop(key, None)
         if tools:
-            left[key] = tools
-    if not any(key in left for key in _TOOLS):
-        for key in _ABOUT_TOOLS:
-            left.pop(key, None)
-    return left
+            remaining[key] = tools
+    if not any(key in remaining for key in _TOOLS):
+        for key in _TOOL_OPTIONS:
+            remaining.pop(key, None)
+    return remaining
 
 
 def requires_tool(options: Mapping[str, Any]) -> bool:
-    """Whether the model must call a tool, as it must where output is asked for by one."""
+    """Whether the model must call a tool, as for structured output."""
     choice = options.get("tool_choice")
     return choice not in (None, "auto", "none", {"type": "auto"}, {"type": "none"})
 

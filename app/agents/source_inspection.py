@@ -1,8 +1,7 @@
-"""What the source of a user's function says of what it needs and what it gives.
+"""Reads the source of users' functions to find required and returned keys.
 
-A node that takes a key out of `config["configurable"]`, with no way round it, fails each run in
-which the key is missing. Code that looks first whether there is a context runs without one. What
-cannot be read says nothing.
+A node that always reads a key of `config["configurable"]` fails each run without that key. Code
+that first checks for a context runs without one. Unreadable source yields nothing.
 """
 
 import ast
@@ -13,20 +12,20 @@ from functools import partial
 from typing import Any
 
 _CONFIGURABLE = "configurable"
-_LEAVES = (ast.Return, ast.Raise, ast.Break, ast.Continue)
+_EXITS = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 _SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Return)
-# Of what stands in these some may never be reached.
-_MAYBE = (
+# Parts of these expressions may not be evaluated.
+_CONDITIONAL = (
     ast.BoolOp, ast.IfExp, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp,
 )  # fmt: skip
 
 
 def keys(function: Any) -> list[str]:
-    """The keys that it takes out of `config["configurable"]` whenever it is called."""
+    """Return the keys that every call reads from `config["configurable"]`."""
     found: dict[str, None] = {}
-    holders: set[str] = set()  # names under which it keeps config["configurable"]
-    for statement in _always(_body(function)):
-        for node in _reached(statement):
+    holders: set[str] = set()  # variables that hold config["configurable"]
+    for statement in _always_executed(_body(function)):
+        for node in _always_evaluated(statement):
             key = _key(node, holders)
             if key is not None:
                 found[key] = None
@@ -36,7 +35,7 @@ def keys(function: Any) -> list[str]:
 
 
 def keys_with_default(function: Any) -> set[str]:
-    """The keys that it reads with `.get()`, from whatever it may be."""
+    """Return the keys that it reads with `.get()`, from any object."""
     return {
         str(call.args[0].value)
         for statement in _body(function)
@@ -47,7 +46,7 @@ def keys_with_default(function: Any) -> set[str]:
 
 
 def mentions_configurable(function: Any) -> bool:
-    """Whether it takes its parameters from there, as graphs did before there was a context."""
+    """Whether it mentions `configurable`, which graphs used before there was a context."""
     return any(
         isinstance(node, ast.Constant) and node.value == _CONFIGURABLE
         for statement in _body(function)
@@ -55,18 +54,18 @@ def mentions_configurable(function: Any) -> bool:
     )
 
 
-def looks_for_context(function: Any) -> bool:
-    """Whether it asks if there is a context before it uses one: `(runtime.context or {})`."""
-    asked = [_asked(node) for statement in _body(function) for node in ast.walk(statement)]
+def tests_for_context(function: Any) -> bool:
+    """Whether it tests for a context before use, as in `(runtime.context or {})`."""
+    tested = [_tested_values(node) for statement in _body(function) for node in ast.walk(statement)]
     return any(
         isinstance(value, ast.Attribute) and value.attr == "context"
-        for values in asked
+        for values in tested
         for value in values
     )
 
 
-def finishes_with(function: Any) -> set[str]:
-    """The keys in which it gives the answer of an AgentExecutor, where it names them."""
+def finish_keys(function: Any) -> set[str]:
+    """Return the keys of an AgentFinish that it creates, where it names them."""
     return {
         str(key.value)
         for statement in _body(function)
@@ -80,12 +79,12 @@ def finishes_with(function: Any) -> set[str]:
 
 
 def _name(called: ast.expr) -> str:
-    """The last part of a name, as of `agents.AgentFinish`."""
+    """Return the last part of a name, as in `agents.AgentFinish`."""
     return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
-def _asked(node: ast.AST) -> Sequence[ast.AST]:
-    """What a node takes for true or false, or compares."""
+def _tested_values(node: ast.AST) -> Sequence[ast.AST]:
+    """Return the expressions that a node tests or compares."""
     if isinstance(node, ast.BoolOp):
         return node.values
     if isinstance(node, ast.If | ast.IfExp):
@@ -96,7 +95,7 @@ def _asked(node: ast.AST) -> Sequence[ast.AST]:
 
 
 def _body(function: Any) -> Sequence[ast.stmt]:
-    """The statements of a function; of what has no source that can be read, none."""
+    """Return the statements of a function; empty without readable source."""
     while isinstance(function, partial):
         function = function.func
     try:
@@ -107,25 +106,25 @@ def _body(function: Any) -> Sequence[ast.stmt]:
     return first.body if isinstance(first, ast.FunctionDef | ast.AsyncFunctionDef) else ()
 
 
-def _always(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that are reached in each call."""
+def _always_executed(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that every call executes."""
     for statement in body:
         if isinstance(statement, _SIMPLE):
             yield statement
-        elif any(isinstance(node, _LEAVES) for node in ast.walk(statement)):
+        elif any(isinstance(node, _EXITS) for node in ast.walk(statement)):
             return
 
 
-def _reached(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a statement that are evaluated whenever it is."""
+def _always_evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the parts of a statement that are always evaluated."""
     yield node
     for inner in ast.iter_child_nodes(node):
-        if not isinstance(inner, _MAYBE):
-            yield from _reached(inner)
+        if not isinstance(inner, _CONDITIONAL):
+            yield from _always_evaluated(inner)
 
 
 def _key(node: ast.AST, holders: set[str]) -> str | None:
-    """What `config["configurable"][…]` takes out, if the node is that."""
+    """Return the key, if the node is `config["configurable"][…]`."""
     if (
         isinstance(node, ast.Subscript)
         and isinstance(node.ctx, ast.Load)

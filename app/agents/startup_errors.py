@@ -1,6 +1,6 @@
-"""Why code of users failed at start, in one line: for an operator, at their own terminal.
+"""Describes exceptions of users' code at start, in one line, for the operator's terminal.
 
-Nothing of it is said once the service runs: messages of exceptions may quote what callers sent.
+Never used once the service runs: exception messages may quote callers' input.
 """
 
 import os
@@ -11,14 +11,14 @@ _MOST = 3
 _LONGEST = 500
 
 
-def reason(raised: BaseException) -> str:
-    """What an exception says; of a group, what the exceptions in it say."""
-    said = dict.fromkeys(_said(leaf) for leaf in leaves(raised))
-    return "; ".join(list(said)[:_MOST])
+def describe(raised: BaseException) -> str:
+    """Return the message of an exception; of a group, those of its first members."""
+    sentences = dict.fromkeys(_sentence(leaf) for leaf in leaves(raised))
+    return "; ".join(list(sentences)[:_MOST])
 
 
 def leaves(raised: BaseException) -> Iterator[BaseException]:
-    """The exceptions that a group holds, however deep; another exception itself."""
+    """Yield the exceptions in a group, at any depth; another exception itself."""
     if isinstance(raised, BaseExceptionGroup):
         for inner in raised.exceptions:
             yield from leaves(inner)
@@ -26,20 +26,24 @@ def leaves(raised: BaseException) -> Iterator[BaseException]:
         yield raised
 
 
-def _said(raised: BaseException) -> str:
+def _sentence(raised: BaseException) -> str:
     text = " ".join(str(raised).split())[:_LONGEST]
-    said = f"{type(raised).__name__}: {text}".rstrip(": ")
-    refused = _refusal(raised)
-    if refused and refused.lower() not in said.lower():
-        said += f" ({refused})"
+    sentence = f"{type(raised).__name__}: {text}".rstrip(": ")
+    connection_error = _connection_error(raised)
+    if connection_error and connection_error.lower() not in sentence.lower():
+        sentence += f" ({connection_error})"
     address = _address(raised)
-    if address and address not in said:
-        said += f", at {address}"
-    return f"{said}; start what should answer there, or correct the address" if refused else said
+    if address and address not in sentence:
+        sentence += f", at {address}"
+    return (
+        f"{sentence}; start what should answer there, or correct the address"
+        if connection_error
+        else sentence
+    )
 
 
-def _refusal(raised: BaseException) -> str:
-    """What the system said of a connection that was never made, deepest among the causes."""
+def _connection_error(raised: BaseException) -> str:
+    """Return the system's message for a failed connection, deepest among the causes."""
     found = ""
     current: BaseException | None = raised
     for _ in range(10):
@@ -52,7 +56,7 @@ def _refusal(raised: BaseException) -> str:
 
 
 def _address(raised: BaseException) -> str:
-    """Where a client of HTTP was going, without what may be a secret in it."""
+    """Return the URL of an HTTP client's request, without parts that may hold secrets."""
     try:
         url = urlsplit(str(getattr(raised, "request").url))  # noqa: B009 - of any client
         port = f":{url.port}" if url.port else ""

@@ -1,9 +1,9 @@
-"""The guard round every tool: the fence before it works, and how its failure is told apart.
+"""Guards every tool: checks the fence before it runs, and records what it raises.
 
-A tool that fails raises, so that whatever its agent has for that sees it first: a retry, a
-middleware, the ToolNode's own way. What nobody handles becomes words for the model: the tool's
-name and the exception's type, never its text; only a ToolException, which is written for the
-model, keeps its words. The user's own tool objects stay as they are: copies are called.
+A failing tool raises, so that the agent's own handling sees it first: a retry, a middleware, the
+ToolNode. An unhandled exception becomes text for the model: the tool's name and the exception's
+type, never its message. Only a ToolException keeps its message, which is written for the model.
+The user's tool objects are not changed: copies are called.
 """
 
 import asyncio
@@ -31,29 +31,29 @@ _COPIES = 256
 
 
 class ToolFailed(ToolException):
-    """Stands for what is no exception of a tool's, as a cancellation of its own or an exit."""
+    """Replaces what is not an ordinary exception, such as an exit or a self-cancellation."""
 
 
 class ToolGuards:
-    """Guarded copies of an agent's tools, each made once; of many tools, the latest are kept."""
+    """Guarded copies of an agent's tools, in a bounded cache."""
 
     def __init__(self) -> None:
         self._copies: OrderedDict[tuple[int, bool], tuple[BaseTool, BaseTool]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, tool: BaseTool, *, words: bool = False) -> BaseTool:
-        """The guarded copy of a tool, which speaks of its failure with `words`.
+    def of(self, tool: BaseTool, *, as_text: bool = False) -> BaseTool:
+        """Return the guarded copy of a tool. With `as_text`, its failures become text.
 
-        A guarded copy itself is one.
+        A guarded copy is returned unchanged.
         """
         if _GUARDED in vars(tool):
             return tool
-        key = (id(tool), words)  # tools compare by what they hold: identity is meant
+        key = (id(tool), as_text)  # by identity: equal tools may be different objects
         known = self._copies.get(key)
         if known is not None and known[0] is tool:
             return known[1]
-        copy = handled(tool) if words else guarded(tool)
-        with self._lock:  # tools are called on threads too
+        copy = handled(tool) if as_text else guarded(tool)
+        with self._lock:  # threads call tools too
             self._copies[key] = (tool, copy)
             if len(self._copies) > _COPIES:
                 self._copies.popitem(last=False)
@@ -61,41 +61,41 @@ class ToolGuards:
 
 
 def guarded(tool: BaseTool) -> BaseTool:
-    """A copy of the tool that passes the fence before it works, and notes what it raises."""
+    """Return a copy of the tool that checks the fence before it runs and records exceptions."""
     copy = tool.model_copy()
     if isinstance(copy, StructuredTool):
-        copy.func = copy.func and _described(_passed_on(copy.func), copy.func)
-        copy.coroutine = copy.coroutine and _described(_passed_on(copy.coroutine), copy.coroutine)
-    # A class written by hand may keep things on itself, so its own object works.
-    works: BaseTool = copy if isinstance(copy, StructuredTool) else tool
-    # Instance attributes are found before the methods of the class, in `arun` and in `_arun`'s own
-    # fallback to `_run`, so one trick serves StructuredTool, Tool and hand-written classes alike.
-    _replace(copy, "_run", _described(_guarded_sync(tool, works._run), works._run))
+        copy.func = copy.func and _described(_rewrapped(copy.func), copy.func)
+        copy.coroutine = copy.coroutine and _described(_rewrapped(copy.coroutine), copy.coroutine)
+    # A custom class may hold state, so its own object runs.
+    target: BaseTool = copy if isinstance(copy, StructuredTool) else tool
+    # Instance attributes override methods of the class, in `arun` and in `_arun`'s fallback to
+    # `_run`. This works for StructuredTool, Tool and custom classes.
+    _replace(copy, "_run", _described(_guarded_sync(tool, target._run), target._run))
     if type(tool)._arun is not BaseTool._arun:
-        _replace(copy, "_arun", _described(_guarded_async(tool, works._arun), works._arun))
+        _replace(copy, "_arun", _described(_guarded_async(tool, target._arun), target._arun))
     _replace(copy, "_parse_input", _guarded_parse(copy._parse_input))
     _replace(copy, _GUARDED, True)
     return copy
 
 
 def handled(tool: BaseTool) -> BaseTool:
-    """A guarded copy whose failures are words for the model: for an agent that handles none."""
+    """Return a guarded copy whose failures become text, for agents that do not handle them."""
     copy = guarded(tool)
-    copy.handle_tool_error = _told(tool)
-    copy.handle_validation_error = tool.handle_validation_error or _told_of_arguments(tool)
+    copy.handle_tool_error = _exception_handler(tool)
+    copy.handle_validation_error = tool.handle_validation_error or _validation_handler(tool)
     for method in ("_run", "_arun"):
         if method in vars(copy):
-            _replace(copy, method, _worded(tool, getattr(copy, method)))
-    _replace(copy, "_parse_input", _worded_parse(tool, copy._parse_input))
+            _replace(copy, method, _raising_failures(tool, getattr(copy, method)))
+    _replace(copy, "_parse_input", _raising_parse_failures(tool, copy._parse_input))
     return copy
 
 
 def failure_text(name: str, raised: BaseException) -> str:
-    """What the model reads of a tool that raised this."""
+    """Return the text for the model about a tool that raised."""
     if isinstance(raised, ToolFailed):
         return str(raised)
-    said = f"Tool {name} failed: {type(raised).__name__}"
-    return f"{said}: {plain.text(raised)}" if isinstance(raised, ToolException) else said
+    text = f"Tool {name} failed: {type(raised).__name__}"
+    return f"{text}: {plain.text(raised)}" if isinstance(raised, ToolException) else text
 
 
 def _replace(tool: BaseTool, attribute: str, by: Any) -> None:
@@ -103,22 +103,22 @@ def _replace(tool: BaseTool, attribute: str, by: Any) -> None:
 
 
 def _described(wrapper: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    """LangChain reads signature and type hints anew in every call: have them ready."""
+    """Precompute signature and type hints: LangChain reads them in every call."""
     wrapper.__signature__ = inspect.signature(wrapped)  # type: ignore[attr-defined]
     with suppress(NameError, TypeError):  # names that only a type checker knows
         wrapper.__annotations__ = typing.get_type_hints(wrapped, include_extras=True)
     return wrapper
 
 
-def _passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, as an object of ours that may be described."""
+def _rewrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the function, so that we may set attributes on it."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def wait(*args: Any, **kwargs: Any) -> Any:
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
             return await function(*args, **kwargs)
 
-        return wait
+        return call_async
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -133,7 +133,7 @@ def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]
         opened = current_tool.get()
         if opened is not None and opened.fence is not None:
             opened.fence.confirm_owned_in_thread()
-        with _noted(tool):
+        with _recording(tool):
             return run(*args, **kwargs)
 
     return call
@@ -145,27 +145,27 @@ def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any
         opened = current_tool.get()
         if opened is not None and opened.fence is not None:
             await opened.fence.confirm_owned()
-        with _noted(tool):
+        with _recording(tool):
             return await run(*args, **kwargs)
 
     return call
 
 
 def is_being_cancelled() -> bool:
-    """Whether somebody cancels the present task.
+    """Whether the current task is being cancelled.
 
-    A tool works in a task of its own. Where that is cancelled and the one that waits for it is
-    not, the tool has cancelled itself.
+    A tool runs in its own task. If that task is cancelled and the waiting one is not, the tool
+    cancelled itself.
     """
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # a thread, which nobody can cancel
+    except RuntimeError:  # a thread, which cannot be cancelled
         return False
     return task is not None and task.cancelling() > 0
 
 
 def _guarded_parse(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """Arguments that do not fit are the model's fault."""
+    """Record invalid arguments as the model's fault."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -180,62 +180,62 @@ def _guarded_parse(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _noted(tool: BaseTool) -> Iterator[None]:
-    """Note what a tool raises: a handler that turns it into words hides it from the callbacks."""
+def _recording(tool: BaseTool) -> Iterator[None]:
+    """Record what a tool raises: a handler that turns it into text hides it from callbacks."""
     try:
         yield
     except (GraphBubbleUp, CeilingReached, asyncio.CancelledError, GeneratorExit):
         raise
-    except ValidationError as raised:  # a ToolNode would take it for one of the arguments
+    except ValidationError as raised:  # a ToolNode would blame the arguments
         raise _failed(tool, raised) from raised
     except Exception as raised:  # foreign code: a tool may raise anything
-        _note(raised)
+        _record(raised)
         raise
-    except (SystemExit, Contained) as raised:  # code that parses arguments exits so
+    except (SystemExit, Contained) as raised:  # argument parsers exit like this
         if not isinstance(original(raised), SystemExit):
             raise
         raise _failed(tool, original(raised)) from raised
 
 
 def _failed(tool: BaseTool, raised: BaseException) -> ToolFailed:
-    _note(raised)
+    _record(raised)
     return ToolFailed(f"Tool {tool.name} failed: {type(raised).__name__}")
 
 
-def _note(error: BaseException) -> None:
+def _record(error: BaseException) -> None:
     opened = current_tool.get()
     if opened is not None and not isinstance(error, ToolFailed):
         opened.error = error
 
 
-def _worded(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Raise as a ToolException what a tool raises, so that its own handler makes words of it."""
+def _raising_failures(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]:
+    """Convert exceptions of a tool to ToolException, so that its handler turns them into text."""
     checked = functools.partial(_checked, tool)
     if inspect.iscoroutinefunction(run):
 
         @functools.wraps(run)
-        async def wait(*args: Any, **kwargs: Any) -> Any:
-            with _as_failure(tool):
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            with _failures_raised(tool):
                 return checked(await _in_own_task(tool, run(*args, **kwargs)))
 
-        return _described(wait, run)
+        return _described(call_async, run)
 
     @functools.wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _as_failure(tool):
+        with _failures_raised(tool):
             return checked(run(*args, **kwargs))
 
     return _described(call, run)
 
 
-def _worded_parse(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., Any]:
-    """A validator that raises is the tool's fault."""
+def _raising_parse_failures(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Record a failing validator as the tool's fault."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return parse(*args, **kwargs)
         except ValidationError as raised:
-            _note(raised)
+            _record(raised)
             raise
         except Exception as raised:  # foreign code: a validator may raise anything
             raise _failed(tool, raised) from raised
@@ -244,7 +244,7 @@ def _worded_parse(tool: BaseTool, parse: Callable[..., Any]) -> Callable[..., An
 
 
 async def _in_own_task(tool: BaseTool, work: Coroutine[Any, Any, Any]) -> Any:
-    """A tool that cancels its own task fails; its executor goes on."""
+    """Run in a new task: a tool that cancels its own task fails, and its executor continues."""
     task = asyncio.ensure_future(work)
     try:
         return await task
@@ -255,7 +255,7 @@ async def _in_own_task(tool: BaseTool, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 @contextmanager
-def _as_failure(tool: BaseTool) -> Iterator[None]:
+def _failures_raised(tool: BaseTool) -> Iterator[None]:
     try:
         yield
     except (GraphBubbleUp, CeilingReached, RunError, ToolException):
@@ -265,21 +265,21 @@ def _as_failure(tool: BaseTool) -> Iterator[None]:
 
 
 def _checked(tool: BaseTool, result: Any) -> Any:
-    """LangChain raises outside the tool when a pair was promised and something else came."""
+    """Check a promised pair here, since LangChain would raise outside the tool."""
     is_pair = isinstance(result, tuple) and len(result) == 2
     if tool.response_format == "content_and_artifact" and not is_pair:
         raise ValueError("a tool with artifacts returns a pair")
     return result
 
 
-def _told(tool: BaseTool) -> Callable[[ToolException], Any]:
-    """The words for a ToolException: the user's own way with them counts, if there is one."""
+def _exception_handler(tool: BaseTool) -> Callable[[ToolException], Any]:
+    """Return a handler of ToolException that applies the user's own handler, if there is one."""
     own = tool.handle_tool_error
 
-    def words(raised: ToolException) -> Any:
+    def failure(raised: ToolException) -> Any:
         if isinstance(raised, ToolFailed):
             return str(raised)
-        _note(raised)
+        _record(raised)
         if not own:
             return failure_text(tool.name, raised)
         if own is True:
@@ -289,13 +289,13 @@ def _told(tool: BaseTool) -> Callable[[ToolException], Any]:
         except Exception as failed:  # noqa: BLE001 - foreign code
             return f"Tool {tool.name} failed: {type(failed).__name__}"
 
-    return words
+    return failure
 
 
-def _told_of_arguments(tool: BaseTool) -> Callable[[Any], str]:
-    def words(raised: Any) -> str:
+def _validation_handler(tool: BaseTool) -> Callable[[Any], str]:
+    def failure(raised: Any) -> str:
         faults = raised.errors(include_input=False) if isinstance(raised, ValidationError) else []
-        said = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults)
-        return f"Tool {tool.name} failed: ValidationError: {said or 'bad arguments'}"
+        text = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults)
+        return f"Tool {tool.name} failed: ValidationError: {text or 'bad arguments'}"
 
-    return words
+    return failure

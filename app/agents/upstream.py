@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx2
 
-# Seconds to connect, between reads, to write, and to wait for a connection of the pool. The
-# run's deadline is what bounds a call as a whole.
+# Seconds to connect, between reads, to write, and to wait for a pooled connection. The run's
+# deadline bounds the whole call.
 TIMEOUT = (5.0, 60.0, 30.0, 5.0)
 
 
@@ -20,8 +20,8 @@ class Upstream:
         self._client: httpx2.AsyncClient | None = None
 
     def client(self) -> "httpx2.AsyncClient":
-        """The client, made when it is first asked for."""
-        import httpx2  # noqa: PLC0415 - agents that ask no provider need not load it
+        """Return the client; the first call creates it."""
+        import httpx2  # noqa: PLC0415 - not loaded without model providers
 
         if self._client is None or self._client.is_closed:
             limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
@@ -34,7 +34,7 @@ class Upstream:
         request.headers.update(self._outgoing_headers())
 
     async def aclose(self) -> None:
-        """Close what was opened; the next use opens anew."""
+        """Close the client. The next use opens a new one."""
         if self._client is not None:
             await self._client.aclose()
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from app.api import problems
 from app.api.connection import wait_or_disconnect
 from app.api.deps import Service, ServiceDep
-from app.api.headers import Key, about
+from app.api.headers import Key, run_headers
 from app.api.responses import RUN_RESPONSES, plain_json
 from app.api.schemas import AgentList, AgentView, FinishedRun, RunBody
 from app.runs import plain
@@ -23,14 +23,14 @@ from app.runs.runner import Runner
 from app.runs.tasks import Body
 
 router = APIRouter(tags=["agents"])
-asking: dict[str, Any] = {
+ask_options: dict[str, Any] = {
     "response_model": FinishedRun,
     "responses": RUN_RESPONSES,
     "dependencies": [Depends(plain_json)],
 }
 
 
-@router.post("/agent", summary="Ask the default agent", **asking)
+@router.post("/agent", summary="Ask the default agent", **ask_options)
 async def ask_default(
     body: RunBody, request: Request, service: ServiceDep, idempotency_key: Key = None
 ) -> Response:
@@ -38,7 +38,7 @@ async def ask_default(
     return await _ask(service, service.agent(), body, request, idempotency_key)
 
 
-@router.post("/agents/{name}", summary="Ask an agent by name", **asking)
+@router.post("/agents/{name}", summary="Ask an agent by name", **ask_options)
 async def ask_named(
     name: str, body: RunBody, request: Request, service: ServiceDep, idempotency_key: Key = None
 ) -> Response:
@@ -58,24 +58,24 @@ async def _ask(
 ) -> Response:
     body.check(agent.info)
     run_id, arrived_at = str(uuid.uuid4()), time.monotonic()
-    asked = body.request(agent.info, key)
+    run_request = body.request(agent.info, key)
     fingerprint = body.fingerprint() if key else ""
-    known = await service.locks.acquire(agent.info, asked, key, fingerprint, run_id)
-    if known is not None:
-        return _replay(known)
-    run = service.runner.start(agent, asked, Mode.SYNC, run_id, arrived_at)
+    stored = await service.locks.acquire(agent.info, run_request, key, fingerprint, run_id)
+    if stored is not None:
+        return _replay(stored)
+    run = service.runner.start(agent, run_request, Mode.SYNC, run_id, arrived_at)
     service.locks.release_after(run, key)
     ended = await _end_of(run, service.runner, request)
     await service.locks.wait_until_released(run)
     return _response(run, ended)
 
 
-def _replay(known: Body) -> Response:
+def _replay(stored: Body) -> Response:
     """The stored answer of the run with the same key."""
-    headers = {"X-Run-Id": str(known["run_id"]), "Idempotent-Replay": "true"}
-    if "code" in known:
-        return problems.respond(problems.Problem.model_validate(known), headers)
-    return Response(json.dumps(dict(known)), headers=headers, media_type="application/json")
+    headers = {"X-Run-Id": str(stored["run_id"]), "Idempotent-Replay": "true"}
+    if "code" in stored:
+        return problems.respond(problems.Problem.model_validate(stored), headers)
+    return Response(json.dumps(dict(stored)), headers=headers, media_type="application/json")
 
 
 async def _end_of(run: Run, runner: Runner, request: Request) -> Ended:
@@ -92,7 +92,7 @@ async def _end_of(run: Run, runner: Runner, request: Request) -> Ended:
 
 def _response(run: Run, ended: Ended) -> Response:
     timing = _server_timing(ended.timings, ended.duration_s)
-    headers = {**about(run), "Server-Timing": timing}
+    headers = {**run_headers(run), "Server-Timing": timing}
     if ended.error is not None:
         headers |= problems.retry_headers(ended.error)
         return problems.respond(problems.of_run(run, ended), headers)

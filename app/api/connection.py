@@ -1,4 +1,4 @@
-"""The caller's connection: notices that the caller has left, and drops one that does not read."""
+"""The caller's connection: detects a disconnect, and aborts a connection that is not read."""
 
 import asyncio
 from collections.abc import Callable, MutableMapping
@@ -27,13 +27,13 @@ async def disconnected(receive: Receive) -> None:
 
 
 def offer_abort(scope: MutableMapping[str, Any], abort: Callable[[], None]) -> None:
-    """Let whoever answers this request drop its connection."""
+    """Store the abort function of a connection in the scope of its request."""
     scope[_ABORT] = abort
 
 
 def abort(scope: MutableMapping[str, Any]) -> bool:
-    """Drop the connection at once; false if the server has no way to."""
-    drop: Callable[[], None] | None = scope.get(_ABORT)
-    if drop is not None:
-        drop()
-    return drop is not None
+    """Abort the connection at once; false if the server offered no function for it."""
+    close: Callable[[], None] | None = scope.get(_ABORT)
+    if close is not None:
+        close()
+    return close is not None

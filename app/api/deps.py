@@ -1,4 +1,4 @@
-"""What the HTTP room is handed by `main`, and how an endpoint gets at it."""
+"""The parts of a running service that `main` passes to the endpoints."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from app.runs.threads import DaemonThreads
 
 
 class Role(StrEnum):
-    """What a process does: answer callers, work background runs, or both."""
+    """What a process does: answer callers, execute background runs, or both."""
 
     BOTH = "both"
     API = "api"
@@ -34,12 +34,12 @@ class Service:
     conversations: ThreadStore
     engine: TaskEngine | None = None
     keys: KeyStore | None = None
-    write_s: float = 10.0
+    write_timeout_s: float = 10.0
     role: Role = Role.BOTH
-    # Whether readiness is red without the store: a worker can do nothing then.
+    # Whether readiness is red without the store; for a worker it always is.
     ready_requires_store: bool = False
     agents: Mapping[str, Agent] = field(default_factory=dict)
-    # The span of the present request, in the form of W3C's traceparent.
+    # Returns the span of the present request as a W3C traceparent.
     trace: Callable[[], str | None] = lambda: None
     locks: RunLocks = field(init=False)
 
@@ -64,7 +64,7 @@ class Service:
 
     @property
     def requires_store(self) -> bool:
-        """Whether this process should get no work while the store is gone."""
+        """Whether this process is not ready while the store is unavailable."""
         return self.ready_requires_store or self.role is Role.WORKER
 
     @property

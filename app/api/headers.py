@@ -1,4 +1,4 @@
-"""Headers of requests and responses that several routes share."""
+"""Request and response headers that several routes share."""
 
 from typing import Annotated, TypeAlias
 
@@ -18,7 +18,7 @@ Key: TypeAlias = Annotated[
 ]
 
 
-def about(run: Run | Task) -> dict[str, str]:
-    """`X-Run-Id`, and W3C's `traceresponse` where the run was traced."""
+def run_headers(run: Run | Task) -> dict[str, str]:
+    """`X-Run-Id`, and the W3C `traceresponse` if the run was traced."""
     traced = {"traceresponse": run.trace} if run.trace else {}
     return {"X-Run-Id": run.id, **traced}

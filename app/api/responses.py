@@ -9,7 +9,7 @@ from app.api import problems
 
 
 def problem(description: str) -> dict[str, Any]:
-    """A response of OpenAPI with a problem as its body."""
+    """An OpenAPI response with a problem as its body."""
     return {"model": problems.Problem, "description": description}
 
 
@@ -19,12 +19,12 @@ RUN_RESPONSES: dict[int | str, dict[str, Any]] = {
     409: problem("`in_flight`: a run with this key, or on this thread, has not ended"),
     413: problem("`too_large`"),
     415: problem("`unsupported_media_type`"),
-    422: problem("`invalid_request`: `errors` says what was wrong; or `key_reused`"),
+    422: problem("`invalid_request`: `errors` lists the faults; or `key_reused`"),
     500: problem("`model_failed`, `agent_failed` or `interrupted`"),
     503: problem(
         "`overloaded`, `draining` or `store_unavailable` (with `Retry-After`), or `cancelled`"
     ),
-    504: problem("`timeout`: `phase` says what held the run"),
+    504: problem("`timeout`: `phase` is what the run waited for"),
 }
 
 

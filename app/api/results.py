@@ -1,4 +1,4 @@
-"""Renders how a run ended: callers read this body, and stores store it."""
+"""Renders the end of a run as the body that callers read and stores store."""
 
 import json
 from typing import Any

@@ -35,7 +35,7 @@ Dropped = Callable[[str, int], None]
 PROPAGATOR = TraceContextTextMapPropagator()
 
 
-def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
+def is_enabled(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether an endpoint is set and tracing is not switched off."""
     off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
     none = environment.get("OTEL_TRACES_EXPORTER", "otlp") == "none"

@@ -48,7 +48,7 @@ class Pipeline:
         self._fanout = Fanout(self.fault)
         self._loop_monitor = LoopMonitor(self._lagged, self._blocked)
         self._renderer = ThreadPoolExecutor(1, "watchkeeper-metrics")
-        if export.is_wanted():
+        if export.is_enabled():
             self.export = Export(version, self.registry, self._spans_dropped)
 
     @property
@@ -78,7 +78,7 @@ class Pipeline:
         if traces is not None:
             self._fanout.add("traces", traces)
 
-    def lead(self) -> None:
+    def set_global_tracer_provider(self) -> None:
         """Make our tracer provider that of the process, for spans that users create."""
         if self.export is not None:
             set_tracer_provider(self.export.provider)
