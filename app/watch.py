@@ -1,10 +1,10 @@
-"""The handler on its own, for LangChain programs that are not served here.
+"""The callback handler on its own, for LangChain programs that this service does not serve.
 
     from watchkeeper import watch
     agent.invoke(..., config={"callbacks": [watch("orders")]})
 
-Metrics are on prometheus_client's default registry, spans go where the `OTEL_*` variables say,
-log lines to standard output.
+Metrics go to prometheus_client's default registry, spans to the target of the `OTEL_*` variables,
+and log lines to standard output.
 """
 
 import atexit
@@ -12,10 +12,10 @@ import functools
 import sys
 from importlib.metadata import version
 
-from app.agents.watching import WatchHandler
+from app.agents.watch_handler import WatchHandler
 from app.runs.prices import Prices
-from app.telemetry import logs
 from app.telemetry.export import instance_id
+from app.telemetry.logs import Log
 from app.telemetry.pipeline import Pipeline, default_registry
 
 
@@ -34,9 +34,10 @@ def watch(agent: str) -> WatchHandler:
 
 @functools.cache
 def _pipeline() -> Pipeline:
-    """One for the process, made when the first agent is watched."""
-    pipeline = Pipeline(version("watchkeeper"), default_registry())
-    logs.start(
+    """The pipeline of the process. The first call of `watch` builds it."""
+    log = Log()
+    pipeline = Pipeline(version("watchkeeper"), log, default_registry())
+    log.start(
         json=not sys.stdout.isatty(),
         level="info",
         version=version("watchkeeper"),
@@ -44,7 +45,7 @@ def _pipeline() -> Pipeline:
         on_drop=pipeline.log_dropped,
         alone=False,
     )
-    pipeline.lead()
+    pipeline.set_global_tracer_provider()
     pipeline.open([], alone=False)
     atexit.register(pipeline.deliver)
     return pipeline

@@ -20,9 +20,9 @@ settings.load_profile("untimed")
 ALONE = {
     f"tests/{name}.py"
     for name in (
-        "api/test_deadlines", "api/test_leaving", "parts/test_chaos", "parts/test_database_silent",
-        "parts/test_drills", "runs/test_runner_stops", "streams/test_memory",
-        "streams/test_readers", "telemetry/test_runtime", "test_drain",
+        "api/test_deadlines", "api/test_disconnects", "parts/test_chaos",
+        "parts/test_database_silent", "parts/test_drills", "runs/test_runner_stops",
+        "streams/test_memory", "streams/test_readers", "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip
 
@@ -30,7 +30,7 @@ ALONE = {
 # Modules that look into the file of a store, or whose processes share one whatever STORE says.
 ON_FILE = {
     f"tests/tasks/test_{name}.py"
-    for name in ("kept_for", "lost", "overdue", "processes", "restart")
+    for name in ("lifetimes", "lost_runs", "overdue", "processes", "restart")
 }
 
 
@@ -90,8 +90,8 @@ def blockbuster() -> Iterator[BlockBuster]:
             function.can_block_in(
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
-            function.can_block_in("app/agents/factories.py", {"build", "_given"})
-            function.can_block_in("app/agents/sources.py", {"_body"})
+            function.can_block_in("app/agents/factories.py", {"build", "_built_agent"})
+            function.can_block_in("app/agents/source_inspection.py", {"_body"})
         yield detector
 
 

@@ -163,13 +163,13 @@ class ToolDesk:
         self.runs: list[str] = []
         self.finished: list[str] = []
         self.cancelled: list[str] = []
-        self._let_go: list[Callable[[], object]] = []
-        self._times_let_go = 0
+        self._held_ends: list[Callable[[], object]] = []
+        self._times_released = 0
 
-    def let_go(self) -> None:
-        """End the calls that are at work now, as if their time were over; on their event loop."""
-        self._times_let_go += 1
-        held, self._let_go = self._let_go, []
+    def release(self) -> None:
+        """End the calls that are open now, as if their time were over; on their event loop."""
+        self._times_released += 1
+        held, self._held_ends = self._held_ends, []
         for end in held:
             end()
 
@@ -187,21 +187,21 @@ class ToolDesk:
                 door.set_result(None)
 
         timer = loop.call_later(seconds, end)
-        self._let_go.append(end)
+        self._held_ends.append(end)
         try:
             await door
         finally:
             timer.cancel()
-            if end in self._let_go:
-                self._let_go.remove(end)
+            if end in self._held_ends:
+                self._held_ends.remove(end)
 
     def _block(self) -> None:
         door = threading.Event()
-        self._let_go.append(door.set)
+        self._held_ends.append(door.set)
         door.wait(self.seconds)
 
-    def _is_let_go(self, before: int) -> bool:
-        return self._times_let_go != before
+    def _is_released(self, before: int) -> bool:
+        return self._times_released != before
 
     def tools(self) -> list[BaseTool]:
         """Named: look, nap, stubborn, block, hog, broken."""
@@ -228,8 +228,8 @@ class ToolDesk:
         async def stubborn() -> str:
             """Sleep, and swallow every cancellation."""
             self._begin("stubborn")
-            end, before = time.monotonic() + self.seconds, self._times_let_go
-            while (left := end - time.monotonic()) > 0 and not self._is_let_go(before):
+            end, before = time.monotonic() + self.seconds, self._times_released
+            while (left := end - time.monotonic()) > 0 and not self._is_released(before):
                 try:
                     await self._hold(left)
                 except asyncio.CancelledError:

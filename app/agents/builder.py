@@ -1,4 +1,4 @@
-"""Builds new agents the way the service would like them: strict model, bounded retries, limits."""
+"""Builds agents for the service: with a strict model, bounded retries and limits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 from app.agents.retry import RetryModel
 from app.runs.model import EarlyStopping
 
-# Metadata by which an agent carries its own limits to the service that serves it.
+# Metadata keys by which an agent passes its own limits to the service.
 MAX_ITERATIONS, EARLY_STOPPING = "watchkeeper_max_iterations", "watchkeeper_early_stopping"
 ATTEMPTS = "watchkeeper_attempts"
 

@@ -1,4 +1,4 @@
-"""What is known of a graph before it runs: how it answers, where it stops, what bounds it."""
+"""Static properties of a graph: how it answers, where it stops, what bounds it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import anatomy
+from app.agents import introspection
 from app.agents.builder import ATTEMPTS
 from app.agents.node_retries import Policies, graphs_in, policies_of
 
 Graph = Pregel[Any, Any, Any, Any]
 
-# The runs are bounded by iterations, model calls and the deadline, each of which has an outcome.
+# Iterations, model calls and the deadline bound a run instead; each has its own outcome.
 _RECURSION_LIMIT = 100_000
-# What create_agent sets on each graph: nobody chose it.
+# create_agent sets this on each graph: it is not the user's choice.
 _RECURSION_LIMIT_OF_CREATE_AGENT = 9_999
 
 
 @dataclass(frozen=True, slots=True)
 class GraphParts:
-    """`answer_keys` are its output besides messages, `breaks` says that it has breakpoints.
+    """The static properties of a graph.
 
-    `direct_tools` are those whose results are answers, `output_tools` those by which its model
-    gives structured output, which it has to with `wants_output`. `limit_nodes` are the nodes by
-    which a limit of LangChain's own speaks.
+    `answer_keys` are its output keys besides messages. `breaks` means that it has breakpoints.
+    `direct_tools` are the tools whose results are answers, and `output_tools` those for structured
+    output, which `wants_output` requires. `limit_nodes` are the nodes of LangChain's own limits.
     """
 
     model: BaseChatModel | None
@@ -45,17 +45,17 @@ class GraphParts:
 
 
 def parts_of(graph: Graph) -> GraphParts:
-    """Look at a graph, once, before it is served."""
+    """Inspect a graph, once, before it is served."""
     tools = _tools_of(graph)
     config: Mapping[str, Any] = graph.config or {}
     return GraphParts(
-        model=anatomy.find(graph, BaseChatModel),  # type: ignore[type-abstract]
+        model=introspection.find(graph, BaseChatModel),  # type: ignore[type-abstract]
         attempts=(config.get("metadata") or {}).get(ATTEMPTS, 1),
         verbose=graph.debug or any(tool.verbose for tool in tools),
         breaks=bool(graph.interrupt_before_nodes or graph.interrupt_after_nodes),
-        wants_output=anatomy.wants_output(graph),
+        wants_output=introspection.wants_output(graph),
         answer_keys=[key for key in _output_keys(graph) if key != "messages"],
-        output_tools=anatomy.output_tools(graph),
+        output_tools=introspection.output_tools(graph),
         direct_tools=frozenset(tool.name for tool in tools if tool.return_direct),
         limit_nodes=_limit_nodes(graph),
         policies=policies_of(graph),
@@ -64,7 +64,7 @@ def parts_of(graph: Graph) -> GraphParts:
 
 
 def _recursion_limit(config: Mapping[str, Any]) -> int:
-    """The user's own, if there is one."""
+    """Return the user's own limit if it is set, else ours."""
     found = config.get("recursion_limit", _RECURSION_LIMIT_OF_CREATE_AGENT)
     return _RECURSION_LIMIT if found == _RECURSION_LIMIT_OF_CREATE_AGENT else int(found)
 
@@ -75,7 +75,7 @@ def _output_keys(graph: Graph) -> list[str]:
 
 
 def _tools_of(graph: Graph) -> list[BaseTool]:
-    nodes = anatomy.find_all(graph, ToolNode)
+    nodes = introspection.find_all(graph, ToolNode)
     return [tool for node in nodes for tool in node.tools_by_name.values()]
 
 
@@ -85,5 +85,5 @@ def _limit_nodes(graph: Graph) -> frozenset[str]:
         name
         for part in graphs_in(graph)
         for name, node in part.nodes.items()
-        if any(isinstance(piece, limits) for piece in anatomy.parts(node))
+        if any(isinstance(piece, limits) for piece in introspection.parts(node))
     )

@@ -1,7 +1,8 @@
-"""The core: what a run is, who may start one, when it must end and what is known about it.
+"""The core: admits runs, executes them, ends them by their deadline and records their progress.
 
-It knows no library. A tool may ask `remaining()` how many seconds its run has left, and
-`tool_call_key()` how to name its call to systems that must not do it twice.
+Its only library is tenacity, which retries calls. A tool may call `remaining()` for the seconds
+until its run's deadline, and `tool_call_key()` for a key under which another system can detect a
+repeated call.
 """
 
 import warnings

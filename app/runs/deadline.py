@@ -1,4 +1,4 @@
-"""What code inside a run may know without being handed it: the run, its time left, its call."""
+"""Context variables for code inside a run: the run, its deadline, the present tool call."""
 
 import math
 import time
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The run that the present task or thread works for; `ends_at` is on `time.monotonic`."""
+    """The run of the present task or thread; `deadline` is on `time.monotonic`."""
 
     run_id: str
-    ends_at: float
+    deadline: float
 
 
 current: ContextVar[Current | None] = ContextVar("watchkeeper_run", default=None)
@@ -24,10 +24,10 @@ def remaining() -> float:
     a program that only watches its agents there is no deadline: `math.inf`. Never raises.
     """
     run = current.get()
-    return math.inf if run is None else max(0.0, run.ends_at - time.monotonic())
+    return math.inf if run is None else max(0.0, run.deadline - time.monotonic())
 
 
-# Set for the time of a tool call, on whatever thread it works.
+# Set during a tool call, on its own thread too.
 tool_call: ContextVar[str | None] = ContextVar("watchkeeper_tool_call", default=None)
 
 

@@ -49,8 +49,8 @@ def verdict(ships: Fleet, history: History, still_s: float = _STILL_S) -> Verdic
     """Wait until nothing moves, then look at every run that was accepted."""
     waiting = {run for runs in history.accepted.values() for run in runs}
     lost, moved_at, before = set[str](), time.monotonic(), (0, 0)
-    give_up_at = time.monotonic() + _LONGEST_S
-    while waiting and time.monotonic() < give_up_at:
+    deadline = time.monotonic() + _LONGEST_S
+    while waiting and time.monotonic() < deadline:
         for number, run_id in enumerate(sorted(waiting)):
             port = ships.ports[number % len(ships.ports)]
             status, view = call(port, "GET", f"/agent/async/{run_id}")
@@ -74,7 +74,7 @@ def verdict(ships: Fleet, history: History, still_s: float = _STILL_S) -> Verdic
 
 
 def so_far(ships: Fleet, history: History) -> Verdict:
-    """What can be said while all goes on: not who is lost or stuck."""
+    """What can be checked while runs go on: not which are lost or stuck."""
     with history.lock:
         return _judge(history, ships.receipts())
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import otlp
+from tests.drills.monitoring import SCRAPE_INTERVAL, Active, start_monitoring
 from tests.drills.scene import Scene, set_up
-from tests.drills.watch import SCRAPE_INTERVAL, Active, watching
 from tests.upstreams import llmock
 
 WATCHDOG = "AgentWatchdog"
@@ -104,8 +104,8 @@ def run(
         collector = stack.enter_context(otlp.receiver()) if drill.collector else None
         if collector:
             variables |= {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url}
-        watch = stack.enter_context(watching(here, drill.scrape_interval))
-        scene = stack.enter_context(set_up(here, watch, drill.agents, variables))
+        monitoring = stack.enter_context(start_monitoring(here, drill.scrape_interval))
+        scene = stack.enter_context(set_up(here, monitoring, drill.agents, variables))
         scene.upstream, scene.collector = upstream, collector
         script = drill.script(scene)
         say(f"causes: {drill.fault}")
@@ -130,15 +130,15 @@ def run(
     return result
 
 
-def _wait(scene: Scene, result: Result, within_s: float, *, fires: bool) -> None:
+def _wait(scene: Scene, result: Result, timeout_s: float, *, fires: bool) -> None:
     """Look at Alertmanager until the alert is active, or is no more; note what else is."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + timeout_s
     expected = {
         name: scene.instance if value == "INSTANCE" else value
         for name, value in result.drill.labels.items()
     }
     while True:
-        active = scene.watch.alertmanager.alerts()
+        active = scene.monitoring.alertmanager.alerts()
         ours = [alert for alert in active if alert.name == result.drill.alert]
         result.beside |= {alert.name for alert in active} - {WATCHDOG, result.drill.alert}
         for alert in ours:
@@ -147,13 +147,13 @@ def _wait(scene: Scene, result: Result, within_s: float, *, fires: bool) -> None
             return
         if time.monotonic() > end:
             state = "active" if fires else "resolved"
-            raise Failed(f"was not {state} within {within_s:g} s")
+            raise Failed(f"was not {state} within {timeout_s:g} s")
         time.sleep(_LOOKS_EVERY_S)
 
 
 def _look(alert: Active, expected: Mapping[str, str], result: Result) -> None:
-    told = {"alertname", "job"}
+    redundant = {"alertname", "job"}
     if not expected.items() <= alert.labels.items():
         raise Failed(f"fired with {alert.labels} and not with {dict(expected)}")
-    result.labels = {name: value for name, value in alert.labels.items() if name not in told}
+    result.labels = {name: value for name, value in alert.labels.items() if name not in redundant}
     result.suppressed = result.suppressed or alert.suppressed

@@ -34,7 +34,7 @@ def server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     command = [sys.executable, "-m", MODULE, "streamable-http", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=environment())
-    url, give_up_at = f"http://127.0.0.1:{port}/mcp", time.monotonic() + UP_S
+    url, deadline = f"http://127.0.0.1:{port}/mcp", time.monotonic() + UP_S
     try:
         while True:
             try:
@@ -42,7 +42,7 @@ def server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
                 break
             except httpx.TransportError:
                 assert process.poll() is None
-                assert time.monotonic() < give_up_at
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
         yield url, process
     finally:

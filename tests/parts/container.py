@@ -126,12 +126,12 @@ def _children(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
-    give_up_at = time.monotonic() + _UP_WITHIN_S
+    deadline = time.monotonic() + _UP_WITHIN_S
     while process.poll() is None:
         try:
             httpx.get(f"{url}/health/ready").raise_for_status()
         except (httpx.TransportError, httpx.HTTPStatusError):
-            assert time.monotonic() < give_up_at, f"{url} was never ready"
+            assert time.monotonic() < deadline, f"{url} was never ready"
             time.sleep(0.1)
         else:
             return

@@ -87,9 +87,9 @@ class Prometheus:
         found: list[dict[str, Any]] = self._get("targets")["activeTargets"]
         return found
 
-    def until(self, expression: str, within_s: float = 60) -> list[dict[str, Any]]:
+    def until(self, expression: str, timeout_s: float = 60) -> list[dict[str, Any]]:
         """Wait until a query gives something."""
-        end = time.monotonic() + within_s
+        end = time.monotonic() + timeout_s
         while not (found := self.query(expression)):
             assert time.monotonic() < end, f"nothing for {expression}"
             time.sleep(0.2)

@@ -13,14 +13,14 @@ TIMES = {
     "app.tasks.store.ANSWER_S": LONG_S,
     "app.tasks.store._CALLER_BUSY_MS": LONG_S * 1000,
     "app.tasks.engine._SETTLE_S": LONG_S,
-    "app.tasks.engine._GIVE_BACK_S": LONG_S,
+    "app.tasks.engine._HAND_OVER_S": LONG_S,
     "app.tasks.engine._CLOSE_S": LONG_S,
     "app.tasks.ownership.STOP_S": LONG_S,
     "app.tasks.rows.STOP_S": LONG_S,
     "app.api.tasks.STOP_S": LONG_S,
     "app.api.task_events._STOP_S": LONG_S,
-    "app.api.claims._WAIT_S": LONG_S,
-    "app.api.claims._PAST_DEADLINE_S": LONG_S,
+    "app.runs.locks._WAIT_S": LONG_S,
+    "app.runs.locks._PAST_DEADLINE_S": LONG_S,
     "app.runs.runner.GRACE_S": 2.0,  # tests of work that will not stop wait for it
 }
 

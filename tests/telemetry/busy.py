@@ -72,8 +72,8 @@ def agents(desk: Holding | None = None) -> dict[str, Any]:
     return made
 
 
-async def exercise(watch: Watched) -> None:
+async def exercise(signals: Watched) -> None:
     """Make a sample of everything that has a source."""
     for agent in ("look", "streams", "priced", "unpriced", "retries", "invents", "limited"):
-        assert (await watch.desk.ask(agent=agent)).status_code == 200
-    assert (await watch.desk.ask(agent="nap", timeout=0.1)).status_code == 504
+        assert (await signals.desk.ask(agent=agent)).status_code == 200
+    assert (await signals.desk.ask(agent="nap", timeout=0.1)).status_code == 504

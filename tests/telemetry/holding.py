@@ -7,7 +7,7 @@ from langchain_core.tools import BaseTool, tool
 
 from tests import fakes
 
-# No test waits for so long: each lets go of what it holds, or ends the run.
+# No test waits for so long: each releases what it holds, or ends the run.
 LONG_S = 60.0
 
 
@@ -21,7 +21,7 @@ class Holding(fakes.ToolDesk):
         super().__init__(LONG_S)
         self._over = threading.Event()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """What would not end ends."""
         self._over.set()
 
