@@ -15,10 +15,11 @@ from app import settings as configuration
 from app.agents import checkpoints
 from app.agents.checkpoints import Checkpoints
 from app.api.deps import Role, Service
-from app.api.sse import final
+from app.api.results import render
 from app.runs.background import Background
 from app.runs.errors import RunError, StoreUnavailable, WorkerLost
 from app.runs.events import RunLost, RunRecovered
+from app.runs.ports import StatefulAgent
 from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
 from app.runs.tasks import Record
@@ -115,11 +116,10 @@ class Durable:
                 checkpoints.opened(self._driver_url, ownership.HELD)
             )
             for agent in service.agents.values():
-                keep_in: Callable[..., None] | None = getattr(agent, "keep_in", None)
-                if keep_in is not None:
-                    keep_in(self.threads, steps.saver)
+                if isinstance(agent, StatefulAgent):
+                    agent.use_store(self.threads, steps.saver)
             background = Background(
-                self.runner, lambda: service.agents, final, self.engine.record_stopped
+                self.runner, lambda: service.agents, render, self.engine.record_stopped
             )
 
             def ended_without_worker(task_id: str, error: RunError) -> None:

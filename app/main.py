@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from app import settings as configuration
-from app.agents import leaks, registry
-from app.agents.conversations import InMemory
+from app.agents import leaks, registry, upstream
+from app.agents.conversations import InMemoryThreads
 from app.agents.factories import Factories
-from app.agents.upstream import UPSTREAM
+from app.agents.upstream import Upstream
 from app.api import app as http
 from app.api.deps import Role, Service
 from app.api.ops import readiness
@@ -50,6 +50,7 @@ class Parts:
     pipeline: Pipeline
     durable: Durable | None
     factories: Factories
+    upstream: Upstream
 
 
 def create_app(
@@ -96,21 +97,21 @@ def assemble(settings: Settings, log: Log | None = None) -> Parts:
         threads,
         version("watchkeeper"),
         pipeline.render,
-        durable.threads if durable else InMemory(),
+        durable.threads if durable else InMemoryThreads(),
         engine=durable.engine if durable else None,
         keys=durable.keys if durable else None,
-        write_s=settings.stream_write_s,
+        write_timeout_s=settings.stream_write_s,
         trace=current_trace,
         ready_requires_store="store" in settings.ready_requires,
     )
-    UPSTREAM.outgoing_headers = outgoing_headers
     factories = Factories(
         settings.factory_s,
         died=lambda name, error: log.failed(lines.FACTORY_ENDED, error, agent=name),
         not_closed=lambda name, error: log.failed(lines.FACTORY_NOT_CLOSED, error, agent=name),
         slow=partial(_report_slow, log),
     )
-    return Parts(settings, log, service, pipeline, durable, factories)
+    own = Upstream(outgoing_headers)
+    return Parts(settings, log, service, pipeline, durable, factories, own)
 
 
 async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
@@ -123,6 +124,7 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
     loop.set_default_executor(service.threads)
     containment.contain(loop)
     registry.import_from_working_directory()
+    upstream.use(parts.upstream)
     try:
         service.agents = await registry.load(agents, parts.settings.served, parts.factories)
     except registry.AgentLoadError:
@@ -203,11 +205,11 @@ async def lifespan(parts: Parts, agents: Sequence[str]) -> AsyncIterator[None]:
             if parts.durable is not None:
                 parts.durable.engine.stop_taking_runs()
             await service.runner.drain(0.0, 0.0)
-            await service.claims.close()
+            await service.locks.close()
     finally:
         await parts.factories.close()
         containment.release(loop)
-        await UPSTREAM.aclose()
+        await parts.upstream.aclose()
         await pipeline.close()
         service.threads.shutdown(wait=False)
         parts.log.log("info", lines.SERVICE_STOPPED)
@@ -225,7 +227,7 @@ def _application(parts: Parts, opened: http.Lifespan) -> http.Application:
         docs=settings.docs is Docs.ON
         or (settings.docs is Docs.AUTO and settings.host in _LOOPBACK),
         cors_origins=settings.cors_origins,
-        asks=service.role is not Role.WORKER,
+        accepts_runs=service.role is not Role.WORKER,
     )
     app.add_middleware(HttpMetrics, metrics=lambda: pipeline.metrics, log=parts.log)
     if pipeline.export is not None:
@@ -274,7 +276,7 @@ def _gauges(parts: Parts) -> Gauges:
         catalogue.THREADS_ABANDONED: lambda: {(): threads.abandoned},
         catalogue.THREADS_LIMIT: lambda: {(): threads.limit},
         catalogue.TASKS_ABANDONED: lambda: {(): runner.stuck_tasks},
-        catalogue.CONCURRENCY_LIMIT: lambda: {(): runner.admission.places},
+        catalogue.CONCURRENCY_LIMIT: lambda: {(): runner.admission.slots},
         catalogue.READY: lambda: {
             (name,): float(check.state == "ok") for name, check in readiness(service).items()
         },

@@ -1,6 +1,6 @@
 """The callback handler on its own, for LangChain programs that this service does not serve.
 
-    from app.watch import watch
+    from watchkeeper import watch
     agent.invoke(..., config={"callbacks": [watch("orders")]})
 
 Metrics go to prometheus_client's default registry, spans to the target of the `OTEL_*` variables,
@@ -11,7 +11,6 @@ import atexit
 import functools
 import sys
 from importlib.metadata import version
-from typing import Any
 
 from app.agents.watch_handler import WatchHandler
 from app.runs.prices import Prices
@@ -20,10 +19,13 @@ from app.telemetry.logs import Log
 from app.telemetry.pipeline import Pipeline, default_registry
 
 
-def watch(agent: str) -> Any:
-    """Return a LangChain callback handler for any number of runs of the agent of this name.
+def watch(agent: str) -> WatchHandler:
+    """Return a LangChain callback handler that emits every run under this name.
 
-    The name is a label of metrics: use one for each agent, not for each run.
+    It goes into the `callbacks` of a call's config. One handler watches any number of runs, sync or
+    async, also at once. The name is a label of metrics: make one handler for each agent, not for
+    each run. The first call opens metrics, spans and log lines for the whole process. What the
+    handler meets never fails a run. Durations are in seconds, costs in US dollars.
     """
     pipeline = _pipeline()
     pipeline.admit(agent)

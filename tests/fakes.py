@@ -153,7 +153,7 @@ def never_stops(
 class ToolDesk:
     """A set of tools that misbehave in known ways, and what they saw.
 
-    Those that take their time take `seconds`, or until they are let go. `runs` has the run of
+    Those that take their time take `seconds`, or until they are released. `runs` has the run of
     each call that began.
     """
 
@@ -167,7 +167,7 @@ class ToolDesk:
         self._times_released = 0
 
     def release(self) -> None:
-        """End the calls that are at work now, as if their time were over; on their event loop."""
+        """End the calls that are open now, as if their time were over; on their event loop."""
         self._times_released += 1
         held, self._held_ends = self._held_ends, []
         for end in held:

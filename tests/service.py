@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from app import main
-from app.agents import registry
+from app.agents import registry, upstream
 from app.api.deps import Service
 from app.api.server import Server, listen
 from app.runs.events import (
@@ -96,10 +96,10 @@ def _open_tools(run: Run) -> int:
     return len([call for call in calls if isinstance(call.started, ToolCallStarted)])
 
 
-async def until(claim: Callable[[], object], timeout_s: float = 30.0) -> float:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> float:
     """Wait until the claim is true and say how long it took; fails when it takes longer."""
     began = time.monotonic()
-    while not claim():
+    while not condition():
         assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s"
         await asyncio.sleep(0.005)
     return time.monotonic() - began
@@ -114,13 +114,14 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
     parts = main.assemble(settings, log)
     service = parts.service
     facts: list[Event] = []
-    tell = service.runner.emit
+    emit_to_sinks = service.runner.emit
 
     def emit(fact: Event) -> None:
         facts.append(fact)
-        tell(fact)
+        emit_to_sinks(fact)
 
     service.runner.emit = emit
+    upstream.use(parts.upstream)
     service.agents = {
         name: registry.adapt(agent, name, settings.served(name)) for name, agent in agents.items()
     }

@@ -1,4 +1,4 @@
-"""The rooms and their walls: the contracts hold, and each of them catches what it forbids."""
+"""The import contracts hold, and each of them catches what it forbids."""
 
 import ast
 import os
@@ -30,6 +30,7 @@ NOUNS = "Settings know only the nouns of the core"
 CIRCLES = "Inside a room, modules do not import each other in circles"
 CATALOGUE = "Dashboards and rules know of the product its catalogue"
 UNSEEN = "The product knows nothing of its dashboards"
+OFFERED = "The service does not import what it offers to programs"
 
 # For each contract: the module in which a line is planted, and what that line imports.
 PLANTED: tuple[tuple[str, str, str], ...] = (
@@ -53,9 +54,9 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (LANGCHAIN, "app.main", "langchain_openai"),
     (FASTAPI, "app.main", "fastapi"),
     (FASTAPI, "app.telemetry.fanout", "fastapi"),
-    (FASTAPI, "app.agents.failure", "fastapi"),
+    (FASTAPI, "app.agents.error_translation", "fastapi"),
     (WATCHING, "app.api.agent", "structlog"),
-    (WATCHING, "app.agents.failure", "opentelemetry"),
+    (WATCHING, "app.agents.error_translation", "opentelemetry"),
     (WATCHING, "app.main", "prometheus_client"),
     (LAYERS, "app.tasks.rows", "app.agents.introspection"),
     (LAYERS, "app.api.tasks", "app.tasks.engine"),
@@ -68,20 +69,21 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (NOUNS, "app.settings", "app.runs.runner"),
     (CIRCLES, "app.runs.model", "app.runs.events"),
     (CIRCLES, "app.api.deps", "app.api.app"),
-    (CIRCLES, "app.agents.tool_context", "app.agents.tools"),
+    (CIRCLES, "app.agents.tool_context", "app.agents.tool_guards"),
     (CATALOGUE, "dashboards.queries", "app.runs.model"),
     (CATALOGUE, "dashboards.rules.slo", "app.telemetry.metrics"),
     (CATALOGUE, "dashboards.boards.cost", "app.settings"),
     (UNSEEN, "app.telemetry.metrics", "dashboards.queries"),
+    (OFFERED, "app.ask", "watchkeeper"),
 )
 
 
-def lint(place: Path) -> tuple[int, str]:
-    """What import-linter says of the `app` in that place, by the contracts of this repository."""
+def lint(directory: Path) -> tuple[int, str]:
+    """The report of import-linter on the `app` in a directory, by this repository's contracts."""
     ended = subprocess.run(
         [str(LINT), "--config", str(ROOT / "pyproject.toml"), "--no-cache", "--no-logo"],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(place), "COLUMNS": "400"},
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(directory), "COLUMNS": "400"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -90,35 +92,35 @@ def lint(place: Path) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-def sections(said: str) -> Mapping[str, str]:
-    """What is said of each broken contract."""
-    _, _, broken = said.partition("Broken contracts")
+def sections(output: str) -> Mapping[str, str]:
+    """The report on each broken contract."""
+    _, _, broken = output.partition("Broken contracts")
     names = "|".join(re.escape(contract["name"]) for contract in CONTRACTS)
     parts = re.split(rf"^({names})$", broken, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def copied(place: Path) -> Path:
+def copied(directory: Path) -> Path:
     """A copy of the product that may be broken."""
     for part in (APP, ROOT / "dashboards"):
         left_out = shutil.ignore_patterns("__pycache__", "node_modules", "build", "dist")
-        shutil.copytree(part, place / part.name, ignore=left_out)
-    return place
+        shutil.copytree(part, directory / part.name, ignore=left_out)
+    return directory
 
 
-def file_of(place: Path, module: str) -> Path:
-    """The file of a module in that place."""
-    return place.joinpath(*module.split(".")).with_suffix(".py")
+def file_of(directory: Path, module: str) -> Path:
+    """The file of a module in that directory."""
+    return directory.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def test_the_contracts_hold() -> None:
-    """Every contract is kept by the product as it is."""
-    code, said = lint(ROOT)
-    assert code == 0, said
-    assert f"Contracts: {len(CONTRACTS)} kept, 0 broken." in said
+def test_contracts_hold() -> None:
+    """The product keeps every contract."""
+    code, output = lint(ROOT)
+    assert code == 0, output
+    assert f"Contracts: {len(CONTRACTS)} kept, 0 broken." in output
 
 
-def test_every_contract_is_tried() -> None:
+def test_every_contract_has_a_planted_violation() -> None:
     """No contract is without a planted violation."""
     assert {contract["name"] for contract in CONTRACTS} == {name for name, _, _ in PLANTED}
 
@@ -126,28 +128,28 @@ def test_every_contract_is_tried() -> None:
 @pytest.mark.parametrize("contract", sorted({name for name, _, _ in PLANTED}))
 def test_planted_violations_are_caught(tmp_path: Path, contract: str) -> None:
     """Each forbidden import breaks the contract that forbids it, which names it."""
-    place = copied(tmp_path)
+    directory = copied(tmp_path)
     planted = [(module, imported) for name, module, imported in PLANTED if name == contract]
     for module, imported in planted:
-        with file_of(place, module).open("a") as file:
+        with file_of(directory, module).open("a") as file:
             file.write(f"\nimport {imported}\n")
-    code, said = lint(place)
-    assert code == 1, said
-    told = sections(said)[contract]
+    code, output = lint(directory)
+    assert code == 1, output
+    section = sections(output)[contract]
     for module, imported in planted:
         caught = f"{module} -> {imported} "
         if contract == CIRCLES:
             caught = f"No cycles are allowed in {module.rpartition('.')[0]}."
-        assert caught in told
+        assert caught in section
 
 
-def test_a_new_room_needs_a_place(tmp_path: Path) -> None:
-    """A module that stands in no layer breaks the contract of the layers."""
-    place = copied(tmp_path)
-    (place / "app" / "attic.py").write_text('"""Nobody thought of it."""\n')
-    code, said = lint(place)
+def test_new_module_needs_a_layer(tmp_path: Path) -> None:
+    """A module in no layer breaks the contract of the layers."""
+    directory = copied(tmp_path)
+    (directory / "app" / "attic.py").write_text('"""Nobody thought of it."""\n')
+    code, output = lint(directory)
     assert code == 1
-    assert "attic" in sections(said)[LAYERS]
+    assert "attic" in sections(output)[LAYERS]
 
 
 def imports(file: Path) -> set[str]:
@@ -162,8 +164,8 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def test_the_core_imports_one_library() -> None:
-    """The core imports itself, the standard library and tenacity."""
+def test_core_imports_the_standard_library_only() -> None:
+    """The core imports itself, the standard library and anyio."""
     allowed = {*sys.stdlib_module_names, "tenacity"}
     for file in (APP / "runs").glob("*.py"):
         for module in imports(file):
@@ -178,27 +180,27 @@ def test_the_core_imports_one_library() -> None:
         ("telemetry", ("structlog", "prometheus_client", "opentelemetry")),
     ],
 )
-def test_each_library_has_one_room(room: str, libraries: tuple[str, ...]) -> None:
-    """Outside its room no module imports a library or what belongs to it."""
+def test_each_library_has_one_package(room: str, libraries: tuple[str, ...]) -> None:
+    """Outside its own package no module imports a library or its parts."""
     for file in APP.rglob("*.py"):
         if APP / room not in file.parents:
             assert not [name for name in imports(file) if name.startswith(libraries)], file
 
 
 def test_only_the_command_line_and_main_read_settings() -> None:
-    """No room reads the settings or the environment."""
+    """No other package reads the settings or the environment."""
     for file in APP.rglob("*.py"):
         if file.parent != APP:
             assert "app.settings" not in imports(file), file
 
 
-def test_settings_know_only_the_nouns() -> None:
-    """Of the core, settings import its nouns."""
+def test_settings_import_only_the_nouns() -> None:
+    """Of the core, settings import its nouns only."""
     known = {name for name in imports(APP / "settings.py") if name.startswith("app")}
     assert known <= {"app.runs.model"}
 
 
-def test_importing_does_nothing() -> None:
+def test_importing_has_no_effect() -> None:
     """Importing the whole product starts no thread, opens no log and prints nothing."""
     code = (
         "import threading, logging, sys\n"
@@ -215,9 +217,9 @@ def test_importing_does_nothing() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-def test_every_module_says_why_it_exists() -> None:
-    """Every module opens with a sentence."""
+def test_every_module_has_a_docstring() -> None:
+    """Every module starts with a sentence."""
     for file in APP.rglob("*.py"):
-        said = ast.get_docstring(ast.parse(file.read_text()))
-        assert said, file
-        assert not said.startswith("This module"), file
+        docstring = ast.get_docstring(ast.parse(file.read_text()))
+        assert docstring, file
+        assert not docstring.startswith("This module"), file

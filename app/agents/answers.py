@@ -1,7 +1,7 @@
-"""What an agent's answer is: what it said to this question, and nothing else.
+"""Extracts an agent's answer from the messages and state keys that a run produced.
 
-Not the question, a tool's row, the text beside calls that were not made, or an earlier answer. A
-graph that answers in another key of its state has that as `output`.
+The question, tool results, text beside unexecuted tool calls and earlier answers are not answers.
+If a graph answers in another key of its state, that key becomes `output`.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -17,26 +17,26 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 
-from app.agents.contents import blocks_of, refusal_of
+from app.agents.message_content import blocks_of, refusal_of
 from app.runs.errors import ModelFailed, NoAnswer
 from app.runs.model import AgentAnswer
 
 STRUCTURED = "structured_response"
 _LISTS = (list, tuple)
-# How ModelRetryMiddleware speaks for a model that failed; it gives its words no other mark.
+# ModelRetryMiddleware reports a failed model by this sentence, without any other mark.
 _RETRIES_SENTENCE = "Model call failed after "
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """What is known of an agent that tells its answers: the tools that give one by themselves."""
+class AnswerTools:
+    """Names of the tools of an agent whose calls or results are answers."""
 
     output_tools: Set[str]
     direct_tools: Set[str]
 
 
 def as_messages(value: Any) -> list[BaseMessage]:
-    """The messages of a state, which may hold them as the dicts of a provider's client."""
+    """Return the messages of a state, converting dicts in a provider's format."""
     if not isinstance(value, _LISTS):
         return []
     if all(isinstance(message, BaseMessage) for message in value):
@@ -50,20 +50,22 @@ def as_messages(value: Any) -> list[BaseMessage]:
 def new_messages(
     messages: Sequence[BaseMessage], before: Set[str], question_id: str
 ) -> list[BaseMessage]:
-    """Those that came with this run: after its question, and not there before."""
-    asked = [at for at, message in enumerate(messages) if message.id == question_id]
-    since = messages[asked[-1] + 1 :] if asked else messages
+    """Return the messages that this run added: after its question, and not in `before`."""
+    questions = [at for at, message in enumerate(messages) if message.id == question_id]
+    since = messages[questions[-1] + 1 :] if questions else messages
     return [message for message in since if message.id is None or message.id not in before]
 
 
-def answer_in(said: Sequence[BaseMessage], changed: Mapping[str, Any], names: Names) -> AgentAnswer:
-    """The answer in what a run left: its new messages, and other keys that it changed.
+def answer_in(
+    messages: Sequence[BaseMessage], changed: Mapping[str, Any], tools: AnswerTools
+) -> AgentAnswer:
+    """Return the answer from a run's new messages and the other state keys that it changed.
 
-    Raises ModelFailed where the model said nothing, and NoAnswer where the agent did not.
+    Raises ModelFailed if the model's reply is empty, and NoAnswer if the agent gave no reply.
     """
     output = changed.get(STRUCTURED)
-    direct = names.direct_tools | (names.output_tools if output is not None else set())
-    message = _last_word(said, direct)
+    direct = tools.direct_tools | (tools.output_tools if output is not None else set())
+    message = _answer_message(messages, direct)
     if message is None and output is not None:
         return AgentAnswer("", output=output)
     if message is None:
@@ -86,20 +88,20 @@ def answer_in(said: Sequence[BaseMessage], changed: Mapping[str, Any], names: Na
 
 
 def in_other_keys(changed: Mapping[str, Any]) -> AgentAnswer:
-    """The answer of a graph that gives it in keys of its own; a single text is its words too."""
+    """Return the answer from a graph's own state keys. A single string is also its text."""
     values = list(changed.values())
     only_text = len(values) == 1 and isinstance(values[0], str)
     return AgentAnswer(values[0] if only_text else "", output=dict(changed))
 
 
 def text_of(message: BaseMessage) -> str:
-    """Its text."""
+    """Return the message's text."""
     return str(message.text)
 
 
-def _last_word(said: Sequence[BaseMessage], direct: Set[str]) -> BaseMessage | None:
-    """The last message that speaks to whoever asked."""
-    for message in reversed(said):
+def _answer_message(messages: Sequence[BaseMessage], direct: Set[str]) -> BaseMessage | None:
+    """Return the last message that addresses the caller."""
+    for message in reversed(messages):
         match message:
             case AIMessage():
                 return None if message.tool_calls else message

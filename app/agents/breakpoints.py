@@ -1,4 +1,4 @@
-"""Whether a graph stopped at a breakpoint: LangGraph returns its state as if it had ended."""
+"""Finds whether a graph stopped at a breakpoint: LangGraph then returns as if it had finished."""
 
 from typing import Any
 
@@ -14,25 +14,25 @@ def has(graph: Any) -> bool:
 
 
 async def astopped(graph: Any, config: Any, result: Any) -> bool:
-    """Whether the graph, called with this, has stopped at one: then it has a next step."""
-    if _keeps_steps(graph, config):
+    """Whether the invoked graph stopped at a breakpoint: it then has a next step."""
+    if _has_checkpoints(graph, config):
         return bool((await graph.aget_state(config)).next)
-    return _left_calls(result)
+    return _has_unanswered_calls(result)
 
 
 def stopped(graph: Any, config: Any, result: Any) -> bool:
-    """The same for a graph that was called from sync code."""
-    if _keeps_steps(graph, config):
+    """The same as `astopped`, for sync code."""
+    if _has_checkpoints(graph, config):
         return bool(graph.get_state(config).next)
-    return _left_calls(result)
+    return _has_unanswered_calls(result)
 
 
-def _keeps_steps(graph: Any, config: Any) -> bool:
-    named = (config or {}).get("configurable") or {}
-    return isinstance(graph.checkpointer, BaseCheckpointSaver) and "thread_id" in named
+def _has_checkpoints(graph: Any, config: Any) -> bool:
+    configurable = (config or {}).get("configurable") or {}
+    return isinstance(graph.checkpointer, BaseCheckpointSaver) and "thread_id" in configurable
 
 
-def _left_calls(result: Any) -> bool:
-    """Of a graph that keeps no steps only this is seen: calls that nobody answered."""
+def _has_unanswered_calls(result: Any) -> bool:
+    """Without a checkpointer, only unanswered tool calls show that the graph stopped."""
     messages = as_messages(result.get("messages")) if isinstance(result, dict) else []
     return any(isinstance(m, AIMessage) and bool(m.tool_calls) for m in messages[-1:])

@@ -1,4 +1,4 @@
-"""Builds new agents the way the service would like them: strict model, bounded retries, limits."""
+"""Builds agents for the service: with a strict model, bounded retries and limits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from langgraph.graph.state import CompiledStateGraph
 from app.agents.retry import RetryModel
 from app.runs.model import EarlyStopping
 
-# Metadata by which an agent carries its own limits to the service that serves it.
+# Metadata keys by which an agent passes its own limits to the service.
 MAX_ITERATIONS, EARLY_STOPPING = "watchkeeper_max_iterations", "watchkeeper_early_stopping"
 ATTEMPTS = "watchkeeper_attempts"
 
@@ -28,12 +28,20 @@ def build_agent(
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
     **options: Any,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """An agent of `create_agent`, ready to be served.
+    """Return an agent of `create_agent`, ready to be served.
 
-    `model` is a chat model, or the name of one of OpenAI or a compatible endpoint. A model call
-    that fails in a way that may pass is made again, at most `attempts` times and never past the
-    run's deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1 and for
-    a name of another provider.
+    Its input is a dict with `messages`; its output is the state, whose last message is the answer.
+
+    `model` is a chat model, or the name of one of OpenAI or a compatible endpoint. `tools` are
+    LangChain tools or functions with a docstring. `prompt` is the system message. A model call that
+    fails in a way that may pass is repeated: `attempts` calls in all, none past the run's deadline.
+    `max_iterations` is the largest number of the agent's own turns that asked for tools, and
+    `early_stopping` what writes the answer there: "generate" or "force". Without them the
+    service's own limits hold. `middleware` comes before the retries. `options` go to
+    `create_agent`.
+
+    Raises ValueError for a limit below 1, an unknown `early_stopping` and a name of another
+    provider, and what OpenAI's client raises without `OPENAI_API_KEY`.
     """
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")

@@ -1,12 +1,11 @@
-"""The LangChain callback handler: what LangChain calls back becomes facts about the run.
+"""The LangChain callback handler: turns callbacks into facts about the run.
 
-It is synchronous and `run_inline`: called in order and in the run's own context, so that what it
-sets in `on_tool_start` is seen inside sync and async tools. It only passes on: the tree knows
-where a call stands, `Turns` what counts, `Limits` what may be asked, and the two kinds of calls
-report themselves.
+It is synchronous and `run_inline`: LangChain calls it in order and in the run's context. Sync and
+async tools therefore see what `on_tool_start` sets. It only dispatches: `CallTree` places each
+call, `TurnCounter` counts, `Limits` decides, and `ModelCalls` and `ToolCalls` emit facts.
 
-It also refuses: a step beyond the limit, and an answer that is broken. A refusal is raised
-through LangChain, before a model is asked or a tool is run.
+It also rejects steps beyond the limit and incomplete answers. It raises through LangChain, before
+a model call or a tool starts.
 """
 
 import asyncio
@@ -20,22 +19,22 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphInterrupt
 
-from app.agents.around import Around, Calls
-from app.agents.asking import Asking, asking, bound_tools
+from app.agents.call_tree import AgentRun, Branch, CallTree, Place, enclosing_agent, enclosing_tool
+from app.agents.errors import CeilingReached, IncompleteAnswer
+from app.agents.interceptor import CallInterceptor, RunControls
+from app.agents.library_patches import InterceptingHandler, install_patches
 from app.agents.limits import Limits, Verdict
 from app.agents.model_calls import ModelCalls, iteration_of
 from app.agents.node_outputs import messages_in, output_of
 from app.agents.node_retries import Policies
-from app.agents.reach import Reaching, install
-from app.agents.refusal import CeilingReached, IncompleteAnswer
+from app.agents.pending_model_call import PendingModelCall, bound_tools, current_model_call
 from app.agents.tool_calls import ToolCalls
-from app.agents.tools import Guards
-from app.agents.tree import AgentRun, Branch, Place, Tree, agent_around, tool_around
-from app.agents.turns import Turns
+from app.agents.tool_guards import ToolGuards
+from app.agents.turns import TurnCounter
 from app.runs.model import CallOutcome, Limit
 from app.runs.ports import AgentCall
 
-# What AgentExecutor runs in place of a tool when a turn was unusable or named no known tool.
+# AgentExecutor runs these instead of a tool if a turn was unusable or named an unknown tool.
 PARSE_ERROR_TOOL = "_Exception"
 UNKNOWN_TOOL = "invalid_tool"
 _SILENT = "nostream"
@@ -43,8 +42,8 @@ _SILENT = "nostream"
 P = ParamSpec("P")
 
 
-def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
-    """A fault of ours is counted and never breaks the run; a refusal is meant to."""
+def _fault_counted(callback: Callable[P, None]) -> Callable[P, None]:
+    """Count our own faults, so that they never break the run. Let rejections through."""
 
     @functools.wraps(callback)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -60,12 +59,12 @@ def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-class RunHandler(Reaching):
-    """One for each run.
+class RunHandler(InterceptingHandler):
+    """The handler of one run.
 
-    `tools` and `output_tools` are the names the agent may call. Without `guards` it only watches.
-    `limit_nodes` are the nodes by which a library's own limit speaks, and `library_limit` is what
-    one said. `waiting` are the agents that stopped to ask a human.
+    `tools` and `output_tools` are the names that the agent may call. Without `guards` it only
+    watches. `limit_nodes` are the nodes of LangChain's own limits, and `limit_messages` are the
+    messages that they added. `interrupted` are the agents that stopped to ask a human.
     """
 
     run_inline = True
@@ -81,35 +80,41 @@ class RunHandler(Reaching):
         tools: frozenset[str] = frozenset(),
         output_tools: frozenset[str] = frozenset(),
         *,
-        guards: Guards | None = None,
+        guards: ToolGuards | None = None,
         policies: Policies | None = None,
         limit_nodes: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        install()
+        install_patches()
         self.call = call
-        self.about = {"run_id": call.run_id, "agent": agent}
+        self.run_fields = {"run_id": call.run_id, "agent": agent}
         self.clock = clock
-        self.tree = Tree(agent)
-        self.library_limit: list[BaseMessage] = []
+        self.tree = CallTree(agent)
+        self.limit_messages: list[BaseMessage] = []
         self._limit_nodes = limit_nodes
-        self.tool_calls = ToolCalls(call, self.about, clock, self.tree)
-        self.turns = Turns(
-            self.tree, call.emit, self.about, clock, tools, output_tools, self.tool_calls.reject
+        self.tool_calls = ToolCalls(call, self.run_fields, clock, self.tree)
+        self.turns = TurnCounter(
+            self.tree,
+            call.emit,
+            self.run_fields,
+            clock,
+            tools,
+            output_tools,
+            self.tool_calls.reject,
         )
-        self.turns.go_on_from(call.iterations)
-        self.models = ModelCalls(call, self.about, clock, refuses=guards is not None)
+        self.turns.resume_at(call.iterations)
+        self.models = ModelCalls(call, self.run_fields, clock, enforces=guards is not None)
         self.limits = Limits(
-            call, self.about, clock, self.tree, self.turns, refuses=guards is not None
+            call, self.run_fields, clock, self.tree, self.turns, enforces=guards is not None
         )
-        self.calls = Calls(self.turns, self.limits, self.models, guards, policies or {})
-        self.waiting = self.calls.waiting
+        self.controls = RunControls(self.turns, self.limits, self.models, guards, policies or {})
+        self.interrupted = self.controls.interrupted
 
-    def around(self, parent_id: UUID | None) -> Around:
-        """What stands around a call that is made inside that chain or tool call."""
-        return Around(self.calls, self.tree.place(parent_id))
+    def interceptor(self, parent_id: UUID | None) -> CallInterceptor:
+        """Return the interceptor of a call inside that chain or tool call."""
+        return CallInterceptor(self.controls, self.tree.place(parent_id))
 
-    @_guarded
+    @_fault_counted
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -122,44 +127,44 @@ class RunHandler(Reaching):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """A chain begins: the run of an agent, a step of it, or something in between."""
+        """A chain starts: an agent's run, one of its steps, or a chain in between."""
         branch = self.tree.begin(run_id, parent_run_id, name, tags or (), metadata or {}, inputs)
-        if branch is not None and self.turns.is_unseen(branch):
+        if branch is not None and self.turns.runs_without_model(branch):
             self.limits.step_begins(branch)
             self.turns.step_begins(branch)
 
-    @_guarded
+    @_fault_counted
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A chain ended: turns are counted at the end of the step that made them."""
+        """A chain ended. Turns are counted at the end of their step."""
         ended = self.tree.end(run_id)
         if isinstance(ended, Branch):
             self.turns.branch_ended(ended, outputs)
-            if self.limits.last_words is not None:
-                self.limits.restate(messages_in(outputs))
-            if ended.node in self._limit_nodes and tool_around(ended) is None:
-                self.library_limit += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
-            ended.said = ended.inputs = None  # what was said may be long
+            if self.limits.final_message is not None:
+                self.limits.update_final_message(messages_in(outputs))
+            if ended.node in self._limit_nodes and enclosing_tool(ended) is None:
+                self.limit_messages += (m for m in messages_in(outputs) if isinstance(m, AIMessage))
+            ended.reply = ended.inputs = None  # free long texts
         elif isinstance(ended, AgentRun):
             self._agent_ended(ended, CallOutcome.COMPLETED)
 
     def release(self) -> None:
-        """The run is over: hold nothing of what was said in it."""
+        """The run is over: release all its messages."""
         self.turns.release()
         self.models.latest = None
         self.models.open.clear()
-        self.limits.last_words = None
-        self.library_limit.clear()
+        self.limits.final_message = None
+        self.limit_messages.clear()
 
-    @_guarded
+    @_fault_counted
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A chain raised: it failed, asks a human, or handed over to another agent."""
+        """A chain raised: it failed, asked a human, or handed over to another agent."""
         ended = self.tree.end(run_id)
         if isinstance(ended, Branch):
-            ended.agent.waits = ended.agent.waits or isinstance(error, GraphInterrupt)
+            ended.agent.interrupted = ended.agent.interrupted or isinstance(error, GraphInterrupt)
             ended.agent.failed[ended.key] = (ended.attempts, ended.failure)
-            given = output_of(error)
-            if given is not None:
-                self.turns.branch_ended(ended, given)
+            output = output_of(error)
+            if output is not None:
+                self.turns.branch_ended(ended, output)
         elif isinstance(ended, AgentRun):
             self._agent_failed(ended, error)
 
@@ -167,19 +172,19 @@ class RunHandler(Reaching):
         if not isinstance(error, asyncio.CancelledError):
             handed_over = output_of(error) is not None
             self._agent_ended(agent, CallOutcome.COMPLETED if handed_over else CallOutcome.FAILED)
-        elif not self.call.stopping():  # else the end of the run closes what is open
+        elif not self.call.stopping():  # otherwise the end of the run closes open calls
             self._agent_ended(agent, CallOutcome.CANCELLED)
 
     def _agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
-        agent.said = agent.last_said = None
-        if agent.waits:
-            self.waiting.add(agent.name)
+        agent.reply = agent.last_reply = None
+        if agent.interrupted:
+            self.interrupted.add(agent.name)
             outcome = CallOutcome.INTERRUPTED
         else:
-            self.waiting.discard(agent.name)
+            self.interrupted.discard(agent.name)
         self.tool_calls.agent_ended(agent, outcome)
 
-    @_guarded
+    @_fault_counted
     def on_chat_model_start(
         self,
         serialized: dict[str, Any],
@@ -193,16 +198,15 @@ class RunHandler(Reaching):
         options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """An agent, or a helper of one, asks a chat model."""
-        about = metadata or {}
-        call = asking.get()
-        if call is None or call.call_ids:  # it was not called by the methods that we stand around
-            given = {**(invocation_params or {}), **(options or {})}
-            call = self._asking(parent_run_id, given)
-        said = messages[0] if messages else ()
-        self._model_starts(run_id, call, said, about, silent=_SILENT in (tags or ()))
+        """An agent, or one of its helpers, calls a chat model."""
+        call = current_model_call.get()
+        if call is None or call.call_ids:  # the call did not go through our patched methods
+            call_options = {**(invocation_params or {}), **(options or {})}
+            call = self._unintercepted_call(parent_run_id, call_options)
+        prompt = messages[0] if messages else ()
+        self._model_starts(run_id, call, prompt, metadata or {}, silent=_SILENT in (tags or ()))
 
-    @_guarded
+    @_fault_counted
     def on_llm_start(
         self,
         serialized: dict[str, Any],
@@ -214,22 +218,24 @@ class RunHandler(Reaching):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """An agent asks a model that completes text."""
-        call = self._asking(parent_run_id, {})
-        said = [HumanMessage(text) for text in prompts[:1]]
-        self._model_starts(run_id, call, said, metadata or {}, silent=_SILENT in (tags or ()))
+        """An agent calls a text completion model."""
+        call = self._unintercepted_call(parent_run_id, {})
+        prompt = [HumanMessage(text) for text in prompts[:1]]
+        self._model_starts(run_id, call, prompt, metadata or {}, silent=_SILENT in (tags or ()))
 
-    def _asking(self, parent_id: UUID | None, options: dict[str, Any]) -> Asking:
-        """A call that nothing of ours stands around: at the limit it is refused."""
-        call = Asking(None, bound_tools(options), options, self.tree.place(parent_id))
-        if self.calls.ask(call) is not Verdict.MAKE:
+    def _unintercepted_call(
+        self, parent_id: UUID | None, options: dict[str, Any]
+    ) -> PendingModelCall:
+        """Admit a call that no interceptor handles. At the limit it is rejected."""
+        call = PendingModelCall(None, bound_tools(options), options, self.tree.place(parent_id))
+        if self.controls.admit(call) is not Verdict.MAKE:
             self.limits.stop(Limit.ITERATIONS)
         return call
 
     def _model_starts(
         self,
         run_id: UUID,
-        call: Asking,
+        call: PendingModelCall,
         messages: Sequence[BaseMessage],
         metadata: dict[str, Any],
         *,
@@ -237,40 +243,40 @@ class RunHandler(Reaching):
     ) -> None:
         place: Place | None = call.place
         assert place is not None
-        self.limits.made(call)
+        self.limits.count(call)
         parent_id = self.tool_calls.parent_of_calls(place)
         iteration = iteration_of(place, self.turns.iterations)
         self.models.start(run_id, call, messages, metadata, parent_id, iteration, silent=silent)
 
-    @_guarded
+    @_fault_counted
     def on_llm_new_token(self, token: Any, *, run_id: UUID, chunk: Any = None, **_: Any) -> None:
-        """A streamed model call gave a token."""
+        """A streamed model call produced a token."""
         self.models.token(run_id, chunk)
 
-    @_guarded
+    @_fault_counted
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """A model answered."""
+        """A model replied."""
         ended = self.models.end(run_id, response)
         if ended is not None and ended.reply is not None:
-            call = ended.asking
-            about = {"helper": call.helper, "last": call.last}
-            self.turns.answered(ended.reply, call.tools, ended.place, **about)
+            call = ended.pending
+            flags = {"helper": call.helper, "last": call.last}
+            self.turns.model_replied(ended.reply, call.tools, ended.place, **flags)
 
-    @_guarded
+    @_fault_counted
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A model raised."""
         self.models.fail(run_id, error)
 
-    @_guarded
+    @_fault_counted
     def on_agent_action(
         self, action: Any, *, run_id: UUID, metadata: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """An AgentExecutor acts on a turn of its model."""
         agent = self.tree.agent(run_id, metadata or {})
-        agent.acts = True
-        self.turns.acted_on(agent, action)
+        agent.is_executor = True
+        self.turns.executor_acted(agent, action)
 
-    @_guarded
+    @_fault_counted
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -282,11 +288,11 @@ class RunHandler(Reaching):
         tool_call_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """A tool begins to work, perhaps on another thread."""
+        """A tool starts, perhaps on another thread."""
         name = str((serialized or {}).get("name") or "unknown")
         place = self.tree.place(parent_run_id)
         if name == PARSE_ERROR_TOOL:
-            self.turns.unusable(agent_around(place) or place)
+            self.turns.unusable_turn(enclosing_agent(place) or place)
         if name in (PARSE_ERROR_TOOL, UNKNOWN_TOOL):
             return
         self.turns.tool_begins(place, name, tool_call_id)
@@ -294,14 +300,14 @@ class RunHandler(Reaching):
         iteration = iteration_of(place, self.turns.iterations) - 1
         self.tool_calls.start(run_id, name, arguments, place, iteration, tool_call_id)
 
-    @_guarded
+    @_fault_counted
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool gave a result."""
+        """A tool returned a result."""
         self.tree.end(run_id)
-        self.models.keep_result(output)
+        self.models.record_result(output)
         self.tool_calls.end(run_id, output)
 
-    @_guarded
+    @_fault_counted
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool raised."""
         self.tree.end(run_id)

@@ -1,7 +1,7 @@
-"""Where graphs keep the steps of background runs, so that a finished tool is not run again.
+"""Checkpoints of background runs, so that a finished tool is not executed again.
 
-Only the process that has a run may write its steps: the newest step is where the next attempt
-goes on, so one that another process wrote late would take the run back.
+Only the process that owns a run may write its checkpoints. The next attempt continues from the
+newest one, so a late write by another process would set the run back.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ T = TypeVar("T")
 _BUSY_MS = 30_000
 _CONNECTIONS = 8
 _POOL_S = 5.0
-_AGAIN_S = 0.5
-# A server that does not answer is left after these: the kernel's own patience is many minutes.
+_RETRY_S = 0.5
+# Give up on a server that does not respond: the kernel's own timeouts are many minutes.
 _CONNECTION: dict[str, Any] = {
     "connect_timeout": 2,
     "keepalives_idle": 5,
@@ -36,90 +36,90 @@ _CONNECTION: dict[str, Any] = {
 }
 
 
-# The configuration of a run names its claim, in whose name steps are written.
+# Key of the run configuration that holds the claim token for checkpoint writes.
 CLAIM = "watchkeeper_claim"
-# The run and the claim of the step that is being written.
-_claimed: ContextVar[tuple[str, str] | None] = ContextVar("claimed", default=None)
+# Run id and claim token of the checkpoint that is being written.
+_write_claim: ContextVar[tuple[str, str] | None] = ContextVar("claimed", default=None)
 
 
 class Checkpoints:
-    """The steps of runs that have not ended, by the id of the run."""
+    """The checkpoints of unfinished runs, by run id."""
 
     def __init__(self, saver: BaseCheckpointSaver[Any]) -> None:
         self.saver = saver
 
     async def delete_steps(self, run_ids: Iterable[str]) -> None:
-        """Drop the steps of runs whose results are stored."""
+        """Delete the checkpoints of runs whose results are stored."""
         for run_id in run_ids:
             await self.saver.adelete_thread(run_id)
 
 
 @asynccontextmanager
 async def opened(url: str, held: str) -> AsyncIterator[Checkpoints]:
-    """Open them for a store: a file beside a SQLite store, tables of PostgreSQL's.
+    """Open the checkpoints of a store: a file beside SQLite, tables in PostgreSQL.
 
-    `held` is the statement that finds a run of PostgreSQL's by its id and its claim, and keeps it
-    so until the step is written. A file needs none: there nobody loses a run and lives.
+    `held` is the SQL statement that locks a run's row by run id and claim token until the
+    checkpoint is written. SQLite needs none: a process cannot lose a run and survive.
     """
     if url.startswith("sqlite"):
         path = Path(url.removeprefix("sqlite:///"))
-        async with _in_file(path.with_suffix(".steps")) as saver:
+        async with _open_file(path.with_suffix(".steps")) as saver:
             yield Checkpoints(saver)
     else:
-        async with _in_server(url, held) as saver:
+        async with _open_server(url, held) as saver:
             yield Checkpoints(saver)
 
 
-_GONE = (psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError)
+_UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, sqlite3.OperationalError)
 
 
-class _Patient(BaseCheckpointSaver[Any]):
-    """A store that is away or full does not take a run with it: it is tried until the deadline."""
+class _RetryingSaver(BaseCheckpointSaver[Any]):
+    """Retries an unavailable or full store until the run's deadline."""
 
-    async def aput(self, config: RunnableConfig, *asked: Any, **named: Any) -> Any:
-        with _in_the_name_of(config):
-            return await _until_there(super().aput, config, *asked, **named)
+    async def aput(self, config: RunnableConfig, *args: Any, **kwargs: Any) -> Any:
+        with _claim_of(config):
+            return await _until_available(super().aput, config, *args, **kwargs)
 
-    async def aput_writes(self, config: RunnableConfig, *asked: Any, **named: Any) -> None:
-        with _in_the_name_of(config):
-            await _until_there(super().aput_writes, config, *asked, **named)
+    async def aput_writes(self, config: RunnableConfig, *args: Any, **kwargs: Any) -> None:
+        with _claim_of(config):
+            await _until_available(super().aput_writes, config, *args, **kwargs)
 
-    async def aget_tuple(self, *asked: Any, **named: Any) -> Any:
-        return await _until_there(super().aget_tuple, *asked, **named)
+    async def aget_tuple(self, *args: Any, **kwargs: Any) -> Any:
+        return await _until_available(super().aget_tuple, *args, **kwargs)
 
 
 @contextmanager
-def _in_the_name_of(config: RunnableConfig) -> Iterator[None]:
+def _claim_of(config: RunnableConfig) -> Iterator[None]:
     run = config["configurable"]
     claim_token = run.get(CLAIM)
-    before = _claimed.set(None if claim_token is None else (run["thread_id"], claim_token))
+    before = _write_claim.set(None if claim_token is None else (run["thread_id"], claim_token))
     try:
         yield
     finally:
-        _claimed.reset(before)
+        _write_claim.reset(before)
 
 
-async def _until_there(work: Callable[..., Awaitable[T]], *asked: Any, **named: Any) -> T:
+async def _until_available(operation: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
     while True:
         try:
-            return await work(*asked, **named)
-        except _GONE as refused:
-            if remaining() <= _AGAIN_S:
-                raise StoreUnavailable from refused  # and not a fault of the agent's
-            await asyncio.sleep(_AGAIN_S)
+            return await operation(*args, **kwargs)
+        except _UNAVAILABLE as refused:
+            if remaining() <= _RETRY_S:
+                raise StoreUnavailable from refused  # not a failure of the agent
+            await asyncio.sleep(_RETRY_S)
 
 
 @asynccontextmanager
-async def _in_file(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _open_file(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     import aiosqlite  # noqa: PLC0415 - one of two
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # noqa: PLC0415
 
-    class Saver(_Patient, AsyncSqliteSaver):
+    class Saver(_RetryingSaver, AsyncSqliteSaver):
         pass
 
     async with aiosqlite.connect(path) as connection:
         await connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-        # What a loss of power takes from here is done again; what was accepted is elsewhere.
+        # Steps lost in a power failure are executed again. Accepted runs are stored elsewhere.
         await connection.execute("PRAGMA synchronous=NORMAL")
         saver = Saver(connection, serde=_serializer())
         await saver.setup()
@@ -127,17 +127,17 @@ async def _in_file(path: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
 
 
 @asynccontextmanager
-async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _open_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver  # noqa: PLC0415 - one of two
     from psycopg.rows import dict_row  # noqa: PLC0415
     from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415
 
-    class Saver(_Patient, AsyncPostgresSaver):
+    class Saver(_RetryingSaver, AsyncPostgresSaver):
         @asynccontextmanager
         async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[Any]:
-            """What the library reads and writes with; a step is one transaction with its claim."""
-            claim_token = _claimed.get()
-            # What is sent through one pipeline is one transaction.
+            """Check the claim token and write the checkpoint in one transaction."""
+            claim_token = _write_claim.get()
+            # One pipeline is one transaction.
             async with super()._cursor(pipeline=pipeline or claim_token is not None) as cursor:
                 if claim_token is not None:
                     await cursor.execute(held, claim_token)
@@ -145,9 +145,9 @@ async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[A
                         raise HandedOver
                 yield cursor
 
-    # A connection is checked before it is lent: a server that restarts leaves dead ones behind.
-    # Of new ones the pool asks less and less often while the server is away, so it is told to
-    # stop soon: whoever wants one makes it begin anew.
+    # The pool checks a connection before use: a server restart leaves dead connections.
+    # While the server is down, the pool backs off ever longer. A short reconnect timeout makes
+    # the next request start the attempts again.
     pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
         url,
         min_size=1,
@@ -170,5 +170,5 @@ async def _in_server(url: str, held: str) -> AsyncIterator[BaseCheckpointSaver[A
 
 
 def _serializer() -> JsonPlusSerializer:
-    """Reads back what the library itself writes: a store is no place to load classes from."""
+    """Return a serializer that loads no classes other than LangGraph's own types."""
     return JsonPlusSerializer(allowed_msgpack_modules=None)

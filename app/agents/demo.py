@@ -1,6 +1,6 @@
-"""The agent that answers when nobody has brought one: a small order desk, on the demo model.
+"""The default agent if none is configured: a small order desk on the demo model.
 
-It needs no key, so `serve` has something to show a minute after the install.
+It needs no API key, so `serve` answers right after the install.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Order:
-    """An order; what its date means depends on its state, as `_DATES` says."""
+    """An order. `_DATES` defines what its date means in each state."""
 
     order_id: str
     customer: str
@@ -73,15 +73,15 @@ class Order:
 class OrderDesk:
     """The orders and policies of a small shop.
 
-    Each answer carries its facts as fields and a `summary` in two languages, because the demo model
-    repeats what a tool says and cannot phrase it. An unknown order is an answer, not an error.
+    Each answer has its facts as fields and a `summary` in two languages: the demo model repeats
+    results and cannot phrase them. An unknown order is an answer, not an error.
     """
 
     orders: Mapping[str, Order]
     policies: Mapping[str, Mapping[str, str]]
 
     def order(self, order_id: str) -> dict[str, Any]:
-        """Tell what is in an order, how far it is, and when it comes or came."""
+        """Return an order's items, state and date."""
         order = self.orders.get(order_id)
         if order is None:
             return _no_such_order(order_id)
@@ -99,20 +99,20 @@ class OrderDesk:
         }
 
     def orders_in(self, state: State) -> dict[str, Any]:
-        """Tell which orders are in a state, and whose they are."""
+        """Return the orders in a state, with their customers."""
         orders = [order for order in self.orders.values() if order.state == state]
         names = [f"{order.order_id} ({order.customer})" for order in orders]
-        whose = "、".join(names) or "无"
+        names_zh = "、".join(names) or "无"
         count = f"{len(orders)} order is" if len(orders) == 1 else f"{len(orders)} orders are"
         return {
             "state": state,
             "order_ids": [order.order_id for order in orders],
             "summary": f"{count} {state}: {', '.join(names) or 'none'}.",
-            "summary_zh": f"{_STATES_ZH[state]}的订单有 {len(orders)} 个：{whose}。",
+            "summary_zh": f"{_STATES_ZH[state]}的订单有 {len(orders)} 个：{names_zh}。",
         }
 
     def parcel(self, order_id: str) -> dict[str, Any]:
-        """Tell who carries an order and where it was last seen, if it left at all."""
+        """Return an order's carrier and last known location, if it was shipped."""
         order = self.orders.get(order_id)
         if order is None:
             return _no_such_order(order_id)
@@ -136,9 +136,9 @@ class OrderDesk:
         }
 
     def policy(self, topic: Topic) -> dict[str, Any]:
-        """Tell what the shop promises about a topic."""
-        words = self.policies[topic]
-        return {"topic": topic, "summary": words["en"], "summary_zh": words["zh"]}
+        """Return the shop's policy on a topic."""
+        text = self.policies[topic]
+        return {"topic": topic, "summary": text["en"], "summary_zh": text["zh"]}
 
 
 def _no_such_order(order_id: str) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _open_desk() -> OrderDesk:
 
 
 def _tools(desk: OrderDesk) -> Sequence[BaseTool]:
-    """The desk as tools; their Chinese keywords are what the demo model matches Chinese with."""
+    """Return the desk as tools. The demo model matches Chinese by their Chinese keywords."""
 
     @tool
     def query_order(order_id: OrderId) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _tools(desk: OrderDesk) -> Sequence[BaseTool]:
     async def track_parcel(order_id: OrderId) -> dict[str, Any]:
         """Track the parcel or package of an order with its carrier: the tracking number and where
         it was last seen. 物流 快递 包裹 跟踪 追踪 到哪 哪里"""
-        # A real carrier is a network away; the wait makes this tool visible in a trace.
+        # Simulates a carrier's network latency, so that the tool is visible in a trace.
         await asyncio.sleep(CARRIER_DELAY_S)
         return desk.parcel(order_id)
 
@@ -208,5 +208,5 @@ def _tools(desk: OrderDesk) -> Sequence[BaseTool]:
 
 
 def build() -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The demo agent, ready to run; the orders are read here and not at import."""
+    """Build the demo agent. The orders are read here, not at import."""
     return create_agent(DemoChatModel(), _tools(_open_desk()), name=NAME)

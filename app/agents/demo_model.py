@@ -1,7 +1,7 @@
-"""A chat model that needs no key and no network, so that a first try runs the whole path.
+"""A chat model without API key or network, so that a first try runs the whole path.
 
-It is not a language model: it matches the words of a question with the tools it was given, and it
-says so in every answer.
+It is not a language model: it matches the words of a question with the bound tools. Every answer
+carries a label that says so.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
-from app.agents.demo_plan import Call, Tool, plan, worded
-from app.agents.demo_words import HAN, Question
+from app.agents.demo_language import HAN, Question
+from app.agents.demo_plan import Call, Tool, plan, result_text
 
 MODEL_NAME = "demo"
 
-# A piece is what streams as one token: a Chinese character, or a word with the space before it.
+# A piece streams as one token: a Chinese character, or a word with the preceding space.
 _PIECE = re.compile(rf"\s*(?:[{HAN}][，。：；、）]*|[^\s{HAN}]+)|\s+")
 
 
 class DemoChatModel(BaseChatModel):
-    """Answers by matching words with the bound tools; honest about being no language model.
+    """Answers by matching words with the bound tools.
 
-    What it says follows from the last human message, what came after it, and the bound tools. It
-    keeps nothing between calls, so one instance serves any number of runs at once. Only the ids of
-    tool calls are new each time, as every model's are. `tool_choice` is ignored: a tool is called
-    when the question fits it, never because a caller insists.
+    The answer depends on the last human message, the messages after it, and the bound tools. The
+    model has no state, so one instance serves any number of concurrent runs. Only the ids of tool
+    calls are random. `tool_choice` is ignored: a tool is called only if the question fits it.
     """
 
     first_token_delay_s: float = Field(default=0.0, ge=0)
@@ -56,7 +55,7 @@ class DemoChatModel(BaseChatModel):
 
     @property
     def model_name(self) -> str:
-        """Always `demo`: a name that could be set could hide what this is."""
+        """Always `demo`: a configurable name could hide that this is a demo."""
         return MODEL_NAME
 
     @property
@@ -77,7 +76,7 @@ class DemoChatModel(BaseChatModel):
         tool_choice: str | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools of any kind that LangChain can describe as a function."""
+        """Bind tools of any kind that LangChain can describe as a function."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
@@ -129,13 +128,13 @@ class DemoChatModel(BaseChatModel):
             delay_s = self.token_delay_s
 
     def _duration_s(self, reply: AIMessage) -> float:
-        """An answer takes as long in one piece as it does when it streams."""
+        """Return the delay of an unstreamed answer: the same as that of a streamed one."""
         after_the_first = max(len(list(_chunks(reply))) - 1, 0)
         return self.first_token_delay_s + after_the_first * self.token_delay_s
 
 
 def _reply(messages: Sequence[BaseMessage], schemas: Sequence[dict[str, Any]]) -> AIMessage:
-    # A tool that a provider runs itself has no function to call, so it is none for this model.
+    # A provider-side tool has no function, so this model ignores it.
     tools = [Tool(schema["function"]) for schema in schemas if "function" in schema]
     answer = _answer(messages, tools)
     calls = [] if isinstance(answer, str) else [_tool_call(call) for call in answer]
@@ -154,14 +153,16 @@ def _reply(messages: Sequence[BaseMessage], schemas: Sequence[dict[str, Any]]) -
 
 
 def _answer(messages: Sequence[BaseMessage], tools: Sequence[Tool]) -> list[Call] | str:
-    """What to do next: call tools, or once they have answered, say what they said."""
+    """Return the next tool calls, or an answer from their results."""
     human = [n for n, message in enumerate(messages) if isinstance(message, HumanMessage)]
     last = human[-1] if human else -1
     question = Question(str(messages[last].text) if human else "")
     results = [m for m in messages[last + 1 :] if isinstance(m, ToolMessage)]
     phrases = question.phrases
     if results:
-        return phrases.label + phrases.between.join(worded(result, phrases) for result in results)
+        return phrases.label + phrases.between.join(
+            result_text(result, phrases) for result in results
+        )
     planned = plan(question, tools)
     return phrases.label + planned if isinstance(planned, str) else planned
 
@@ -171,15 +172,15 @@ def _tool_call(call: Call) -> ToolCall:
 
 
 def _usage(messages: Sequence[BaseMessage], text: str, calls: Sequence[ToolCall]) -> UsageMetadata:
-    """An estimate, so that what counts tokens has something to count."""
-    said = text + "".join(call["name"] + json.dumps(call["args"]) for call in calls)
+    """Return an estimate, so that usage is not empty."""
+    output = text + "".join(call["name"] + json.dumps(call["args"]) for call in calls)
     read = sum(_tokens(str(message.text)) for message in messages)
-    written = _tokens(said)
+    written = _tokens(output)
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
 def _tokens(text: str) -> int:
-    """About four letters to a token, and about one for a Chinese character; never none."""
+    """Estimate four letters or one Chinese character per token; at least one token."""
     han = len(re.findall(f"[{HAN}]", text))
     return han + (len(text) - han) // 4 + 1
 
@@ -190,7 +191,7 @@ def _generation(reply: AIMessage) -> ChatGeneration:
 
 
 def _chunks(reply: AIMessage) -> Iterator[ChatGenerationChunk]:
-    """The reply in pieces that add up to it; the last one carries the usage and the metadata."""
+    """Yield the reply in pieces. The last one carries the usage and the metadata."""
     for piece in _PIECE.findall(str(reply.text)):
         yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
     for index, call in enumerate(reply.tool_calls):

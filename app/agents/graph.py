@@ -1,8 +1,8 @@
-"""Serves any compiled LangGraph graph over `messages`, those of `create_agent` among them."""
+"""Serves compiled LangGraph graphs over `messages`, including those of `create_agent`."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
@@ -13,19 +13,26 @@ from langgraph.constants import START
 from langgraph.graph import END
 from langgraph.pregel import Pregel
 
-from app.agents import causes, next_nodes
-from app.agents.answers import STRUCTURED, Names, answer_in, as_messages, new_messages
+from app.agents import error_classification, next_nodes, upstream
+from app.agents.answers import STRUCTURED, AnswerTools, answer_in, as_messages, new_messages
 from app.agents.callback import RunHandler
-from app.agents.conversations import Conversations, InMemory
-from app.agents.failure import blamed, refusal_of
-from app.agents.final import basis, last_words, open_results
+from app.agents.conversations import Conversations, InMemoryThreads
+from app.agents.error_translation import refusal_answer, translated_errors
+from app.agents.final_answer import ask_for_final_answer, final_prompt, placeholder_results
 from app.agents.graph_parts import parts_of
-from app.agents.last_turn import spoken
-from app.agents.needs import default_context
-from app.agents.reach import install
-from app.agents.resuming import RUN, begin_anew, config_of, from_input, go_on, last_turn
+from app.agents.graph_requirements import default_context
+from app.agents.last_turn import final_text
+from app.agents.library_patches import install_patches
+from app.agents.resuming import (
+    RUN,
+    checkpoint_config,
+    config_of_input,
+    last_exchange,
+    restart,
+    resume,
+)
 from app.agents.streaming import handler_for
-from app.agents.tools import Guards
+from app.agents.tool_guards import ToolGuards
 from app.runs.errors import (
     Interrupted,
     ModelFailed,
@@ -37,28 +44,28 @@ from app.runs.errors import (
 from app.runs.model import AgentAnswer, AgentInfo, Limit
 from app.runs.ports import AgentCall, ThreadStore
 
-# What create_react_agent says near a recursion limit; it gives its words no other mark.
+# create_react_agent's answer near a recursion limit, without any other mark.
 _NEEDS_MORE_STEPS = "Sorry, need more steps to process this request."
 
 
 @dataclass(slots=True)
-class Ran:
-    """What is known of a graph while it runs: its state, and what was there before."""
+class GraphRun:
+    """A running graph: its latest state, and the state before the run."""
 
     state: dict[str, Any] = field(default_factory=dict)
     before: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[BaseMessage]:
-        """The messages of its state."""
+        """The messages of the latest state."""
         return as_messages(self.state.get("messages"))
 
     def known(self) -> frozenset[str]:
-        """The ids of messages that were there before."""
+        """Return the ids of messages from before the run."""
         return frozenset(m.id for m in as_messages(self.before.get("messages")) if m.id)
 
     def changed(self, keys: Sequence[str]) -> dict[str, Any]:
-        """What stands in these keys, and did not before."""
+        """Return the values of these keys that the run changed."""
         values = {key: self.state.get(key) for key in keys}
         return {
             key: value
@@ -68,45 +75,46 @@ class Ran:
 
 
 class GraphAgent:
-    """One graph, built once, run many times at once."""
+    """One graph: built once, run many times concurrently."""
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
-        install()
-        self.info = info
+        install_patches()
         self._parts = parts_of(graph)
-        self.verbose = self._parts.verbose
+        self.info = replace(info, verbose=self._parts.verbose)
         self._graph = graph
         self._has_own_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
-        self._conversations = Conversations(info.name, InMemory())
+        self._conversations = Conversations(info.name, InMemoryThreads())
         self._durable = graph
-        self._guards = Guards()
+        self._guards = ToolGuards()
+        self._upstream = upstream.current()
 
-    def keep_in(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
-        """Keep conversations and, of background runs, steps there; not if it has a place itself."""
+    def use_store(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
+        """Store conversations and checkpoints there, unless the graph has its own checkpointer."""
         self._conversations = Conversations(self.info.name, threads)
         if not self._has_own_threads and steps is not None:
             self._durable = self._graph.copy({"checkpointer": steps})
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
-        """Run the graph to its end, to the iteration limit or to the ceiling of model calls."""
+        """Run the graph until it ends, or until a limit stops it."""
+        upstream.use(self._upstream)
         handler = self._handler(call)
-        ran = Ran()
-        with blamed(handler):
+        run = GraphRun()
+        with translated_errors(handler):
             try:
-                await self._run(call, handler, ran)
+                await self._run(call, handler, run)
             except RunError:
                 raise
             except Exception as raised:  # foreign code: an agent may raise anything
-                if (refusal := refusal_of(raised)) is not None:
+                if (refusal := refusal_answer(raised)) is not None:
                     return refusal
                 if not _at_limit(handler, raised):
                     raise
-                return await self._stopped(call, handler, ran)
-            if _ended_by_library(handler, ran):
-                return await self._stopped(call, handler, ran)
-            answer = self._answer(handler, ran, call)
+                return await self._answer_at_limit(call, handler, run)
+            if _ended_by_library(handler, run):
+                return await self._answer_at_limit(call, handler, run)
+            answer = self._answer(handler, run, call)
             if not self._has_own_threads and call.thread_id is not None:
-                await self._conversations.keep(call, ran.messages)
+                await self._conversations.store(call, run.messages)
             return answer
 
     def _handler(self, call: AgentCall) -> RunHandler:
@@ -121,56 +129,64 @@ class GraphAgent:
             limit_nodes=parts.limit_nodes,
         )
 
-    def _answer(self, handler: RunHandler, ran: Ran, call: AgentCall) -> AgentAnswer:
-        """The answer of a graph that came to its end, perhaps by a last turn at the limit."""
-        limit = handler.limits.stopped
-        said = new_messages(ran.messages, ran.known(), call.run_id)
-        changed = ran.changed(self._parts.answer_keys)
-        direct = self._parts.direct_tools | handler.calls.direct_tools
+    def _answer(self, handler: RunHandler, run: GraphRun, call: AgentCall) -> AgentAnswer:
+        """Return the answer of a graph that ended, perhaps with a last turn at the limit."""
+        limit = handler.limits.reached_limit
+        messages = new_messages(run.messages, run.known(), call.run_id)
+        changed = run.changed(self._parts.answer_keys)
+        direct = self._parts.direct_tools | handler.controls.direct_tools
         try:
-            answer = answer_in(said, changed, Names(self._parts.output_tools, direct))
+            answer = answer_in(messages, changed, AnswerTools(self._parts.output_tools, direct))
         except (ModelFailed, NoAnswer):
             if limit is None:
-                self._demand_output(said, changed)
+                self._require_output(messages, changed)
                 raise
             answer = AgentAnswer("")
         if limit is not None:
-            text = spoken(answer.text) or ("" if answer.output else handler.limits.fixed_sentence)
+            text = final_text(answer.text) or (
+                "" if answer.output else handler.limits.fixed_sentence
+            )
             return AgentAnswer(text, answer.output, limit, answer.refused)
         if not answer.refused:
-            self._demand_output(said, changed)
+            self._require_output(messages, changed)
         return answer
 
-    def _demand_output(self, said: Sequence[BaseMessage], changed: Mapping[str, Any]) -> None:
-        """Raises OutputMissing or OutputInvalid where the agent asks for output and has none."""
+    def _require_output(self, messages: Sequence[BaseMessage], changed: Mapping[str, Any]) -> None:
+        """Raises OutputMissing or OutputInvalid if required structured output is missing."""
         if not self._parts.wants_output or changed.get(STRUCTURED) is not None:
             return
-        tried = any(isinstance(m, ToolMessage) and m.name in self._parts.output_tools for m in said)
+        tried = any(
+            isinstance(m, ToolMessage) and m.name in self._parts.output_tools for m in messages
+        )
         raise OutputInvalid if tried else OutputMissing
 
-    async def _stopped(self, call: AgentCall, handler: RunHandler, ran: Ran) -> AgentAnswer:
-        """The answer of a run that a limit cut, or that a limit of a library's ended."""
-        ours = [m for m in ran.messages if m not in handler.library_limit]
-        limit = handler.limits.stopped or Limit.ITERATIONS
-        words: AIMessage | str | None = handler.limits.last_words
-        if words is None:
-            asked = basis(handler, ours)
-            words = await last_words(handler, self._parts.model, asked, self._parts.attempts, limit)
-        text = spoken(str(words.text if isinstance(words, AIMessage) else words))
+    async def _answer_at_limit(
+        self, call: AgentCall, handler: RunHandler, run: GraphRun
+    ) -> AgentAnswer:
+        """Return the answer of a run that our limit or a library's limit stopped."""
+        ours = [m for m in run.messages if m not in handler.limit_messages]
+        limit = handler.limits.reached_limit or Limit.ITERATIONS
+        reply: AIMessage | str | None = handler.limits.final_message
+        if reply is None:
+            prompt = final_prompt(handler, ours)
+            reply = await ask_for_final_answer(
+                handler, self._parts.model, prompt, self._parts.attempts, limit
+            )
+        text = final_text(str(reply.text if isinstance(reply, AIMessage) else reply))
         text = text or handler.limits.fixed_sentence
-        await self._conclude(call, handler, ours, text)
+        await self._store_conclusion(call, handler, ours, text)
         return AgentAnswer(text, limit=limit)
 
-    async def _run(self, call: AgentCall, handler: RunHandler, ran: Ran) -> None:
-        """Run the graph until it ends, keeping its last state. Raises Interrupted."""
+    async def _run(self, call: AgentCall, handler: RunHandler, run: GraphRun) -> None:
+        """Run the graph until it ends, and record its last state. Raises Interrupted."""
         graph = self._durable if call.durable else self._graph
         if self._parts.breaks and not isinstance(graph.checkpointer, BaseCheckpointSaver):
-            # Whether it stopped at a breakpoint is known only of a graph that keeps its steps.
+            # Only a graph with a checkpointer shows whether it stopped at a breakpoint.
             graph = graph.copy({"checkpointer": InMemorySaver()})
-        config = config_of(call, in_thread=self._has_own_threads)
-        asked, config = await self._begin(call, handler, graph, config, ran)
+        config = checkpoint_config(call, in_thread=self._has_own_threads)
+        question, config = await self._start_point(call, handler, graph, config, run)
         stream = graph.astream(
-            asked,
+            question,
             {**config, "callbacks": [handler], "recursion_limit": self._parts.recursion_limit},
             context=default_context(self._graph),
             stream_mode="values",
@@ -181,81 +197,80 @@ class GraphAgent:
             async for state in stream:
                 if "__interrupt__" in state:
                     raise Interrupted
-                ran.state = state
-        if handler.waiting or handler.tree.root.waits:
+                run.state = state
+        if handler.interrupted or handler.tree.root.interrupted:
             raise Interrupted
         if self._parts.breaks and (await graph.aget_state(config)).next:
             raise Interrupted
 
-    async def _begin(
+    async def _start_point(
         self,
         call: AgentCall,
         handler: RunHandler,
         graph: Any,
         config: RunnableConfig,
-        ran: Ran,
+        run: GraphRun,
     ) -> tuple[dict[str, Any] | None, RunnableConfig]:
-        """What to ask, and of what step.
+        """Return the input and the configuration to start from.
 
-        Nothing is asked where an earlier attempt had begun: the graph goes on from its last step,
-        or from its input where another version of it made that step. Whether there is anything
-        left to do is the graph's to say: what it would do next can be empty in the middle of a
-        run.
+        The input is None if an earlier attempt left a checkpoint. The graph then continues from
+        its last step, or from its input if this version of the graph lacks the next nodes. An
+        empty list of next nodes does not mean that the run has ended.
         """
-        asked: list[BaseMessage] = [HumanMessage(call.question, id=call.run_id)]
-        may_be_kept = call.resumed or (self._has_own_threads and call.thread_id is not None)
-        if may_be_kept and graph.checkpointer:
-            kept = await graph.aget_state(config)
-            messages = as_messages(kept.values.get("messages"))
-            if (kept.metadata or {}).get(RUN) == call.run_id:
+        question: list[BaseMessage] = [HumanMessage(call.question, id=call.run_id)]
+        may_have_checkpoint = call.resumed or (self._has_own_threads and call.thread_id is not None)
+        if may_have_checkpoint and graph.checkpointer:
+            saved = await graph.aget_state(config)
+            messages = as_messages(saved.values.get("messages"))
+            if (saved.metadata or {}).get(RUN) == call.run_id:
                 nodes = await next_nodes.missing(graph, config)
                 if nodes:
-                    begin_anew(handler, nodes)
-                    return None, await from_input(graph, config, kept)
-                go_on(handler, messages, self._parts.output_tools)
-                ran.state = dict(kept.values)
+                    restart(handler, nodes)
+                    return None, await config_of_input(graph, config, saved)
+                resume(handler, messages, self._parts.output_tools)
+                run.state = dict(saved.values)
                 return None, config
-            ran.before = kept.values
-            # A run that was cut in the middle may have left calls that nobody answered.
-            asked = [*open_results(last_turn(messages)), *asked]
+            run.before = saved.values
+            # An aborted run may have left unanswered tool calls.
+            question = [*placeholder_results(last_exchange(messages)), *question]
         elif not self._has_own_threads:
-            so_far = await self._conversations.so_far(call.thread_id)
-            ran.before = {"messages": so_far}
-            asked = [*so_far, *asked]
-        handler.turns.know(as_messages(ran.before.get("messages")))
+            history = await self._conversations.history(call.thread_id)
+            run.before = {"messages": history}
+            question = [*history, *question]
+        handler.turns.mark_known(as_messages(run.before.get("messages")))
         if call.iterations:
-            begin_anew(handler, ())
-        return {"messages": asked}, config
+            restart(handler, ())
+        return {"messages": question}, config
 
-    async def _conclude(
+    async def _store_conclusion(
         self, call: AgentCall, handler: RunHandler, messages: list[BaseMessage], text: str
     ) -> None:
-        """Leave a conversation in order: its open calls answered, the answer its last message."""
-        said = [*open_results(last_turn(messages)), AIMessage(text)]
+        """Store a valid conversation: open calls have results, and the answer is last."""
+        closing = [*placeholder_results(last_exchange(messages)), AIMessage(text)]
         if not self._has_own_threads:
-            await self._conversations.keep(call, [*messages, *said])
+            await self._conversations.store(call, [*messages, *closing])
             return
-        config = config_of(call, in_thread=True)
-        gone = [RemoveMessage(id=m.id) for m in handler.library_limit if m.id]
-        # As the input does: every graph takes messages there, whatever nodes its last step had.
-        await self._graph.aupdate_state(config, {"messages": [*gone, *said]}, as_node=START)
-        # What the graph would have done next is not to be done when the conversation goes on.
+        config = checkpoint_config(call, in_thread=True)
+        removed = [RemoveMessage(id=m.id) for m in handler.limit_messages if m.id]
+        # Update as the input does: every graph accepts messages at START.
+        await self._graph.aupdate_state(config, {"messages": [*removed, *closing]}, as_node=START)
+        # Clear the next nodes, so that the next question does not continue this run.
         await self._graph.aupdate_state(config, None, as_node=END)
 
 
 def _at_limit(handler: RunHandler, raised: Exception) -> bool:
-    """Whether a limit ended the run, however what it raised was wrapped."""
-    if handler.limits.cut or causes.is_library_limit(raised):
+    """Whether a limit ended the run, even if its exception was wrapped."""
+    if handler.limits.cut or error_classification.is_library_limit(raised):
         return True
-    return handler.limits.last_words is not None  # what failed came after the last turn
+    return handler.limits.final_message is not None  # the failure came after the last turn
 
 
-def _ended_by_library(handler: RunHandler, ran: Ran) -> bool:
-    """Whether the last message is the sentence of a library's own limit."""
-    last = ran.messages[-1:]
+def _ended_by_library(handler: RunHandler, run: GraphRun) -> bool:
+    """Whether the last message comes from a library's own limit."""
+    last = run.messages[-1:]
     if last and isinstance(last[0], AIMessage) and last[0].text == _NEEDS_MORE_STEPS:
-        handler.library_limit += last
-    return any(last == [message] for message in handler.library_limit)
+        handler.limit_messages += last
+    return any(last == [message] for message in handler.limit_messages)
 
 
 def _is_empty(value: Any) -> bool:
@@ -263,7 +278,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _equal(value: Any, other: Any) -> bool:
-    """Whether two values of a state are the same; what cannot be compared is not."""
+    """Whether two state values are equal. Values that cannot be compared are not."""
     if value is other:
         return True
     try:

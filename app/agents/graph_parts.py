@@ -1,4 +1,4 @@
-"""What is known of a graph before it runs: how it answers, where it stops, what bounds it."""
+"""Static properties of a graph: how it answers, where it stops, what bounds it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from app.agents.node_retries import Policies, graphs_in, policies_of
 
 Graph = Pregel[Any, Any, Any, Any]
 
-# The runs are bounded by iterations, model calls and the deadline, each of which has an outcome.
+# Iterations, model calls and the deadline bound a run instead; each has its own outcome.
 _RECURSION_LIMIT = 100_000
-# What create_agent sets on each graph: nobody chose it.
+# create_agent sets this on each graph: it is not the user's choice.
 _RECURSION_LIMIT_OF_CREATE_AGENT = 9_999
 
 
 @dataclass(frozen=True, slots=True)
 class GraphParts:
-    """`answer_keys` are its output besides messages, `breaks` says that it has breakpoints.
+    """The static properties of a graph.
 
-    `direct_tools` are those whose results are answers, `output_tools` those by which its model
-    gives structured output, which it has to with `wants_output`. `limit_nodes` are the nodes by
-    which a limit of LangChain's own speaks.
+    `answer_keys` are its output keys besides messages. `breaks` means that it has breakpoints.
+    `direct_tools` are the tools whose results are answers, and `output_tools` those for structured
+    output, which `wants_output` requires. `limit_nodes` are the nodes of LangChain's own limits.
     """
 
     model: BaseChatModel | None
@@ -45,7 +45,7 @@ class GraphParts:
 
 
 def parts_of(graph: Graph) -> GraphParts:
-    """Look at a graph, once, before it is served."""
+    """Inspect a graph, once, before it is served."""
     tools = _tools_of(graph)
     config: Mapping[str, Any] = graph.config or {}
     return GraphParts(
@@ -64,7 +64,7 @@ def parts_of(graph: Graph) -> GraphParts:
 
 
 def _recursion_limit(config: Mapping[str, Any]) -> int:
-    """The user's own, if there is one."""
+    """Return the user's own limit if it is set, else ours."""
     found = config.get("recursion_limit", _RECURSION_LIMIT_OF_CREATE_AGENT)
     return _RECURSION_LIMIT if found == _RECURSION_LIMIT_OF_CREATE_AGENT else int(found)
 

@@ -1,7 +1,7 @@
 """Finds the parts of a ready-made agent: its chat model, its tool nodes, its output tools.
 
-An agent that somebody else built offers no way to ask for these, so its runnables and the
-closures of its nodes are walked, breadth first and with a bound.
+A ready-made agent has no API for these. The search walks its runnables and the closures of its
+nodes, breadth first and with a bound.
 """
 
 import inspect
@@ -20,30 +20,30 @@ T = TypeVar("T")
 
 _MOST_PARTS = 5_000
 _PLAIN = (str, bytes, int, float, bool, type(None), type)
-# Attributes by which runnables, graph nodes and classic agents hold their parts.
-_HOLDS = (
+# Attributes of runnables, graph nodes and classic agents that hold their parts.
+_PART_ATTRIBUTES = (
     "bound", "steps", "runnable", "first", "middle", "last", "func", "afunc",
     "agent", "llm", "llm_chain", "default", "branches", "fallbacks",
 )  # fmt: skip
 
 
 def find(agent: Any, wanted: type[T]) -> T | None:
-    """The first part of that type, nearest to the agent itself; None where there is none."""
+    """Return the part of that type nearest to the agent, or None."""
     return next(find_all(agent, wanted), None)
 
 
 def find_all(agent: Any, wanted: type[T]) -> Iterator[T]:
-    """Every part of that type that can be reached."""
+    """Yield every reachable part of that type."""
     return (part for part in parts(agent) if isinstance(part, wanted))
 
 
 def output_tools(agent: Any) -> frozenset[str]:
-    """Names of the tools by which `create_agent` asks for structured output: not tools to run."""
+    """Return the names of tools that `create_agent` uses for structured output."""
     names: set[str] = set()
     for part in parts(agent):
         if inspect.isfunction(part):
-            named = inspect.getclosurevars(part).nonlocals.get("structured_output_tools")
-            names.update(named or ())
+            referenced = inspect.getclosurevars(part).nonlocals.get("structured_output_tools")
+            names.update(referenced or ())
     return frozenset(names)
 
 
@@ -57,20 +57,20 @@ def wants_output(agent: Any) -> bool:
 
 
 def parts(agent: Any) -> Iterator[Any]:
-    """Everything that an agent is made of, nearest first."""
-    waiting, seen = deque([agent]), {id(agent)}
-    while waiting and len(seen) < _MOST_PARTS:
-        part = waiting.popleft()
+    """Yield all parts of an agent, nearest first."""
+    queue, seen = deque([agent]), {id(agent)}
+    while queue and len(seen) < _MOST_PARTS:
+        part = queue.popleft()
         yield part
-        for inner in _inside(part):
+        for inner in _parts_of(part):
             if id(inner) not in seen and not isinstance(inner, _PLAIN):
                 seen.add(id(inner))
-                waiting.append(inner)
+                queue.append(inner)
 
 
-def _inside(part: Any) -> Iterable[Any]:
+def _parts_of(part: Any) -> Iterable[Any]:
     if isinstance(part, BaseTool):
-        return ()  # what a tool uses is its own
+        return ()  # parts of a tool are not parts of the agent
     if isinstance(part, Pregel):
         return part.nodes.values()
     if isinstance(part, dict):
@@ -82,19 +82,21 @@ def _inside(part: Any) -> Iterable[Any]:
     if inspect.ismethod(part):
         return (part.__func__, part.__self__)
     if inspect.isfunction(part):
-        return _named_in(part)
+        return _referenced_by(part)
     if isinstance(part, Runnable | PregelNode | BaseModel):
-        return [value for name in _HOLDS if (value := getattr(part, name, None)) is not None]
+        return [
+            value for name in _PART_ATTRIBUTES if (value := getattr(part, name, None)) is not None
+        ]
     return ()
 
 
-def _named_in(function: Any) -> list[Any]:
-    """What a function closes over, and the runnables it names at the top of its module."""
+def _referenced_by(function: Any) -> list[Any]:
+    """Return what a function closes over, and the module-level runnables that it names."""
     found = []
     for cell in function.__closure__ or ():
         try:
             found.append(cell.cell_contents)
-        except ValueError:  # a cell that is still empty
+        except ValueError:  # an empty cell
             continue
-    named = (function.__globals__.get(name) for name in function.__code__.co_names)
-    return found + [value for value in named if isinstance(value, Runnable)]
+    referenced = (function.__globals__.get(name) for name in function.__code__.co_names)
+    return found + [value for value in referenced if isinstance(value, Runnable)]

@@ -1,10 +1,10 @@
-"""The last turn of a run at its limit: an answer, whatever the model would still like to do."""
+"""Reduces the last reply of a run at its limit to an answer, without further tool calls."""
 
 from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
-from app.agents.contents import blocks_of, refusal_of
+from app.agents.message_content import blocks_of, refusal_of
 
 M = TypeVar("M", bound=AIMessage)
 
@@ -15,13 +15,13 @@ _ANSWER, _ACTION = "Final Answer:", "\nAction:"
 
 
 def fixed_sentence(limit: int) -> str:
-    """What stands for an answer that no model wrote."""
+    """Return the answer if no model wrote one."""
     turns = "1 iteration" if limit == 1 else f"{limit} iterations"
     return f"No answer was found within the limit of {turns}."
 
 
 def cut(message: M, kept: frozenset[str] = frozenset()) -> M:
-    """The message without its calls of tools other than these."""
+    """Return the message without calls of tools other than `kept`."""
     update: dict[str, Any] = {
         "tool_calls": [call for call in message.tool_calls if call["name"] in kept],
         "invalid_tool_calls": [],
@@ -37,13 +37,13 @@ def cut(message: M, kept: frozenset[str] = frozenset()) -> M:
 
 
 def is_empty(message: AIMessage) -> bool:
-    """Whether it says nothing to whoever asked."""
-    said = message.text.strip() or blocks_of(message) or refusal_of(message)
-    return not (said or message.tool_calls)
+    """Whether the message has no content for the caller."""
+    content = message.text.strip() or blocks_of(message) or refusal_of(message)
+    return not (content or message.tool_calls)
 
 
 def with_text(message: M, text: str) -> M:
-    """The message with this text as its content."""
+    """Return the message with this text as its content."""
     return message.model_copy(update={"content": text})
 
 
@@ -51,10 +51,10 @@ def _is_call(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") in _CALL_BLOCKS
 
 
-def spoken(text: str) -> str:
-    """The answer in what a model said at last; one that still asks for a tool gave none.
+def final_text(text: str) -> str:
+    """Return the answer in a model's final text; empty if it still requests a tool.
 
-    Models that call tools in words (ReAct) mark their answer in words too.
+    Agents that call tools in text (ReAct) mark the answer in text too.
     """
     if _ANSWER in text:
         return text.rpartition(_ANSWER)[2].strip()

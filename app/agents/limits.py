@@ -1,7 +1,7 @@
-"""Whether a model call may be made: the limit on turns, and the ceilings of model calls.
+"""Decides whether a model call may start: the iteration limit, and ceilings of model calls.
 
-The first turn beyond the limit becomes the last one: it is asked without its tools. Branches that
-are at work by then conclude once each; what begins later is refused, and what was said stands.
+The first turn beyond the limit becomes the last one: the model is called without tools. Each
+branch that is active then concludes once. Later branches are rejected, and earlier answers stay.
 """
 
 import itertools
@@ -12,23 +12,31 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from app.agents.asking import Asking, demands_a_tool, last_answer
+from app.agents.call_tree import (
+    AgentRun,
+    Branch,
+    CallTree,
+    Place,
+    ancestors,
+    enclosing_agent,
+    enclosing_tool,
+)
+from app.agents.errors import CeilingReached
 from app.agents.last_turn import fixed_sentence
-from app.agents.refusal import CeilingReached
-from app.agents.tree import AgentRun, Branch, Place, Tree, agent_around, outwards, tool_around
-from app.agents.turns import Turns, depth
+from app.agents.pending_model_call import PendingModelCall, is_final_call, requires_tool
+from app.agents.turns import TurnCounter, depth
 from app.runs.events import IterationLimitReached
 from app.runs.model import EarlyStopping, Limit
 from app.runs.ports import AgentCall
 
-# Model calls of agents, and as many again of helpers, for each turn that the limit allows.
+# Ceiling of model calls per allowed turn; agents and helpers each have their own.
 _CALLS_A_TURN = 4
-# So often one node may repeat its last turn, whose answer it has already.
+# One run may repeat finished last turns this often.
 _REPEATS = 3
 
 
 class Verdict(Enum):
-    """What becomes of a model call."""
+    """The decision about a model call."""
 
     MAKE = auto()
     MAKE_LAST = auto()
@@ -37,63 +45,63 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class Limits:
-    """Decides for each model call of one run.
+    """Decides about each model call of one run.
 
-    `stopped` is the limit at which the run is, and `last_words` what was said at it; with `cut`
-    it was ended there.
+    `reached_limit` is the limit that the run has reached, and `final_message` the message that
+    concluded it. `cut` is True once the run was ended there.
     """
 
     call: AgentCall
-    about: Mapping[str, str]
+    run_fields: Mapping[str, str]
     clock: Callable[[], float]
-    tree: Tree
-    turns: Turns
-    refuses: bool
-    stopped: Limit | None = None
+    tree: CallTree
+    turns: TurnCounter
+    enforces: bool
+    reached_limit: Limit | None = None
     cut: bool = False
-    last_words: AIMessage | None = None
-    _agents_calls: int = 0
-    _helpers_calls: int = 0
+    final_message: AIMessage | None = None
+    _agent_calls: int = 0
+    _helper_calls: int = 0
     _repeats: int = 0
 
     @property
     def fixed_sentence(self) -> str:
-        """What stands for an answer that no model wrote."""
+        """The answer if no model wrote one."""
         return fixed_sentence(self.call.iteration_limit)
 
-    def admit(self, asking: Asking) -> Verdict:
-        """Decide on a call that is about to be made. Raises CeilingReached."""
-        place = asking.place
+    def admit(self, model_call: PendingModelCall) -> Verdict:
+        """Decide about a call that is about to start. Raises CeilingReached."""
+        place = model_call.place
         assert place is not None
-        if not self.refuses:
+        if not self.enforces:
             return Verdict.MAKE
-        from_outside = last_answer.get()
+        from_outside = is_final_call.get()
         if self.cut and not from_outside:
             raise CeilingReached
-        self._refuse_too_many(asking, kept_back=not from_outside)
+        self._check_ceiling(model_call, reserve_one=not from_outside)
         if from_outside:
             return Verdict.MAKE
-        if asking.helper or tool_around(place) is not None:
+        if model_call.helper or enclosing_tool(place) is not None:
             return Verdict.MAKE
         if depth(place) < self.call.iteration_limit:
             return Verdict.MAKE
-        if isinstance(place, Branch) and place.last_words is not None:
-            return self._again(place)
+        if isinstance(place, Branch) and place.final_message is not None:
+            return self._repeat(place)
         if not self._may_conclude(place):
             self.stop(Limit.ITERATIONS)
         self.reached(Limit.ITERATIONS)
-        asking.last = True
+        model_call.last = True
         forced = self.call.early_stopping is EarlyStopping.FORCE
         return Verdict.ANSWER if forced else Verdict.MAKE_LAST
 
     def reached(self, limit: Limit) -> None:
-        """The run is at a limit; it is reported once."""
-        if self.stopped is not None:
+        """The run reached a limit. The first one is emitted."""
+        if self.reached_limit is not None:
             return
-        self.stopped = limit
+        self.reached_limit = limit
         self.call.emit(
             IterationLimitReached(
-                **self.about,
+                **self.run_fields,
                 at=self.clock(),
                 iteration_limit=self.call.iteration_limit,
                 limit=limit,
@@ -101,68 +109,68 @@ class Limits:
         )
 
     def stop(self, limit: Limit) -> None:
-        """End the run here. Raises CeilingReached."""
+        """End the run at a limit. Raises CeilingReached."""
         self.reached(limit)
         self.cut = True
         raise CeilingReached
 
     def step_begins(self, branch: Branch) -> None:
-        """A node that asks no LangChain model is held to the limit by its steps."""
-        if self.refuses and branch.depth >= self.call.iteration_limit:
+        """Apply the limit to the steps of a node that calls no LangChain model."""
+        if self.enforces and branch.depth >= self.call.iteration_limit:
             self.stop(Limit.ITERATIONS)
 
-    def made(self, asking: Asking) -> None:
-        """A call begins: it counts."""
-        if asking.helper:
-            self._helpers_calls += 1
+    def count(self, model_call: PendingModelCall) -> None:
+        """Count a call that starts."""
+        if model_call.helper:
+            self._helper_calls += 1
         else:
-            self._agents_calls += 1
+            self._agent_calls += 1
 
-    def concluded(self, place: Place, words: AIMessage) -> None:
-        """The last turn of a branch ended with these words."""
+    def concluded(self, place: Place, message: AIMessage) -> None:
+        """The last turn of a branch ended with this message."""
         now = self.tree.now()
-        self.last_words = words
+        self.final_message = message
         if isinstance(place, Branch):
-            place.last_words = words
-        for part in outwards(place):
+            place.final_message = message
+        for part in ancestors(place):
             if isinstance(part, AgentRun | Branch) and part.concluded is None:
                 part.concluded = now
 
-    def restate(self, messages: Iterable[BaseMessage]) -> None:
-        """The agent changed a message after its model, by redaction for example."""
+    def update_final_message(self, messages: Iterable[BaseMessage]) -> None:
+        """Follow changes that the agent makes to its final message, for example redaction."""
         for message in messages:
-            if self.last_words is not None and message.id == self.last_words.id:
-                self.last_words = message if isinstance(message, AIMessage) else None
+            if self.final_message is not None and message.id == self.final_message.id:
+                self.final_message = message if isinstance(message, AIMessage) else None
 
-    def kept_tools(self, asking: Asking) -> frozenset[str]:
-        """The tools that the last turn keeps: those by which it gives structured output."""
-        kept = asking.tools & self.turns.output_tools
-        agent = agent_around(asking.place) if asking.place is not None else None
-        if agent is not None and agent is not self.tree.root and demands_a_tool(asking.options):
-            kept |= asking.tools - agent.tools if agent.tools else frozenset()
-        return kept
+    def last_turn_tools(self, model_call: PendingModelCall) -> frozenset[str]:
+        """Return the tools that the last turn keeps: those for structured output."""
+        tools = model_call.tools & self.turns.output_tools
+        agent = enclosing_agent(model_call.place) if model_call.place is not None else None
+        if agent is not None and agent is not self.tree.root and requires_tool(model_call.options):
+            tools |= model_call.tools - agent.tools if agent.tools else frozenset()
+        return tools
 
-    def _refuse_too_many(self, asking: Asking, *, kept_back: bool) -> None:
-        """One call of the agents' ceiling is kept back for the last answer."""
+    def _check_ceiling(self, model_call: PendingModelCall, *, reserve_one: bool) -> None:
+        """Reject calls beyond the ceiling. One call of agents is reserved for the final answer."""
         ceiling = _CALLS_A_TURN * (self.call.iteration_limit + 1)
         full = (
-            self._helpers_calls >= ceiling
-            if asking.helper
-            else self._agents_calls >= ceiling - kept_back
+            self._helper_calls >= ceiling
+            if model_call.helper
+            else self._agent_calls >= ceiling - reserve_one
         )
         if full:
             self.stop(Limit.MODEL_CALLS)
 
     def _may_conclude(self, place: Place) -> bool:
-        """Whether all that it is part of was at work when the first branch concluded."""
-        parts: list[Any] = list(outwards(place))
+        """Whether every enclosing part had started when the first branch concluded."""
+        parts: list[Any] = list(ancestors(place))
         return all(
-            outer.concluded is None or inner.began < outer.concluded
+            outer.concluded is None or inner.began_at < outer.concluded
             for inner, outer in itertools.pairwise(parts)
         ) and (isinstance(place, Branch) or parts[0].concluded is None)
 
-    def _again(self, place: Branch) -> Verdict:
-        """A node that asks twice for one turn has its answer already."""
+    def _repeat(self, place: Branch) -> Verdict:
+        """Return the existing answer to a node that repeats its last turn."""
         self._repeats += 1
         if self._repeats > _REPEATS:
             self.stop(Limit.ITERATIONS)

@@ -1,4 +1,4 @@
-"""The model calls of one run: each reported when it starts and once when it ends."""
+"""The model calls of one run: emits a fact when each starts, and one when it ends."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +9,19 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import call_ids, endings, reading
-from app.agents.asking import Asking
-from app.agents.broken import Streamed, refuse_if_broken, refuse_if_cut
-from app.agents.endings import Ending
-from app.agents.refusal import CeilingReached, IncompleteAnswer
-from app.agents.tree import AgentRun, Branch, Place, agent_around, asked_by_tool, tool_around
+from app.agents import call_ids, finish_reasons, model_responses
+from app.agents.call_tree import (
+    AgentRun,
+    Branch,
+    Place,
+    asked_by_tool,
+    enclosing_agent,
+    enclosing_tool,
+)
+from app.agents.errors import CeilingReached, IncompleteAnswer
+from app.agents.finish_reasons import FinishReason
+from app.agents.incomplete_answers import StreamedArguments, raise_if_cut, raise_if_incomplete
+from app.agents.pending_model_call import PendingModelCall
 from app.agents.turns import depth
 from app.runs.events import FirstToken, ModelCallFinished, ModelCallRetried, ModelCallStarted
 from app.runs.model import NO_USAGE, CallOutcome
@@ -22,57 +29,58 @@ from app.runs.ports import AgentCall
 
 
 @dataclass(slots=True, eq=False)
-class OpenModel:
-    """A model call; `results` are those of the tools that its reply asked for."""
+class OpenModelCall:
+    """A model call. `results` are the results of the tool calls in its reply."""
 
-    asking: Asking
+    pending: PendingModelCall
     place: Place
     provider: str
     model: str
     started_at: float
     messages: Sequence[BaseMessage]
     silent: bool = False
-    streamed: Streamed | None = None
+    streamed: StreamedArguments | None = None
     reply: AIMessage | None = None
     results: dict[str, ToolMessage] = field(default_factory=dict)
 
     @property
     def is_turn(self) -> bool:
-        """Whether it is presumed to be a turn of an agent of the run's own."""
-        return not self.asking.helper and tool_around(self.place) is None
+        """Whether it is presumed to be a turn of an agent outside any tool."""
+        return not self.pending.helper and enclosing_tool(self.place) is None
 
 
 @dataclass(slots=True)
 class ModelCalls:
-    """`errors` are what models raised, to tell whose failure ended the run.
+    """The open and latest model calls of one run.
 
-    `latest` is the turn that was answered last, or asked where none was answered.
+    `errors` are the exceptions of models, to find out whose failure ended the run. `latest` is
+    the last turn with a reply, or the last started turn if none has a reply.
     """
 
     call: AgentCall
-    about: Mapping[str, str]
+    run_fields: Mapping[str, str]
     clock: Callable[[], float]
-    refuses: bool = True
+    enforces: bool = True
     errors: list[BaseException] = field(default_factory=list)
-    latest: OpenModel | None = None
-    open: dict[UUID, OpenModel] = field(default_factory=dict)
+    latest: OpenModelCall | None = None
+    open: dict[UUID, OpenModelCall] = field(default_factory=dict)
 
     def start(
         self,
         call_id: UUID,
-        asking: Asking,
+        pending: PendingModelCall,
         messages: Sequence[BaseMessage],
         metadata: Mapping[str, Any],
         parent_id: str | None,
         iteration: int,
         *,
         silent: bool = False,
-    ) -> OpenModel:
-        """A model is asked."""
-        assert asking.place is not None
-        opened = OpenModel(
-            asking=asking,
-            place=asking.place,
+    ) -> OpenModelCall:
+        """A model call starts."""
+        assert pending.place is not None
+        opened = OpenModelCall(
+            pending=pending,
+            place=pending.place,
             provider=str(metadata.get("ls_provider") or "unknown"),
             model=str(metadata.get("ls_model_name") or "unknown"),
             started_at=self.clock(),
@@ -80,13 +88,13 @@ class ModelCalls:
             silent=silent,
         )
         self.open[call_id] = opened
-        asking.call_ids.append(call_id)
+        pending.call_ids.append(call_id)
         attempt = self._attempt(opened, iteration) if opened.is_turn else 1
         if opened.is_turn and (self.latest is None or self.latest.reply is None):
             self.latest = opened
         self.call.emit(
             ModelCallStarted(
-                **self.about,
+                **self.run_fields,
                 at=opened.started_at,
                 call_id=str(call_id),
                 parent_id=parent_id,
@@ -99,8 +107,8 @@ class ModelCalls:
         )
         return opened
 
-    def _attempt(self, opened: OpenModel, iteration: int) -> int:
-        """Which attempt at its turn it is: one more where the one before failed."""
+    def _attempt(self, opened: OpenModelCall, iteration: int) -> int:
+        """Return the attempt number of the turn: one more if the previous attempt failed."""
         place = opened.place
         if not isinstance(place, AgentRun | Branch):
             return 1
@@ -111,7 +119,7 @@ class ModelCalls:
         reason, place.failure = place.failure, None
         self.call.emit(
             ModelCallRetried(
-                **self.about,
+                **self.run_fields,
                 at=opened.started_at,
                 iteration=iteration,
                 provider=opened.provider,
@@ -121,16 +129,16 @@ class ModelCalls:
         )
         return place.attempts
 
-    def token(self, call_id: UUID, chunk: Any) -> OpenModel | None:
-        """Arguments are kept as they come; the first token of a call is a fact."""
+    def token(self, call_id: UUID, chunk: Any) -> OpenModelCall | None:
+        """Record streamed arguments. The first token of a call is emitted as a fact."""
         opened = self.open.get(call_id)
         if opened is None:
             return None
         if opened.streamed is None:
-            opened.streamed = Streamed()
+            opened.streamed = StreamedArguments()
             self.call.emit(
                 FirstToken(
-                    **self.about,
+                    **self.run_fields,
                     at=self.clock(),
                     call_id=str(call_id),
                     provider=opened.provider,
@@ -143,52 +151,58 @@ class ModelCalls:
             opened.streamed.add(message)
         return opened
 
-    def end(self, call_id: UUID, response: LLMResult) -> OpenModel | None:
-        """A model answered: its call, with the reply. Raises IncompleteAnswer.
+    def end(self, call_id: UUID, response: LLMResult) -> OpenModelCall | None:
+        """A model replied: return its call. Raises IncompleteAnswer.
 
-        What a helper's model says is the agent's to judge.
+        Replies to helpers are not checked: the agent handles them.
         """
         opened = self.open.pop(call_id, None)
         if opened is None:
             return None
-        message = reading.message(response)
-        ending = endings.of_completion(response) if message is None else endings.of_message(message)
+        message = model_responses.message(response)
+        finish = (
+            finish_reasons.of_completion(response)
+            if message is None
+            else finish_reasons.of_message(message)
+        )
         try:
-            if self.refuses and not opened.asking.helper:
-                self._refuse(opened, message, ending)
-        except IncompleteAnswer as broken:
-            self._ended(call_id, opened, CallOutcome.INCOMPLETE, broken, message, ending.reason)
+            if self.enforces and not opened.pending.helper:
+                self._check(opened, message, finish)
+        except IncompleteAnswer as incomplete:
+            self._ended(call_id, opened, CallOutcome.INCOMPLETE, incomplete, message, finish.reason)
             raise
-        self._ended(call_id, opened, CallOutcome.COMPLETED, None, message, ending.reason)
+        self._ended(call_id, opened, CallOutcome.COMPLETED, None, message, finish.reason)
         opened.reply = message
         if opened.is_turn:
             self.latest = opened
         return opened
 
-    def _refuse(self, opened: OpenModel, message: AIMessage | None, ending: Ending) -> None:
+    def _check(
+        self, opened: OpenModelCall, message: AIMessage | None, finish: FinishReason
+    ) -> None:
         if message is None:
-            refuse_if_cut(ending)
+            raise_if_cut(finish)
         else:
-            refuse_if_broken(message, opened.provider, opened.streamed, ending)
+            raise_if_incomplete(message, opened.provider, opened.streamed, finish)
             call_ids.complete(message)
 
-    def keep_result(self, output: Any) -> None:
-        """A tool gave this: it may be what the latest turn asked for."""
+    def record_result(self, output: Any) -> None:
+        """Record a tool result for the latest turn."""
         if self.latest is not None and isinstance(output, ToolMessage):
             self.latest.results[output.tool_call_id] = output
 
     def fail(self, call_id: UUID, error: BaseException) -> None:
-        """A model raised, or its call was given up."""
+        """A model raised, or its call was cancelled."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self.cancelled(call_id)
             return
         opened = self.open.pop(call_id, None)
         if opened is not None:
-            outcome = reading.call_outcome(error, CallOutcome.FAILED)
+            outcome = model_responses.call_outcome(error, CallOutcome.FAILED)
             self._ended(call_id, opened, outcome, error, None)
 
     def cancelled(self, call_id: UUID) -> None:
-        """The agent gave a call up; where the run is being stopped, its end closes the call."""
+        """The agent cancelled a call. If the run is being stopped, its end closes the call."""
         if self.call.stopping():
             return
         opened = self.open.pop(call_id, None)
@@ -198,7 +212,7 @@ class ModelCalls:
     def _ended(
         self,
         call_id: UUID,
-        opened: OpenModel,
+        opened: OpenModelCall,
         outcome: CallOutcome,
         error: BaseException | None,
         message: AIMessage | None,
@@ -209,8 +223,8 @@ class ModelCalls:
             if opened.is_turn and isinstance(opened.place, AgentRun | Branch):
                 opened.place.failure = outcome
         try:
-            usage = reading.usage(message)
-        except TypeError:  # the call has ended all the same, and must be reported
+            usage = model_responses.usage(message)
+        except TypeError:  # emit the end of the call all the same
             self.call.fault()
             usage = NO_USAGE
         agent = asked_by_tool(opened.place)
@@ -218,7 +232,7 @@ class ModelCalls:
             agent.sub_agent.tally.usage += usage
         self.call.emit(
             ModelCallFinished(
-                **self.about,
+                **self.run_fields,
                 at=self.clock(),
                 call_id=str(call_id),
                 provider=opened.provider,
@@ -234,14 +248,14 @@ class ModelCalls:
         )
 
 
-def speaker(opened: OpenModel, root: AgentRun) -> str | None:
-    """Who speaks in a call: None for the agent that was asked, else a name."""
-    tool = tool_around(opened.place)
-    agent = agent_around(opened.place)
+def agent_name(opened: OpenModelCall, root: AgentRun) -> str | None:
+    """Return the name of the calling sub-agent or helper; None for the root agent."""
+    tool = enclosing_tool(opened.place)
+    agent = enclosing_agent(opened.place)
     if tool is not None:
         asked = asked_by_tool(opened.place)
         return tool.name if asked is None or asked.name is None else asked.name
-    if opened.asking.helper:
+    if opened.pending.helper:
         return opened.place.node if isinstance(opened.place, Branch) else "helper"
     if agent is None or agent is root:
         return None
@@ -250,5 +264,5 @@ def speaker(opened: OpenModel, root: AgentRun) -> str | None:
 
 
 def iteration_of(place: Place, iterations: int) -> int:
-    """The iteration in which a call is made; in a tool, the one after the run's last."""
-    return iterations + 1 if tool_around(place) is not None else depth(place) + 1
+    """Return the iteration of a call; inside a tool, the one after the run's last."""
+    return iterations + 1 if enclosing_tool(place) is not None else depth(place) + 1

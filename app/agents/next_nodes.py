@@ -1,6 +1,6 @@
-"""Which nodes a kept step goes on with: another version of its graph may not have them.
+"""Finds the next nodes of a checkpoint that this version of the graph does not have.
 
-LangGraph passes over a node that it does not know, and would take the run for finished.
+LangGraph skips an unknown node, and would treat the run as finished.
 """
 
 from collections.abc import Mapping
@@ -11,35 +11,39 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
 
-# How LangGraph's graphs name the channels that lead to a node, and the one of what was sent.
-_LEADS = ("branch:", "join:")
-_SENT = "__pregel_tasks"
-# What is kept of an edge with several beginnings while none of them is done.
-_NOT_BEGUN: tuple[Any, ...] = (set(), (set(), False))
+# Prefixes of LangGraph's channels that trigger a node, and the channel of `Send`.
+_TRIGGERS = ("branch:", "join:")
+_SENDS = "__pregel_tasks"
+# Values of a join channel while none of its source nodes has finished.
+_NOT_STARTED: tuple[Any, ...] = (set(), (set(), False))
 
 
 async def missing(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig) -> tuple[str, ...]:
-    """The nodes that the newest kept step goes on with and the graph, or one in it, has not."""
+    """Return the next nodes of the newest checkpoint that the graph or its subgraphs lack."""
     saver: Any = graph.checkpointer
-    kept = await graph.aget_state(config, subgraphs=True)
-    return tuple(sorted(await _missing(graph, saver, kept)))
+    snapshot = await graph.aget_state(config, subgraphs=True)
+    return tuple(sorted(await _missing(graph, saver, snapshot)))
 
 
-async def _missing(graph: Any, saver: BaseCheckpointSaver[Any], kept: StateSnapshot) -> set[str]:
-    saved = await saver.aget_tuple(kept.config)
+async def _missing(
+    graph: Any, saver: BaseCheckpointSaver[Any], snapshot: StateSnapshot
+) -> set[str]:
+    saved = await saver.aget_tuple(snapshot.config)
     found = _unknown(graph, saved.checkpoint["channel_values"] if saved else {})
     inner = dict(graph.get_subgraphs())
-    for task in kept.tasks:
+    for task in snapshot.tasks:
         if isinstance(task.state, StateSnapshot):
             found |= await _missing(inner[task.name], saver, task.state)
     return found
 
 
-def _unknown(graph: Any, kept: Mapping[str, Any]) -> set[str]:
-    sent = {send.node for send in kept.get(_SENT) or ()}
-    leads = {
+def _unknown(graph: Any, snapshot: Mapping[str, Any]) -> set[str]:
+    sent = {send.node for send in snapshot.get(_SENDS) or ()}
+    triggered = {
         channel.rpartition(":")[2]
-        for channel, value in kept.items()
-        if channel.startswith(_LEADS) and channel not in graph.channels and value not in _NOT_BEGUN
+        for channel, value in snapshot.items()
+        if channel.startswith(_TRIGGERS)
+        and channel not in graph.channels
+        and value not in _NOT_STARTED
     }
-    return leads | (sent - set(graph.nodes))
+    return triggered | (sent - set(graph.nodes))

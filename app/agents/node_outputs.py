@@ -1,4 +1,4 @@
-"""Reads what a node of a graph was given and gave: a state, an update, commands, messages."""
+"""Reads the input and output of a node: a state, an update, commands, messages."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,20 +7,20 @@ from langchain_core.messages import BaseMessage
 from langgraph.errors import ParentCommand
 from langgraph.types import Command
 
-# Messages stand no deeper than this: a list of commands, its update, a key, its list.
+# The deepest nesting of messages: a list of commands, its update, a key, its list.
 _DEEPEST = 4
 _LISTS = (list, tuple)
-_GIVERS = (Command, list, tuple)
+_CONTAINERS = (Command, list, tuple)
 _PLAIN = {str, bytes, int, float, bool, type(None)}
 
 
 def output_of(raised: BaseException) -> Any:
-    """What a node gave that ended by handing over to another agent of the graph around it."""
+    """Return the command of a node that handed over to an agent in the parent graph."""
     return raised.args[0] if isinstance(raised, ParentCommand) and raised.args else None
 
 
 def messages_in(value: Any) -> list[BaseMessage]:
-    """The messages in what a node is given or gives: a state, an update, a command, a list."""
+    """Return the messages in a node's input or output: a state, update, command or list."""
     found: list[BaseMessage] = []
     level: list[Any] = [value]
     for _ in range(_DEEPEST + 1):
@@ -56,10 +56,10 @@ def _parts(value: Any) -> Iterable[Any]:
     return [getattr(value, name, None) for name in fields] if fields else ()
 
 
-def gives_output(value: Any, deep: int = 0) -> bool:
-    """Whether a node gives the structured output of its agent."""
+def has_output(value: Any, deep: int = 0) -> bool:
+    """Whether a node's output holds the structured output of its agent."""
     if isinstance(value, dict):
         return value.get("structured_response") is not None
-    if isinstance(value, _GIVERS) and deep < _DEEPEST:
-        return any(gives_output(inner, deep + 1) for inner in _parts(value))
+    if isinstance(value, _CONTAINERS) and deep < _DEEPEST:
+        return any(has_output(inner, deep + 1) for inner in _parts(value))
     return False

@@ -1,4 +1,4 @@
-"""Whether LangGraph executes a node again that raised: then its tools' failures are not final."""
+"""Finds whether LangGraph retries a node that raised. If so, its tools' failures are not final."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,13 +10,13 @@ Policies = Mapping[str, Sequence[RetryPolicy]]
 
 
 def graphs_in(graph: Pregel[Any, Any, Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
-    """The graph, and those that are nodes of it."""
+    """Return the graph and its subgraphs."""
     inner = (sub for _, sub in graph.get_subgraphs(recurse=True))
     return [graph, *(sub for sub in inner if isinstance(sub, Pregel))]
 
 
 def policies_of(graph: Pregel[Any, Any, Any, Any]) -> dict[str, Sequence[RetryPolicy]]:
-    """The retry policies of a graph's nodes and of the graphs in it, by the node's name."""
+    """Return the retry policies of the nodes of a graph and its subgraphs, by node name."""
     found: dict[str, Sequence[RetryPolicy]] = {}
     for part in reversed(graphs_in(graph)):
         own = part.retry_policy
@@ -29,15 +29,15 @@ def policies_of(graph: Pregel[Any, Any, Any, Any]) -> dict[str, Sequence[RetryPo
     return found
 
 
-def tries_again(policies: Sequence[RetryPolicy], raised: Exception, execution: int) -> bool:
-    """Whether the node is executed again after this, which was its execution number so many."""
+def is_retried(policies: Sequence[RetryPolicy], raised: Exception, execution: int) -> bool:
+    """Whether the node is executed again after its execution number `execution` raised."""
     for policy in policies:
-        if _concerns(policy, raised):
+        if _covers(policy, raised):
             return execution < policy.max_attempts
     return False
 
 
-def _concerns(policy: RetryPolicy, raised: Exception) -> bool:
+def _covers(policy: RetryPolicy, raised: Exception) -> bool:
     on: Any = policy.retry_on
     if isinstance(on, list | tuple):
         return isinstance(raised, tuple(on))

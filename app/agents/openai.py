@@ -1,8 +1,8 @@
-"""ChatOpenAI as it should be called in production. Imported only when an agent uses it.
+"""ChatOpenAI with production defaults. Imported only if an agent uses it.
 
-The library's own has no timeout, makes a pool of connections for each base URL, loses the usage of
-streams on compatible endpoints and the refusals of streams, and takes half an answer for a whole
-one.
+The library's ChatOpenAI has no timeout, and opens a connection pool for each base URL. It loses
+the usage of streams on compatible endpoints, loses refusals in streams, and accepts truncated
+answers.
 """
 
 import json
@@ -14,9 +14,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 
-from app.agents.broken import Streamed, refuse_if_broken
-from app.agents.refusal import IncompleteAnswer
-from app.agents.upstream import TIMEOUT, UPSTREAM
+from app.agents import upstream
+from app.agents.errors import IncompleteAnswer
+from app.agents.incomplete_answers import StreamedArguments, raise_if_incomplete
+from app.agents.upstream import TIMEOUT
 
 
 class StrictChatOpenAI(ChatOpenAI):
@@ -32,7 +33,7 @@ class StrictChatOpenAI(ChatOpenAI):
         return converted
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        streamed, whole = Streamed(), AIMessageChunk(content="")
+        streamed, whole = StreamedArguments(), AIMessageChunk(content="")
         try:
             async for chunk in super()._astream(*args, **kwargs):
                 if isinstance(chunk.message, AIMessageChunk):
@@ -40,35 +41,35 @@ class StrictChatOpenAI(ChatOpenAI):
                     whole.response_metadata |= chunk.message.response_metadata
                     whole.response_metadata |= chunk.generation_info or {}
                 yield chunk
-        except json.JSONDecodeError as broken:
-            raise IncompleteAnswer("the model's stream held a chunk that is not JSON") from broken
-        refuse_if_broken(whole, "openai", streamed)
+        except json.JSONDecodeError as invalid:
+            raise IncompleteAnswer("the model's stream held a chunk that is not JSON") from invalid
+        raise_if_incomplete(whole, "openai", streamed)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
         result = await super()._agenerate(*args, **kwargs)
         for generation in result.generations:
             if isinstance(generation.message, AIMessage):
                 # LangChain merges the two only later.
-                told = generation.message.model_copy()
-                told.response_metadata |= generation.generation_info or {}
-                refuse_if_broken(told, "openai", None)
+                merged = generation.message.model_copy()
+                merged.response_metadata |= generation.generation_info or {}
+                raise_if_incomplete(merged, "openai", None)
         return result
 
 
 def chat_openai(model: str, **options: Any) -> StrictChatOpenAI:
-    """A model of OpenAI, or of a compatible endpoint named by OPENAI_BASE_URL.
+    """Return a model of OpenAI, or of the compatible endpoint in OPENAI_BASE_URL.
 
-    The key is OPENAI_API_KEY. Retries are the agent's (`RetryModel`), not the client's, so that
-    they are bounded by the run's deadline and are seen.
+    The key is OPENAI_API_KEY. The agent retries (`RetryModel`), not the client. The run's deadline
+    then bounds the retries, and they are visible.
     """
     base_url = options.pop("base_url", None) or os.environ.get("OPENAI_BASE_URL")
     defaults: dict[str, Any] = {
         "timeout": TIMEOUT,
         "max_retries": 0,
         "stream_usage": True,
-        "http_async_client": UPSTREAM.client(),
+        "http_async_client": upstream.current().client(),
     }
     if base_url:
-        # Model names switch to the Responses API by themselves, which few endpoints have.
+        # Some model names select the Responses API, which few endpoints support.
         defaults |= {"base_url": base_url, "use_responses_api": False}
     return StrictChatOpenAI(model=model, **{**defaults, **options})

@@ -1,4 +1,4 @@
-"""Which agents are served, by name: built once, at start; a broken one stops the start."""
+"""Loads the served agents by name, once, at start. An agent that cannot be served stops it."""
 
 import importlib
 import inspect
@@ -21,8 +21,8 @@ from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
 from app.agents.executor import ExecutorAgent, takes_history
 from app.agents.factories import Factories, FactoryFailed, is_context
 from app.agents.graph import GraphAgent
-from app.agents.reasons import reason
-from app.agents.sources import finishes_with
+from app.agents.source_inspection import finish_keys
+from app.agents.startup_errors import describe
 from app.agents.unservable import unservable
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent
@@ -38,7 +38,7 @@ class AgentLoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """`[NAME=]MODULE:ATTRIBUTE`, taken apart."""
+    """A parsed `[NAME=]MODULE:ATTRIBUTE`."""
 
     name: str
     module: str
@@ -50,17 +50,17 @@ class Spec:
         return f"{self.module}:{self.attribute}"
 
 
-# Says, by name, what an agent is served with: its limits, and a description if there is one.
-Served = Callable[[str], AgentInfo]
+# Returns, by name, the limits and the optional description of a served agent.
+InfoOf = Callable[[str], AgentInfo]
 
 
 async def load(
-    specs: Sequence[str], served: Served, factories: Factories | None = None
+    specs: Sequence[str], info_of: InfoOf, factories: Factories | None = None
 ) -> Mapping[str, Agent]:
-    """Build every agent named, in order; the first one is the default.
+    """Build every named agent, in order. The first one is the default.
 
-    What factories open stays open until `factories` is closed. Raises AgentLoadError, naming what
-    was tried, before any request could be served.
+    What factories open stays open until `factories` is closed. Raises AgentLoadError, which names
+    the agent, before any request is served.
     """
     factories = factories or Factories()
     parsed = [parse(text) for text in specs or [DEMO]]
@@ -69,11 +69,11 @@ async def load(
             raise AgentLoadError(
                 f"Two agents are named {spec.name!r}; give one another name: OTHER={spec.target}."
             )
-    return {spec.name: await _build(spec, served, factories) for spec in parsed}
+    return {spec.name: await _build(spec, info_of, factories) for spec in parsed}
 
 
 def parse(text: str) -> Spec:
-    """Take an import string apart; raises AgentLoadError when it is not one."""
+    """Parse an import string. Raises AgentLoadError if it is not one."""
     name, equals, target = text.rpartition("=")
     module, _, attribute = target.partition(":")
     if not module or not attribute or ":" in attribute:
@@ -87,17 +87,17 @@ def parse(text: str) -> Spec:
     return Spec(name, module, attribute)
 
 
-async def _build(spec: Spec, served: Served, factories: Factories) -> Agent:
-    built = await _given(spec, _attribute(spec), factories)
-    return adapt(built, spec.target, served(spec.name))
+async def _build(spec: Spec, info_of: InfoOf, factories: Factories) -> Agent:
+    built = await _resolve(spec, _attribute(spec), factories)
+    return adapt(built, spec.target, info_of(spec.name))
 
 
-def adapt(built: Any, source: str, served: AgentInfo) -> Agent:
-    """Somebody's agent as the core wants it. Raises AgentLoadError, naming its source."""
+def adapt(built: Any, source: str, base: AgentInfo) -> Agent:
+    """Return a user's agent behind the core's port. Raises AgentLoadError with its source."""
     if isinstance(built, Pregel):
-        return _graph(built, source, served)
+        return _graph(built, source, base)
     if _is_executor(built):
-        return _executor(built, source, served)
+        return _executor(built, source, base)
     raise AgentLoadError(
         f"{source} is no agent: it gave a {type(built).__name__}; wanted is a compiled "
         "LangGraph graph over 'messages' (create_agent gives one), an AgentExecutor, or a "
@@ -117,10 +117,10 @@ def _attribute(spec: Spec) -> Any:
                 f"There is no module {missing.name!r} for {spec.target}; it was looked for in "
                 f"{Path.cwd()} and among the installed packages."
             ) from missing
-        why = _collision(missing.name or "") or reason(missing)
+        why = _collision(missing.name or "") or describe(missing)
         raise AgentLoadError(f"Importing {spec.module} failed: {why}") from missing
     except (Exception, SystemExit) as raised:  # foreign code: importing may raise anything
-        raise AgentLoadError(f"Importing {spec.module} failed: {reason(raised)}") from raised
+        raise AgentLoadError(f"Importing {spec.module} failed: {describe(raised)}") from raised
     for part in spec.attribute.split("."):
         try:
             found = getattr(found, part)
@@ -132,10 +132,10 @@ def _attribute(spec: Spec) -> Any:
 
 
 def _collision(wanted: str) -> str:
-    """Our package is called `app`, and so is many users' own: a sentence where that matters."""
+    """Return a sentence if our package `app` hides a user's package of the same name."""
     ours = Path(__file__).parents[1]
-    places = (Path.cwd() / "app", Path.cwd() / "app.py")
-    theirs = [place for place in places if place.exists() and place != ours]
+    candidates = (Path.cwd() / "app", Path.cwd() / "app.py")
+    theirs = [path for path in candidates if path.exists() and path != ours]
     if wanted.partition(".")[0] != "app" or not theirs:
         return ""
     return (
@@ -144,8 +144,8 @@ def _collision(wanted: str) -> str:
     )
 
 
-async def _given(spec: Spec, found: Any, factories: Factories) -> Any:
-    """The agent that was named, or what the factory that was named gives."""
+async def _resolve(spec: Spec, found: Any, factories: Factories) -> Any:
+    """Return the named agent, or the agent that the named factory builds."""
     if isinstance(found, Pregel) or _is_executor(found):
         return found
     if inspect.isclass(found):
@@ -153,7 +153,7 @@ async def _given(spec: Spec, found: Any, factories: Factories) -> Any:
     if not is_context(found):
         if not callable(found):
             return found
-        if wanted := _wanted(found):
+        if wanted := _required_arguments(found):
             raise AgentLoadError(
                 f"The factory {spec.target} wants {', '.join(map(repr, wanted))}, and Watchkeeper "
                 "calls a factory once, at start, without arguments: give it a default, or name a "
@@ -165,25 +165,25 @@ async def _given(spec: Spec, found: Any, factories: Factories) -> Any:
         raise AgentLoadError(f"The factory {spec.target} failed: {failed}.") from failed
 
 
-def _wanted(factory: Any) -> list[str]:
-    """The arguments without which a function cannot be called."""
+def _required_arguments(factory: Any) -> list[str]:
+    """Return the required arguments of a function."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # a callable that does not say
+    except (TypeError, ValueError):  # a callable without a signature
         return []
     empty, any_number = inspect.Parameter.empty, ("VAR_POSITIONAL", "VAR_KEYWORD")
     return [p.name for p in parameters if p.default is empty and p.kind.name not in any_number]
 
 
 def _is_executor(thing: Any) -> bool:
-    """By name, so that langchain-classic need not be installed."""
+    """Compare by name, so that langchain-classic need not be installed."""
     return any(
         cls.__name__ == "AgentExecutor" and cls.__module__.startswith("langchain")
         for cls in type(thing).__mro__
     )
 
 
-def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) -> Agent:
+def _graph(graph: Pregel[Any, Any, Any, Any], source: str, base: AgentInfo) -> Agent:
     if sentence := unservable(graph):
         raise AgentLoadError(f"{source} {sentence}.")
     tools = (
@@ -192,8 +192,8 @@ def _graph(graph: Pregel[Any, Any, Any, Any], source: str, served: AgentInfo) ->
     metadata = _metadata(graph)
     made_by = metadata.get("ls_integration")
     kind = "create_agent" if made_by == "langchain_create_agent" else "langgraph"
-    info = _info(served, kind, graph, tuple(dict.fromkeys(tools)))
-    info = _limited(info, metadata.get(MAX_ITERATIONS), metadata.get(EARLY_STOPPING))
+    info = _info(base, kind, graph, tuple(dict.fromkeys(tools)))
+    info = _with_limits(info, metadata.get(MAX_ITERATIONS), metadata.get(EARLY_STOPPING))
     return GraphAgent(graph, replace(info, conversations=True, resumes=True))
 
 
@@ -201,50 +201,50 @@ def _metadata(graph: Pregel[Any, Any, Any, Any]) -> Mapping[str, Any]:
     return (graph.config or {}).get("metadata") or {}
 
 
-def _executor(executor: Any, source: str, served: AgentInfo) -> Agent:
+def _executor(executor: Any, source: str, base: AgentInfo) -> Agent:
     if executor.memory is not None:
         raise AgentLoadError(
             f"{source} is an AgentExecutor with memory, which all its callers would share; "
             "remove memory=, put chat_history into its prompt, and callers continue a conversation "
             "by its thread_id."
         )
-    asked = set(executor.input_keys)
+    inputs = set(executor.input_keys)
     for prompt in introspection.find_all(executor, BasePromptTemplate):  # type: ignore[type-abstract]
-        asked |= set(prompt.input_variables)
-    wanted = asked - {"input", "chat_history", "agent_scratchpad", "intermediate_steps"}
-    if wanted or "input" not in asked:
+        inputs |= set(prompt.input_variables)
+    wanted = inputs - {"input", "chat_history", "agent_scratchpad", "intermediate_steps"}
+    if wanted or "input" not in inputs:
         raise AgentLoadError(
             f"{source} is an AgentExecutor whose prompt wants {sorted(wanted)}; Watchkeeper "
             "fills in 'input', which it must want, and nothing else."
         )
-    if (keys := _answers_in(executor)) and "output" not in keys:
+    if (keys := _answer_keys(executor)) and "output" not in keys:
         raise AgentLoadError(
             f"{source} is an AgentExecutor that answers in {sorted(keys)}; Watchkeeper reads the "
             "answer from 'output': name it so in the return_values of its AgentFinish."
         )
     tools: Sequence[BaseTool] = executor.tools
-    info = _info(served, "agent_executor", executor, tuple(tool.name for tool in tools))
+    info = _info(base, "agent_executor", executor, tuple(tool.name for tool in tools))
     info = replace(info, conversations=takes_history(executor))
-    return ExecutorAgent(executor, _own_limits(executor, info))
+    return ExecutorAgent(executor, _with_own_limits(executor, info))
 
 
-def _answers_in(executor: Any) -> set[str]:
-    """The keys of its answer, as far as its agent, or the code that reads the model, says."""
+def _answer_keys(executor: Any) -> set[str]:
+    """Return the keys of its answer that its agent or its parsers name."""
     keys = set(executor.agent.return_values)
     parsers = introspection.find_all(executor.agent, BaseOutputParser)  # type: ignore[type-abstract]
     functions = [part for part in introspection.parts(executor.agent) if inspect.isfunction(part)]
-    return keys.union(*map(finishes_with, (*(parser.parse for parser in parsers), *functions)))
+    return keys.union(*map(finish_keys, (*(parser.parse for parser in parsers), *functions)))
 
 
-def _own_limits(executor: Any, info: AgentInfo) -> AgentInfo:
-    """What was set on the executor by hand counts; the library's defaults do not."""
-    said = executor.model_fields_set
-    limit = executor.max_iterations if "max_iterations" in said else None
-    stopping = executor.early_stopping_method if "early_stopping_method" in said else None
-    return _limited(info, limit, stopping)
+def _with_own_limits(executor: Any, info: AgentInfo) -> AgentInfo:
+    """Apply limits that the user set on the executor. Ignore the library's defaults."""
+    fields = executor.model_fields_set
+    limit = executor.max_iterations if "max_iterations" in fields else None
+    stopping = executor.early_stopping_method if "early_stopping_method" in fields else None
+    return _with_limits(info, limit, stopping)
 
 
-def _limited(info: AgentInfo, limit: int | None, stopping: str | None) -> AgentInfo:
+def _with_limits(info: AgentInfo, limit: int | None, stopping: str | None) -> AgentInfo:
     if limit and limit > 0:
         info = replace(info, iteration_limit=limit)
     if stopping in set(EarlyStopping):
@@ -252,10 +252,10 @@ def _limited(info: AgentInfo, limit: int | None, stopping: str | None) -> AgentI
     return info
 
 
-def _info(served: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:
+def _info(base: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:
     model: Any = introspection.find(agent, BaseLanguageModel)
     demo = getattr(model, "_llm_type", None) == "demo"
-    return replace(served, kind=kind, tools=tools, model=_model_name(model), demo=demo)
+    return replace(base, kind=kind, tools=tools, model=_model_name(model), demo=demo)
 
 
 def _model_name(model: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The tool calls of one run: each reported when it starts and once when it ends."""
+"""The tool calls of one run: emits a fact when each starts, and one when it ends."""
 
 import asyncio
 import hashlib
@@ -9,10 +9,10 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
-from app.agents import reading
-from app.agents.tool_context import OpenTool, SubAgent, current_tool, enter
-from app.agents.tools import is_being_cancelled, words_for
-from app.agents.tree import AgentRun, Place, Tree, asked_by_tool, tool_around
+from app.agents import model_responses
+from app.agents.call_tree import AgentRun, CallTree, Place, asked_by_tool, enclosing_tool
+from app.agents.tool_context import OpenToolCall, SubAgent, current_tool, set_current_tool
+from app.agents.tool_guards import failure_text, is_being_cancelled
 from app.runs import plain
 from app.runs.events import (
     SubAgentFinished,
@@ -27,19 +27,19 @@ from app.runs.ports import AgentCall
 
 @dataclass(slots=True)
 class ToolCalls:
-    """Each call is found again, inside the tool, through `current_tool`.
+    """The open tool calls of one run. Inside a tool, `current_tool` holds its call.
 
-    `failed_words` are what the model reads of the latest call, if that failed.
+    `latest_failure` is what the model reads about the latest call, if it failed.
     """
 
     call: AgentCall
-    about: Mapping[str, str]
+    run_fields: Mapping[str, str]
     clock: Callable[[], float]
-    tree: Tree
-    failed_words: str | None = None
+    tree: CallTree
+    latest_failure: str | None = None
     _turn: int = 0
     _position: int = 0
-    _open: dict[UUID, OpenTool] = field(default_factory=dict)
+    _open: dict[UUID, OpenToolCall] = field(default_factory=dict)
 
     def start(
         self,
@@ -50,10 +50,10 @@ class ToolCalls:
         iteration: int,
         tool_call_id: str | None,
     ) -> None:
-        """A tool begins to work, perhaps on another thread."""
-        outer = tool_around(place)
+        """A tool starts, perhaps on another thread."""
+        outer = enclosing_tool(place)
         parent_id = self.parent_of_calls(place)
-        opened = OpenTool(
+        opened = OpenToolCall(
             str(run_id),
             name,
             current_tool.get(),
@@ -68,10 +68,10 @@ class ToolCalls:
         agent = asked_by_tool(place)
         if agent is not None and agent.sub_agent is not None:
             agent.sub_agent.tally.tool_calls += 1
-        enter(opened)
+        set_current_tool(opened)
         self.call.emit(
             ToolCallStarted(
-                **self.about,
+                **self.run_fields,
                 at=opened.started_at,
                 call_id=opened.call_id,
                 parent_id=parent_id,
@@ -84,10 +84,10 @@ class ToolCalls:
         )
 
     def _key(self, name: str, arguments: Any, iteration: int, tool_call_id: str | None) -> str:
-        """Its turn, and the model's own id of it there, which is kept with its message.
+        """Return the idempotency key: of the turn, the model's call id, and the arguments.
 
-        Without one its place in the turn stands for it. So it does where no message is kept and
-        the run may be repeated with its key: the model then gives other ids.
+        Without a call id, the position in the turn replaces it. So it does if messages are not
+        stored and the run may be repeated with its key: the model then sends other ids.
         """
         self._position = self._position + 1 if iteration == self._turn else 1
         self._turn = iteration
@@ -95,53 +95,53 @@ class ToolCalls:
             None if self.call.operation is not None and self.call.fence is None else tool_call_id
         )
         place = f"{iteration}.{own_id or self._position}"
-        said = hashlib.sha256(
+        digest = hashlib.sha256(
             f"{name}\0{plain.text(arguments)}".encode("utf-8", "replace")
         ).hexdigest()
-        return f"{self.call.operation or self.about['run_id']}:{place}:{said[:8]}"
+        return f"{self.call.operation or self.run_fields['run_id']}:{place}:{digest[:8]}"
 
     def parent_of_calls(self, place: Place) -> str | None:
-        """What a call made there belongs to: a tool call, or the agent that a tool asked.
+        """Return the parent id of calls at a place: a tool call, or the sub-agent of a tool.
 
-        An agent that a tool asks is reported with its first call.
+        The first call of a sub-agent emits its start.
         """
-        tool = tool_around(place)
+        tool = enclosing_tool(place)
         if tool is None:
             return None
         agent = asked_by_tool(place)
         if agent is None:
             return tool.call_id
         if agent.sub_agent is None:
-            agent.sub_agent = self._agent_begins(tool, agent)
+            agent.sub_agent = self._sub_agent_started(tool, agent)
         return agent.sub_agent.call_id
 
-    def _agent_begins(self, tool: OpenTool, agent: AgentRun) -> SubAgent:
+    def _sub_agent_started(self, tool: OpenToolCall, agent: AgentRun) -> SubAgent:
         tool.agents_asked += 1
-        begun = SubAgent(f"{tool.call_id}/{tool.agents_asked}", agent.name or tool.name)
+        started = SubAgent(f"{tool.call_id}/{tool.agents_asked}", agent.name or tool.name)
         self.call.emit(
             SubAgentStarted(
-                **self.about,
+                **self.run_fields,
                 at=self.clock(),
-                call_id=begun.call_id,
+                call_id=started.call_id,
                 parent_id=tool.call_id,
-                name=begun.name,
-                tally=begun.tally,
+                name=started.name,
+                tally=started.tally,
             )
         )
-        tool.open_agents[begun.call_id] = begun
-        return begun
+        tool.open_agents[started.call_id] = started
+        return started
 
     def agent_ended(self, agent: AgentRun, outcome: CallOutcome) -> None:
-        """An agent that a tool asked ended, if this is one."""
-        if agent.sub_agent is not None and isinstance(agent.within, OpenTool):
+        """Emit the end of an agent, if a tool called it."""
+        if agent.sub_agent is not None and isinstance(agent.within, OpenToolCall):
             self._sub_agent_ended(agent.within, agent.sub_agent, outcome)
 
-    def _sub_agent_ended(self, tool: OpenTool, agent: SubAgent, outcome: CallOutcome) -> None:
+    def _sub_agent_ended(self, tool: OpenToolCall, agent: SubAgent, outcome: CallOutcome) -> None:
         if tool.open_agents.pop(agent.call_id, None) is None:
             return
         self.call.emit(
             SubAgentFinished(
-                **self.about,
+                **self.run_fields,
                 at=self.clock(),
                 call_id=agent.call_id,
                 outcome=outcome,
@@ -150,33 +150,35 @@ class ToolCalls:
         )
 
     def end(self, run_id: UUID, output: Any) -> None:
-        """A tool gave a result, or an error that the model is told."""
+        """A tool returned a result, or an error message for the model."""
         opened = self._open.get(run_id)
         soft = isinstance(output, ToolMessage) and output.status == "error"
         error = opened.error if opened else None
         outcome = CallOutcome.TOOL_ERROR if soft or error else CallOutcome.COMPLETED
         result = plain.text(output.text if isinstance(output, BaseMessage) else output)
-        self.failed_words = result if outcome is CallOutcome.TOOL_ERROR else None
+        self.latest_failure = result if outcome is CallOutcome.TOOL_ERROR else None
         self._ended(run_id, outcome, result, error)
 
     def fail(self, run_id: UUID, error: BaseException) -> None:
         """A tool raised."""
         if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
             if self.call.stopping():
-                return  # the run is being stopped, and closes what is open with its own outcome
+                return  # the run is being stopped, and closes open calls with its own outcome
             self._ended(run_id, CallOutcome.CANCELLED, None, None)
             return
         opened = self._open.get(run_id)
         cause = opened.error if opened is not None and opened.error is not None else error
-        outcome = reading.call_outcome(error, CallOutcome.TOOL_ERROR)
-        words = None
+        outcome = model_responses.call_outcome(error, CallOutcome.TOOL_ERROR)
+        text = None
         if opened is not None and outcome is CallOutcome.TOOL_ERROR:
-            words = words_for(opened.name, error)
-        self._ended(run_id, outcome, words, cause)
+            text = failure_text(opened.name, error)
+        self._ended(run_id, outcome, text, cause)
 
     def reject(self, tool: str, reason: Rejection = Rejection.UNKNOWN_TOOL) -> None:
-        """The model asked for what cannot be run."""
-        self.call.emit(ToolCallRejected(**self.about, at=self.clock(), tool=tool, reason=reason))
+        """The model requested a tool call that cannot be executed."""
+        self.call.emit(
+            ToolCallRejected(**self.run_fields, at=self.clock(), tool=tool, reason=reason)
+        )
 
     def _ended(
         self, run_id: UUID, outcome: CallOutcome, result: str | None, error: BaseException | None
@@ -184,14 +186,14 @@ class ToolCalls:
         opened = self._open.pop(run_id, None)
         if opened is None:
             return
-        enter(opened.outer)
+        set_current_tool(opened.outer)
         for agent in list(opened.open_agents.values()):
             self._sub_agent_ended(opened, agent, outcome)
         if opened.invalid_arguments:
             self.reject(opened.name, Rejection.INVALID_ARGS)
         self.call.emit(
             ToolCallFinished(
-                **self.about,
+                **self.run_fields,
                 at=self.clock(),
                 call_id=opened.call_id,
                 tool=opened.name,

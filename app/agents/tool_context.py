@@ -1,6 +1,6 @@
-"""Which tool call the present task or thread works in.
+"""The tool call of the current task or thread.
 
-It is set when a tool starts and found again inside the tool, on whatever thread it runs.
+It is set when a tool starts, and visible inside the tool on any thread.
 """
 
 from contextvars import ContextVar
@@ -14,7 +14,7 @@ from app.runs.tasks import Fence
 
 @dataclass(slots=True, eq=False)
 class SubAgent:
-    """An agent that a tool asks in turn, with counts of its own."""
+    """An agent that a tool calls, with its own counts."""
 
     call_id: str
     name: str
@@ -22,18 +22,18 @@ class SubAgent:
 
 
 @dataclass(slots=True, eq=False)
-class OpenTool:
-    """A tool call at work.
+class OpenToolCall:
+    """A running tool call.
 
-    `within` is its place in the tree of the run, and `parent_id` the tool call or sub-agent that
-    it belongs to. `key` names it to other systems, and its `fence` is passed before it does
-    anything. `error` and `invalid_arguments` are set by the tool's guard. `open_agents` are the
-    agents that it asks at present, by their call ids.
+    `within` is its parent place in the call tree, and `parent_id` the tool call or sub-agent that
+    it belongs to. `key` identifies it to other systems. Its `fence` is checked before the tool
+    runs. The tool's guard sets `error` and `invalid_arguments`. `open_agents` are the sub-agents
+    that it is calling, by call id.
     """
 
     call_id: str
     name: str
-    outer: "OpenTool | None"
+    outer: "OpenToolCall | None"
     within: Any
     parent_id: str | None
     started_at: float
@@ -43,21 +43,21 @@ class OpenTool:
     invalid_arguments: bool = False
     agents_asked: int = 0
     open_agents: dict[str, SubAgent] = field(default_factory=dict)
-    # As places of the tree have them: a tool is in itself, and no agent's place.
+    # The attributes of a place in the call tree: a tool is its own tool and has no agent.
     agent: None = None
     asked_by_tool: None = None
 
     @property
-    def tool(self) -> "OpenTool":
-        """The tool call in which it stands."""
+    def tool(self) -> "OpenToolCall":
+        """The tool call itself, as every place has its tool."""
         return self
 
 
-# The tool call that the present task or thread works in.
-current_tool: ContextVar[OpenTool | None] = ContextVar("watchkeeper_tool", default=None)
+# The tool call of the current task or thread.
+current_tool: ContextVar[OpenToolCall | None] = ContextVar("watchkeeper_tool", default=None)
 
 
-def enter(tool: OpenTool | None) -> None:
-    """Note which tool call the present task or thread works in from now on."""
+def set_current_tool(tool: OpenToolCall | None) -> None:
+    """Set the tool call of the current task or thread."""
     current_tool.set(tool)
     tool_call.set(tool.key if tool else None)

@@ -1,8 +1,8 @@
-"""Which model calls are turns of the agent, and how long its chain of turns is.
+"""Decides which model calls are turns of the agent, and counts the longest chain of turns.
 
-A call is a turn when its message leaves the node that made it, when a tool that it names runs, or
-when an executor acts on it. That is known only afterwards; until then a call is presumed to be a
-turn, unless it says itself that it is a helper's.
+A call is a turn if its message leaves the node that made it, if a tool that it names runs, or if
+an executor acts on it. That is known only afterwards. Until then every call that is not marked as
+a helper's is presumed to be a turn.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,27 +11,27 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
-from app.agents.asking import Asking, says_helper
-from app.agents.node_outputs import gives_output, messages_in
-from app.agents.tool_context import OpenTool
-from app.agents.tree import (
+from app.agents.call_tree import (
     AgentRun,
     Branch,
+    CallTree,
     Place,
-    Tree,
-    agent_around,
     asked_by_tool,
-    tool_around,
+    enclosing_agent,
+    enclosing_tool,
 )
+from app.agents.node_outputs import has_output, messages_in
+from app.agents.pending_model_call import PendingModelCall, is_marked_helper
+from app.agents.tool_context import OpenToolCall
 from app.runs.events import Emit, IterationCounted
 
-# So many steps in a row an agent may make without asking a model before each counts as a turn.
-QUIET_STEPS = 25
+# After this many consecutive steps without a model call, each step counts as a turn.
+MAX_STEPS_WITHOUT_MODEL = 25
 
 
 @dataclass(slots=True, eq=False)
-class Said:
-    """A model's answer that may become a turn."""
+class ModelReply:
+    """A model's reply that may become a turn."""
 
     calls: list[ToolCall]
     text: str
@@ -43,207 +43,215 @@ class Said:
 
 
 @dataclass(slots=True)
-class Turns:
+class TurnCounter:
     """Counts the turns of one run.
 
-    `output_tools` are the names by which the agent asks for structured output, and `reject` takes
-    the name of a tool that the agent asked for and does not have.
+    `output_tools` are the names of tools for structured output. `reject` reports the name of a
+    tool that the agent called and does not have.
     """
 
-    tree: Tree
+    tree: CallTree
     emit: Emit
-    about: Mapping[str, str]
+    run_fields: Mapping[str, str]
     clock: Callable[[], float]
     tools: frozenset[str]
     output_tools: frozenset[str]
     reject: Callable[[str], None]
     iterations: int = 0
-    # Messages that models gave, by id, and by the ids of the tool calls that they ask for.
-    _said: dict[str, Said] = field(default_factory=dict)
-    _asked: dict[str, Said] = field(default_factory=dict)
-    # Messages that no model call of ours gave, by identity.
-    _raw: dict[int, AIMessage] = field(default_factory=dict)
-    _known: set[str] = field(default_factory=set)
+    # Replies by message id, and by the ids of their tool calls.
+    _replies: dict[str, ModelReply] = field(default_factory=dict)
+    _replies_by_call: dict[str, ModelReply] = field(default_factory=dict)
+    # Messages that node code created without a model call, by identity.
+    _raw_messages: dict[int, AIMessage] = field(default_factory=dict)
+    _known_ids: set[str] = field(default_factory=set)
 
-    def go_on_from(self, iterations: int) -> None:
-        """Begin with the turns of an earlier attempt."""
-        self.iterations = self.tree.root.done = iterations
+    def resume_at(self, iterations: int) -> None:
+        """Continue from the turns of an earlier attempt."""
+        self.iterations = self.tree.root.turns_done = iterations
 
     def release(self) -> None:
-        """Hold no messages any more."""
-        self.tree.root.said = self.tree.root.last_said = None
-        for held in (self._said, self._asked, self._raw):
-            held.clear()
+        """Release all messages."""
+        self.tree.root.reply = self.tree.root.last_reply = None
+        for messages in (self._replies, self._replies_by_call, self._raw_messages):
+            messages.clear()
 
-    def know(self, messages: Iterable[BaseMessage]) -> None:
-        """These messages were there before."""
-        self._known.update(message.id for message in messages if message.id)
+    def mark_known(self, messages: Iterable[BaseMessage]) -> None:
+        """Mark messages that existed before this run."""
+        self._known_ids.update(message.id for message in messages if message.id)
 
     def reject_unknown(self, names: Iterable[str]) -> None:
-        """Of these tools that the agent is to call, it may not have all."""
-        wanted = [name for name in names if name not in self.output_tools]
-        self._reject_unknown(self.tree.root, wanted, frozenset())
+        """Report those of these tools that the root agent does not have."""
+        names_to_check = [name for name in names if name not in self.output_tools]
+        self._reject_unknown(self.tree.root, names_to_check, frozenset())
 
-    def is_helper(self, asking: Asking, place: Place) -> bool:
-        """Whether a call that begins is a helper's, as far as can be said."""
-        agent, node = agent_around(place), _node(place)
-        if says_helper(asking.options, node):
+    def is_helper(self, model_call: PendingModelCall, place: Place) -> bool:
+        """Whether a starting call is a helper's, as far as is known now."""
+        agent, node = enclosing_agent(place), _node(place)
+        if is_marked_helper(model_call.options, node):
             return True
         if agent is None:
             return False
-        usual = agent.usual.get(node)
-        if usual is None and node in agent.asides:
+        usual = agent.usual_tools.get(node)
+        if usual is None and node in agent.internal_nodes:
             return True
-        if not usual and not asking.tools:  # nothing is known of the node, nor of the call
+        if not usual and not model_call.tools:  # nothing is known about the node or the call
             return False
         had = [agent.tools, self.output_tools]
         if agent is self.tree.root:
             had.append(self.tools)
         if usual:
             had.append(usual)
-        return any(had) and all(map(asking.tools.isdisjoint, had))
+        return any(had) and all(map(model_call.tools.isdisjoint, had))
 
-    def is_unseen(self, branch: Branch) -> bool:
-        """Whether its agent works on without asking a model of LangChain's; a tool may."""
+    def runs_without_model(self, branch: Branch) -> bool:
+        """Whether its agent runs without LangChain model calls. Inside a tool it may."""
         agent = branch.agent
-        unseen = agent.quiet_steps > QUIET_STEPS or branch.node in agent.raw_nodes
-        return unseen and tool_around(branch) is None
+        if enclosing_tool(branch) is not None:
+            return False
+        return agent.steps_without_model > MAX_STEPS_WITHOUT_MODEL or branch.node in agent.raw_nodes
 
     def step_begins(self, branch: Branch) -> None:
-        """A node is executed unseen: without models, steps are what bounds a run."""
-        if branch.agent.quiet_steps > QUIET_STEPS:
-            branch.agent.quiet_steps -= 1  # once for each step, however many branches it has
+        """A node without model calls is executed: only its steps bound the run."""
+        if branch.agent.steps_without_model > MAX_STEPS_WITHOUT_MODEL:
+            branch.agent.steps_without_model -= 1  # once per step, whatever its number of branches
             self._count(branch, 0)
 
-    def asked(self, place: Place, *, helper: bool) -> None:
-        """A model is asked; a text that the same node gave before was not the last word."""
+    def model_call_started(self, place: Place, *, helper: bool) -> None:
+        """A model call starts. An earlier text of the same node then counts as a draft."""
         part: Place | None = place
         while part is not None:
             if isinstance(part, Branch):
-                part.asked = True
+                part.called_model = True
             elif isinstance(part, AgentRun):
-                part.quiet_steps = 0
+                part.steps_without_model = 0
             part = part.within
-        if isinstance(place, Branch) and not helper and _is_sent_back(place):
+        if isinstance(place, Branch) and not helper and _repeats_draft(place):
             del place.agent.drafts[place.node]
             self._count(place, 0)
 
-    def answered(
+    def model_replied(
         self, message: AIMessage, tools: frozenset[str], place: Place, *, helper: bool, last: bool
     ) -> None:
-        """A model answered; whether that is a turn is seen when its node ends."""
-        said = Said(message.tool_calls, "", tools, place, helper, last)
+        """A model replied. The end of its node shows whether the reply is a turn."""
+        reply = ModelReply(message.tool_calls, "", tools, place, helper, last)
         if message.id:
-            self._said[message.id] = said
+            self._replies[message.id] = reply
         if helper or last:
             return
         if isinstance(place, AgentRun | Branch):
-            place.said = said
-        agent = agent_around(place)
+            place.reply = reply
+        agent = enclosing_agent(place)
         if agent is not None:
-            if agent.last_said is not None:
-                agent.last_said.text = ""  # of many long texts the last one is held
+            if agent.last_reply is not None:
+                agent.last_reply.text = ""  # keep only the latest long text
             if not message.tool_calls:
-                said.text = str(message.text)
-            agent.last_said = said
+                reply.text = str(message.text)
+            agent.last_reply = reply
         for call in message.tool_calls:
             if call["id"]:
-                self._asked[call["id"]] = said
+                self._replies_by_call[call["id"]] = reply
 
     def branch_ended(self, branch: Branch, output: Any) -> None:
-        """A node ended: the messages that leave it are turns."""
-        if branch.said is not None:
-            branch.agent.asides.add(branch.node)  # unless a message of it leaves, as below
+        """A node ended. The messages that leave it are turns."""
+        if branch.reply is not None:
+            # Ignored once one of its messages leaves the node, as below.
+            branch.agent.internal_nodes.add(branch.node)
         messages = messages_in(output)
-        given = [message for message in messages if isinstance(message, AIMessage)]
-        if not given:
+        ai_messages = [message for message in messages if isinstance(message, AIMessage)]
+        if not ai_messages:
             return
         answered: set[str] = set()
-        if len(messages) > len(given):
+        if len(messages) > len(ai_messages):
             answered.update(m.tool_call_id for m in messages if isinstance(m, ToolMessage))
-        for message in given:
-            said = self._said.get(message.id or "")
-            if said is None and self._is_new(message, branch):
-                said = self._made_anew(message, branch, answered)
-            if said is not None and said.place is branch and not (said.helper or said.last):
-                self._left_its_node(branch, said, message, answered, output)
+        for message in ai_messages:
+            reply = self._replies.get(message.id or "")
+            if reply is None and self._is_new(message, branch):
+                reply = self._reply_behind(message, branch, answered)
+            if reply is not None and reply.place is branch and not (reply.helper or reply.last):
+                self._message_left_node(branch, reply, message, answered, output)
 
-    def _made_anew(self, message: AIMessage, branch: Branch, answered: set[str]) -> Said | None:
-        """A message that the code of a node made: of what a model said there, or by itself."""
-        if branch.said is not None:
-            return cast(Said, branch.said)
+    def _reply_behind(
+        self, message: AIMessage, branch: Branch, answered: set[str]
+    ) -> ModelReply | None:
+        """Return the reply behind a message that node code created, or count a raw turn."""
+        if branch.reply is not None:
+            return cast(ModelReply, branch.reply)
         open_calls = [call["name"] for call in message.tool_calls if call["id"] not in answered]
-        if open_calls and not branch.asked:
+        if open_calls and not branch.called_model:
             branch.agent.raw_nodes.add(branch.node)
             self._count(branch, len(open_calls))
             self._reject_unknown(branch, open_calls, frozenset())
         return None
 
-    def _left_its_node(
+    def _message_left_node(
         self,
         branch: Branch,
-        said: Said,
+        reply: ModelReply,
         message: AIMessage,
         answered: set[str],
         output: Any,
     ) -> None:
-        branch.agent.usual.setdefault(branch.node, set()).update(said.tools)
+        branch.agent.usual_tools.setdefault(branch.node, set()).update(reply.tools)
         if not message.tool_calls:
             branch.agent.drafts[branch.node] = branch.agent.step
-        elif not said.counted:
-            # Calls that the node answered by itself asked for structured output.
+        elif not reply.counted:
+            # If the node answers its own calls and returns output, they are for structured output.
             open_calls = [call for call in message.tool_calls if call["id"] not in answered]
-            if open_calls or not gives_output(output):
-                self._count_said(branch, said, [call["name"] for call in open_calls])
+            if open_calls or not has_output(output):
+                self._count_reply(branch, reply, [call["name"] for call in open_calls])
 
     def tool_begins(self, place: Place, name: str, tool_call_id: str | None) -> None:
-        """A tool runs: what named it is a turn, if it is not counted as one yet."""
-        agent = agent_around(place)
-        said = self._asked.get(tool_call_id or "")
-        if said is None and agent is not None:
-            said = agent.last_said
-            if said is None or not _names(said, name):
+        """A tool starts: the reply that named it is a turn. Count it once."""
+        agent = enclosing_agent(place)
+        reply = self._replies_by_call.get(tool_call_id or "")
+        if reply is None and agent is not None:
+            reply = agent.last_reply
+            if reply is None or not _names(reply, name):
                 return
-            agent.drafts.pop(_node(said.place), None)
-        if said is None or said.counted or tool_around(place) is not tool_around(said.place):
+            agent.drafts.pop(_node(reply.place), None)
+        if (
+            reply is None
+            or reply.counted
+            or enclosing_tool(place) is not enclosing_tool(reply.place)
+        ):
             return
-        names = [call["name"] for call in said.calls] or [name]
+        names = [call["name"] for call in reply.calls] or [name]
         if set(names) <= self.output_tools:
             return
         if agent is not None:
-            agent.usual.setdefault(_node(said.place), set()).update(said.tools)
-        self._count_said(place, said, names)
+            agent.usual_tools.setdefault(_node(reply.place), set()).update(reply.tools)
+        self._count_reply(place, reply, names)
 
-    def acted_on(self, agent: AgentRun, action: Any) -> None:
+    def executor_acted(self, agent: AgentRun, action: Any) -> None:
         """An executor acts on a turn: on one message, or on the last text of its model."""
         log = getattr(action, "message_log", None)
-        said = self._said.get(log[-1].id or "") if log else agent.last_said
-        if said is None:  # its model completes text, or was not called through LangChain
+        reply = self._replies.get(log[-1].id or "") if log else agent.last_reply
+        if reply is None:  # a text completion model, or a call outside LangChain
             self._count(agent, 1)
             self._reject_unknown(agent, [action.tool], frozenset())
-        elif not said.counted:
-            agent.usual.setdefault("", set()).update(said.tools)
-            names = [call["name"] for call in said.calls] or [action.tool]
-            self._count_said(agent, said, names)
+        elif not reply.counted:
+            agent.usual_tools.setdefault("", set()).update(reply.tools)
+            names = [call["name"] for call in reply.calls] or [action.tool]
+            self._count_reply(agent, reply, names)
 
-    def unusable(self, place: Place) -> None:
-        """A turn asked for nothing that could be done."""
+    def unusable_turn(self, place: Place) -> None:
+        """Count a turn whose reply could not be parsed."""
         self._count(place, 0)
 
-    def _count_said(self, place: Place, said: Said, names: list[str]) -> None:
-        """Count a turn that a model made."""
-        said.counted = True
-        # Several answers may name one call, of which one was taken.
-        self._asked.update({call["id"]: said for call in said.calls if call["id"]})
-        wanted = [name for name in names if name not in self.output_tools]
-        self._count(place, len(wanted))
-        self._reject_unknown(place, wanted, said.tools)
+    def _count_reply(self, place: Place, reply: ModelReply, names: list[str]) -> None:
+        """Count a reply as a turn."""
+        reply.counted = True
+        # If several replies name one call, only this one counts.
+        self._replies_by_call.update({call["id"]: reply for call in reply.calls if call["id"]})
+        names_to_check = [name for name in names if name not in self.output_tools]
+        self._count(place, len(names_to_check))
+        self._reject_unknown(place, names_to_check, reply.tools)
 
     def _reject_unknown(self, place: Place, names: list[str], bound: frozenset[str]) -> None:
-        agent = agent_around(place)
-        if agent is None or tool_around(place) is not None:
+        agent = enclosing_agent(place)
+        if agent is None or enclosing_tool(place) is not None:
             return
-        # What the agent itself has is known from its start; of another one, from its calls.
+        # The tools of the root agent are known at start; those of others only from their calls.
         own = agent is self.tree.root or not (bound or agent.tools)
         had = (bound, agent.tools, self.tools) if own else (bound, agent.tools)
         for name in names if any(had) else ():
@@ -251,10 +259,10 @@ class Turns:
                 self.reject(name)
 
     def _count(self, place: Place, tool_calls: int) -> None:
-        if isinstance(place, OpenTool):
+        if isinstance(place, OpenToolCall):
             return
         place.add_turn()
-        if tool_around(place) is not None:
+        if enclosing_tool(place) is not None:
             agent = asked_by_tool(place)
             if agent is not None and agent.sub_agent is not None:
                 tally = agent.sub_agent.tally
@@ -263,7 +271,7 @@ class Turns:
             self.iterations = place.depth
             self.emit(
                 IterationCounted(
-                    **self.about,
+                    **self.run_fields,
                     at=self.clock(),
                     iteration=self.iterations,
                     tool_calls=tool_calls,
@@ -271,33 +279,33 @@ class Turns:
             )
 
     def _is_new(self, message: AIMessage, branch: Branch) -> bool:
-        """Whether this node made the message: it was not there before."""
-        if message.id in self._known or id(message) in self._raw:
+        """Whether this node created the message."""
+        if message.id in self._known_ids or id(message) in self._raw_messages:
             return False
-        if any(message is given for given in messages_in(branch.inputs)):
+        if any(message is known for known in messages_in(branch.inputs)):
             return False
-        self._raw[id(message)] = message
+        self._raw_messages[id(message)] = message
         return True
 
 
-def _names(said: Said, tool: str) -> bool:
-    """Whether an answer names a tool: by a call, or in words where it has no calls."""
-    if said.calls:
-        return any(call["name"] == tool for call in said.calls)
-    return tool in said.text
+def _names(reply: ModelReply, tool: str) -> bool:
+    """Whether a reply names a tool: in a call, or in its text if it has no calls."""
+    if reply.calls:
+        return any(call["name"] == tool for call in reply.calls)
+    return tool in reply.text
 
 
-def _is_sent_back(branch: Branch) -> bool:
-    """Whether its node gave a text in an earlier step: branches of one step do not follow it."""
+def _repeats_draft(branch: Branch) -> bool:
+    """Whether its node returned a text in an earlier step. Parallel branches do not count."""
     drafts = branch.agent.drafts
     return branch.node in drafts and drafts[branch.node] != branch.agent.step
 
 
 def _node(place: Place) -> str:
-    """The node that a call was made in; an executor has none."""
+    """Return the node that made a call; empty for an executor."""
     return place.node if isinstance(place, Branch) else ""
 
 
 def depth(place: Place) -> int:
-    """The length of the chain of turns that leads to a place; a tool begins a chain of its own."""
-    return 0 if isinstance(place, OpenTool) else place.depth
+    """Return the length of the chain of turns to a place. A tool starts its own chain."""
+    return 0 if isinstance(place, OpenToolCall) else place.depth

@@ -1,35 +1,35 @@
-"""Why a graph that was named cannot be asked: known at start, so that no run has to fail of it.
+"""Finds at start why a graph cannot be served, so that no run fails for that reason.
 
-Only what is certain is refused. An agent that would answer is served.
+Only certain failures are rejected. An agent that might answer is served.
 """
 
 from typing import Any
 
 from langgraph.pregel import Pregel
 
-from app.agents import needs, sync_only
+from app.agents import graph_requirements, sync_only
 
-# A graph that is one function has this channel, for what it returned the last time.
+# A graph from @entrypoint has this channel, for its previous return value.
 _ENTRYPOINT = "__previous__"
 _ASYNC_SAVERS = {"SqliteSaver": "AsyncSqliteSaver", "PostgresSaver": "AsyncPostgresSaver"}
 
 
 def unservable(graph: Pregel[Any, Any, Any, Any]) -> str | None:
-    """What to do before the graph can be served, as the rest of a sentence; None if nothing."""
+    """Return what prevents serving and how to fix it, as the rest of a sentence; else None."""
     if _ENTRYPOINT in graph.channels:
         return (
             "is an @entrypoint, which has no state with 'messages'; call it in the one node of a "
             "StateGraph(MessagesState), and serve that graph"
         )
-    if needs.MESSAGES not in graph.channels:
+    if graph_requirements.MESSAGES not in graph.channels:
         return (
             "is a graph without 'messages' in its state; Watchkeeper asks a graph by a message and "
             "reads its answer from the last one"
         )
-    return _savers(graph) or _hooks(graph) or _needs(graph)
+    return _checkpointer_problem(graph) or _hook_problem(graph) or _requirement_problem(graph)
 
 
-def _savers(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+def _checkpointer_problem(graph: Pregel[Any, Any, Any, Any]) -> str | None:
     if graph.checkpointer is True:
         return (
             "is compiled with checkpointer=True, which only a graph inside another one may be; "
@@ -50,7 +50,7 @@ def _savers(graph: Pregel[Any, Any, Any, Any]) -> str | None:
     return None
 
 
-def _hooks(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+def _hook_problem(graph: Pregel[Any, Any, Any, Any]) -> str | None:
     for middleware, hook in sync_only.hooks(graph):
         return (
             f"has a middleware {middleware!r} whose {hook} has no async form, and Watchkeeper runs "
@@ -59,29 +59,29 @@ def _hooks(graph: Pregel[Any, Any, Any, Any]) -> str | None:
     return None
 
 
-def _needs(graph: Pregel[Any, Any, Any, Any]) -> str | None:
-    if not needs.takes_messages(graph):
+def _requirement_problem(graph: Pregel[Any, Any, Any, Any]) -> str | None:
+    if not graph_requirements.takes_messages(graph):
         return (
             "has an input schema without 'messages', so it would never read the question; add "
             "messages to its input_schema"
         )
-    if keys := needs.inputs(graph):
+    if keys := graph_requirements.inputs(graph):
         return (
-            f"wants {_named(keys)} in its input, and callers send nothing but a question; give "
+            f"wants {_quoted(keys)} in its input, and callers send nothing but a question; give "
             "them defaults (NotRequired in a TypedDict), or set them in its first node"
         )
-    if keys := needs.context(graph):
+    if keys := graph_requirements.context(graph):
         return (
-            f"wants a context with {_named(keys)}, which callers cannot send; give these fields "
+            f"wants a context with {_quoted(keys)}, which callers cannot send; give these fields "
             "defaults in its context_schema"
         )
-    if keys := needs.configurable(graph):
+    if keys := graph_requirements.configurable(graph):
         return (
-            f"reads {_named(keys)} from config['configurable'], which callers cannot send; read it "
-            "with .get() and a default, or bind it with .with_config(configurable=...)"
+            f"reads {_quoted(keys)} from config['configurable'], which callers cannot send; read "
+            "it with .get() and a default, or bind it with .with_config(configurable=...)"
         )
     return None
 
 
-def _named(keys: list[str]) -> str:
+def _quoted(keys: list[str]) -> str:
     return ", ".join(map(repr, keys))

@@ -1,7 +1,7 @@
-"""The handler on its own: watches agents that run in somebody else's program, and stops nothing.
+"""The handler for agents in other programs: it only watches, and stops nothing.
 
-There a run has no runner: it begins when the outermost chain starts and ends when that chain
-does. One handler may watch many runs at once, so each callback finds its run by its parent.
+Such a run has no runner: it starts and ends with its outermost chain. One handler may watch many
+runs at once, so each callback finds its run by its parent.
 """
 
 import asyncio
@@ -15,39 +15,39 @@ from uuid import UUID
 
 from langgraph.errors import GraphRecursionError
 
-from app.agents.around import Around
 from app.agents.callback import RunHandler
-from app.agents.failure import as_run_error
-from app.agents.reach import Reaching
+from app.agents.error_translation import as_run_error
+from app.agents.interceptor import CallInterceptor
+from app.agents.library_patches import InterceptingHandler
 from app.runs.errors import Cancelled, Interrupted, RunError
 from app.runs.events import Emit, Event, RunFinished, RunStarted
 from app.runs.model import EarlyStopping, Mode, Outcome
 from app.runs.ports import AgentCall, Price
 from app.runs.progress import Progress
 
-# More iterations than anybody makes: it is not this handler's part to stop a run.
+# Effectively no limit: this handler does not stop runs.
 _NO_LIMIT = 1_000_000_000
-# How the libraries answer when limits of their own are reached.
+# Answers of the libraries at their own limits.
 _LIMIT_SENTENCES = ("Agent stopped due to", "Model call limits exceeded")
 
 
-class Watched:
-    """One run that somebody else drives."""
+class WatchedRun:
+    """One run that another program drives."""
 
     def __init__(self, agent: str, emit: Emit, price: Price) -> None:
-        self.about = {"run_id": str(uuid.uuid4()), "agent": agent}
+        self.run_fields = {"run_id": str(uuid.uuid4()), "agent": agent}
         self.began_at = time.monotonic()
         self._emit = emit
         self._progress = Progress(self.began_at)
         self._lock = threading.RLock()
         call = AgentCall(
-            self.about["run_id"], "", _NO_LIMIT, EarlyStopping.FORCE, None, self.tell, price
+            self.run_fields["run_id"], "", _NO_LIMIT, EarlyStopping.FORCE, None, self.emit, price
         )
         self.handler = RunHandler(call, agent)
-        self.tell(
+        self.emit(
             RunStarted(
-                run_id=self.about["run_id"],
-                agent=self.about["agent"],
+                run_id=self.run_fields["run_id"],
+                agent=self.run_fields["agent"],
                 at=self.began_at,
                 mode=Mode.SYNC,
                 iteration_limit=0,
@@ -56,8 +56,8 @@ class Watched:
             )
         )
 
-    def tell(self, fact: Event) -> None:
-        """Fold a fact in and pass it on; tools tell from their own threads."""
+    def emit(self, fact: Event) -> None:
+        """Record a fact and emit it. Tools emit from their own threads."""
         with self._lock:
             self._progress.add(fact)
             self._emit(fact)
@@ -66,10 +66,10 @@ class Watched:
         """The outermost chain ended."""
         now = time.monotonic()
         done = self._progress
-        self.tell(
+        self.emit(
             RunFinished(
-                run_id=self.about["run_id"],
-                agent=self.about["agent"],
+                run_id=self.run_fields["run_id"],
+                agent=self.run_fields["agent"],
                 at=now,
                 mode=Mode.SYNC,
                 outcome=outcome,
@@ -91,44 +91,44 @@ class Watched:
         )
 
 
-def _passed_on(name: str, *, last: bool = False) -> Callable[..., None]:
-    """A callback that the run's own handler takes; `last` is the last one of a call."""
+def _forwarded(name: str, *, last: bool = False) -> Callable[..., None]:
+    """Return a callback that forwards to the run's handler. `last` ends the call."""
 
-    def callback(self: "WatchHandler", *args: Any, run_id: UUID, **told: Any) -> None:
-        watched = self.runs.get(run_id) or self.runs.get(told.get("parent_run_id") or run_id)
+    def callback(self: "WatchHandler", *args: Any, run_id: UUID, **kwargs: Any) -> None:
+        watched = self.runs.get(run_id) or self.runs.get(kwargs.get("parent_run_id") or run_id)
         if watched is None:
-            return  # a model or a tool that was called outside of any chain
+            return  # a model or tool call outside any chain
         self.runs[run_id] = watched
-        getattr(watched.handler, name)(*args, run_id=run_id, **told)
+        getattr(watched.handler, name)(*args, run_id=run_id, **kwargs)
         if last:
             del self.runs[run_id]
 
     return callback
 
 
-class WatchHandler(Reaching):
-    """Tells `emit` what the runs under its name do."""
+class WatchHandler(InterceptingHandler):
+    """Emits the facts of all runs of one agent."""
 
     run_inline = True
 
-    on_chat_model_start = _passed_on("on_chat_model_start")
-    on_llm_start = _passed_on("on_llm_start")
-    on_llm_new_token = _passed_on("on_llm_new_token")
-    on_llm_end = _passed_on("on_llm_end", last=True)
-    on_llm_error = _passed_on("on_llm_error", last=True)
-    on_tool_start = _passed_on("on_tool_start")
-    on_tool_end = _passed_on("on_tool_end", last=True)
-    on_tool_error = _passed_on("on_tool_error", last=True)
-    on_agent_action = _passed_on("on_agent_action")
+    on_chat_model_start = _forwarded("on_chat_model_start")
+    on_llm_start = _forwarded("on_llm_start")
+    on_llm_new_token = _forwarded("on_llm_new_token")
+    on_llm_end = _forwarded("on_llm_end", last=True)
+    on_llm_error = _forwarded("on_llm_error", last=True)
+    on_tool_start = _forwarded("on_tool_start")
+    on_tool_end = _forwarded("on_tool_end", last=True)
+    on_tool_error = _forwarded("on_tool_error", last=True)
+    on_agent_action = _forwarded("on_agent_action")
 
     def __init__(self, agent: str, emit: Emit, price: Price) -> None:
-        self.runs: dict[UUID, Watched] = {}
-        self._new = partial(Watched, agent, emit, price)
+        self.runs: dict[UUID, WatchedRun] = {}
+        self._new = partial(WatchedRun, agent, emit, price)
 
-    def around(self, parent_id: UUID | None) -> Around | None:
-        """What stands around a call that is made inside that chain or tool call."""
+    def interceptor(self, parent_id: UUID | None) -> CallInterceptor | None:
+        """Return the interceptor of a call inside that chain or tool call."""
         watched = self.runs.get(parent_id) if parent_id else None
-        return None if watched is None else watched.handler.around(parent_id)
+        return None if watched is None else watched.handler.interceptor(parent_id)
 
     def on_chain_start(
         self,
@@ -137,26 +137,26 @@ class WatchHandler(Reaching):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **told: Any,
+        **kwargs: Any,
     ) -> None:
-        """The outermost chain is a run; the others belong to it."""
+        """The outermost chain starts a run. Other chains belong to it."""
         outer = self.runs.get(parent_run_id) if parent_run_id else None
         watched = self.runs[run_id] = outer or self._new()
-        about = {**told, "run_id": run_id, "parent_run_id": parent_run_id}
-        watched.handler.on_chain_start(serialized, inputs, **about)
+        arguments = {**kwargs, "run_id": run_id, "parent_run_id": parent_run_id}
+        watched.handler.on_chain_start(serialized, inputs, **arguments)
 
     def on_chain_end(
-        self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **told: Any
+        self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        """The end of the outermost chain is the end of the run."""
+        """The end of the outermost chain ends the run."""
         watched = self.runs.pop(run_id, None)
         if watched is None:
             return
-        watched.handler.on_chain_end(outputs, run_id=run_id, **told)
+        watched.handler.on_chain_end(outputs, run_id=run_id, **kwargs)
         if parent_run_id in self.runs:
             return
-        self._forget(watched)
-        if watched.handler.waiting:
+        self._drop(watched)
+        if watched.handler.interrupted:
             watched.end(Outcome.INTERRUPTED, Interrupted())
         elif _last_text(outputs).startswith(_LIMIT_SENTENCES):
             watched.end(Outcome.ITERATION_LIMIT)
@@ -169,16 +169,16 @@ class WatchHandler(Reaching):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **told: Any,
+        **kwargs: Any,
     ) -> None:
-        """What ends the outermost chain ends the run."""
+        """An error of the outermost chain ends the run."""
         watched = self.runs.pop(run_id, None)
         if watched is None:
             return
-        watched.handler.on_chain_error(error, run_id=run_id, **told)
+        watched.handler.on_chain_error(error, run_id=run_id, **kwargs)
         if parent_run_id in self.runs:
             return
-        self._forget(watched)
+        self._drop(watched)
         if isinstance(error, GraphRecursionError):
             watched.end(Outcome.ITERATION_LIMIT)
         elif isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
@@ -187,15 +187,15 @@ class WatchHandler(Reaching):
             failure = as_run_error(watched.handler, error)
             watched.end(failure.outcome, failure)
 
-    def _forget(self, watched: Watched) -> None:
-        """LangChain says nothing of calls that were cancelled: drop what is left of them."""
+    def _drop(self, watched: WatchedRun) -> None:
+        """Drop cancelled calls: LangChain sends no callback for their end."""
         watched_ids = [run_id for run_id, owner in list(self.runs.items()) if owner is watched]
         for run_id in watched_ids:
             del self.runs[run_id]
 
 
 def _last_text(outputs: Any) -> str:
-    """The answer in what a graph or an executor returns."""
+    """Return the answer text from the output of a graph or executor."""
     if not isinstance(outputs, dict):
         return ""
     messages = outputs.get("messages")

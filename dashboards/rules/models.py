@@ -72,7 +72,7 @@ def llm_first_token_slow(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.MODELS,
-        summary="{{ $labels.model }} of {{ $labels.provider }} is slow to begin",
+        summary="{{ $labels.model }} of {{ $labels.provider }} is slow to send its first token",
         description=(
             "One streamed call in twenty of {{ $labels.model }} waited "
             f"{{{{ $value | humanizeDuration }}}} or longer for its first token, in the last "
@@ -118,7 +118,7 @@ def unpriced_calls(knobs: Knobs) -> Alert:
         summary="{{ $labels.model }} has no price",
         description=(
             '{{ $value | printf "%.0f" }} calls of {{ $labels.model }} of {{ $labels.provider }} '
-            f"were not priced in the last {window}: costs are larger than they look."
+            f"were not priced in the last {window}: costs are higher than shown."
         ),
     )
 

@@ -74,7 +74,7 @@ def run_timeouts(knobs: Knobs) -> Alert:
         summary="Runs of {{ $labels.agent }} time out in phase {{ $labels.phase }}",
         description=(
             '{{ $value | printf "%.0f" }} runs of {{ $labels.agent }} missed their deadline in the '
-            f"last {window}; what held them was {{{{ $labels.phase }}}}."
+            f"last {window}; they were waiting in phase {{{{ $labels.phase }}}}."
         ),
     )
 
@@ -89,9 +89,9 @@ def run_stuck(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.CRITICAL,
         board=Board.OVERVIEW,
-        summary="A run of {{ $labels.agent }} has outlived every deadline",
+        summary="A run of {{ $labels.agent }} is older than every deadline",
         description=(
-            "The oldest run of {{ $labels.agent }} on {{ $labels.instance }} has been at work for "
+            "The oldest run of {{ $labels.agent }} on {{ $labels.instance }} has been running for "
             "{{ $value | humanizeDuration }}, longer than any deadline that a caller may ask for."
         ),
     )
@@ -111,7 +111,7 @@ def no_success(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.CRITICAL,
         board=Board.OVERVIEW,
-        summary="{{ $labels.agent }} answers nobody",
+        summary="No run of {{ $labels.agent }} succeeds",
         description=(
             '{{ $value | printf "%.0f" }} runs of {{ $labels.agent }} ended badly in the last '
             f"{window}, and not one was completed."
@@ -129,10 +129,10 @@ def queue_backlog(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.OVERVIEW,
-        summary="Runs of {{ $labels.agent }} wait too long for a place",
+        summary="Runs of {{ $labels.agent }} wait too long for a slot",
         description=(
             "The oldest queued run of {{ $labels.agent }} on {{ $labels.instance }} has waited for "
-            "{{ $value | humanizeDuration }}, and its deadline does not wait with it."
+            "{{ $value | humanizeDuration }}, which counts against its deadline."
         ),
     )
 

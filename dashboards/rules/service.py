@@ -65,7 +65,7 @@ def watchdog(knobs: Knobs) -> Alert:
         board=Board.OVERVIEW,
         summary="Alerting works",
         description=(
-            "This alert always fires. If its receiver hears nothing, Prometheus, Alertmanager or "
+            "This alert always fires. If its receiver does not get it, Prometheus, Alertmanager or "
             "the way between them is broken."
         ),
     )
@@ -84,7 +84,7 @@ def saturated(knobs: Knobs) -> Alert:
         board=Board.OVERVIEW,
         summary="{{ $labels.instance }} is full",
         description=(
-            "{{ $value }} runs are at work on {{ $labels.instance }}: nearly every place is taken."
+            "{{ $value }} runs are running on {{ $labels.instance }}: nearly every slot is in use."
         ),
     )
 
@@ -99,7 +99,7 @@ def requests_shed(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.API,
-        summary="{{ $labels.instance }} sends callers away",
+        summary="{{ $labels.instance }} refuses requests",
         description=(
             '{{ $value | printf "%.0f" }} requests were refused as overloaded by '
             f"{{{{ $labels.instance }}}} in the last {window}."
@@ -120,7 +120,7 @@ def event_loop_blocked(knobs: Knobs) -> Alert:
         description=(
             '{{ $value | printf "%.0f" }} times in the last '
             f"{window} something held the event loop of {{{{ $labels.instance }}}} for more than "
-            "half a second; all its runs stood still."
+            "half a second; none of its runs could continue."
         ),
     )
 

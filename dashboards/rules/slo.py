@@ -90,8 +90,9 @@ def _alert(values: Values, promise: Objective, burn: Burn) -> Alert:
         summary=f"{{{{ $labels.agent }}}} burns its error budget {burn.pace:g} times too fast",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the runs of {{{{ $labels.agent }}}} were "
-            f"bad in the last {burn.long}, and it goes on. {promise.budget:.2%} of the runs of "
-            f"{promise.window} may be; at this pace that is used up in {_gone_in(promise, burn)}."
+            f"bad in the last {burn.long}, and they still are. {promise.budget:.2%} of the runs of "
+            f"{promise.window} may be; at this burn rate that is used up in "
+            f"{_gone_in(promise, burn)}."
         ),
         labels={"slo": promise.name, "long": burn.long, "short": burn.short},
     )

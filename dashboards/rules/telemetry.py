@@ -43,10 +43,10 @@ def telemetry_errors(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.RUNTIME,
-        summary="The {{ $labels.sink }} of {{ $labels.instance }} raise errors of their own",
+        summary="The {{ $labels.sink }} of {{ $labels.instance }} raise errors",
         description=(
             '{{ $value | printf "%.0f" }} faults in the {{ $labels.sink }} of '
-            f"{{{{ $labels.instance }}}} in the last {window}: what they tell is not complete."
+            f"{{{{ $labels.instance }}}} in the last {window}: their output is incomplete."
         ),
     )
 
@@ -61,10 +61,10 @@ def label_overflow(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.INFO,
         board=Board.RUNTIME,
-        summary="Label {{ $labels.label }} has run out of room",
+        summary="Label {{ $labels.label }} has too many values",
         description=(
             '{{ $value | printf "%.0f" }} times in the last '
-            f"{window} a value of the label {{{{ $labels.label }}}} was told as _other."
+            f"{window} a value of the label {{{{ $labels.label }}}} was counted as _other."
         ),
     )
 

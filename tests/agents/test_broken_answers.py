@@ -1,4 +1,4 @@
-"""Half an answer of a model is never taken for a whole one, and never sets a tool to work."""
+"""A broken answer of a model is never taken for a whole one and never starts a tool."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from app.agents.builder import build_agent
 from app.runs.events import (
     ModelCallFinished,
     ModelCallRetried,
@@ -16,6 +15,9 @@ from app.runs.events import (
 from tests import fakes, faults, loops
 from tests import utterances as u
 from tests.service import Served, served
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 ROWS = {True: u.STREAMED, False: u.NOT_STREAMED}
 # Nothing is wrong with the way in which these came, but they are no answer.
@@ -49,11 +51,11 @@ async def refused(service: Served, name: str) -> str:
     """Why an agent's broken answer was not refused as it should have been; empty if it was."""
     before = len(service.facts)
     response = await service.ask(agent=name)
-    told = response.json()
+    body = response.json()
     facts = service.facts[before:]
     calls = [fact for fact in facts if isinstance(fact, ModelCallStarted)]
     tools = [fact for fact in facts if isinstance(fact, ToolCallStarted)]
-    if response.status_code != 500 or (told["code"], told["retryable"]) != ("model_failed", True):
+    if response.status_code != 500 or (body["code"], body["retryable"]) != ("model_failed", True):
         return f"{response.status_code} {response.text}"
     if faults.SECRET in response.text:
         return "a secret left"
@@ -62,7 +64,7 @@ async def refused(service: Served, name: str) -> str:
 
 @pytest.mark.parametrize("provider", ["openai", "somebody"])
 @pytest.mark.parametrize(("kind", "streamed"), [*WAYS, ("react", True), ("react", False)])
-async def test_refused(kind: str, streamed: bool, provider: str) -> None:
+async def test_broken_answer_ends_the_run(kind: str, streamed: bool, provider: str) -> None:
     """In an agent that users built, every broken answer ends the run before a tool runs."""
     desk = fakes.ToolDesk()
     agents, names = {}, {}
@@ -80,24 +82,24 @@ async def test_refused(kind: str, streamed: bool, provider: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "streamed"), WAYS)
-async def test_refused_later(kind: str, streamed: bool) -> None:
-    """A broken answer after a whole turn runs no further tool, and no answer is made of it."""
+async def test_broken_answer_after_a_turn_runs_no_tool(kind: str, streamed: bool) -> None:
+    """A broken answer after a whole turn runs no further tool and becomes no answer."""
     desk = fakes.ToolDesk()
     take = ROWS[streamed]["malformed arguments"]
     model = u.Utters(takes=[ASKS[streamed], take], streaming=streamed)
     async with served({"a": agent_of(kind, model, desk.tools())}) as service:
         response = await service.ask()
-    told = response.json()
-    assert (response.status_code, told["code"]) == (500, "model_failed")
-    assert (told["iterations"], told["tool_calls"]) == (1, 1)
+    body = response.json()
+    assert (response.status_code, body["code"]) == (500, "model_failed")
+    assert (body["iterations"], body["tool_calls"]) == (1, 1)
     assert desk.started == ["look"]
     outcomes = [fact.outcome for fact in service.facts_of(ModelCallFinished)]
     assert outcomes == ["completed", "incomplete"]
 
 
 @pytest.mark.parametrize(("kind", "streamed"), WAYS)
-async def test_refused_at_the_limit(kind: str, streamed: bool) -> None:
-    """The last answer at the limit is held to the same: half an answer is none."""
+async def test_broken_last_answer_is_refused(kind: str, streamed: bool) -> None:
+    """The last answer at the limit follows the same rule: half an answer is none."""
     model = u.Utters(takes=[ASKS[streamed], ROWS[streamed]["no finish reason"]], streaming=streamed)
     agent = agent_of(kind, model, fakes.ToolDesk().tools())
     async with served({"a": agent}, max_iterations=1) as service:
@@ -123,7 +125,7 @@ WHOLE: dict[str, list[AIMessageChunk]] = {
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_not_refused(kind: str) -> None:
+async def test_whole_answers_pass(kind: str) -> None:
     """Whole answers pass, however their provider cuts them into chunks."""
     desk = fakes.ToolDesk()
     agents, names = {}, {row: f"a{n}" for n, row in enumerate(WHOLE)}
@@ -132,15 +134,15 @@ async def test_not_refused(kind: str) -> None:
         model = u.Utters(takes=takes, streaming=True, provider="somebody")
         agents[names[row]] = agent_of(kind, model, desk.tools())
     async with served(agents) as service:
-        told = {row: (await service.ask(agent=name)).json() for row, name in names.items()}
-    assert {row: run.get("outcome") for row, run in told.items()} == dict.fromkeys(
+        body = {row: (await service.ask(agent=name)).json() for row, name in names.items()}
+    assert {row: run.get("outcome") for row, run in body.items()} == dict.fromkeys(
         WHOLE, "completed"
     )
-    assert {row: run["tool_calls"] for row, run in told.items()} == dict.fromkeys(WHOLE, 2)
+    assert {row: run["tool_calls"] for row, run in body.items()} == dict.fromkeys(WHOLE, 2)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_recovered(streamed: bool) -> None:
+async def test_builder_retries_a_broken_answer(streamed: bool) -> None:
     """An agent of our builder asks again, tells readers to drop the text, and runs tools once."""
     desk = fakes.ToolDesk()
     agents, names = {}, {row: f"a{n}" for n, row in enumerate(FAULTY[streamed])}
@@ -154,17 +156,17 @@ async def test_recovered(streamed: bool) -> None:
     outcomes = [response.json().get("outcome") for response in responses]
     assert dict(zip(names, outcomes, strict=True)) == dict.fromkeys(names, "completed")
     for response in responses:
-        told = response.json()
-        assert (told["answer"], told["iterations"], told["tool_calls"]) == (loops.ANSWER, 1, 1)
-        facts = [f for f in service.facts if f.run_id == told["run_id"]]
+        body = response.json()
+        assert (body["answer"], body["iterations"], body["tool_calls"]) == (loops.ANSWER, 1, 1)
+        facts = [f for f in service.facts if f.run_id == body["run_id"]]
         assert [f.iteration for f in facts if isinstance(f, ModelCallRetried)] == [1, 2]
     assert desk.started == ["look"] * len(names)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_given_up(streamed: bool, attempts: int) -> None:
-    """A fault that stays ends an agent of our builder as model_failed, after its attempts."""
+async def test_builder_gives_up_after_its_attempts(streamed: bool, attempts: int) -> None:
+    """A permanent fault ends an agent of our builder as model_failed, after its attempts."""
     desk = fakes.ToolDesk()
     agents, names = {}, {row: f"a{n}" for n, row in enumerate(FAULTY[streamed])}
     for row, take in FAULTY[streamed].items():
@@ -179,8 +181,8 @@ async def test_given_up(streamed: bool, attempts: int) -> None:
     assert desk.started == []
 
 
-async def test_empty_answer_of_our_builder() -> None:
-    """An empty answer is none in an agent of our builder, either."""
+async def test_builder_refuses_an_empty_answer() -> None:
+    """An empty answer is refused in an agent of our builder, too."""
     agent = build_agent(u.Utters(takes=[u.whole("")]), [])
     async with served({"a": agent}) as service:
         response = await service.ask()
@@ -188,14 +190,14 @@ async def test_empty_answer_of_our_builder() -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_recovered_at_the_limit(streamed: bool) -> None:
-    """In an agent of our builder the last answer at the limit is asked for again, too."""
+async def test_builder_retries_the_last_answer(streamed: bool) -> None:
+    """An agent of our builder retries a broken last answer at the limit, too."""
     takes = [ASKS[streamed], ROWS[streamed]["no finish reason"], ANSWERS[streamed]]
     model = u.Utters(takes=takes, streaming=streamed)
     agent = build_agent(model, fakes.ToolDesk().tools(), max_iterations=1)
     async with served({"a": agent}) as service:
-        told = (await service.ask()).json()
-    assert (told["outcome"], told.get("answer")) == ("iteration_limit", loops.ANSWER)
+        body = (await service.ask()).json()
+    assert (body["outcome"], body.get("answer")) == ("iteration_limit", loops.ANSWER)
 
 
 async def test_text_in_blocks() -> None:
@@ -206,5 +208,5 @@ async def test_text_in_blocks() -> None:
         take = AIMessage(content=list(blocks), response_metadata={"finish_reason": "stop"})
         agents[kind] = agent_of(kind, u.Utters(takes=[take]), [])
     async with served(agents) as service:
-        told = {kind: (await service.ask(agent=kind)).json()["answer"] for kind in agents}
-    assert told == dict.fromkeys(fakes.KINDS, "all is well")
+        body = {kind: (await service.ask(agent=kind)).json()["answer"] for kind in agents}
+    assert body == dict.fromkeys(fakes.KINDS, "all is well")

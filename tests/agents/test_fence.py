@@ -1,4 +1,4 @@
-"""Before each tool call of a background run its process makes sure that the run is its own."""
+"""Before each tool call of a background run its process checks that it still owns the run."""
 
 import pytest
 
@@ -20,21 +20,21 @@ class Fence:
         self._tools = tools
         self._calls = calls
 
-    def passed_in_thread(self) -> None:
+    def confirm_owned_in_thread(self) -> None:
         """Raises HandedOver."""
         if len(self._tools.started) >= self._calls:
             raise HandedOver
 
-    async def passed(self) -> None:
+    async def confirm_owned(self) -> None:
         """Raises HandedOver."""
-        self.passed_in_thread()
+        self.confirm_owned_in_thread()
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
 @pytest.mark.parametrize("tool", ["look", "block"])
 @pytest.mark.parametrize("calls", [0, 1])
-async def test_a_tool_behind_a_shut_fence(kind: str, tool: str, calls: int) -> None:
-    """A tool of any kind, on the loop or on a thread, does nothing once its run is another's."""
+async def test_tool_of_a_lost_run_does_nothing(kind: str, tool: str, calls: int) -> None:
+    """A tool of any kind, on the loop or on a thread, does nothing once another owns the run."""
     tools, facts = fakes.ToolDesk(), list[Event]()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool, turns=3))
     built = fakes.build(kind, model, tools.tools())

@@ -1,4 +1,4 @@
-"""Faults of a real model server, through the real client: each ends typed, and runs no tool."""
+"""Faults of a real model server, through the real client: each has its code and runs no tool."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -13,6 +13,8 @@ from app.runs.events import ModelCallStarted, ToolCallRejected, ToolCallStarted
 from tests import fakes, loops
 from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
+
+pytestmark = pytest.mark.waits
 
 Behaviors = list[dict[str, Any]]
 READ_S = 0.25
@@ -90,17 +92,17 @@ async def failure(service: Served, desk: fakes.ToolDesk) -> str:
     service.facts.clear()
     desk.started.clear()
     response = await service.ask(timeout=10.0)
-    told = response.json()
+    body = response.json()
     if desk.started or service.facts_of(ToolCallStarted):
         return "a tool ran"
-    if response.status_code != 500 or (told["code"], told["retryable"]) != ("model_failed", True):
+    if response.status_code != 500 or (body["code"], body["retryable"]) != ("model_failed", True):
         return f"{response.status_code} {response.text}"
     return "" if len(service.facts_of(ModelCallStarted)) == 1 else "asked again"
 
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_ready_made(kind: str, streaming: bool, upstream: str) -> None:
+async def test_every_fault_is_model_failed(kind: str, streaming: bool, upstream: str) -> None:
     """In an agent that users built, every fault is model_failed and runs no tool."""
     desk = fakes.ToolDesk()
     faults: Mapping[str, Behaviors] = {**EITHER_WAY, **(STREAMED if streaming else {})}
@@ -122,8 +124,8 @@ async def test_ready_made(kind: str, streaming: bool, upstream: str) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_whole(kind: str, streaming: bool, upstream: str) -> None:
-    """The same server, when it is whole, is heard in full: nothing is refused without a reason."""
+async def test_whole_answer_passes(kind: str, streaming: bool, upstream: str) -> None:
+    """Without a fault the same server's answer passes in full."""
     desk = fakes.ToolDesk()
     whole: Behaviors = [ASKS, {**SAYS, "text": "it is on its way"}]
     async with (
@@ -132,15 +134,15 @@ async def test_whole(kind: str, streaming: bool, upstream: str) -> None:
     ):
         for behaviors in (whole, [*whole, {"type": "delay", "seconds": READ_S / 2}]):
             await set_scenario(upstream, *behaviors)
-            told = (await service.ask(include_steps=True)).json()
-            assert (told["outcome"], told["answer"]) == ("completed", "it is on its way")
-            assert [step["arguments"] for step in told["steps"]] == [{"order": ORDER}]
+            body = (await service.ask(include_steps=True)).json()
+            assert (body["outcome"], body["answer"]) == ("completed", "it is on its way")
+            assert [step["arguments"] for step in body["steps"]] == [{"order": ORDER}]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_unknown_tool(kind: str, streaming: bool, upstream: str) -> None:
-    """A model that calls a tool it was never offered is told so, and the run goes on."""
+async def test_unknown_tool_is_rejected(kind: str, streaming: bool, upstream: str) -> None:
+    """A model that calls a tool it was never offered reads an error, and the run goes on."""
     desk = fakes.ToolDesk()
     await set_scenario(upstream, {"type": "tool_fault", "kind": "unknown_tool"})
     async with (
@@ -148,16 +150,18 @@ async def test_unknown_tool(kind: str, streaming: bool, upstream: str) -> None:
         served({"a": agent_of(kind, chat, desk.tools())}) as service,
     ):
         response = await service.ask()
-        told = response.json()
-        assert (response.status_code, told["outcome"]) == (200, "completed")
-        assert (told["iterations"], told["tool_calls"], desk.started) == (1, 0, [])
+        body = response.json()
+        assert (response.status_code, body["outcome"]) == (200, "completed")
+        assert (body["iterations"], body["tool_calls"], desk.started) == (1, 0, [])
         assert [fact.reason for fact in service.facts_of(ToolCallRejected)] == ["unknown_tool"]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_a_stall_without_a_timeout(kind: str, streaming: bool, upstream: str) -> None:
-    """A model that never answers, asked by a client that would wait for ever, is a timeout."""
+async def test_stall_without_a_client_timeout_is_a_timeout(
+    kind: str, streaming: bool, upstream: str
+) -> None:
+    """A silent model, asked by a client without a timeout, is a timeout of the run."""
     fault = breaks("stall", 2) if streaming else {"type": "delay", "seconds": STALLED_S}
     await set_scenario(upstream, SAYS, fault)
     async with (
@@ -170,7 +174,7 @@ async def test_a_stall_without_a_timeout(kind: str, streaming: bool, upstream: s
     assert (response.status_code, response.json()["phase"]) == (504, "llm")
 
 
-async def test_the_clients_own_retries(upstream: str) -> None:
+async def test_client_retries_are_one_model_call(upstream: str) -> None:
     """Retries of a user's own client are attempts within one model call."""
     fails = {"type": "fail", "status": 503, "times": 2}
     await set_scenario(upstream, fails, SAYS)
@@ -178,13 +182,13 @@ async def test_the_clients_own_retries(upstream: str) -> None:
         model(upstream, max_retries=2, timeout=30) as chat,
         served({"a": agent_of("create_agent", chat, [])}) as service,
     ):
-        told = (await service.ask()).json()
-        assert told["outcome"] == "completed"
+        body = (await service.ask()).json()
+        assert body["outcome"] == "completed"
         assert len(service.facts_of(ModelCallStarted)) == 1
 
 
-async def test_the_clients_own_wait(upstream: str) -> None:
-    """A client that waits for as long as Retry-After says is stopped by the run's deadline."""
+async def test_deadline_stops_a_waiting_client(upstream: str) -> None:
+    """The run's deadline stops a client that waits as long as Retry-After says."""
     await set_scenario(upstream, {"type": "fail", "status": 429, "retry_after": 60, "times": None})
     async with (
         model(upstream, max_retries=2, timeout=30) as chat,

@@ -17,12 +17,12 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
 
-from app.runs import idempotency_key
 from app.runs.deadline import current
 from tests import fakes
+from watchkeeper import tool_call_key
 
 RECEIPTS = "CHAOS_RECEIPTS"
-# Which attempt at a run this process makes; told by whoever starts one (see `server`).
+# Which attempt of a run this process makes; set at each start (see `server`).
 ATTEMPTS: dict[str, int] = {}
 # A child that is left behind ends by itself.
 CHILD_S = 120.0
@@ -49,8 +49,10 @@ class Plan:
         """How long call `n` takes, made here and now."""
         if n // self.parallel != self.held:
             return self.seconds
-        begun = (r for r in receipts(_file()) if (r.what, r.name, r.n) == ("begin", self.name, n))
-        return _HELD_S if all(r.pid == os.getpid() for r in begun) else self.seconds
+        receipts_of_begin = (
+            r for r in receipts(_file()) if (r.what, r.name, r.n) == ("begin", self.name, n)
+        )
+        return _HELD_S if all(r.pid == os.getpid() for r in receipts_of_begin) else self.seconds
 
     @property
     def question(self) -> str:
@@ -92,7 +94,7 @@ def _note(what: str, name: str, n: int, pid: int | None = None) -> None:
     run_id = run.run_id if run else ""
     attempt = ATTEMPTS.get(run_id, 0)
     pid = pid or os.getpid()
-    receipt = Receipt(what, name, n, run_id, pid, attempt, idempotency_key(), time.time())
+    receipt = Receipt(what, name, n, run_id, pid, attempt, tool_call_key(), time.time())
     line = json.dumps(asdict(receipt)) + "\n"
     file = os.open(_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:

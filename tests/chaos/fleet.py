@@ -38,7 +38,7 @@ class Fleet:
         self._file = folder / "receipts"
         self._log = (folder / "servers.log").open("ab")
         self._lock = threading.Lock()
-        told = {
+        overrides = {
             "WATCHKEEPER_STORE_URL": store_url,
             "WATCHKEEPER_DRAIN_NOTICE_S": "0",
             "WATCHKEEPER_DRAIN_S": "0.5",
@@ -48,7 +48,7 @@ class Fleet:
         }
         self._forks = subprocess.Popen(
             [*under, sys.executable, "-m", "tests.chaos.server"],
-            env=environment(told),
+            env=environment(overrides),
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -80,12 +80,12 @@ class Fleet:
             time.sleep(0.05)
 
     def signal(self, port: int, number: signal.Signals) -> None:
-        """Send the server of a port a signal; one that is gone does not mind."""
+        """Send the server of a port a signal, unless it has exited."""
         with suppress(ProcessLookupError):
             os.kill(self.pids[port], number)
 
     def kill(self, port: int) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, and wait for its exit."""
         self.signal(port, signal.SIGKILL)
         end = time.monotonic() + UP_S
         while _is_there(self.pids[port]):

@@ -74,7 +74,7 @@ def verdict(ships: Fleet, history: History, still_s: float = _STILL_S) -> Verdic
 
 
 def so_far(ships: Fleet, history: History) -> Verdict:
-    """What can be said while all goes on: not who is lost or stuck."""
+    """What can be checked while runs go on: not which are lost or stuck."""
     with history.lock:
         return _judge(history, ships.receipts())
 
@@ -105,7 +105,7 @@ def _judge(history: History, receipts: Sequence[Receipt]) -> Verdict:
 def _as_planned(plan: Plan, ending: Any) -> bool:
     """The answer and the counts are those of the plan.
 
-    Tool calls are counted as they were told to the store: of a run that was cut, the last ones
+    Tool calls are counted as they were reported to the store: of a run that was cut, the last ones
     may not have been, or may have been made again.
     """
     result = ending["result"] or {}

@@ -1,4 +1,4 @@
-"""A shop whose agents do what they are told: answer, loop, hang, fail, invent tools.
+"""A shop whose agents follow their question: answer, loop, hang, fail, invent tools.
 
 The first word of a question says what happens in the run, so that a few requests cause every
 outcome that a dashboard can show. It is served by the real command, with `SETTINGS` and `AGENTS`.
@@ -17,8 +17,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
 from pydantic import PrivateAttr
 
-from app.agents.builder import build_agent
 from tests import fakes
+from watchkeeper import build_agent
 
 PLACES, QUEUED = 12, 6
 SETTINGS = f"""
@@ -78,10 +78,12 @@ class Actor(fakes.ScriptedModel):
             raise Limited if what == "limited" else TimeoutError
         self.script = self._script(what)
         result = await super()._agenerate(messages, *args, **kwargs)
-        said = result.generations[0].message
-        assert isinstance(said, AIMessage)
-        said.usage_metadata = self._usage(len(messages))
-        said.response_metadata = {"finish_reason": "tool_calls" if said.tool_calls else "stop"}
+        message = result.generations[0].message
+        assert isinstance(message, AIMessage)
+        message.usage_metadata = self._usage(len(messages))
+        message.response_metadata = {
+            "finish_reason": "tool_calls" if message.tool_calls else "stop"
+        }
         return result
 
     def _script(self, what: str) -> fakes.Script:
@@ -135,7 +137,7 @@ def _tools() -> dict[str, BaseTool]:
 
     @tool
     async def wait_for_carrier() -> str:
-        """Wait for somebody who does not answer in time."""
+        """Wait for a reply that does not come in time."""
         await asyncio.sleep(_HANGS_S)
         return "no answer"
 
@@ -147,7 +149,7 @@ def _tools() -> dict[str, BaseTool]:
 
     @tool
     async def stubborn() -> str:
-        """Go on, whatever one is told."""
+        """Go on, whatever the cancellation."""
         end = time.monotonic() + _HANGS_S
         while (left := end - time.monotonic()) > 0:
             try:

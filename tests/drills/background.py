@@ -36,7 +36,7 @@ def task_backlog(scene: Scene) -> Iterator[None]:
 def task_recoveries(scene: Scene) -> Iterator[None]:
     scene.throw("hang")
     scene.submit("hang", times=4)
-    scene.watch.prometheus.until("agent_tasks_running == 4")
+    scene.monitoring.prometheus.until("agent_tasks_running == 4")
     scene.kill()
     scene.start()
     yield
@@ -48,13 +48,13 @@ def task_recoveries(scene: Scene) -> Iterator[None]:
     "an agent is dropped while a background run of it waits",
     severity="warning",
     agents=["orders", "former=orders"],
-    # Whoever puts back a run of an agent that it does not serve tells it as `_other`.
+    # A process that requeues a run of an agent it does not serve reports it as `_other`.
     companions=[*_GONE, "AgentLabelOverflow"],
 )
 def tasks_unservable(scene: Scene) -> Iterator[None]:
     scene.throw("hang")
     scene.submit("hang", agent="former")
-    scene.watch.prometheus.until('agent_tasks_running{agent="former"} == 1')
+    scene.monitoring.prometheus.until('agent_tasks_running{agent="former"} == 1')
     scene.kill()
     scene.start("orders")
     yield

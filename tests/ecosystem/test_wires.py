@@ -10,12 +10,12 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from app.agents import causes, endings, reading
-from app.agents.broken import Streamed, refuse_if_broken
-from app.agents.contents import blocks_of, refusal_of
-from app.agents.endings import Kind
+from app.agents import error_classification, finish_reasons, model_responses
+from app.agents.errors import FilteredAnswer, IncompleteAnswer
+from app.agents.finish_reasons import FinishKind
+from app.agents.incomplete_answers import StreamedArguments, raise_if_incomplete
+from app.agents.message_content import blocks_of, refusal_of
 from app.agents.openai import chat_openai
-from app.agents.refusal import FilteredAnswer, IncompleteAnswer
 from tests.ecosystem import anthropic_wire, google_wire, ollama_wire, openai_wire, responses_wire
 from tests.ecosystem.wire import IMAGE, Turn, serving
 
@@ -61,13 +61,13 @@ def look(order: str) -> str:
     return order
 
 
-async def ask(client: Any, *, streamed: bool) -> tuple[AIMessage, Streamed | None]:
+async def ask(client: Any, *, streamed: bool) -> tuple[AIMessage, StreamedArguments | None]:
     """The client's message of the next turn, and the arguments as they were streamed."""
     if not streamed:
         whole = await client.ainvoke("Where is order 77?")
         assert isinstance(whole, AIMessage)
         return whole, None
-    arguments, merged = Streamed(), AIMessageChunk(content="")
+    arguments, merged = StreamedArguments(), AIMessageChunk(content="")
     pieces = [chunk async for chunk in client.astream("Where is order 77?")]
     for piece in pieces:
         arguments.add(piece)
@@ -77,9 +77,9 @@ async def ask(client: Any, *, streamed: bool) -> tuple[AIMessage, Streamed | Non
     return merged, arguments
 
 
-def refuse(client: BaseChatModel, message: AIMessage, streamed: Streamed | None) -> None:
+def refuse(client: BaseChatModel, message: AIMessage, streamed: StreamedArguments | None) -> None:
     """As the handler does: by the name that the client gives its provider."""
-    refuse_if_broken(message, str(client._get_ls_params()["ls_provider"]), streamed)
+    raise_if_incomplete(message, str(client._get_ls_params()["ls_provider"]), streamed)
 
 
 @pytest.mark.parametrize(("client", "streamed"), WAYS)
@@ -92,8 +92,8 @@ async def test_whole(client: str, streamed: bool) -> None:
         "All is well.", None, None
     )  # fmt: skip
     reasons = {"anthropic": "end_turn", "google": "STOP", "responses": "completed"}
-    assert reading.finish_reason(message) == reasons.get(client, "stop")
-    usage = reading.usage(message)
+    assert model_responses.finish_reason(message) == reasons.get(client, "stop")
+    usage = model_responses.usage(message)
     assert (usage.input_tokens, usage.output_tokens) == (10, 5)
 
 
@@ -110,18 +110,18 @@ async def test_calls(client: str, streamed: bool) -> None:
 async def test_cut(client: str, streamed: bool) -> None:
     """Each word for a cut answer is refused; a filter's word has a class of its own."""
     kinds = {
-        **dict.fromkeys(CUT[client], Kind.CUT),
-        **dict.fromkeys(FILTERED[client], Kind.FILTERED),
+        **dict.fromkeys(CUT[client], FinishKind.CUT),
+        **dict.fromkeys(FILTERED[client], FinishKind.FILTERED),
     }
     for word, kind in kinds.items():
         turn = Turn(HALF, reason=word, refusal=NO if client == "anthropic" else "")
         async with CLIENTS[client](turn) as chat:
             message, arguments = await ask(chat, streamed=streamed)
-            assert endings.of_message(message).kind is kind, word
+            assert finish_reasons.of_message(message).kind is kind, word
             with pytest.raises(IncompleteAnswer) as refused:
                 refuse(chat, message, arguments)
-        assert isinstance(refused.value, FilteredAnswer) is (kind is Kind.FILTERED)
-        assert reading.finish_reason(message) == word
+        assert isinstance(refused.value, FilteredAnswer) is (kind is FinishKind.FILTERED)
+        assert model_responses.finish_reason(message) == word
         assert refusal_of(message) is None
 
 
@@ -257,7 +257,7 @@ async def test_errors(row: str) -> None:
     async with CLIENTS[client](turn) as chat:
         with pytest.raises(Exception) as raised:  # noqa: PT011 - each client has its own
             await ask(chat, streamed=False)
-    assert causes.is_filtered(raised.value) is filtered
+    assert error_classification.is_filtered(raised.value) is filtered
 
 
 STRUCTURED: dict[str, tuple[Turn, bool, str | None]] = {
@@ -275,5 +275,8 @@ async def test_structured(row: str) -> None:
         with pytest.raises(Exception) as raised:  # noqa: PT011 - each has its own
             await chat.with_structured_output(Order).ainvoke("Which order?")
     error = raised.value
-    assert (causes.is_filtered(error), causes.refusal_in(error)) == (filtered, refusal)
-    assert filtered or refusal or causes.is_models_fault(error)
+    assert (error_classification.is_filtered(error), error_classification.refusal_in(error)) == (
+        filtered,
+        refusal,
+    )
+    assert filtered or refusal or error_classification.is_model_error(error)

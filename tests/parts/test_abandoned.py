@@ -1,4 +1,4 @@
-"""Runs whose end is not simply stored: their process hangs, or the store refuses a part of it."""
+"""Runs whose end cannot simply be stored: their process hangs, or the store refuses a part."""
 
 import signal
 import time
@@ -59,7 +59,7 @@ class Faults:
         self._do(f"drop trigger refuse_{write[0]}{on}")
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Release the store."""
         self._engine.dispose()
 
     def _do(self, statement: str) -> None:
@@ -96,8 +96,8 @@ def on_each(stores: list[Served], check: Callable[[Served], None]) -> None:
         list(pool.map(check, stores))
 
 
-def test_a_process_that_hangs(both: list[Served]) -> None:
-    """Another process ends its run as `timeout`, and it does not go on when it wakes up."""
+def test_run_of_a_hanging_process_times_out(both: list[Served]) -> None:
+    """Another process ends its run as `timeout`, and the run does not go on when it wakes up."""
     on_each(both, _hangs)
 
 
@@ -111,16 +111,16 @@ def _hangs(served: Served) -> None:
     ships.signal(owner, signal.SIGSTOP)
     held_at = time.time()
     try:
-        told = ended(other, task_id)
+        task = ended(other, task_id)
     finally:
         ships.signal(owner, signal.SIGCONT)
     print(f"ended by another process after {time.time() - held_at:.1f} s")
-    assert (told["status"], told["error"]["code"], told["attempts"]) == ("timeout", "timeout", 2)
+    assert (task["status"], task["error"]["code"], task["attempts"]) == ("timeout", "timeout", 2)
     time.sleep(3)  # in which it would go on
     begun = [r for r in ships.receipts(plan.name) if r.what == "begin"]
     assert all(r.at < held_at for r in begun), begun
     for port in ships.ports:
-        assert call(port, "GET", f"/agent/async/{task_id}")[1] == told
+        assert call(port, "GET", f"/agent/async/{task_id}")[1] == task
     assert sum(map(_timeouts, ships.ports)) == 1
 
 
@@ -132,8 +132,8 @@ def _timeouts(port: int) -> float:
     return sum(float(s.removeprefix(ended_so)) for s in samples if s.startswith(ended_so))
 
 
-def test_what_the_store_refused(both: list[Served]) -> None:
-    """A run whose log, result or end could not be written is taken up again, and ends once."""
+def test_run_that_the_store_refused_is_taken_over(both: list[Served]) -> None:
+    """A run whose log, result or end could not be stored is taken over, and ends once."""
     on_each(both, _refuses)
 
 
@@ -145,8 +145,8 @@ def _refuses(served: Served) -> None:
     for write, plan in plans.items():
         faults.refuse(write, ids[write])  # before it can be written
         body, key = {"question": plan.question}, {"Idempotency-Key": plan.name}
-        told = call(port, "POST", "/agents/graph/async", body, key, timeout_s=30)
-        assert (told[0], told[1]["task_id"]) == (202, ids[write])
+        reply = call(port, "POST", "/agents/graph/async", body, key, timeout_s=30)
+        assert (reply[0], reply[1]["task_id"]) == (202, ids[write])
 
     def calls(write: Write) -> list[tuple[str, int]]:
         return [(r.what, r.n) for r in ships.receipts(plans[write].name)]
@@ -154,10 +154,10 @@ def _refuses(served: Served) -> None:
     until(lambda: all(calls(w) == _TWO_TURNS for w in (_RESULT, _END)), "they have not worked")
     time.sleep(2)  # in which their ends are refused
     for write, task_id in ids.items():
-        told = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
-        assert told["status"] == "running"
+        reply = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
+        assert reply["status"] == "running"
         faults.accept(write)
-    # A run whose result was kept is taken up again and not worked again.
+    # A run whose result was stored is taken over and not executed again.
     for write, attempts in ((_LOG, 1), (_RESULT, 2), (_END, 1)):
         ending = ended(port, ids[write])
         assert (ending["status"], ending["attempts"]) == ("completed", attempts), ending
@@ -165,8 +165,8 @@ def _refuses(served: Served) -> None:
         assert calls(write) == _TWO_TURNS
 
 
-def test_what_has_no_place(both: list[Served]) -> None:
-    """A cancelled run tells its steps although they have the character NUL."""
+def test_steps_with_nul_are_returned(both: list[Served]) -> None:
+    """A cancelled run returns its steps although they have the character NUL."""
     on_each(both, _is_cancelled)
 
 

@@ -1,4 +1,4 @@
-"""The chart is valid in every set of values, and refuses with a sentence what would do harm."""
+"""The chart is valid with every set of values, and refuses harmful ones with a sentence."""
 
 import json
 import re
@@ -20,63 +20,65 @@ every_set = pytest.mark.parametrize("name", VALUES)
 
 
 @every_set
-def test_helm_finds_no_fault(name: str) -> None:
-    """It passes helm's own check, where a warning counts as a fault."""
-    told = chart.tool("helm", "lint", "--strict", str(CHART), "-f", chart.values(name))
-    assert told.returncode == 0, told.stdout
+def test_helm_lint_passes(name: str) -> None:
+    """The chart passes helm's own check, where a warning counts as a fault."""
+    completed = chart.tool("helm", "lint", "--strict", str(CHART), "-f", chart.values(name))
+    assert completed.returncode == 0, completed.stdout
 
 
 @every_set
-def test_kubernetes_would_take_it(name: str, tmp_path: Path) -> None:
-    """Every resource of Kubernetes has a schema, and no field that is not in it."""
+def test_resources_fit_the_kubernetes_schemas(name: str, tmp_path: Path) -> None:
+    """Every resource of Kubernetes has a schema, and no unknown field."""
     file = tmp_path / "rendered.yaml"
     file.write_text(chart.text(name))
-    told = chart.tool("kubernetes-validate", "--strict", "-k", "1.35", str(file))
-    assert told.returncode == 0 or set(_unknown(told.stdout + told.stderr)), told.stdout
-    said = told.stdout + told.stderr
-    assert "ERROR" not in said
-    assert set(_unknown(said)) <= CUSTOM
-    passed = len(re.findall(r"passed for resource", said))
+    completed = chart.tool("kubernetes-validate", "--strict", "-k", "1.35", str(file))
+    assert completed.returncode == 0 or set(_unknown(completed.stdout + completed.stderr)), (
+        completed.stdout
+    )
+    output = completed.stdout + completed.stderr
+    assert "ERROR" not in output
+    assert set(_unknown(output)) <= CUSTOM
+    passed = len(re.findall(r"passed for resource", output))
     assert passed == sum(r["kind"] not in CUSTOM for r in chart.documents(chart.text(name)))
 
 
-def _unknown(said: str) -> list[str]:
-    return re.findall(r"find schema for kind (\w+)", said)
+def _unknown(output: str) -> list[str]:
+    return re.findall(r"find schema for kind (\w+)", output)
 
 
 @pytest.mark.parametrize("name", ["monitoring", "everything"])
-def test_the_operator_would_take_it(name: str) -> None:
+def test_resources_fit_the_operators_schemas(name: str) -> None:
     """The resources of Prometheus' operator fit its schemas."""
     ours = [r for kind in CUSTOM for r in chart.resources(name, kind).values()]
     assert {r["kind"] for r in ours} == CUSTOM
     node = Path(executable.ROOT_DIR) / "bin/node"
-    told = subprocess.run(
+    completed = subprocess.run(
         [str(node), str(ROOT / "tests/deploy/tools/custom.mjs")],
         input=json.dumps(ours),
         capture_output=True,
         text=True,
     )
-    assert (told.returncode, told.stdout) == (0, ""), told.stderr
+    assert (completed.returncode, completed.stdout) == (0, ""), completed.stderr
 
 
 @every_set
-def test_checkov_finds_no_fault(name: str, tmp_path: Path) -> None:
-    """It passes every check of checkov's but those that deploy/helm/checkov.yaml argues against."""
+def test_checkov_passes(name: str, tmp_path: Path) -> None:
+    """It passes every check of checkov but those that deploy/helm/checkov.yaml argues against."""
     file = tmp_path / "rendered.yaml"
     file.write_text(chart.text(name))
-    told = chart.tool(
+    completed = chart.tool(
         "checkov",
         *("--config-file", str(ROOT / "deploy/helm/checkov.yaml"), "--file", str(file)),
         *("--compact", "--quiet", "--skip-download", "--output", "json"),
     )
-    report = json.loads(told.stdout)
+    report = json.loads(completed.stdout)
     assert report.get("results", {}).get("failed_checks", []) == []
     assert (report.get("summary", report)["failed"]) == 0
     assert (report.get("summary", report)["passed"]) > 50
 
 
 @every_set
-def test_nothing_is_let_in_or_out_unnamed(name: str) -> None:
+def test_network_policies_deny_by_default(name: str) -> None:
     """One policy denies everything to all pods of the release, and others allow by name."""
     policies = chart.resources(name, "NetworkPolicy")
     deny = policies.pop("deny")["spec"]
@@ -92,7 +94,7 @@ def test_nothing_is_let_in_or_out_unnamed(name: str) -> None:
 
 
 @every_set
-def test_services_find_their_pods(name: str) -> None:
+def test_services_select_their_pods(name: str) -> None:
     """Each Service selects the pods of one Deployment, and a port that they have."""
     deployments = chart.resources(name, "Deployment")
     services = chart.resources(name, "Service")
@@ -122,7 +124,7 @@ def test_every_service_is_scraped(name: str) -> None:
 
 
 def test_rules_are_the_generated_ones() -> None:
-    """The rules in the cluster are those of the project, with nothing lost on the way."""
+    """The rules in the cluster are those of the project, complete."""
     found = chart.resources("monitoring", "PrometheusRule")
     files = sorted((GENERATED / "prometheus").glob("*.yml"))
     assert files
@@ -133,7 +135,7 @@ def test_rules_are_the_generated_ones() -> None:
 
 
 def test_dashboards_are_the_generated_ones() -> None:
-    """All nine dashboards are there, to the letter, labelled for Grafana's sidecar."""
+    """All nine dashboards are in the chart, unchanged, labelled for Grafana's sidecar."""
     maps = {
         next(iter(m["data"])): m
         for m in chart.resources("monitoring", "ConfigMap").values()
@@ -146,10 +148,10 @@ def test_dashboards_are_the_generated_ones() -> None:
         assert maps[name]["data"][name].rstrip() == file.read_text().rstrip()
 
 
-def test_a_package_carries_them(tmp_path: Path) -> None:
+def test_package_has_the_generated_files(tmp_path: Path) -> None:
     """`helm package` follows the link to the generated files, leaving out what it never reads."""
-    told = chart.tool("helm", "package", str(CHART), "-d", str(tmp_path))
-    assert told.returncode == 0, told.stderr
+    completed = chart.tool("helm", "package", str(CHART), "-d", str(tmp_path))
+    assert completed.returncode == 0, completed.stderr
     [package] = tmp_path.glob("*.tgz")
     with tarfile.open(package) as archive:
         names = set(archive.getnames())
@@ -158,8 +160,8 @@ def test_a_package_carries_them(tmp_path: Path) -> None:
     assert not [n for n in names if n.startswith(("watchkeeper/ci", "watchkeeper/files/alertm"))]
 
 
-def test_scaling_is_on_runs(tmp_path: Path) -> None:
-    """Pods are added when those there are have most of the runs they may have."""
+def test_scaling_follows_runs(tmp_path: Path) -> None:
+    """Pods are added when the existing ones execute most of the runs they may."""
     scales = chart.resources("everything", "HorizontalPodAutoscaler")
     assert set(scales) == {"api", "worker"}
     wanted = {"api": 0.65 * 64, "worker": 0.70 * 16}
@@ -172,7 +174,7 @@ def test_scaling_is_on_runs(tmp_path: Path) -> None:
         assert "replicas" not in deployment["spec"]
 
 
-def test_the_adapter_answers_what_scaling_asks(tmp_path: Path) -> None:
+def test_adapter_rule_gives_the_scaling_metric(tmp_path: Path) -> None:
     """The rule for prometheus-adapter is of the metric that pods are scaled on, and is a query."""
     file = ROOT / "deploy/helm/prometheus-adapter-values.yaml"
     [rule] = chart.documents(file.read_text())[0]["rules"]["custom"]
@@ -188,12 +190,14 @@ def test_the_adapter_answers_what_scaling_asks(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     record = {"record": "asked", "expr": query}
     rules.write_text(json.dumps({"groups": [{"name": "adapter", "rules": [record]}]}))
-    told = subprocess.run([binary("promtool"), "check", "rules", str(rules)], capture_output=True)
-    assert told.returncode == 0, told.stderr
+    completed = subprocess.run(
+        [binary("promtool"), "check", "rules", str(rules)], capture_output=True
+    )
+    assert completed.returncode == 0, completed.stderr
 
 
-def test_an_ingress_leaves_operations_inside() -> None:
-    """What callers need is outside; metrics, health and the schema stay in the cluster."""
+def test_ingress_exposes_no_operations() -> None:
+    """Callers reach the API from outside; metrics, health and the schema stay in the cluster."""
     [ingress] = chart.resources("everything", "Ingress").values()
     [rule] = ingress["spec"]["rules"]
     assert [path["path"] for path in rule["http"]["paths"]] == [

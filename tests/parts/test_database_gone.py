@@ -1,4 +1,4 @@
-"""PostgreSQL goes away and comes back: nothing is accepted that is not stored, runs finish."""
+"""PostgreSQL stops and returns: no run is accepted unless it is stored, and runs finish."""
 
 import signal
 import time
@@ -28,8 +28,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Cl
         yield ships, server
 
 
-def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
-    """While it is gone a submission is refused in time; the run at work finishes afterwards."""
+def test_outage_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
+    """During the outage a submission is refused in time; the executing run finishes afterwards."""
     ships, server = served
     [port] = ships.ports
     plan, refused = Plan("through", turns=6, seconds=0.5), Plan("refused")
@@ -38,9 +38,9 @@ def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
     server.stop(at_once=True)
     try:
         began = time.monotonic()
-        told = {"Idempotency-Key": "while-gone"}
+        headers = {"Idempotency-Key": "while-gone"}
         body = {"question": refused.question}
-        status, problem = call(port, "POST", "/agent/async", body, told, timeout_s=30)
+        status, problem = call(port, "POST", "/agent/async", body, headers, timeout_s=30)
         took_s = time.monotonic() - began
         print(f"refused after {took_s:.2f} s")
         assert (status, problem["code"]) == (503, "store_unavailable")
@@ -51,21 +51,21 @@ def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
         server.start()
     assert ended(port, task_id)["status"] == "completed"
     assert not ships.receipts(refused.name)
-    status, told_again = call(port, "POST", "/agent/async", body, told, timeout_s=30)
+    status, repeated = call(port, "POST", "/agent/async", body, headers, timeout_s=30)
     assert status == 202
-    assert ended(port, told_again["task_id"])["status"] == "completed"
+    assert ended(port, repeated["task_id"])["status"] == "completed"
     assert len({r.run_id for r in ships.receipts(refused.name)}) == 1
 
 
-def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
-    """A store that is gone is a degraded check, not a red light, and heals by itself."""
+def test_readiness_is_degraded_during_an_outage(served: tuple[Fleet, Cluster]) -> None:
+    """An unreachable store is a degraded check, not a red one, and recovers by itself."""
     ships, server = served
     [port] = ships.ports
 
     def becomes(state: str) -> None:
         def is_so() -> bool:
-            status, told = call(port, "GET", "/health/ready")
-            return status == 200 and bool(told["checks"]["store"]["state"] == state)
+            status, health = call(port, "GET", "/health/ready")
+            return status == 200 and bool(health["checks"]["store"]["state"] == state)
 
         until(is_so, f"it is not {state}")
 
@@ -78,8 +78,8 @@ def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
     becomes("ok")
 
 
-def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
-    """A run goes on soon after it is back, however long it was gone, and no tool runs again."""
+def test_long_outage_repeats_no_tool(served: tuple[Fleet, Cluster]) -> None:
+    """A run resumes soon after the outage, however long it was, and no tool runs again."""
     ships, server = served
     [port] = ships.ports
     plan = Plan("long", turns=3, seconds=1.0)
@@ -89,17 +89,17 @@ def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
     time.sleep(_LONG_S)
     server.start()
     back_at = time.monotonic()
-    told = ended(port, task_id)
+    task = ended(port, task_id)
     took_s = time.monotonic() - back_at
     print(f"ended {took_s:.1f} s after it was back")
-    assert (told["status"], told["attempts"]) == ("completed", 1)
-    assert (told["result"]["answer"], told["result"]["iterations"]) == (plan.answer, 3)
+    assert (task["status"], task["attempts"]) == ("completed", 1)
+    assert (task["result"]["answer"], task["result"]["iterations"]) == (plan.answer, 3)
     assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2]
     assert took_s < 15
 
 
-def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path) -> None:
-    """A server stops in order and in time, and another one takes its run up afterwards."""
+def test_server_stops_during_an_outage(served: tuple[Fleet, Cluster], tmp_path: Path) -> None:
+    """A server stops in order and in time, and another one takes over its run."""
     _, cluster_of_all = served
     file, plan = tmp_path / "receipts", Plan("stopped", turns=3, seconds=0.1, held=1)
     variables = {
@@ -124,9 +124,9 @@ def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path)
     assert code == 0
     assert took_s < _DRAIN_S + 15
     with serving(tmp_path, agent, variables=variables) as second:
-        told = ended(_port(second), task_id)
-    assert (told["status"], told["attempts"]) == ("completed", 2)
-    assert told["result"]["answer"] == plan.answer
+        task = ended(_port(second), task_id)
+    assert (task["status"], task["attempts"]) == ("completed", 2)
+    assert task["result"]["answer"] == plan.answer
     assert [r.n for r in receipts(file) if r.what == "begin"].count(0) == 1
 
 
@@ -134,10 +134,10 @@ def _port(server: Serving) -> int:
     return int(server.url.rpartition(":")[2])
 
 
-def test_a_transaction_that_hangs(
+def test_hanging_transaction_releases_its_row(
     served: tuple[Fleet, Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever hangs in a transaction, or left it to a child, does not hold a row for ever."""
+    """A hanging transaction, or one left to a child, does not lock a row for ever."""
     ships, server = served
     [port] = ships.ports
     question = Plan("held").question

@@ -1,4 +1,4 @@
-"""PostgreSQL is there and does not answer, or is slow, or cannot be reached at all."""
+"""PostgreSQL accepts connections but does not answer, is slow, or is unreachable."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ from tests.parts.patience import ended, submitted, until
 from tests.parts.postgres import cluster
 from tests.parts.proxy import Proxy, Way, proxy
 
-# Who waits for a connection waits for half a minute.
+# A wait for a connection lasts half a minute.
 _ANSWER_S = 10.0
 
 
@@ -26,8 +26,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Pr
         url = sa.make_url(server.url)
         assert url.port is not None
         with proxy(url.port) as between:
-            told = url.set(port=between.port).render_as_string()
-            with fleet(tmp_path_factory.mktemp("silent"), told, 1) as ships:
+            store_url = url.set(port=between.port).render_as_string()
+            with fleet(tmp_path_factory.mktemp("silent"), store_url, 1) as ships:
                 ships.start_all()
                 yield ships, between
 
@@ -42,7 +42,7 @@ def heals(served: tuple[Fleet, Proxy]) -> Iterator[None]:
 def _refused(
     port: int, method: str, path: str, body: Any = None, key: Mapping[str, str] | None = None
 ) -> None:
-    """It is told in time that the store is not there."""
+    """Readiness reports in time that the store is unreachable."""
     began = time.monotonic()
     status, problem = call(port, method, path, body, key, timeout_s=30)
     took_s = time.monotonic() - began
@@ -53,15 +53,15 @@ def _refused(
 
 def _store_is(port: int, state: str) -> Callable[[], bool]:
     def look() -> bool:
-        status, told = call(port, "GET", "/health/ready")
-        return status == 200 and bool(told["checks"]["store"]["state"] == state)
+        status, health = call(port, "GET", "/health/ready")
+        return status == 200 and bool(health["checks"]["store"]["state"] == state)
 
     return look
 
 
 @pytest.mark.parametrize("way", [Way.SILENT, Way.SHUT])
-def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
-    """What needs the store is refused in time, the rest is served, and all is well afterwards."""
+def test_silent_database_delays_no_other_request(served: tuple[Fleet, Proxy], way: Way) -> None:
+    """Requests that need the store are refused in time, others are served, and all recovers."""
     ships, between = served
     [port] = ships.ports
     work, once = Plan(f"work {way}", turns=3, seconds=0.7), Plan(f"once {way}")
@@ -79,12 +79,12 @@ def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
     assert (status, answer["answer"]) == (200, "plain: 1")
     assert not ships.receipts(once.name)
     between.go(Way.OPEN)
-    told = ended(port, task_id)
-    assert (told["status"], told["attempts"]) == ("completed", 1)
+    task = ended(port, task_id)
+    assert (task["status"], task["attempts"]) == ("completed", 1)
     assert [r.n for r in ships.receipts(work.name) if r.what == "begin"] == [0, 1, 2]
     replies = [call(port, "POST", "/agent/async", body, key, timeout_s=30) for _ in range(2)]
     assert [status for status, _ in replies] == [202, 202]
-    [one] = {told["task_id"] for _, told in replies}
+    [one] = {task["task_id"] for _, task in replies}
     assert ended(port, one)["status"] == "completed"
     assert [r.run_id for r in ships.receipts(once.name) if r.what == "begin"] == [one]
     until(_store_is(port, "ok"), "readiness stays red")
@@ -92,10 +92,10 @@ def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
 
 @pytest.mark.parametrize("way", [Way.SILENT, Way.SHUT])
 @pytest.mark.parametrize("path", ["/agents/graph", "/agents/graph/stream"])
-def test_whoever_waits_is_answered_in_time(
+def test_caller_is_answered_at_the_deadline(
     served: tuple[Fleet, Proxy], path: str, way: Way
 ) -> None:
-    """A run with a key and a thread ends at its deadline, whatever became of the database."""
+    """A run with a key and a thread ends at its deadline, whatever the database does."""
     ships, between = served
     [port] = ships.ports
     plan, name = Plan(f"waits {way} {path}", seconds=30.0), f"waits-{way}-{path.rpartition('/')[2]}"
@@ -105,10 +105,10 @@ def test_whoever_waits_is_answered_in_time(
         asking = caller.submit(_last_word, port, path, body, {"Idempotency-Key": name})
         until(lambda: ships.receipts(plan.name), "its call has not begun")
         between.go(way)
-        told = asking.result(30)
+        answer = asking.result(30)
     took_s = time.monotonic() - began
     print(f"{path} answered after {took_s:.2f} s")
-    assert '"timeout"' in told
+    assert '"timeout"' in answer
     assert 2.9 < took_s < 3.0 + 1.5
     between.go(Way.OPEN)
     until(_store_is(port, "ok"), "readiness stays red")
@@ -120,8 +120,8 @@ def _last_word(port: int, path: str, body: Any, headers: Mapping[str, str]) -> s
     return response.text
 
 
-def test_slow(served: tuple[Fleet, Proxy]) -> None:
-    """A database that takes its time for every answer makes all slower, and refuses nothing."""
+def test_slow_database_refuses_nothing(served: tuple[Fleet, Proxy]) -> None:
+    """A slow database makes every answer slower, and refuses nothing."""
     ships, between = served
     [port] = ships.ports
     plan, body = Plan("slow"), {"question": Plan("slow").question}
@@ -130,17 +130,19 @@ def test_slow(served: tuple[Fleet, Proxy]) -> None:
     between.delay_s = 0.25
     between.go(Way.SLOW)
     began = time.monotonic()
-    status, told = call(port, "POST", "/agent/async", body, {"Idempotency-Key": "s"}, timeout_s=30)
+    status, accepted = call(
+        port, "POST", "/agent/async", body, {"Idempotency-Key": "s"}, timeout_s=30
+    )
     print(f"accepted after {time.monotonic() - began:.2f} s")
     assert status == 202
-    assert call(port, "GET", f"/agent/async/{told['task_id']}", timeout_s=30)[0] == 200
+    assert call(port, "GET", f"/agent/async/{accepted['task_id']}", timeout_s=30)[0] == 200
     between.delay_s = 0.1  # or the test would take as long
-    assert ended(port, told["task_id"])["result"]["answer"] == plan.answer
+    assert ended(port, accepted["task_id"])["result"]["answer"] == plan.answer
     print(f"ended after {time.monotonic() - began:.2f} s")
 
 
-def test_stopped_while_it_is_silent(served: tuple[Fleet, Proxy]) -> None:
-    """A server that is told to stop does so in time, with a run at work."""
+def test_server_stops_with_a_silent_database(served: tuple[Fleet, Proxy]) -> None:
+    """A server stops in time on SIGTERM, with an executing run."""
     ships, between = served
     [port] = ships.ports
     plan = Plan("stopped", turns=2, seconds=0.1, held=1)

@@ -1,4 +1,4 @@
-"""The disk of a SQLite store fills up in the middle of runs, and there is room again."""
+"""The disk of a SQLite store fills up in the middle of runs, and later has room again."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ class Disk:
     def fill(self) -> None:
         """Let a stranger take all of its room."""
         taken = (self.place / "strangers").open("wb", buffering=0)
-        # How much there is nobody knows before: the store takes of it meanwhile.
+        # The free space is unknown before: the store takes of it meanwhile.
         with taken, pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             taken.writelines(repeat(bytes(4096)))
 
@@ -46,15 +46,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Dis
     mount = _DISK.format(place=shlex.quote(str(place)))
     under = ["unshare", "--mount", *mapped, "sh", "-c", mount, "sh"]
     # No reserve: the disk is to be full, not only nearly.
-    told = {"WATCHKEEPER_STORE_RESERVE_BYTES": "0"}
-    with fleet(folder, f"sqlite:///{place / 'store.sqlite'}", 1, told, under) as ships:
+    variables = {"WATCHKEEPER_STORE_RESERVE_BYTES": "0"}
+    with fleet(folder, f"sqlite:///{place / 'store.sqlite'}", 1, variables, under) as ships:
         ships.start_all()
         [pid] = ships.pids.values()
         yield ships, Disk(Path(f"/proc/{pid}/root{place}"))
 
 
-def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
-    """What is new is refused with 503, and what was accepted ends once there is room again."""
+def test_disk_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
+    """New runs are refused with 503, and accepted runs end once there is room again."""
     ships, disk = small
     [port] = ships.ports
     plan, refused = Plan("through", turns=4, seconds=1.0), Plan("refused")
@@ -69,8 +69,8 @@ def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
     assert call(port, "GET", "/health/live")[0] == 200
     assert call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]["status"] == "running"
     disk.empty()
-    told = ended(port, task_id)
-    assert (told["status"], told["result"]["answer"]) == ("completed", plan.answer)
+    task = ended(port, task_id)
+    assert (task["status"], task["result"]["answer"]) == ("completed", plan.answer)
     assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2, 3]
     assert not ships.receipts(refused.name)
     status, again = call(port, "POST", "/agent/async", body, key, timeout_s=30)
@@ -78,8 +78,8 @@ def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
     assert ended(port, again["task_id"])["status"] == "completed"
 
 
-def test_an_answer_without_room(small: tuple[Fleet, Disk]) -> None:
-    """A result for which there is no room is kept until there is."""
+def test_answer_waits_for_room(small: tuple[Fleet, Disk]) -> None:
+    """A result without room waits until there is room."""
     ships, disk = small
     [port] = ships.ports
     plan = Plan("long " + "x" * 30_000, seconds=1.0)

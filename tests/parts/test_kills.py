@@ -1,4 +1,4 @@
-"""Servers are killed in the middle of runs, on both stores: what is done stays done."""
+"""Servers are killed in the middle of runs, on both stores: completed steps stay completed."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.chaos.agents import Plan, Receipt
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.parts.patience import until as soon
 from tests.parts.postgres import cluster
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 
 WITHIN_S = 60.0
 
@@ -46,9 +46,9 @@ def up(ships: Fleet) -> None:
 
 def submit(ships: Fleet, plan: Plan, agent: str = "graph", **body: Any) -> str:
     asked = {"question": plan.question, **body}
-    status, told = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
-    assert status == 202, told
-    task_id: str = told["task_id"]
+    status, accepted = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
+    assert status == 202, accepted
+    task_id: str = accepted["task_id"]
     return task_id
 
 
@@ -56,9 +56,9 @@ def ended(ships: Fleet, task_id: str, ports: Sequence[int] = ()) -> dict[str, An
     end = time.monotonic() + WITHIN_S
     while time.monotonic() < end:
         for port in ports or ships.ports:
-            told: dict[str, Any] | None = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1]
-            if told and told.get("status") not in (None, "pending", "running"):
-                return told
+            task: dict[str, Any] | None = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1]
+            if task and task.get("status") not in (None, "pending", "running"):
+                return task
     raise AssertionError(f"{task_id} has not ended")
 
 
@@ -77,20 +77,20 @@ def counted(ships: Fleet, plan: Plan, what: str) -> Counter[int]:
 
 
 @pytest.mark.parametrize("agent", ["graph", "own"])
-def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
-    """After kill -9 in the third turn, the calls of the first two are not made again."""
+def test_completed_turns_are_not_repeated(ships: Fleet, agent: str) -> None:
+    """After kill -9 in the third turn, the calls of the first two are not repeated."""
     plan = Plan(f"kept-{agent}", turns=4, parallel=2, seconds=0.1, held=2)
     task_id = submit(ships, plan, agent)
     until(ships, plan, "begin", 4)
     begun = until(ships, plan, "begin", 5)
     ships.kill(ships.port_of(begun.pid))
     killed_at = time.time()
-    told = ended(ships, task_id)
+    task = ended(ships, task_id)
     taken = min(r.at for r in ships.receipts(plan.name) if r.pid != begun.pid)
     print(f"taken over after {taken - killed_at:.2f} s")
     assert taken - killed_at < 15
-    result = told["result"]
-    assert (told["status"], result["answer"], told["attempts"]) == ("completed", plan.answer, 2)
+    result = task["result"]
+    assert (task["status"], result["answer"], task["attempts"]) == ("completed", plan.answer, 2)
     assert (result["iterations"], result["tool_calls"]) == (4, 8)
     assert result["usage"]["input_tokens"] == 50
     begins, ends = counted(ships, plan, "begin"), counted(ships, plan, "end")
@@ -100,7 +100,7 @@ def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
     assert len(keys) == 8
 
 
-def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
+def test_limit_holds_across_attempts(ships: Fleet) -> None:
     """Iterations of a killed attempt count: a limit of three is three in all."""
     plan = Plan("limited", turns=6, seconds=0.1, held=2)
     task_id = submit(ships, plan, max_iterations=3)
@@ -110,20 +110,20 @@ def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
     assert set(counted(ships, plan, "end")) == {0, 1, 2}
 
 
-def test_an_executor_runs_whole_again(ships: Fleet) -> None:
-    """An AgentExecutor keeps no steps: all of its calls are made again, under the same keys."""
+def test_executor_repeats_every_call_with_its_key(ships: Fleet) -> None:
+    """An AgentExecutor stores no steps: it repeats all of its calls, under the same keys."""
     plan = Plan("whole", turns=3, seconds=0.1, held=2)
     task_id = submit(ships, plan, "executor")
     ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
-    told = ended(ships, task_id)
-    assert told["result"]["answer"] == plan.answer
-    assert (told["result"]["iterations"], told["result"]["tool_calls"]) == (3, 3)
+    task = ended(ships, task_id)
+    assert task["result"]["answer"] == plan.answer
+    assert (task["result"]["iterations"], task["result"]["tool_calls"]) == (3, 3)
     assert [counted(ships, plan, "begin")[n] for n in range(3)] == [2, 2, 2]
     assert len({(r.n, r.key) for r in ships.receipts(plan.name)}) == 3
 
 
-def test_live_work_is_not_stolen(ships: Fleet) -> None:
-    """A server that starts beside one at work leaves that work alone."""
+def test_run_of_a_living_process_is_left_alone(ships: Fleet) -> None:
+    """A server that starts beside a busy one leaves its runs alone."""
     plan = Plan("mine", turns=5, seconds=1.0)
     task_id = submit(ships, plan)
     owner = ships.port_of(until(ships, plan, "begin", 0).pid)
@@ -131,16 +131,16 @@ def test_live_work_is_not_stolen(ships: Fleet) -> None:
     ships.kill(other)
     ships.start(other)
     ships.until_up(other)
-    told = ended(ships, task_id)
-    assert (told["attempts"], told["status"]) == (1, "completed")
+    task = ended(ships, task_id)
+    assert (task["attempts"], task["status"]) == (1, "completed")
     assert set(counted(ships, plan, "begin").values()) == {1}
 
 
 def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
-    """Ids go on without holes while both servers are killed, one after the other."""
+    """Ids continue without gaps while both servers are killed, one after the other."""
     plan = Plan("followed", turns=9, seconds=0.7)
     task_id = submit(ships, plan)
-    seen: list[Told] = []
+    seen: list[StreamEvent] = []
 
     def follow() -> None:
         end, turn = time.monotonic() + WITHIN_S, 0
@@ -162,8 +162,8 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
     assert seen[-1].data["answer"] == plan.answer
 
 
-def _some(port: int, task_id: str, after: int) -> list[Told]:
-    """What a server tells after an id, until its end, or its death."""
+def _some(port: int, task_id: str, after: int) -> list[StreamEvent]:
+    """The events of a server after an id, until their end, or its death."""
     connection, read = HTTPConnection("127.0.0.1", port, timeout=5), b""
     try:
         headers = {"Last-Event-ID": str(after)} if after else {}
@@ -178,8 +178,8 @@ def _some(port: int, task_id: str, after: int) -> list[Told]:
     return parse(read)
 
 
-def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
-    """A run that kills every process that works it ends as failed, after ten takeovers in vain."""
+def test_run_that_kills_its_processes_fails(ships: Fleet) -> None:
+    """A run that kills every process that executes it fails after ten takeovers."""
     plan = Plan("deadly", deadly=True)
     task_id, over = submit(ships, plan), threading.Event()
 
@@ -192,7 +192,7 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
     reviver = threading.Thread(target=revive)
     reviver.start()
     try:
-        told = ended(ships, task_id)
+        ended_task = ended(ships, task_id)
     finally:
         over.set()
         reviver.join()
@@ -200,9 +200,9 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
         if not ships.is_up(port):
             ships.start(port)
         ships.until_up(port)
-    assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
+    assert (ended_task["status"], ended_task["error"]["code"]) == ("failed", "worker_lost")
     assert counted(ships, plan, "begin")[0] == 11
-    assert told["error"]["run_id"] == task_id
+    assert ended_task["error"]["run_id"] == task_id
 
     def ends() -> list[dict[str, Any]]:
         return [line for line in ships.lines("run_finished") if line["run_id"] == task_id]
@@ -214,8 +214,8 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
         assert (task_id in [task["task_id"] for task in listed]) is is_there, status
 
 
-def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
-    """A run whose process hangs ends soon after its deadline; waking up changes nothing of it."""
+def test_run_of_a_hanging_process_ends_soon(ships: Fleet) -> None:
+    """A run whose process hangs ends soon after its deadline; waking up changes nothing."""
     plan = Plan("hung", turns=2, seconds=30.0)
     task_id = submit(ships, plan, timeout=3.0)
     pid = until(ships, plan, "begin", 0).pid
@@ -223,34 +223,34 @@ def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
     other = next(port for port in ships.ports if port != hung)
     ships.signal(hung, signal.SIGSTOP)
     try:
-        told = ended(ships, task_id, [other])
-        assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
-        assert told["attempts"] == 2
+        task = ended(ships, task_id, [other])
+        assert (task["status"], task["error"]["code"]) == ("timeout", "timeout")
+        assert task["attempts"] == 2
     finally:
         ships.signal(hung, signal.SIGCONT)
     ships.until_up(hung)
     time.sleep(1.5)  # it has looked three times
     for port in ships.ports:
-        assert call(port, "GET", f"/agent/async/{task_id}")[1] == told
+        assert call(port, "GET", f"/agent/async/{task_id}")[1] == task
     assert set(counted(ships, plan, "begin")) == {0}
 
 
-def test_a_run_is_handed_over(ships: Fleet) -> None:
-    """SIGTERM hands a run at work to the other server, which finishes what is left of it."""
+def test_sigterm_hands_a_run_over(ships: Fleet) -> None:
+    """SIGTERM hands an executing run over to the other server, which finishes it."""
     plan = Plan("handed", turns=4, seconds=0.1, held=1)
     task_id = submit(ships, plan)
     port = ships.port_of(until(ships, plan, "begin", 1).pid)
     ships.signal(port, signal.SIGTERM)
-    told = ended(ships, task_id)
+    task = ended(ships, task_id)
     soon(lambda: not ships.is_up(port), "it has not ended itself")
-    assert (told["status"], told["attempts"]) == ("completed", 2)
-    assert told["result"]["iterations"] == 4
+    assert (task["status"], task["attempts"]) == ("completed", 2)
+    assert task["result"]["iterations"] == 4
     assert [counted(ships, plan, "begin")[n] for n in range(4)] == [1, 2, 1, 1]
     assert set(counted(ships, plan, "end").values()) == {1}
 
 
 @pytest.mark.parametrize("agent", ["graph", "own"])
-def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
+def test_forked_child_holds_no_lock(ships: Fleet, agent: str) -> None:
     """A run is taken over soon, though children that its tools forked outlive its process."""
     plan = Plan(f"forked-{agent}", turns=3, seconds=0.1, forks=True, held=1)
 
@@ -263,7 +263,7 @@ def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
         left_behind = children()
         ships.kill(ships.port_of(begun.pid))
         killed_at = time.time()
-        told = ended(ships, task_id)
+        task = ended(ships, task_id)
         for child in left_behind:
             os.kill(child, 0)  # it was there all the time
     finally:
@@ -272,5 +272,5 @@ def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
                 os.kill(child, signal.SIGKILL)
     taken = min(r.at for r in ships.receipts(plan.name) if r.at > killed_at)
     assert taken - killed_at < 15
-    assert (told["status"], told["attempts"]) == ("completed", 2)
+    assert (task["status"], task["attempts"]) == ("completed", 2)
     assert [counted(ships, plan, "begin")[n] for n in range(3)] == [1, 2, 1]

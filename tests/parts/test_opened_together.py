@@ -1,4 +1,4 @@
-"""Two servers open one fresh store at the same moment."""
+"""Two servers open one new store at the same moment."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -38,16 +38,16 @@ def fresh(
         yield parts.enter_context(fleet(tmp_path, url)), renew
 
 
-def test_both_start_and_work(fresh: tuple[Fleet, Callable[[], None]]) -> None:
-    """Both start, and each takes runs and tells of the other's, time and again."""
+def test_two_servers_start_together(fresh: tuple[Fleet, Callable[[], None]]) -> None:
+    """Both start, and each accepts runs and reports the other's, again and again."""
     ships, renew = fresh
     for turn in range(_TIMES):
         ships.start_all()
         one, other = ships.ports
         for port, elsewhere in ((one, other), (other, one)):
             plan = Plan(f"{turn} {port}")
-            told = ended(elsewhere, submitted(port, plan.question))
-            assert told["result"]["answer"] == plan.answer
+            task = ended(elsewhere, submitted(port, plan.question))
+            assert task["result"]["answer"] == plan.answer
         for port in ships.ports:
             ships.kill(port)
         renew()

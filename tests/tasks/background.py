@@ -15,7 +15,7 @@ from app.runs.tasks import TaskStatus
 from tests import fakes
 from tests.parts.postgres import Shared
 from tests.service import Served
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 
 # Nothing is expected to take this long, whatever else the machine does.
 LONG_S = 30.0
@@ -33,22 +33,22 @@ def url_in(folder: Path) -> str:
 
 
 class Held(fakes.ToolDesk):
-    """A desk whose slow tools are at work until the test lets them go, however long that takes."""
+    """A desk whose slow tools work until the test releases them, however long that takes."""
 
     def __init__(self) -> None:
         super().__init__(LONG_S * 2)
         self._open = threading.Event()
 
     def release(self) -> None:
-        """Let every tool end that is at work, or will be."""
+        """Let every tool end that works now, or will."""
         self._open.set()
 
     def hold(self) -> None:
-        """From now on tools are held again."""
+        """From now on tools block again."""
         self._open.clear()
 
     async def waited(self) -> None:
-        """Return once they are let go."""
+        """Return once they are released."""
         await self._hold(self.seconds)
 
     async def _hold(self, seconds: float) -> None:
@@ -104,21 +104,21 @@ async def submit(desk: Served, question: str = "hello", agent: str = "", **body:
 
 
 async def view(desk: Served, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
-    """What is told of a background run."""
+    """The service's view of a background run."""
     response = await desk.client.get(f"/agent/async/{task_id}", params={"wait": wait_s})
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    body: dict[str, Any] = response.json()
+    return body
 
 
 async def ended(desk: Served, task_id: str) -> dict[str, Any]:
-    """What is told of it once it has ended; fails when it takes very long."""
-    told = await view(desk, task_id, LONG_S)
-    assert told["status"] in ENDED, told
-    return told
+    """Its view once it has ended; fails when that takes very long."""
+    task = await view(desk, task_id, LONG_S)
+    assert task["status"] in ENDED, task
+    return task
 
 
-async def events(desk: Served, task_id: str, after: int | None = None) -> list[Told]:
+async def events(desk: Served, task_id: str, after: int | None = None) -> list[StreamEvent]:
     """Its events after an id, to the end."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)

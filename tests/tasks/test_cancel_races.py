@@ -1,4 +1,4 @@
-"""A cancel that meets a run just as it begins or ends: all who are asked say the same of it."""
+"""A cancel that meets a run just as it starts or ends: every process reports the same."""
 
 import asyncio
 import threading
@@ -38,7 +38,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 
 def has_begun(desk: Served, task_id: str) -> bool:
-    """Whether a run was at work, though it may have ended since."""
+    """Whether a run was executing, though it may have ended since."""
     return any(fact.run_id == task_id for fact in desk.facts_of(RunStarted))
 
 
@@ -51,7 +51,7 @@ async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) 
 
 
 def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Until this is set, runs that have told their end do not store it."""
+    """Until this is set, runs that have emitted their end do not store it."""
     may_store = asyncio.Event()
     stores = Log.finish
 
@@ -63,10 +63,8 @@ def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
     return may_store
 
 
-async def test_an_end_that_has_been_told_stands(
-    desk: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a run that ends as it is cancelled, its process has the last word, and nobody another."""
+async def test_reported_end_stands(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a run ends as it is cancelled, its process decides, and nobody overrides it."""
     may_store = ends_wait(monkeypatch)
     task_id = await submit(desk, agent="look", thread_id="kept")
     await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
@@ -78,16 +76,16 @@ async def test_an_end_that_has_been_told_stands(
     response = await asyncio.wait_for(deleting, 20)
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     assert await looking <= {"running", "completed"}
-    for told in (await waiting, await ended(desk, task_id)):
-        assert (told["status"], told["result"]["outcome"]) == ("completed", "completed")
+    for task in (await waiting, await ended(desk, task_id)):
+        assert (task["status"], task["result"]["outcome"]) == ("completed", "completed")
     assert desk.end_of(task_id).outcome == "completed"
     assert (await desk.client.get("/threads/kept?agent=look")).status_code == 200
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert again.json()["result"] == "already_finished"
 
 
-async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once callers were told that a run is cancelled, it is, whatever its process says then."""
+async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a caller has read `cancelled`, the run stays cancelled, whatever its process reports."""
     may_store = ends_wait(monkeypatch)
     for place in ("api.tasks", "tasks.ownership", "tasks.rows"):
         monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
@@ -105,31 +103,31 @@ async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.Mo
     assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
 
 
-async def test_an_end_that_is_being_stored_stands(
+async def test_end_that_is_being_stored_stands(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the moment in which a run has noted its end nothing is left to cancel."""
+    """From the moment a run has noted its end there is nothing left to cancel."""
     stores = SystemDatabase.update_workflow_outcome
-    noted, may_store = threading.Event(), threading.Event()
+    recorded, may_store = threading.Event(), threading.Event()
 
     def later(*arguments: Any, **named: Any) -> Any:
-        noted.set()  # its end, which is not stored yet
+        recorded.set()  # its end, which is not stored yet
         assert may_store.wait(20)
         return stores(*arguments, **named)
 
     monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", later)
     task_id = await submit(desk, agent="look")
-    await until(noted.is_set, 20)
+    await until(recorded.is_set, 20)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     may_store.set()
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_taken_from_the_queue_and_not_begun(
+async def test_claimed_run_that_has_not_started_stops_at_once(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that a process has taken and not begun has stopped at once, and is told of once."""
+    """A claimed run that has not started stops at once and ends once."""
     loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     begin = Worker._begin
 
@@ -146,26 +144,26 @@ async def test_taken_from_the_queue_and_not_begun(
     may_begin.set()
     engine: Any = desk.service.engine
     await until(lambda: task_id not in engine._worker.executing, 20)
-    told = await ended(desk, task_id)
-    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
+    task = await ended(desk, task_id)
+    assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_a_cancel_that_the_fence_meets_first(desk: Served) -> None:
-    """A run whose store says first that it was cancelled is cancelled, not another process's."""
+async def test_cancel_found_by_the_fence_first(desk: Served) -> None:
+    """If the fence finds the cancellation first, the run is cancelled, not lost."""
     for _ in range(3):
         task_id = await submit(desk, agent="look", question="one")
         await until(partial(has_begun, desk, task_id), 20)
         await desk.service.tasks.cancel(task_id)  # as from another process
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         end = desk.end_of(task_id)
-        assert told["status"] == end.outcome
+        assert task["status"] == end.outcome
     assert not desk.facts_of(RunHandedOver)
 
 
-async def test_cancelled_by_another_process_in_a_tool(desk: Served) -> None:
-    """It stops, and the log's last word is the caller's."""
+async def test_cancel_by_another_process_during_a_tool(desk: Served) -> None:
+    """The run stops, and the last word of its log is the caller's."""
     task_id = (await post(desk, agent="nap")).json()["task_id"]
     await until(lambda: task_id in desk.service.runner.in_flight, 20)
     await desk.service.tasks.cancel(task_id)
@@ -174,10 +172,10 @@ async def test_cancelled_by_another_process_in_a_tool(desk: Served) -> None:
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_an_end_that_was_noted_by_a_process_that_died(
+async def test_noted_end_of_a_dead_process_can_be_cancelled(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has not come: the next attempt at the run can be cancelled."""
+    """The end never happened: the next attempt of the run can be cancelled."""
     begin = Worker._begin
 
     def after_another(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
@@ -193,18 +191,18 @@ async def test_an_end_that_was_noted_by_a_process_that_died(
 
 
 @pytest.mark.parametrize("place", [(SystemDatabase, "get_workflow_statuses"), (Worker, "_begin")])
-async def test_taken_up_again_and_not_begun(
+async def test_taken_over_run_that_has_not_started_stops_at_once(
     desk: Served, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str]
 ) -> None:
-    """So has a run of a process that died, which another has taken and not begun."""
+    """So does a run of a dead process that another has claimed and not started."""
     loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     goes_on = getattr(*place)
     engine: Any = desk.service.engine
     task_id = new_id("look", place[1])
 
     def later(*arguments: Any) -> Any:
-        begun = {STARTED: time.time(), ATTEMPTS: 1}  # as by the one that died
-        engine._records._client.update_workflow_attributes(task_id, begun, merge=True)
+        started = {STARTED: time.time(), ATTEMPTS: 1}  # as by the one that died
+        engine._records._client.update_workflow_attributes(task_id, started, merge=True)
         loop.call_soon_threadsafe(taken.set)
         asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
         return goes_on(*arguments)
@@ -221,8 +219,10 @@ async def test_taken_up_again_and_not_begun(
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is cancelled while it is put back into its queue is told of once."""
+async def test_cancel_while_a_run_is_requeued(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is cancelled while it is requeued ends once."""
     loop, stopped, may_go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     requeue_own = Owned.requeue_own
 
@@ -246,8 +246,8 @@ async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.Monke
     assert ends == ["cancelled"]
 
 
-async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that its process has and does not work has stopped, and is told of once."""
+async def test_cancel_of_an_orphaned_run(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that its process owns but does not execute has stopped, and ends once."""
     begin = Worker._begin
 
     def falls(worker: Worker, *arguments: Any) -> Any:
@@ -264,13 +264,15 @@ async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.Monke
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes second waits for what became of it, like the first: a run at work is not over."""
-    may_tell, tell = asyncio.Event(), Background._record_stop
+async def test_second_cancel_waits_for_the_first(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second caller waits for the result as the first does: an executing run is not over."""
+    may_record, record_stop = asyncio.Event(), Background._record_stop
 
     async def later(background: Background, *arguments: Any) -> None:
-        await may_tell.wait()
-        await tell(background, *arguments)
+        await may_record.wait()
+        await record_stop(background, *arguments)
 
     monkeypatch.setattr(Background, "_record_stop", later)
     task_id = await submit(desk, agent="nap")
@@ -281,17 +283,17 @@ async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> N
     await asyncio.sleep(0.5)
     assert (await view(desk, task_id))["status"] == "running"
     assert not second.done()
-    may_tell.set()
+    may_record.set()
     for response in (await first, await second):
         assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     third = await desk.client.delete(f"/agent/async/{task_id}")
     assert third.json()["result"] == "already_finished"
 
 
-async def test_a_store_that_goes_away_as_it_is_cancelled(
+async def test_cancel_while_the_store_goes_away(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a run that nobody works is told when the store is back."""
+    """The end of a run without a worker is emitted when the store is back."""
     engine: Any = desk.service.engine
     record, asked = engine.record, list[str]()
 
@@ -314,7 +316,7 @@ async def test_a_store_that_goes_away_as_it_is_cancelled(
 
 
 async def until_cancelled(desk: Served, task_id: str) -> None:
-    """Wait until the store has the order, which nobody has answered."""
+    """Wait until the store has the order, which no process has answered."""
     engine: Any = desk.service.engine
     read = engine._tables.states, engine._store.calls, [task_id]
     until_s = time.monotonic() + 20

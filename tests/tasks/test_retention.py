@@ -1,4 +1,4 @@
-"""What is older than `keep_tasks_s` goes, with all that belongs to it; the rest stays."""
+"""The service deletes what is older than `keep_tasks_s`, with all that belongs to it."""
 
 import asyncio
 import time
@@ -85,10 +85,10 @@ async def in_thread(work: Any, *args: Any) -> Any:
     return await asyncio.to_thread(work, *args)
 
 
-async def soon(claim: Callable[[], Awaitable[bool]]) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until it is so; fails when it takes very long."""
     end = time.monotonic() + LONG_S
-    while not await claim():
+    while not await condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.1)
 
@@ -96,10 +96,10 @@ async def soon(claim: Callable[[], Awaitable[bool]]) -> None:
 async def until_gone(rows: Rows, ids: Iterable[str]) -> None:
     """Wait until nothing belongs to these runs any more."""
 
-    async def gone() -> bool:
+    async def are_deleted() -> bool:
         return not await in_thread(rows.belonging_to, ids)
 
-    await soon(gone)
+    await eventually(are_deleted)
 
 
 async def no_steps(url: str, run_id: str) -> bool:
@@ -111,8 +111,8 @@ async def leave_steps(url: str, *run_ids: str) -> None:
     """Leave steps behind, as a process does that dies when its run has just ended."""
     async with checkpoints.opened(url, HELD) as steps:
         for run_id in run_ids:
-            place: Any = {"configurable": {"thread_id": run_id, "checkpoint_ns": ""}}
-            await steps.saver.aput(place, empty_checkpoint(), {}, {})
+            config: Any = {"configurable": {"thread_id": run_id, "checkpoint_ns": ""}}
+            await steps.saver.aput(config, empty_checkpoint(), {}, {})
 
 
 def agents() -> dict[str, Any]:
@@ -127,8 +127,8 @@ async def ask(desk: Served, key: str) -> bool:
     return "idempotent-replay" in response.headers
 
 
-async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
-    """Ended runs go with their log, their steps and their key; nothing else does."""
+async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> None:
+    """Old ended runs are deleted with their log, steps and key; nothing else is."""
     url = url_in(tmp_path)
     async with served(agents(), store_url=url) as desk:
         old, young = [
@@ -164,7 +164,7 @@ async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
 
     async with served(agents(), store_url=url, keep_tasks_s=KEEP_S) as desk:
         await until_gone(rows, [old, limited, cancelled])
-        await soon(only_one_key)  # the last of what goes, in a transaction with the threads
+        await eventually(only_one_key)  # the last of what goes, in a transaction with the threads
         for task_id in (old, limited, cancelled):
             assert (await desk.client.get(f"/agent/async/{task_id}")).status_code == 404
             assert (await desk.client.get(f"/agent/async/{task_id}/events")).status_code == 404
@@ -176,16 +176,16 @@ async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
         assert (await desk.client.get("/threads/young?agent=quick")).status_code == 200
         assert (await post(desk, agent="slow", thread_id="held")).status_code == 409
         again = [await post(desk, key=name, thread_id=name) for name in ("old", "young")]
-        assert ["idempotent-replay" in told.headers for told in again] == [False, True]
+        assert ["idempotent-replay" in response.headers for response in again] == [False, True]
         assert [await ask(desk, key) for key in ("past", "kept")] == [False, True]
-        await soon(lambda: no_steps(url, limited))
+        await eventually(lambda: no_steps(url, limited))
         assert not await no_steps(url, young)
         await desk.client.delete(f"/agent/async/{held}")
     await in_thread(rows.store.close)
 
 
-async def test_much_goes_at_once(tmp_path: Path) -> None:
-    """More than one batch is gone long before the next time to look."""
+async def test_more_than_one_batch_is_deleted_at_once(tmp_path: Path) -> None:
+    """More than one batch is deleted long before the next interval."""
     url = url_in(tmp_path)
     async with served(agents(), store_url=url) as desk:
         old = await submit(desk)

@@ -7,14 +7,14 @@ from langchain_core.tools import BaseTool, tool
 
 from tests import fakes
 
-# No test waits for so long: each lets go of what it holds, or ends the run.
+# No test waits for so long: each releases what it holds, or ends the run.
 LONG_S = 60.0
 
 
 class Holding(fakes.ToolDesk):
     """The desk whose `nap`, `block` and `stubborn` hold their run until it ends.
 
-    Nothing ends `block` and `stubborn`: they go on until the desk lets go of them.
+    Nothing ends `block` and `stubborn`: they go on until the desk releases them.
     """
 
     def __init__(self) -> None:

@@ -148,7 +148,7 @@ def parsed(body: httpx.Response | str) -> Scrape:
 
 @dataclass
 class Watched:
-    """A service under watch. The log and the spans can be looked at after the block too."""
+    """A service whose signals are caught. The log and the spans can be read after the block."""
 
     desk: Served
     log: Log
@@ -160,10 +160,10 @@ class Watched:
         assert response.status_code == 200, response.text
         return parsed(response)
 
-    async def until(self, claim: Callable[[Scrape], bool], timeout_s: float = 30.0) -> Scrape:
+    async def until(self, condition: Callable[[Scrape], bool], timeout_s: float = 30.0) -> Scrape:
         """Scrape until the claim is true of the samples; gives them."""
         deadline = time.monotonic() + timeout_s
-        while not claim(samples := await self.scrape()):
+        while not condition(samples := await self.scrape()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         return samples
@@ -207,10 +207,10 @@ async def watched(
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         collector = collector or stack.enter_context(otlp.receiver())
-        told = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
+        environ = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
         if tracing:
-            told.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
-        for name, value in told.items():
+            environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        for name, value in environ.items():
             environment.setenv(name, value)
         log = stack.enter_context(recorded(level))
         async with served(agents, log=log.source, **options) as desk:
