@@ -3,6 +3,8 @@
 SHELL := bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Runs pytest with each of these options, and at the end what failed once more, alone.
+TWICE := $(BIN)/python -m tests.twice
 # Debian packages whose programs the tests start; each is also the name of its program, or its
 # programs are in a folder of its own under /usr/lib.
 PARTS := prometheus postgresql prometheus-alertmanager jq buildah mmdebstrap docker-compose
@@ -17,7 +19,7 @@ needs = missing=; for package in $(1); do command -v $$package >/dev/null || ls 
 		test "$$(id -u)" = 0 || { echo "Missing Debian packages:$$missing. Install them, or run this as root."; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; }
 
-.PHONY: help run install test test-parts soak chaos drills parts check bench docs agents dashboards dashboards-preview lock clean
+.PHONY: help run install test fast test-parts soak chaos drills parts check bench docs agents dashboards dashboards-preview lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -37,8 +39,10 @@ $(INSTALLED): requirements/dev.txt pyproject.toml tests/upstream/package-lock.js
 
 test: check ## Every check, unit and service test
 	@$(call needs,curl prometheus prometheus-alertmanager)
-	$(BIN)/pytest -n 5 --dist loadfile -m "not alone" # more than cores: they wait more than they work
-	$(BIN)/pytest -m alone
+	$(TWICE) "-n 5 --dist loadfile -m 'not alone'" "-m alone" # more than cores: they wait more than they work
+
+fast: install ## The tests that wait for nothing, in less than a minute
+	$(BIN)/python -m tests.fast
 
 check: install ## Style, types, architecture, generated pages
 	$(BIN)/ruff check
@@ -49,10 +53,11 @@ check: install ## Style, types, architecture, generated pages
 	$(BIN)/python -m dashboards --check
 
 test-parts: parts ## Tests against real parts: Prometheus, databases, the image, the chart, LangChain's ecosystem
-	$(BIN)/pytest -n 3 --dist loadfile -m "not alone" tests/parts
-	$(BIN)/pytest -m alone tests/parts
-	STORE=postgres $(BIN)/pytest -n 3 --dist loadfile -m "not on_file" tests/tasks tests/telemetry/test_agreement_background.py
-	$(BIN)/pytest -n 5 --dist worksteal tests/ecosystem
+	$(TWICE) \
+		"-n 3 --dist loadfile -m 'not alone' tests/parts" \
+		"-m alone tests/parts" \
+		"STORE=postgres -n 3 --dist loadfile -m 'not on_file' tests/tasks tests/telemetry/test_agreement_background.py" \
+		"-n 5 --dist worksteal tests/ecosystem"
 
 drills: parts ## Cause each alert's fault for real; one only: make drills DRILL=RunTimeouts
 	$(BIN)/python -m tests.drills $(DRILL)

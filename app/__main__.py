@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-# How long tasks that are left over may take to end before the process ends without them.
+# Tasks that are left over have this long to end before the process exits without them.
 _LEFTOVER_S = 1.0
 
 
@@ -18,8 +18,8 @@ _ASK_EXIT_CODES = """\
 exit codes:
   0  completed
   1  cannot connect
-  2  wrong usage, or a question that the service does not take (4xx)
-  3  iteration_limit: stopped at its limit, and answered
+  2  wrong usage, or a question that the service refuses (4xx)
+  3  iteration_limit: stopped at its limit, with an answer
   4  timeout
   5  failed or interrupted
   6  cancelled or disconnected
@@ -29,7 +29,7 @@ exit codes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit code."""
+    """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
     code = options.command(options)
     assert isinstance(code, int)
@@ -37,35 +37,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from app.ask import Question, ask  # and nothing else, so that it is quick
+    from app.ask import Question, ask  # nothing else, so that it starts quickly
 
     question = Question(options.question, options.url, options.agent, options.timeout)
     return ask(question, options.json)
 
 
 def _with_service(options: argparse.Namespace) -> int:
-    """The exit code is 0, 1 (it could not begin, or go on) or 2 (wrong settings or agents)."""
-    gc.disable()  # importing makes much that lives long and little garbage
-    from app import main as _  # noqa: F401 - all of it, while nothing is collected
+    """The exit code is 0, 1 (it could not start, or failed) or 2 (wrong settings or agents)."""
+    gc.disable()  # imports make many objects that stay and little garbage
+    from app import main as _  # noqa: F401 - imports everything while the collector is off
     from app import settings as configuration
     from app.agents.registry import AgentLoadError
     from app.api.server import CannotListen
     from app.durable import CannotOpenStore
-    from app.telemetry import logs
+    from app.telemetry.logs import Log, frames
 
+    log = Log()
     try:
         settings = configuration.read(
             options.config, host=options.host, port=options.port, log_format=options.log_format
         )
-        _run(options.work(settings, options))
+        _run(options.work(settings, options, log), log)
     except (configuration.SettingsError, AgentLoadError) as wrong:
         print(f"watchkeeper: {wrong}", file=sys.stderr)
         return 2
     except (CannotListen, CannotOpenStore) as refused:
         print(f"watchkeeper: {refused}", file=sys.stderr)
         return 1
-    except Exception as fault:  # noqa: BLE001 - ours, and nobody else would say anything
-        where = " ".join(logs.frames(fault) or ["nowhere"])
+    except Exception as fault:  # noqa: BLE001 - the edge: Python would print its text
+        where = " ".join(frames(fault) or ["nowhere"])
         print(f"watchkeeper: Ended by a fault: {type(fault).__name__} at {where}", file=sys.stderr)
         return 1
 
@@ -77,14 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve agents over HTTP")
     serve.set_defaults(command=_with_service, work=_serve)
-    worker = commands.add_parser("worker", help="work background runs, and answer no callers")
+    worker = commands.add_parser("worker", help="execute background runs, without callers")
     worker.set_defaults(command=_with_service, work=_work)
     for command in (serve, worker):
         command.add_argument("--check", action="store_true", help="print the settings and stop")
     serve.add_argument(
         "--no-background",
         action="store_true",
-        help="take background runs from callers and leave them to workers",
+        help="accept background runs, and leave them to workers",
     )
     listing = commands.add_parser("agents", help="list what would be served")
     listing.set_defaults(command=_with_service, work=_list)
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
             nargs="*",
             metavar="[NAME=]MODULE:ATTRIBUTE",
             help="an agent, or a function that returns one; the first is the default; "
-            "none at all serves the demo agent",
+            "without any, the demo agent is served",
         )
         command.add_argument("--config", type=Path, help="a TOML file with settings")
         command.add_argument("--host", help="address to listen on (127.0.0.1)")
@@ -128,18 +129,19 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-async def _serve(settings: Any, options: argparse.Namespace) -> int:
+async def _serve(settings: Any, options: argparse.Namespace, log: Any) -> int:
     from app import main as service
     from app.api.deps import Role
 
     if options.check:
         print(settings.model_dump_json(indent=2))
-        return await _list(settings, options)
-    await service.serve(settings, options.agents, Role.API if options.no_background else Role.BOTH)
+        return await _list(settings, options, log)
+    role = Role.API if options.no_background else Role.BOTH
+    await service.serve(settings, options.agents, role, log)
     return 0
 
 
-async def _work(settings: Any, options: argparse.Namespace) -> int:
+async def _work(settings: Any, options: argparse.Namespace, log: Any) -> int:
     from app import main as service
     from app.api.deps import Role
     from app.settings import SettingsError
@@ -147,15 +149,15 @@ async def _work(settings: Any, options: argparse.Namespace) -> int:
     if settings.store is None:
         raise SettingsError("A worker needs a store: set WATCHKEEPER_STORE_URL.")
     if options.check:
-        return await _serve(settings, options)
-    await service.serve(settings, options.agents, Role.WORKER)
+        return await _serve(settings, options, log)
+    await service.serve(settings, options.agents, Role.WORKER, log)
     return 0
 
 
-async def _list(settings: Any, options: argparse.Namespace) -> int:
+async def _list(settings: Any, options: argparse.Namespace, log: Any) -> int:
     from app import main as service
 
-    parts = service.assemble(settings)
+    parts = service.assemble(settings, log)
     await service.load_agents(parts, options.agents)
     for agent in parts.service.agents.values():
         info = agent.info
@@ -166,12 +168,12 @@ async def _list(settings: Any, options: argparse.Namespace) -> int:
     return 0
 
 
-def _result(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[int]") -> int:
-    """Run until the task is done, also where foreign code stops the loop.
+def _result(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[int]", log: Any) -> int:
+    """Run until the task is done, even if foreign code stops the loop.
 
-    No task of a run or a factory does: but they may leave timers that exit, or call `loop.stop()`.
+    Runs and factories may leave timers that exit, or that call `loop.stop()`.
     """
-    from app.telemetry import lines, logs
+    from app.telemetry import lines
 
     while True:
         try:
@@ -179,17 +181,17 @@ def _result(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[int]") -> int:
         except (SystemExit, RuntimeError) as raised:
             if task.done() or loop.is_closed():
                 raise
-            logs.failed(lines.UNHANDLED, raised)
+            log.failed(lines.UNHANDLED, raised)
 
 
-def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """As asyncio.run and exit, but nothing that will not end can hold up the exit."""
+def _run(work: Coroutine[Any, Any, int], log: Any) -> NoReturn:
+    """Do as `asyncio.run`, then exit, without waiting for tasks and threads that do not end."""
     import uvloop
 
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        code = _result(loop, loop.create_task(work))
+        code = _result(loop, loop.create_task(work), log)
         unfinished = asyncio.all_tasks(loop)
         for task in unfinished:
             task.cancel()
@@ -201,7 +203,7 @@ def _run(work: Coroutine[Any, Any, int]) -> NoReturn:
         loop.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python would wait for threads that libraries started, and a tool may hang in one.
+    # A normal exit waits for the threads of libraries, and a tool may hang in one of them.
     os._exit(code)
 
 

@@ -1,6 +1,6 @@
-"""Asks a running service a question from a terminal and shows the run as it goes.
+"""Asks a running service a question from a terminal, and shows the run as it goes.
 
-It only speaks HTTP, so it knows nothing of the service's insides and starts quickly.
+It only speaks HTTP, so it imports nothing of the service and starts quickly.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ import httpx2
 from app.runs.model import Limit, Outcome
 
 _CONNECT_S = 5.0
-# How much longer than the run's own deadline its end may take to arrive.
+# The end of a run may arrive this long after its deadline.
 _MARGIN_S = 5.0
-# The longest wait for a run to begin when no timeout was asked for: the service's usual maximum.
+# The longest wait for the start of a run without a timeout: the service's default maximum.
 _DEFAULT_TIMEOUT_S = 300.0
-# An answer comes whole in `end`, every character of it perhaps six bytes long.
+# The event `end` has the whole answer, with up to six bytes for each character.
 _MOST_EVENT_BYTES = 64_000_000
 
 UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 130
@@ -40,7 +40,7 @@ EXIT_CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to ask, of whom, and for how long."""
+    """A question, the service and the agent to ask, and the timeout."""
 
     text: str
     url: str
@@ -49,22 +49,22 @@ class Question:
 
     @property
     def address(self) -> str:
-        """Where it is posted to."""
+        """The URL of the request."""
         agent = "agent" if self.agent is None else f"agents/{quote(self.agent, safe='')}"
         return f"{self.url.rstrip('/')}/{agent}/stream"
 
     @property
     def body(self) -> dict[str, Any]:
-        """What is posted; without a timeout the agent's own is in force."""
+        """The body of the request. Without a timeout, the agent's default applies."""
         timeout = {} if self.timeout_s is None else {"timeout": self.timeout_s}
         return {"question": self.text, **timeout}
 
 
 class Screen:
-    """Answers on one stream, what happens meanwhile on the other; both may be one terminal.
+    """Writes the answer to one stream, and progress to the other. Both may be one terminal.
 
-    Only a terminal is given text as it comes. A pipe gets the answer once it is certain, since
-    what was read from a pipe cannot be taken back.
+    Only a terminal gets text as it comes. A pipe gets the final answer, since its reader cannot
+    retract text.
     """
 
     def __init__(self, out: TextIO, err: TextIO, as_json: bool = False) -> None:
@@ -74,10 +74,10 @@ class Screen:
         self._is_mid_line = False
 
     def show(self, event: str, data: Mapping[str, Any]) -> None:
-        """Tell one event of the run."""
+        """Show one event of the run."""
         match event:
             case "token" if data["agent"] is None:  # a sub-agent's text is not the answer
-                self._say(data["text"])
+                self._write_live(data["text"])
             case "tool_start":
                 self.note(f"  → {data['tool']}")
             case "tool_end":
@@ -86,12 +86,12 @@ class Screen:
                 calls = _count(data["tool_calls"], "tool call")
                 self.note(f"iteration {data['iteration']}: {calls}")
             case "retract":
-                self.note("the text so far was taken back; anew:")
+                self.note("the agent retracted the text so far; it starts again:")
             case _:
                 pass
 
     def end(self, end: Mapping[str, Any]) -> None:
-        """Tell how it ended, and where the time went."""
+        """Show how the run ended, and where the time went."""
         if self._as_json:
             print(json.dumps(end), file=self._out, flush=True)
         elif not self._is_live and end.get("answer"):
@@ -104,17 +104,17 @@ class Screen:
             self.note(line)
 
     def note(self, line: str) -> None:
-        """One line beside the answer."""
+        """Write one line of progress."""
         self._break()
         line = _printable(line)
         print(f"\x1b[2m{line}\x1b[0m" if self._is_dim else line, file=self._err, flush=True)
 
     def fail(self, sentence: str) -> None:
-        """One sentence about what went wrong."""
+        """Write one sentence about an error."""
         self._break()
         print(f"watchkeeper: {_printable(sentence)}", file=self._err, flush=True)
 
-    def _say(self, text: str) -> None:
+    def _write_live(self, text: str) -> None:
         if self._is_live and text:
             self._out.write(_printable(text))
             self._out.flush()
@@ -127,9 +127,9 @@ class Screen:
 
 
 def ask(question: Question, as_json: bool = False) -> int:
-    """Ask, show what happens, and give the exit code: that of the outcome, or one of ours."""
+    """Ask, show the run, and return the exit code: that of the outcome, or one of ours."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a model may say what a terminal cannot
+        if isinstance(stream, io.TextIOWrapper):  # an answer may have what a terminal cannot encode
             stream.reconfigure(errors="replace")
     screen = Screen(sys.stdout, sys.stderr, as_json)
     try:
@@ -138,7 +138,7 @@ def ask(question: Question, as_json: bool = False) -> int:
         screen.fail("Left; the service cancels the run.")
         return INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on; at its exit Python would try once more to write, and complain.
+        # The reader has gone. At its exit Python would try once more to write, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
 
@@ -158,7 +158,7 @@ async def _bounded(question: Question, screen: Screen) -> int:
         screen.fail("The service did not end the run in time.")
         return EXIT_CODES[Outcome.TIMEOUT]
     except httpx2.SSEError:
-        screen.fail(f"What answers at {question.url} is no Watchkeeper.")
+        screen.fail(f"The server at {question.url} is no Watchkeeper.")
         return UNREACHABLE
     except httpx2.TransportError as lost:
         screen.fail(f"The connection was lost before the run ended: {_reason(lost)}.")
@@ -166,7 +166,7 @@ async def _bounded(question: Question, screen: Screen) -> int:
 
 
 async def _ask(question: Question, screen: Screen, limit: asyncio.Timeout) -> int:
-    # Comments keep a stream awake, so that a stream as a whole is bounded by `limit`.
+    # Comments keep a stream open, so reads have no timeout: `limit` bounds the whole stream.
     timeout = httpx2.Timeout(None, connect=_CONNECT_S)
     async with (
         httpx2.AsyncClient(timeout=timeout) as client,
@@ -183,25 +183,25 @@ async def _ask(question: Question, screen: Screen, limit: asyncio.Timeout) -> in
                 screen.end(data)
                 return _code(data, 200)
             screen.show(event.event, data)
-    raise httpx2.ReadError("it was closed")
+    raise httpx2.ReadError("the server closed it")
 
 
 def _refused(status: int, body: bytes, screen: Screen) -> int:
-    """No run began, or none that could be read; the body says why if the service sent it."""
+    """Show why there is no stream. The body gives the reason if the service wrote it."""
     try:
         problem = json.loads(body)
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"status": status, "detail": f"The answer was HTTP {status}, and no reason."}
+        problem = {"status": status, "detail": f"The answer was HTTP {status}, without a reason."}
     screen.end(problem)
     return _code(problem, status)
 
 
 def _code(end: Mapping[str, Any], status: int) -> int:
-    told = end.get("outcome")
-    if told in EXIT_CODES:
-        return EXIT_CODES[Outcome(told)]
+    outcome = end.get("outcome")
+    if outcome in EXIT_CODES:
+        return EXIT_CODES[Outcome(outcome)]
     if 400 <= status < 500:
         return REFUSED
     return EXIT_CODES[Outcome.REJECTED if status == 503 else Outcome.FAILED]
@@ -214,7 +214,7 @@ def _why(problem: Mapping[str, Any]) -> str:
 
 
 def _summary(end: Mapping[str, Any]) -> tuple[str, str]:
-    """How it ended and where its time went; what it took and under which id to look for it."""
+    """Return two lines: the outcome and the timings; the counts and the id of the run."""
     timings = {name.removesuffix("_s"): seconds for name, seconds in end["timings"].items()}
     held = f" in {end['phase']}" if end.get("phase") else ""
     shares = ", ".join(f"{name} {_time(seconds)}" for name, seconds in timings.items())
@@ -225,16 +225,16 @@ def _summary(end: Mapping[str, Any]) -> tuple[str, str]:
     if usage := end.get("usage"):
         counts.append(f"{(usage['input_tokens'] or 0) + (usage['output_tokens'] or 0)} tokens")
     return (
-        f"{end['outcome']}{_of_what(end)}{held} after {_time(sum(timings.values()))}: {shares}",
+        f"{end['outcome']}{_details(end)}{held} after {_time(sum(timings.values()))}: {shares}",
         ", ".join([*counts, f"run {end.get('run_id')}"]),
     )
 
 
-def _of_what(end: Mapping[str, Any]) -> str:
-    """What the outcome alone does not say: another limit than that of iterations, a refusal."""
-    said = ["limit of model calls"] if end.get("limit") == Limit.MODEL_CALLS else []
-    said += ["refused"] if end.get("refused") else []
-    return f" ({', '.join(said)})" if said else ""
+def _details(end: Mapping[str, Any]) -> str:
+    """Add what the outcome does not say: a limit of model calls, a refusal."""
+    details = ["limit of model calls"] if end.get("limit") == Limit.MODEL_CALLS else []
+    details += ["refused"] if end.get("refused") else []
+    return f" ({', '.join(details)})" if details else ""
 
 
 def _time(seconds: float) -> str:
@@ -250,5 +250,5 @@ def _reason(error: Exception) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text without characters that command a terminal: a model's words must not move a cursor."""
+    """Remove control characters from text: a model must not control the terminal."""
     return "".join(c for c in text if c in "\n\t" or not (c < " " or "\x7f" <= c <= "\x9f"))

@@ -1,4 +1,7 @@
-"""Joins what survives the process: the store, its engine, the steps of graphs. Part of `main`."""
+"""Joins the parts that need the store: its engine, its stores, the steps of graphs.
+
+It is a part of `main`, the composition root.
+"""
 
 import asyncio
 import time
@@ -12,49 +15,53 @@ from app import settings as configuration
 from app.agents import checkpoints
 from app.agents.checkpoints import Checkpoints
 from app.api.deps import Role, Service
-from app.api.sse import final
+from app.api.results import render
 from app.runs.background import Background
 from app.runs.errors import RunError, StoreUnavailable, WorkerLost
 from app.runs.events import RunLost, RunRecovered
+from app.runs.ports import StatefulAgent
+from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
 from app.runs.tasks import Record
 from app.settings import Settings, SettingsError
-from app.tasks import kept, ownership
+from app.tasks import ownership, schema
+from app.tasks.conversations import ConversationStore
 from app.tasks.engine import Engine
-from app.tasks.kept import Keys, Threads
+from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.store import Store
 from app.tasks.supervisor import Hooks
-from app.telemetry import catalogue, lines, logs
+from app.telemetry import catalogue, lines
+from app.telemetry.logs import Log
 from app.telemetry.pipeline import Gauges
 
-# How often it is looked whether the store went away or came back.
-_LOOK_S = 0.5
+_CHECK_REACHABLE_S = 0.5
 _REPORT_ATTEMPTS = 20
 
 
 class CannotOpenStore(Exception):
-    """The store is away, or is not what it should be; the message says what to turn."""
+    """The store cannot be opened. The message names the reason and the setting to change."""
 
 
 @dataclass(slots=True)
 class Durable:
-    """What stands on the store, whose place `variable` decides.
+    """The store and everything that uses it. The setting `variable` names the store.
 
-    `engine` may be given to others before it is opened.
+    Other parts may hold `engine` before it is opened.
     """
 
     store: Store
     url: str
     variable: str
     engine: Engine
-    threads: Threads
-    keys: Keys
+    threads: ConversationStore
+    keys: IdempotencyKeyStore
     runner: Runner
+    log: Log
     served: Collection[str] = ()
 
     @classmethod
-    def of(cls, settings: Settings, runner: Runner) -> "Durable":
-        """The parts, not opened. Raises SettingsError for a URL that names no store."""
+    def of(cls, settings: Settings, runner: Runner, log: Log) -> "Durable":
+        """Build the parts without opening them. Raises SettingsError for an invalid URL."""
         url = settings.store or ""
         variable = configuration.variable("store_url" if settings.store_url else "data_dir")
         try:
@@ -67,16 +74,17 @@ class Durable:
             global_concurrency=settings.max_background_runs_everywhere,
             keep_s=settings.keep_tasks_s,
         )
-        return cls(store, url, variable, engine, Threads(store), Keys(store), runner)
+        threads, keys = ConversationStore(store), IdempotencyKeyStore(store)
+        return cls(store, url, variable, engine, threads, keys, runner, log)
 
     @property
     def where(self) -> str:
-        """The place of the store, for people: a path, or a URL without a password."""
+        """The location of the store for people: a path, or a URL without its password."""
         return str(self.store.path or configuration.masked(self.url))
 
     @property
     def _driver_url(self) -> str:
-        """The URL in the one spelling that all drivers read in the same way."""
+        """The URL in the form that every driver reads in the same way."""
         if self.store.is_file:
             return self.url
         server = self.store.url.set(drivername="postgresql")
@@ -84,7 +92,7 @@ class Durable:
 
     @asynccontextmanager
     async def opened(self, service: Service) -> AsyncIterator[None]:
-        """Open the store, give agents their place on it, and take runs if this process works.
+        """Open the store and its parts, attach the agents, and take runs if this process works.
 
         Raises CannotOpenStore.
         """
@@ -92,7 +100,7 @@ class Durable:
         async with AsyncExitStack() as parts:
             try:
                 await self._open(service, parts)
-            except Exception as refused:  # of the engine, of either driver, of graphs' steps
+            except Exception as refused:  # the engine, the drivers and LangGraph share no base
                 raise CannotOpenStore(
                     f"The store {self.where} cannot be opened: {self.store.why(refused)}; see that "
                     f"it is there and may be written, or set {self.variable} to another."
@@ -103,56 +111,59 @@ class Durable:
         loop = asyncio.get_running_loop()
         await asyncio.wrap_future(self.store.in_thread(self.store.prepare))
         async with self._alone():
-            await asyncio.wrap_future(self.store.in_thread(kept.create, self.store))
+            await asyncio.wrap_future(self.store.in_thread(schema.create, self.store))
             steps = await parts.enter_async_context(
                 checkpoints.opened(self._driver_url, ownership.HELD)
             )
             for agent in service.agents.values():
-                use_stores: Callable[..., None] | None = getattr(agent, "use_stores", None)
-                if use_stores is not None:
-                    use_stores(self.threads, steps.saver)
+                if isinstance(agent, StatefulAgent):
+                    agent.use_store(self.threads, steps.saver)
             background = Background(
-                self.runner, lambda: service.agents, final, self.engine.record_stopped
+                self.runner, lambda: service.agents, render, self.engine.record_stopped
             )
 
             def ended_without_worker(task_id: str, error: RunError) -> None:
-                telling = self._report_ended_without_worker(service, task_id, error)
-                told = asyncio.run_coroutine_threadsafe(telling, loop)
-                told.add_done_callback(_log_failure)
+                reporting = self._report_ended_without_worker(service, task_id, error)
+                reported = asyncio.run_coroutine_threadsafe(reporting, loop)
+                reported.add_done_callback(self._log_failure)
 
             hooks = Hooks(
                 stop=background.stop,
                 recovered=self._emit_recovered,
                 ended_without_worker=ended_without_worker,
                 delete_steps=_on_loop(loop, steps),
-                purge=lambda before: kept.purge(self.store, before),
-                failed=lambda error: logs.failed(lines.UNHANDLED, error),
+                purge=self._purge,
+                failed=lambda error: self.log.failed(lines.UNHANDLED, error),
             )
             self.engine.subscribe(hooks)
             works = service.role is not Role.API
             parts.push_async_callback(self.engine.stop)
             await self.engine.start(background.execute, list(service.agents), works=works)
-            telling = asyncio.create_task(self._log_store_changes(), name="reach of the store")
-            parts.callback(telling.cancel)
+            logging = asyncio.create_task(self._log_store_changes(), name="reach of the store")
+            parts.callback(logging.cancel)
+
+    def _purge(self, before: float) -> None:
+        self.threads.purge(before)
+        self.keys.purge()
 
     async def _log_store_changes(self) -> None:
-        """Say when it goes away and when it is back, and not with each request meanwhile."""
+        """Log once when the store becomes unreachable, and once when it is back."""
         reachable = True
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_REACHABLE_S)
             if self.engine.stats.reachable != reachable:
                 reachable = not reachable
                 if reachable:
-                    logs.log("info", lines.STORE_BACK)
+                    self.log.log("info", lines.STORE_BACK)
                 else:
-                    logs.log("warning", lines.STORE_UNREACHABLE)
+                    self.log.log("warning", lines.STORE_UNREACHABLE)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Keep other processes from opening the store meanwhile.
+        """Keep other processes from opening the store.
 
-        The engine and the steps make their tables when they are opened, and two that do so at
-        once collide.
+        The engine and LangGraph create their tables when they are opened. Two processes that do so
+        at once collide.
         """
         lock = self.store.alone()
         await asyncio.wrap_future(self.store.in_thread(lock.__enter__))
@@ -162,7 +173,7 @@ class Durable:
             await asyncio.wrap_future(self.store.in_thread(lock.__exit__, None, None, None))
 
     def _emit_recovered(self, task_id: str, agent: str) -> None:
-        """Of agents served here: others have no place among the labels."""
+        """Emit the fact for agents served here: no label has the names of others."""
         if agent in self.served:
             self.runner.emit(RunRecovered(run_id=task_id, agent=agent, at=time.monotonic()))
 
@@ -179,16 +190,20 @@ class Durable:
         self.runner.report_ended_without_worker(agent.info, record, error)
 
     async def _record(self, task_id: str) -> Record | None:
-        """What is stored of a run; of a store that stays away for long, nothing."""
-        for _ in range(_REPORT_ATTEMPTS):
-            try:
-                return await self.engine.record(task_id)
-            except StoreUnavailable:
-                await asyncio.sleep(_LOOK_S)
-        return None
+        """Return what is stored of a run; None if it is not, or if the store stays unavailable."""
+        try:
+            return await retry_until_available(
+                lambda: self.engine.record(task_id), attempts=_REPORT_ATTEMPTS
+            )
+        except StoreUnavailable:
+            return None
+
+    def _log_failure(self, reported: "Future[None]") -> None:
+        if not reported.cancelled() and (wrong := reported.exception()) is not None:
+            self.log.failed(lines.UNHANDLED, wrong)
 
     def gauges(self, service: Service) -> Gauges:
-        """What is told of the store at each scrape, as it was last read."""
+        """Return the gauges of the store. Each scrape reads the engine's last statistics."""
 
         def by_agent(value: Callable[[Any], float]) -> Callable[[], dict[tuple[str, ...], float]]:
             return lambda: {(name,): value(self.engine.stats.of(name)) for name in service.agents}
@@ -222,13 +237,8 @@ class Durable:
         }
 
 
-def _log_failure(told: "Future[None]") -> None:
-    if not told.cancelled() and (wrong := told.exception()) is not None:
-        logs.failed(lines.UNHANDLED, wrong)
-
-
 def _on_loop(
     loop: asyncio.AbstractEventLoop, steps: Checkpoints
 ) -> Callable[[Sequence[str]], "Future[None]"]:
-    """Forget steps, from another thread."""
+    """Return a function that deletes steps from another thread."""
     return lambda ids: asyncio.run_coroutine_threadsafe(steps.delete_steps(ids), loop)

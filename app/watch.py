@@ -1,29 +1,31 @@
-"""The handler on its own, for LangChain programs that are not served here.
+"""The callback handler on its own, for LangChain programs that this service does not serve.
 
-    from app.watch import watch
+    from watchkeeper import watch
     agent.invoke(..., config={"callbacks": [watch("orders")]})
 
-Metrics are on prometheus_client's default registry, spans go where the `OTEL_*` variables say,
-log lines to standard output.
+Metrics go to prometheus_client's default registry, spans to the target of the `OTEL_*` variables,
+and log lines to standard output.
 """
 
 import atexit
 import functools
 import sys
 from importlib.metadata import version
-from typing import Any
 
 from app.agents.watch_handler import WatchHandler
 from app.runs.prices import Prices
-from app.telemetry import logs
 from app.telemetry.export import instance_id
+from app.telemetry.logs import Log
 from app.telemetry.pipeline import Pipeline, default_registry
 
 
-def watch(agent: str) -> Any:
-    """A LangChain callback handler for any number of runs, told under this name.
+def watch(agent: str) -> WatchHandler:
+    """Return a LangChain callback handler that emits every run under this name.
 
-    Names are labels of metrics: give each agent one, not each run.
+    It goes into the `callbacks` of a call's config. One handler watches any number of runs, sync or
+    async, also at once. The name is a label of metrics: make one handler for each agent, not for
+    each run. The first call opens metrics, spans and log lines for the whole process. What the
+    handler meets never fails a run. Durations are in seconds, costs in US dollars.
     """
     pipeline = _pipeline()
     pipeline.admit(agent)
@@ -32,9 +34,10 @@ def watch(agent: str) -> Any:
 
 @functools.cache
 def _pipeline() -> Pipeline:
-    """One for the process, made when the first agent is watched."""
-    pipeline = Pipeline(version("watchkeeper"), default_registry())
-    logs.start(
+    """The pipeline of the process. The first call of `watch` builds it."""
+    log = Log()
+    pipeline = Pipeline(version("watchkeeper"), log, default_registry())
+    log.start(
         json=not sys.stdout.isatty(),
         level="info",
         version=version("watchkeeper"),
@@ -42,7 +45,7 @@ def _pipeline() -> Pipeline:
         on_drop=pipeline.log_dropped,
         alone=False,
     )
-    pipeline.lead()
+    pipeline.set_global_tracer_provider()
     pipeline.open([], alone=False)
     atexit.register(pipeline.deliver)
     return pipeline

@@ -1,1 +1,1 @@
-"""Measurements, side by side in one run: what being watched costs, and where the time goes."""
+"""Measurements, side by side in one run: the cost of the service, and where the time goes."""

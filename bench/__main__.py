@@ -1,7 +1,7 @@
 """`python -m bench [start|overhead|serve|stream|tasks]`: one bench, or all of them in some minutes.
 
-Nothing here passes or fails by how long it took; a wrong answer or a module that should not be
-loaded ends with exit code 1.
+No time makes a bench fail. A wrong answer, or a module that should not be loaded, ends it with exit
+code 1.
 """
 
 import argparse
@@ -19,19 +19,19 @@ class Bench(Protocol):
     """A module with one measurement."""
 
     def run(self) -> bool:
-        """Measure and print; false when what was measured was not right."""
+        """Measure and print. Returns false if an answer was wrong."""
         ...
 
 
 def main() -> int:
-    """Run what was asked for, one after the other."""
+    """Run the chosen benches, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("benches", nargs="*", metavar="|".join(BENCHES))
     wanted = parser.parse_args().benches or list(BENCHES)
     unknown = [name for name in wanted if name not in BENCHES]
     if unknown:
         parser.error(f"there is no bench {unknown[0]!r}; there are {', '.join(BENCHES)}")
-    # Servers are stopped in `finally` blocks, which a bare SIGTERM would skip.
+    # `finally` blocks stop the servers; a bare SIGTERM would skip them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {_load()}")
     right = [_bench(name).run() for name in wanted]
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _bench(name: str) -> Bench:
-    # One bench does not pay for the imports of another.
+    # Imported here, so that no bench pays for the imports of another.
     return cast(Bench, importlib.import_module(f"bench.{name}"))
 
 

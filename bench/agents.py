@@ -1,7 +1,7 @@
 """The one fake agent of every measurement, as a graph and as an executor.
 
-Four model calls and three tool calls, none of which does any work, so what is measured is
-LangChain and whatever stands around it. MODEL_MS makes each model call wait that long.
+A run has four model calls and three tool calls, and none of them does any work. So the bench
+measures LangChain and the code around it. With MODEL_MS each model call waits that long.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ async def look_up(order: str) -> str:
 
 
 class FakeModel(BaseChatModel):
-    """Asks for one tool call in each of its first turns, then answers; keeps no state."""
+    """Asks for one tool call in each of its first turns, then answers. It has no state."""
 
     delay_s: float = 0.0
 
@@ -78,7 +78,7 @@ def _model(delay_ms: float | None) -> FakeModel:
 
 def graph(delay_ms: float | None = None) -> Any:
     """A `create_agent` graph."""
-    # Each server loads only the library of the agent it serves.
+    # Each server loads only the library of its own agent.
     from langchain.agents import create_agent  # noqa: PLC0415
 
     return create_agent(_model(delay_ms), [look_up], system_prompt=SYSTEM_PROMPT)
@@ -100,7 +100,7 @@ def executor(delay_ms: float | None = None) -> Any:
 
 
 def nothing() -> Any:
-    """A graph of one node that answers at once, without a model."""
+    """Return a graph of one node that answers at once, without a model."""
     from langgraph.graph import END, START, MessagesState, StateGraph  # noqa: PLC0415
 
     async def answer(_: MessagesState) -> Any:

@@ -1,7 +1,7 @@
-"""The queue by itself: one caller who submits, and runs that do nothing, drained.
+"""The queue alone: one caller submits runs that do nothing, and workers drain them.
 
-The runs of an agent that answers at once, beside the engine with nothing of ours around it. What
-waits is held in a queue that nobody works, and let go when every process is up.
+The runs are of an agent that answers at once, beside the engine alone. They wait in a queue that no
+worker polls until every process is up.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ HEADS = (
 
 
 def row(store: str, url: str, bare_url: str, processes: int) -> list[str]:
-    """One line of the table, of two fresh stores of a kind."""
+    """Return one line of the table, measured on two fresh stores of a kind."""
     took_ms = submitted(url)
     a_second, cpu_ms = ours(url, processes)
     return [
@@ -48,18 +48,18 @@ def row(store: str, url: str, bare_url: str, processes: int) -> list[str]:
 
 
 class Queue:
-    """The rows of a store, as the bench holds them back and counts them."""
+    """The queue of a store. The bench stops it, starts it, and counts its rows."""
 
     def __init__(self, url: str) -> None:
         self.store = Store(url)
         self._runs = Tables(is_file=self.store.is_file).runs
 
     def hold(self) -> None:
-        """Put everything that waits where nobody looks."""
+        """Move all queued runs to a queue that no worker polls."""
         self._move(_HELD)
 
     def drain(self) -> float:
-        """Let everything go; how many runs a second ended from then on."""
+        """Move all runs back. Returns how many runs a second ended from then on."""
         self._move("nothing")
         began = time.monotonic()
         unended = sa.select(sa.func.count()).select_from(self._runs)
@@ -79,7 +79,7 @@ class Queue:
 
 @contextmanager
 def queue(url: str) -> Iterator[Queue]:
-    """The queue of a store, until the block is left."""
+    """Open the queue of a store for the block."""
     opened = Queue(url)
     try:
         yield opened
@@ -88,7 +88,7 @@ def queue(url: str) -> Iterator[Queue]:
 
 
 def submitted(url: str) -> list[float]:
-    """Submit with one caller to a process that works nothing; what each took, in ms."""
+    """Submit with one caller to a process that executes nothing. Returns each time in ms."""
     port = free_port()
     command = [*watchkeeper(AGENT, port), "--no-background"]
     with running(command, port, {"WATCHKEEPER_STORE_URL": url}) as server:
@@ -108,7 +108,7 @@ async def _submitted(port: int) -> list[float]:
 
 
 def ours(url: str, processes: int) -> tuple[float, float]:
-    """Drain what was submitted by workers: runs a second, and CPU of all of them a run, in ms."""
+    """Drain the runs with workers. Returns runs a second, and CPU a run in ms."""
     with queue(url) as held, ExitStack() as stack:
         held.hold()
         servers = []
@@ -124,11 +124,11 @@ def ours(url: str, processes: int) -> tuple[float, float]:
 
 
 def alone(url: str, processes: int) -> float:
-    """Drain as many workflows that return at once by processes of the engine's alone."""
+    """Drain as many workflows that return at once, with processes of the engine alone."""
     with queue(url) as held, ExitStack() as stack:
         for number in range(processes):
             stack.enter_context(_engine(url))
-            if number == 0:  # the first one makes the tables
+            if number == 0:  # the first process creates the tables
                 _enqueue(held.store)
         return held.drain()
 

@@ -1,4 +1,4 @@
-"""The engine with nothing of ours around it: a process that works one queue, with our settings."""
+"""The engine alone: a process that executes one queue, with our settings and none of our code."""
 
 import sys
 
@@ -11,7 +11,7 @@ AT_ONCE = 50
 
 
 def main() -> None:
-    """Work the queue of a store until standard input is closed; says so on standard output."""
+    """Print `ready`, then execute the queue of a store until standard input is closed."""
     store = Store(sys.argv[1])
     store.prepare()
     DBOS(

@@ -1,7 +1,8 @@
 """Asks an agent as fast as it answers, over few or many connections, and checks every answer.
 
-`python -m bench.load PORT CLIENTS REQUESTS` is a process of its own, so that the time it takes
-is not the server's; it imports no library but uvloop, and prints what it saw as JSON.
+`python -m bench.load PORT CLIENTS REQUESTS` is a process of its own, so that its CPU
+does not count as the server's. It imports no library but uvloop, and prints its observations as
+JSON.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import uvloop
 
-# Tool calls in each run, one a turn; a server takes the same from its environment.
+# Tool calls in each run, one a turn. A server reads the same variable.
 TURNS = int(os.environ.get("TURNS", "3"))
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -25,26 +26,26 @@ Connect = Callable[[], AbstractAsyncContextManager[Ask]]
 
 
 class WrongAnswer(Exception):
-    """An answer that is not the one to that question: nothing measured counts."""
+    """An answer to another question: the measurement does not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the clients saw."""
+    """The observations of the clients."""
 
     wall_s: float
     latencies_s: list[float]
 
 
 def expected(question: str, last_result: str = f"order {TURNS} shipped") -> str:
-    """The only right answer to a question."""
+    """Return the only right answer to a question."""
     return f"{question}: {last_result}"
 
 
 async def drive(connect: Connect, clients: int, requests: int) -> Seen:
-    """Ask so many questions in all, one after the other on each connection.
+    """Ask this many questions in all, one after the other on each connection.
 
-    Raises WrongAnswer (in an ExceptionGroup) at the first answer that is not right.
+    Raises WrongAnswer (in an ExceptionGroup) at the first wrong answer.
     """
     questions = (f"Where is my order, asks caller {number}?" for number in range(requests))
     latencies_s: list[float] = []
@@ -69,7 +70,7 @@ async def drive(connect: Connect, clients: int, requests: int) -> Seen:
 
 
 def over_http(port: int) -> Connect:
-    """Connections that are kept alive to `POST /agent` on loopback."""
+    """Open connections to `POST /agent` on loopback that stay open between requests."""
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[Ask]:
@@ -85,10 +86,10 @@ def over_http(port: int) -> Connect:
             length = _LENGTH.search(head)
             if length is None:
                 raise WrongAnswer(f"no length: {head!r}")
-            said = await reader.readexactly(int(length[1]))
+            answer = await reader.readexactly(int(length[1]))
             if not head.startswith(b"HTTP/1.1 200 "):
-                raise WrongAnswer(f"{head.splitlines()[0]!r} {said!r}")
-            return str(json.loads(said)["answer"])
+                raise WrongAnswer(f"{head.splitlines()[0]!r} {answer!r}")
+            return str(json.loads(answer)["answer"])
 
         try:
             yield ask
@@ -99,7 +100,7 @@ def over_http(port: int) -> Connect:
 
 
 def main() -> None:
-    """Ask, then say what was seen."""
+    """Ask, then print the observations as JSON."""
     port, clients, requests = map(int, sys.argv[1:4])
     print(json.dumps(asdict(uvloop.run(drive(over_http(port), clients, requests)))))
 

@@ -1,7 +1,7 @@
-"""What our adapter costs in-process: callback handler, tool wrapper and counting, no HTTP.
+"""The cost of our adapter in-process: callback handler, tool wrapper and counting, no HTTP.
 
-An empty handler alone makes LangChain do more than none at all, so what is ours is the
-difference to an agent that runs with an empty handler.
+Even an empty handler makes LangChain do more work. So our cost is the difference to an agent with
+an empty handler.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvloop
@@ -26,7 +26,7 @@ from app.runs.model import AgentAnswer, AgentInfo, Mode, RunRequest
 from app.runs.ports import Agent, AgentCall
 from app.runs.runner import Runner
 from app.runs.threads import RunThreads
-from app.telemetry import logs
+from app.telemetry.logs import Log
 from app.telemetry.pipeline import Pipeline
 from bench import agents, table
 from bench.load import WrongAnswer, expected
@@ -42,33 +42,34 @@ Answer = Callable[[], Awaitable[str]]
 
 
 class Empty(BaseCallbackHandler):
-    """Called for everything, in the run's own task, and does nothing."""
+    """Is called for every event, in the run's own task, and does nothing."""
 
     run_inline = True
 
 
 def run() -> bool:
-    """Measure and print; false when an answer was wrong."""
-    with open(os.devnull, "w") as nowhere, RECEIVER.running():
-        logs.start(json=True, level="info", version="0", instance="bench", stream=nowhere)
-        return _measured()
+    """Measure and print. Returns false if an answer was wrong."""
+    log = Log()
+    with open(os.devnull, "w") as nowhere, _receiver() as url:
+        log.start(json=True, level="info", version="0", instance="bench", stream=nowhere)
+        return _measured(Telemetry(log, url))
 
 
-def _measured() -> bool:
+def _measured(telemetry: "Telemetry") -> bool:
     try:
-        uvloop.run(_both())
+        uvloop.run(_both(telemetry))
     except WrongAnswer as wrong:
         print(f"\n  {wrong}")
         return False
     return True
 
 
-async def _both() -> None:
-    await _compare("create_agent", await _graph_ways())
-    await _compare("AgentExecutor", await _executor_ways())
+async def _both(telemetry: "Telemetry") -> None:
+    await _compare("create_agent", await _graph_ways(telemetry))
+    await _compare("AgentExecutor", await _executor_ways(telemetry))
 
 
-async def _graph_ways() -> Mapping[str, Answer]:
+async def _graph_ways(telemetry: "Telemetry") -> Mapping[str, Answer]:
     agent = agents.graph(0)
 
     async def invoked(config: Any = None) -> str:
@@ -87,11 +88,11 @@ async def _graph_ways() -> Mapping[str, Answer]:
         "bare": invoked,
         "bare, streamed": streamed,
         "empty handler": lambda: invoked({"callbacks": [Empty()]}),
-        **await _ours(registry.adapt(agents.graph(0), "bench", _INFO)),
+        **await _ours(registry.adapt(agents.graph(0), "bench", _INFO), telemetry),
     }
 
 
-async def _executor_ways() -> Mapping[str, Answer]:
+async def _executor_ways(telemetry: "Telemetry") -> Mapping[str, Answer]:
     agent = agents.executor(0)
 
     async def invoked(config: Any = None) -> str:
@@ -107,23 +108,23 @@ async def _executor_ways() -> Mapping[str, Answer]:
         "bare": invoked,
         "bare, streamed": streamed,
         "empty handler": lambda: invoked({"callbacks": [Empty()]}),
-        **await _ours(registry.adapt(agents.executor(0), "bench", _INFO)),
+        **await _ours(registry.adapt(agents.executor(0), "bench", _INFO), telemetry),
     }
 
 
 class Caller:
-    """An agent that only keeps what it was called with: the runner knows how to call one."""
+    """An agent that only stores its call, which the runner builds."""
 
     info = _INFO
     call: AgentCall
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
-        """Answer nothing of interest."""
+        """Store the call."""
         self.call = call
         return AgentAnswer("called")
 
 
-async def _ours(agent: Agent) -> Mapping[str, Answer]:
+async def _ours(agent: Agent, telemetry: "Telemetry") -> Mapping[str, Answer]:
     runner = Runner(Admission(64, 64), RunThreads(16), _nobody, keep_finished=500)
     request = RunRequest(_QUESTION, timeout_s=30.0)
     caller = Caller()
@@ -136,8 +137,8 @@ async def _ours(agent: Agent) -> Mapping[str, Answer]:
     return {
         "our adapter": adapted,
         "our adapter and runner": _driven(agent, _nobody),
-        "with metrics and logs": _driven(agent, _pipeline(agent, None).emit),
-        "with spans to a receiver, too": _driven(agent, _pipeline(agent, RECEIVER.url).emit),
+        "with metrics and logs": _driven(agent, telemetry.pipeline(agent).emit),
+        "with spans to a receiver, too": _driven(agent, telemetry.exporting(agent).emit),
     }
 
 
@@ -154,46 +155,47 @@ def _driven(agent: Agent, emit: Emit) -> Answer:
     return driven
 
 
-def _pipeline(agent: Agent, endpoint: str | None) -> Pipeline:
-    """All of the telemetry, its spans sent to an endpoint if there is one."""
-    if endpoint is not None:
-        os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = endpoint
-    pipeline = Pipeline("bench")
-    os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
-    pipeline.open([agent.info])
-    return pipeline
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Builds telemetry over one log, with spans to the receiver at `url`."""
+
+    log: Log
+    url: str
+
+    def pipeline(self, agent: Agent) -> Pipeline:
+        """All of the telemetry but spans."""
+        pipeline = Pipeline("bench", self.log)
+        pipeline.open([agent.info])
+        return pipeline
+
+    def exporting(self, agent: Agent) -> Pipeline:
+        """All of the telemetry, with spans."""
+        os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = self.url
+        pipeline = self.pipeline(agent)
+        os.environ.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
+        return pipeline
 
 
-class Receiver:
-    """A real OTLP receiver in a process of its own, so that its CPU is not ours."""
-
-    def __init__(self) -> None:
-        self.url = ""
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Start it; it ends with the block."""
-        script = (
-            "import time\nfrom tests import otlp\n"
-            "with otlp.receiver() as it:\n    print(it.url, flush=True)\n    time.sleep(600)\n"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        try:
-            assert process.stdout is not None
-            self.url = process.stdout.readline().strip()
-            yield
-        finally:
-            process.kill()
-            process.communicate()
-
-
-RECEIVER = Receiver()
+@contextmanager
+def _receiver() -> Iterator[str]:
+    """Run a real OTLP receiver in a process of its own, so that its CPU is not ours."""
+    script = (
+        "import time\nfrom tests import otlp\n"
+        "with otlp.receiver() as it:\n    print(it.url, flush=True)\n    time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def _nobody(fact: Event) -> None:
-    """Nobody listens, so that what is measured is the telling."""
+    """Discard a fact, so that only its emission is measured."""
 
 
 async def _compare(kind: str, ways: Mapping[str, Answer]) -> None:
@@ -229,13 +231,13 @@ def _share(ours: Sequence[float], theirs: Sequence[float], whole: Sequence[float
 
 
 async def _cpu_ms(answer: Answer) -> float:
-    """CPU of one run, each in a task of its own as in a server."""
+    """Return the CPU of one run, each in a task of its own as in a server."""
     gc.collect()
     began = time.process_time()
     for _ in range(RUNS):
-        said = await asyncio.create_task(_awaited(answer))
-        if said != expected(_QUESTION):
-            raise WrongAnswer(f"{said!r}, wanted {expected(_QUESTION)!r}")
+        text = await asyncio.create_task(_awaited(answer))
+        if text != expected(_QUESTION):
+            raise WrongAnswer(f"{text!r}, wanted {expected(_QUESTION)!r}")
     return (time.process_time() - began) / RUNS * 1000
 
 

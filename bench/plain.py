@@ -1,4 +1,4 @@
-"""What people write today: the shortest FastAPI app around an agent, with nothing watching it."""
+"""The usual code: the shortest FastAPI app around an agent, without telemetry."""
 
 import json
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ class Question(BaseModel):
 
 
 def graph_app() -> FastAPI:
-    """Around `create_agent`."""
+    """An app around `create_agent`."""
     agent = agents.graph()
     app = FastAPI()
 
@@ -30,7 +30,7 @@ def graph_app() -> FastAPI:
 
 
 def executor_app() -> FastAPI:
-    """Around an `AgentExecutor`."""
+    """An app around an `AgentExecutor`."""
     agent = agents.executor()
     app = FastAPI()
 
@@ -43,7 +43,7 @@ def executor_app() -> FastAPI:
 
 
 def stream_app() -> FastAPI:
-    """What people write to stream: every token of `astream_events`, sent on."""
+    """The usual code to stream: it sends every token of `astream_events`."""
     agent = orders()
     app = FastAPI()
 
@@ -62,7 +62,7 @@ def stream_app() -> FastAPI:
 
 
 def bare_stream_app() -> FastAPI:
-    """The least there can be: `astream`, and nothing but its text on the wire."""
+    """The minimum: `astream`, with only its text on the wire."""
     agent = orders()
     app = FastAPI()
 

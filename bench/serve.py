@@ -1,7 +1,7 @@
 """The same agent alone, in the shortest FastAPI app, and in Watchkeeper, taken in turns.
 
-In each round every contender gets the same load, one after the other, so that what the machine
-does meanwhile falls on all of them alike.
+In each round every contender gets the same load, one after the other. So a disturbance of the
+machine meets all of them alike.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from bench.load import Ask, Seen, drive
 from bench.process import Server, rss_mb, running, uvicorn, watchkeeper
 from tests.ports import free_port
 
-# What the ratios say: which contender beside which, and what was aimed at.
+# The two contenders of each ratio, and its title with the aim.
 RATIOS = (
     ("d", "b", "Watchkeeper's graph / FastAPI around AgentExecutor (aim: at most 0.65)"),
     ("d", "c", "Watchkeeper's graph / FastAPI around create_agent (aim: at most 1.00)"),
@@ -30,20 +30,20 @@ HEADS = ("requests/s", "p50 ms", "p95 ms", "CPU ms a request", "least", "RSS MB"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many requests by so many clients, at most so many times."""
+    """A number of requests by a number of clients, in a number of rounds at most."""
 
     clients: int
     requests: int
     rounds: int
 
 
-# By the delay of the model in ms. A new delay needs new servers. Short turns and many rounds,
-# since a disturbance then falls on everyone.
+# By the delay of the model in ms. Each delay needs new servers. With short turns and many rounds, a
+# disturbance meets every contender.
 LOADS: Mapping[int, Sequence[Load]] = {
     0: (Load(clients=8, requests=100, rounds=12),),
     20: (Load(1, 8, 4), Load(10, 60, 6), Load(100, 200, 4)),
 }
-# No round begins later than this, so that a slow machine does fewer of them.
+# No round starts later than this, so that a slow machine does fewer rounds.
 _LONGEST_S = 110.0
 _WARM_UP = 60
 
@@ -58,30 +58,30 @@ class Slot:
 
     @property
     def cpu_ms(self) -> float:
-        """A request."""
+        """CPU of one request, in ms."""
         return self.cpu_s / self.requests * 1000
 
 
 class Contender(Protocol):
-    """Something that answers questions."""
+    """One contender: something that answers questions."""
 
     def answer(self, clients: int, requests: int) -> Slot:
-        """Take a load; a wrong answer raises."""
+        """Answer a load. Raises WrongAnswer."""
         ...
 
     def rss_mb(self) -> float:
-        """Resident memory now."""
+        """Return the resident memory."""
         ...
 
 
 class Alone:
-    """The agent in a loop in this process: what no server can go below."""
+    """The agent in a loop in this process: the lower bound of every server."""
 
     def __init__(self, answer: Ask) -> None:
         self._answer = answer
 
     def answer(self, clients: int, requests: int) -> Slot:
-        """As many runs at once as there are clients."""
+        """Execute as many runs at once as there are clients."""
 
         @asynccontextmanager
         async def connect() -> AsyncIterator[Ask]:
@@ -92,7 +92,7 @@ class Alone:
         return Slot(requests, time.process_time() - cpu_s, seen)
 
     def rss_mb(self) -> float:
-        """That of the whole bench."""
+        """Return the resident memory of the whole bench."""
         return rss_mb("self")
 
 
@@ -103,13 +103,13 @@ class Served:
         self._server = server
 
     def answer(self, clients: int, requests: int) -> Slot:
-        """The load comes from a third process."""
+        """Answer a load that a third process sends."""
         cpu_s = self._server.cpu_s()
         seen = self._server.load(clients, requests)
         return Slot(requests, self._server.cpu_s() - cpu_s, seen)
 
     def rss_mb(self) -> float:
-        """That of the server."""
+        """Return the resident memory of the server."""
         return self._server.rss_mb()
 
 
@@ -125,11 +125,11 @@ SERVERS: Mapping[str, tuple[str, Command, str]] = {
         "/health",
     ),
 }
-NAMES = {"a": "a create_agent in-process", **{key: told for key, (told, _, _) in SERVERS.items()}}
+NAMES = {"a": "a create_agent in-process", **{key: title for key, (title, _, _) in SERVERS.items()}}
 
 
 def run() -> bool:
-    """Measure and print; false when an answer was wrong."""
+    """Measure and print. Returns false if an answer was wrong."""
     deadline = time.monotonic() + _LONGEST_S
     weight = sum(load.rounds for loads in LOADS.values() for load in loads)
     try:
@@ -147,7 +147,7 @@ def run() -> bool:
 
 
 def _start(stack: ExitStack, delay_ms: int) -> Contenders:
-    """Everyone ready and warm."""
+    """Start and warm up every contender."""
     environment = {"MODEL_MS": str(delay_ms)}
     servers = dict[str, Server]()
     for letter, (_, command, _) in SERVERS.items():
@@ -171,7 +171,7 @@ def _start(stack: ExitStack, delay_ms: int) -> Contenders:
 def _measure(contenders: Contenders, delay_ms: int, load: Load, timeout_s: float) -> None:
     slots: dict[str, list[Slot]] = {letter: [] for letter in contenders}
     rounds = 0
-    for rounds in _rounds(load.rounds, timeout_s):  # noqa: B007 - told below
+    for rounds in _rounds(load.rounds, timeout_s):  # noqa: B007 - used below
         for letter, contender in contenders.items():
             slots[letter].append(contender.answer(load.clients, load.requests))
     clients = "1 client" if load.clients == 1 else f"{load.clients} clients"
@@ -189,7 +189,7 @@ def _measure(contenders: Contenders, delay_ms: int, load: Load, timeout_s: float
 
 
 def _rounds(most: int, timeout_s: float) -> Iterator[int]:
-    """Count rounds, at least two, until there are enough or the time is up."""
+    """Count rounds, at least two, up to the number or the time limit."""
     deadline = time.monotonic() + timeout_s
     for number in range(1, most + 1):
         if number > 2 and time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""How long a service takes from nothing to ready, and what it loads on the way."""
+"""The time of a service from its command to readiness, and the modules that it loads."""
 
 import re
 import statistics
@@ -12,12 +12,12 @@ from bench.process import running, uvicorn, watchkeeper
 from tests.ports import free_port
 
 ROUNDS = 3
-# Model libraries, and what they bring: nothing that serves the demo uses them.
+# Model libraries and their dependencies: the demo uses none of them.
 HEAVY = (
     "openai", "langchain_openai", "langchain_classic", "tiktoken", "aiohttp", "numpy", "pandas",
     "sqlalchemy", "torch", "transformers",
 )  # fmt: skip
-# Not needed either, but langchain_core imports langsmith, which imports it.
+# The demo does not use it either, but langchain_core imports langsmith, which imports it.
 UNAVOIDABLE = ("httpx2",)
 _IMPORTED = re.compile(r"^import time: +(\d+) \| +\d+ \| +([\w.]+)$", re.MULTILINE)
 _LARGEST = 12
@@ -33,7 +33,7 @@ class Start:
 
 
 def run() -> bool:
-    """Measure and print; false when a model library was loaded that nothing uses."""
+    """Measure and print. Returns false if the service loads an unused model library."""
     ours, plain = list[Start](), list[Start]()
     for _ in range(ROUNDS):
         port = free_port()
@@ -61,11 +61,11 @@ def _row(name: str, starts: Sequence[Start]) -> list[object]:
 
 
 def _imports() -> bool:
-    """What a service that is ready has loaded, and which packages took longest to load."""
+    """Return the modules that a ready service has loaded, and the packages that took longest."""
     port = free_port()
     with running(watchkeeper(None, port, "-X", "importtime"), port) as server:
         server.wait_until("/health/ready")
-        found = _IMPORTED.findall(server.said())
+        found = _IMPORTED.findall(server.output())
     packages: Counter[str] = Counter()
     for microseconds, module in found:
         packages[module.partition(".")[0]] += int(microseconds)

@@ -27,14 +27,14 @@ HEADS = ("", "added to first text p50 ms", "p95 ms", "CPU ms a token", "least")
 
 @dataclass
 class Figures:
-    """What one contender showed, round by round."""
+    """The measurements of one contender, round by round."""
 
     first_s: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
 
 
 def run() -> bool:
-    """Measure and print; false when an answer was wrong."""
+    """Measure and print. Returns false if an answer was wrong."""
     seen = {name: Figures() for name in ("bare astream", "FastAPI, astream_events", "Watchkeeper")}
     with ExitStack() as stack:
         upstream = stack.enter_context(aimock(ttft_ms=TTFT_MS, tokens_per_s=TOKENS_A_SECOND))
@@ -72,7 +72,7 @@ async def _round(server: Server, port: int) -> tuple[list[float], float]:
 
 
 async def _read(port: int) -> tuple[float, int]:
-    """Seconds to the first text, and how many pieces of text came."""
+    """Return the seconds to the first text, and the number of pieces of text."""
     began, first_s, texts = time.perf_counter(), 0.0, list[str]()
     async for text in _texts(port):
         if not texts:
@@ -84,7 +84,7 @@ async def _read(port: int) -> tuple[float, int]:
 
 
 async def _texts(port: int) -> AsyncIterator[str]:
-    """The text of each event that has some."""
+    """Yield the text of each event with text."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = json.dumps({"question": QUESTION}).encode()
     writer.write(
@@ -94,9 +94,9 @@ async def _texts(port: int) -> AsyncIterator[str]:
     try:
         while line := await asyncio.wait_for(reader.readline(), 60):
             if line.startswith(b"data: "):
-                told = json.loads(line[6:])
-                if isinstance(told, dict) and told.get("text"):
-                    yield told["text"]
+                event = json.loads(line[6:])
+                if isinstance(event, dict) and event.get("text"):
+                    yield event["text"]
     finally:
         writer.close()
 

@@ -1,11 +1,11 @@
-"""Rows and ratios as people read them at a terminal."""
+"""Rows and ratios, for people at a terminal."""
 
 import statistics
 from collections.abc import Sequence
 
 
 def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: the first column to the left, figures to the right."""
+    """Return a table with the first column to the left and figures to the right."""
     cells = [list(heads), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     print(f"\n{title}")
@@ -18,10 +18,10 @@ def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """How many times theirs ours takes: round by round, and least beside least.
+    """Return our time over theirs: by the median of the rounds, and by the least figures.
 
-    The median of the rounds is free of what drifts slowly; the least figures are those of the
-    turns that nothing disturbed.
+    A slow drift does not change the median of the rounds. The least figures are those of turns
+    without a disturbance.
     """
     of_rounds = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
     middle = statistics.median(of_rounds)
@@ -30,7 +30,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent of the values do not exceed."""
+    """Return the value that this percentage of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 

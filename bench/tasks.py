@@ -1,8 +1,8 @@
-"""Background runs: how fast they are taken, picked up and worked, on both stores.
+"""Background runs: how fast both stores accept, start and execute them.
 
-The agent of `agents.py` with five tool calls, worked by one process and by two on one store, beside
-the same agent asked by `POST /agent`, so that what the store costs can be told apart. Then the
-queue by itself (`drain.py`).
+One process, and two on one store, execute the agent of `agents.py` with five tool calls. Beside
+them the same agent answers `POST /agent`, which shows the cost of the store. Then the queue alone
+(`drain.py`).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ HEADS = (
 
 
 def run() -> bool:
-    """Measure and print; false when a run did not complete."""
+    """Measure and print. Returns false if a run did not complete."""
     rows, queues, right = [], [], True
     for store in ("sqlite", "postgresql"):
         for processes in (1, 2):
@@ -49,7 +49,7 @@ def run() -> bool:
 
 @contextmanager
 def stored(store: str) -> Iterator[str]:
-    """The URL of a fresh store; PostgreSQL is a server of the bench's own."""
+    """Return the URL of a fresh store. For PostgreSQL the bench starts its own server."""
     if store == "postgresql":
         with cluster() as server:
             yield server.url
@@ -71,7 +71,7 @@ async def _measured(url: str, processes: int) -> tuple[list[str], bool]:
             servers.append(server)
         base = f"http://127.0.0.1:{servers[0].port}"
         async with httpx.AsyncClient(base_url=base, timeout=60) as client:
-            await _ended(client, [await _submit(client, [])])  # what is loaded and built once
+            await _ended(client, [await _submit(client, [])])  # the first run loads and builds
             waits = [await _pick_up(client) for _ in range(ALONE)]
             asked_ms = await _asked(client, servers)
             return await _drained(client, servers, waits, asked_ms)
@@ -86,7 +86,7 @@ async def _submit(client: httpx.AsyncClient, took_s: list[float]) -> str:
 
 
 async def _ended(client: httpx.AsyncClient, ids: list[str]) -> bool:
-    """Wait until all have ended; whether all of them completed."""
+    """Wait until all have ended. Returns whether all of them completed."""
     deadline = time.monotonic() + _ENDED_S
     for task_id in ids:
         while True:
@@ -106,7 +106,7 @@ async def _pick_up(client: httpx.AsyncClient) -> float:
 
 
 async def _asked(client: httpx.AsyncClient, servers: list[Server]) -> float:
-    """CPU of one run that is asked for and waited for, in ms."""
+    """Return the CPU of one run with a waiting caller, in ms."""
     before = sum(server.cpu_s() for server in servers)
     for _ in range(ALONE):
         (await client.post("/agent", json={"question": "order 1?"})).raise_for_status()

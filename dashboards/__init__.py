@@ -1,1 +1,1 @@
-"""The watch: dashboards, rules and their settings, built from the catalogue of metrics."""
+"""Dashboards, rules and their settings, built from the catalogue of metrics."""

@@ -1,6 +1,6 @@
 """Writes dashboards/generated from the code, so that what is imported is what was reviewed.
 
-`python -m dashboards` writes the files; with `--check` it fails when one is stale or left over.
+`python -m dashboards` writes the files; with `--check` it fails if one is stale or left over.
 """
 
 import argparse
@@ -14,9 +14,9 @@ GENERATED = Path(__file__).parent / "generated"
 
 
 def main(arguments: Sequence[str] | None = None, place: Path = GENERATED) -> int:
-    """Write the files to a place, or say which of those there are stale."""
+    """Write the files to a folder, or print which files there are stale."""
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail when a file is stale")
+    parser.add_argument("--check", action="store_true", help="fail if a file is stale")
     check = parser.parse_args(arguments).check
     wanted = {**boards.files(), **rules.files()}
     stale = sorted(name for name, text in wanted.items() if not _is_written(place / name, text))

@@ -1,7 +1,6 @@
-"""Metrics that dashboards show and that are not the service's own: of its process, of
-Prometheus and of its rules.
+"""Metrics on dashboards that are not the service's own: of its process, of Prometheus and of rules.
 
-They are data like those of the catalogue, so that the same mistakes are impossible.
+They are data like the catalogue, so that a wrong name is a Python error here too.
 """
 
 from app.telemetry.catalogue import AGENT, Kind, Label, Metric
@@ -23,7 +22,7 @@ ALERTS = Metric(
 
 
 def bad_runs(window: str) -> Metric:
-    """What the rules record: the part of an agent's runs that was bad, over a window."""
+    """Return the recorded metric with the share of an agent's runs that was bad, over a window."""
     return Metric(bad_share(window), Kind.GAUGE, "The part of runs that was bad.", (JOB, AGENT))
 
 

@@ -1,4 +1,4 @@
-"""What each colour means, the same on every page: green is good, red is a broken promise."""
+"""The meaning of each colour, the same on every page: green is good, red is a missed objective."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ GREEN, YELLOW, ORANGE, RED, DARK_RED = "#73BF69", "#FADE2A", "#FF9830", "#F2495C
 BLUE, LIGHT_BLUE, PURPLE, LIGHT_PURPLE = "#5794F2", "#8AB8FF", "#B877D9", "#DEB6F2"
 GREY, TEXT = "#8E8E8E", "text"
 
-# The words that labels take from enums, and their colours.
+# The values that labels take from enums, and their colours.
 WORDS: Mapping[str, str] = {
     # Outcomes of runs, of model calls, of tool calls and of attempts.
     "completed": GREEN,
@@ -21,20 +21,18 @@ WORDS: Mapping[str, str] = {
     "incomplete": PURPLE,
     "tool_error": ORANGE,
     "handed_over": BLUE,
-    # Why a request was turned away, a tool call could not be run, a reader went.
+    # Why a request was refused, a tool call was not executed, a reader left.
     "overloaded": RED,
     "draining": GREY,
-    "unauthorized": PURPLE,
     "unknown_tool": ORANGE,
     "invalid_args": YELLOW,
-    "refused": PURPLE,
     "left": LIGHT_BLUE,
     "stalled": ORANGE,
-    # How much an alert asks of whom.
+    # The severity of an alert.
     "critical": RED,
     "warning": ORANGE,
     "info": BLUE,
-    # What held a run at its deadline.
+    # The phase of a run at its deadline.
     "queue": YELLOW,
     "llm": BLUE,
     "tool": ORANGE,
@@ -43,21 +41,21 @@ WORDS: Mapping[str, str] = {
     "2..": GREEN,
     "4..": YELLOW,
     "5..": RED,
-    # Kinds of tokens: what is a part of another is of its family.
+    # Kinds of tokens. A kind that is a part of another has a similar colour.
     "input": BLUE,
     "cache_read": LIGHT_BLUE,
     "cache_creation": GREY,
     "output": PURPLE,
     "reasoning": LIGHT_PURPLE,
-    # Where a run is.
+    # The state of a run.
     "queued": YELLOW,
     "running": BLUE,
 }
 
-# From the first edge on, a number has the first colour, and so on.
+# A number has the colour of the highest edge that it reaches.
 Steps = tuple[tuple[float, str], ...]
 
-# How much of a limit is taken.
+# The share of a limit that is used.
 FILLING: Steps = ((0, GREEN), (0.8, ORANGE), (1, RED))
 ALL_IS_GOOD: Steps = ((0, RED), (1, GREEN))
 FEW_ARE_FINE: Steps = ((0, GREEN), (0.001, ORANGE))
@@ -65,5 +63,5 @@ PLAIN: Steps = ((0, TEXT),)
 
 
 def promised(objective: float) -> Steps:
-    """Green where a promise is kept, red where ten times as much is bad as it allows."""
+    """Return green from the objective on, and red from ten times its error budget."""
     return ((0, RED), (round(1 - 10 * (1 - objective), 9), ORANGE), (objective, GREEN))

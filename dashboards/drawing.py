@@ -1,6 +1,6 @@
-"""Draws a panel with Grafana's own builders: how all graphs, numbers, bars and tables look.
+"""Draws a panel with Grafana's own builders: the look of all graphs, numbers, bars and tables.
 
-Nothing about a single panel is said here.
+It has nothing about a single panel.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +42,7 @@ from dashboards.tables import table
 
 
 def drawn(panel: Panel) -> Builder:
-    """The builder of a panel."""
+    """Return the builder of a panel."""
     built = _SHAPES[panel.shape](panel)
     built.title(panel.title).description(panel.description).datasource(SOURCE)
     built.unit(panel.unit).no_value(panel.empty).span(panel.width).height(panel.height)
@@ -87,7 +87,7 @@ def _graph(panel: Panel) -> Builder:
     if panel.most is not None:
         built.max(panel.most)
     if panel.unit == PER_MINUTE:
-        # What hardly ever happens does not fill the panel.
+        # A rare event does not fill the panel.
         built.axis_soft_max(1)
     if panel.wide:
         scale = common.ScaleDistributionConfig().type(kinds.ScaleDistribution.SYMLOG)
@@ -125,7 +125,7 @@ def _number(panel: Panel) -> Builder:
 
 
 def _sparkline(panel: Panel) -> kinds.BigValueGraphMode:
-    """What is counted over the whole time has no line."""
+    """A count over the whole time range has no sparkline."""
     once = any(query.instant for query in panel.queries)
     return kinds.BigValueGraphMode.NONE if once else kinds.BigValueGraphMode.AREA
 
@@ -185,12 +185,12 @@ _SHAPES: Mapping[Shape, Callable[[Panel], Builder]] = {
 }
 
 
-# A label whose values are not listed, but known by their form.
+# A label whose values are known by their form only.
 _PATTERNS = {STATUS: ("2..", "4..", "5..")}
 
 
 def _colour_words(built: Builder, panel: Panel) -> None:
-    """Give the values of enums their colours: the series' name ends in one."""
+    """Give the values of enums their colours. The name of a series ends with the value."""
     labels = dict.fromkeys(query.by[-1] for query in panel.queries if query.by)
     words = (value for label in labels for value in _PATTERNS.get(label, label.values))
     for value in dict.fromkeys(words):

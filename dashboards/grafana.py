@@ -20,7 +20,7 @@ _KINDS = tuple(label.name for label in BUILD_INFO.labels if label.name in ("vers
 
 
 def text(dashboard: Dashboard, runbooks: str) -> str:
-    """The JSON of a dashboard; `runbooks` is where the pages of the alerts are."""
+    """Return the JSON of a dashboard. `runbooks` is the address of the runbooks."""
     built = (
         sdk.Dashboard(f"Watchkeeper / {dashboard.title}")
         .uid(dashboard.uid)
@@ -43,7 +43,7 @@ def text(dashboard: Dashboard, runbooks: str) -> str:
     for number, made_panel in enumerate(made.panels or [], start=1):
         made_panel.id_val = number
     plain = json.loads(json.dumps(made, cls=JSONEncoder))
-    # In the open, and not in a menu that only the newest Grafana has.
+    # Visible, and not in a menu that only the newest Grafana has.
     for shown in (*plain["links"], *plain["annotations"]["list"]):
         del shown["placement"]
     return json.dumps(plain, indent=1) + "\n"
@@ -56,14 +56,14 @@ def _choices() -> Iterator[sdk.DatasourceVariable | sdk.QueryVariable]:
     instances = f'label_values({BUILD_INFO.name}{{job=~"$job"}}, instance)'
     yield _choice("instance", "Instance", instances)
     agents = f'label_values({RUNS.name}{{job=~"$job"}}, agent)'
-    # Some of what is shown beside the agents has no agent.
+    # Some metrics have no agent.
     yield _choice("agent", "Agent", agents).all_value(".*")
     yield sdk.DatasourceVariable("traces").label("Traces").type("tempo")
     yield sdk.DatasourceVariable("logs").label("Logs").type("loki")
 
 
 def _choice(name: str, label: str, query: str) -> sdk.QueryVariable:
-    """All means all that are listed: a Prometheus has other jobs, with metrics of the same name."""
+    """ "All" means all listed values: Prometheus has other jobs with metrics of the same name."""
     return (
         sdk.QueryVariable(name)
         .label(label)

@@ -1,7 +1,7 @@
-"""From a line in a graph to the traces and log lines behind it, and to the page of an alert.
+"""Links from a line in a graph to its traces and log lines, and from an alert to its runbook.
 
 Traces and logs open in Grafana's Explore, in the data sources that the reader has chosen. A link
-filters by what the line that was clicked is about.
+filters by the labels of the clicked line.
 """
 
 import json
@@ -19,7 +19,7 @@ RUNBOOKS = "${runbooks:raw}"
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """What tells of one kind of thing: its spans, its log lines, and their names for our labels."""
+    """The spans and log lines of one kind of event, and their attributes for our labels."""
 
     event: str
     span: str
@@ -53,25 +53,25 @@ TOOL_CALL = Trail(
     _AGENT | {"tool": "gen_ai.tool.name", "outcome": "agent.tool.outcome"},
 )
 TRAILS = (RUN, MODEL_CALL, TOOL_CALL)
-# Fields of log lines that are not named like the label.
+# Fields of log lines with another name than the label.
 _FIELDS = {"phase": "timeout_phase"}
-# What is not a label, since the metric counts nothing else.
+# Values that the metric implies, so it has no label for them.
 _IMPLIED = {TIMEOUTS: {"outcome": "timeout"}, LIMIT_HITS: {"outcome": "iteration_limit"}}
 _VARIABLE = re.compile(r"%24%7B[\w.%]+?%7D")
-# What the lines of a kind have no field for.
+# Labels that the lines of a kind have no field for.
 _NOT_IN_LINES = {"llm_call": {"provider"}}
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A title and an address, with Grafana's variables in it."""
+    """A title, and an address with Grafana's variables."""
 
     title: str
     url: str
 
 
 def of(query: Query) -> tuple[Link, ...]:
-    """The links of a line: its traces and its log lines, where there are any."""
+    """Return the links from a line to its traces and log lines, if it has any."""
     trail = _trail(query)
     if trail is None:
         return ()
@@ -82,12 +82,12 @@ def of(query: Query) -> tuple[Link, ...]:
     )
 
 
-# In a cell that holds the name of an alert.
+# For a cell with the name of an alert.
 RUNBOOK = Link("Runbook", f"{RUNBOOKS}/${{__value.raw}}.md")
 
 
 def runbook(alert: str) -> Link:
-    """The page that says what to do when an alert fires."""
+    """Return the link to the runbook of an alert."""
     return Link(f"Runbook: {alert}", f"{RUNBOOKS}/{alert}.md")
 
 
@@ -100,7 +100,7 @@ def _trail(query: Query) -> Trail | None:
 
 
 def _wanted(trail: Trail, query: Query) -> Mapping[str, str]:
-    """For each name what it has to match: what the line is about, or what was chosen."""
+    """Return the pattern for each name: from the line, or from the reader's choice."""
     wanted = {"agent": "${agent:regex}"} | _IMPLIED.get(query.metrics[0], {})
     wanted |= {name: "|".join(values) for name, values in query.held}
     wanted |= {label.name: f"${{__field.labels.{label.name}}}" for label in query.by}
@@ -130,5 +130,5 @@ def _explore(source: str, kind: str, query: Mapping[str, str]) -> str:
         "range": {"from": "${__from}", "to": "${__to}"},
     }
     panes = quote(json.dumps({"watch": pane}), safe="")
-    # Grafana's variables stay as they are.
+    # Grafana's variables are not quoted.
     return "/explore?schemaVersion=1&panes=" + _VARIABLE.sub(lambda v: unquote(v[0]), panes)

@@ -1,4 +1,4 @@
-"""What all kinds of panels share: colours, legends, thresholds and links, in Grafana's types."""
+"""The look that all panels share: colours, legends, thresholds and links, in Grafana's types."""
 
 from typing import Any
 
@@ -11,30 +11,30 @@ from dashboards.links import Link
 
 SOURCE = kinds.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-# The SDK has a builder for each kind of panel: alike, but without a common type.
+# The SDK has similar builders for each kind of panel, without a common type.
 Builder = Any
 Property = model.DynamicConfigValue
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
-    """The edges from which a colour holds."""
+    """Return the thresholds of these colours."""
     first, *others = [model.Threshold(value=edge, color=colour) for edge, colour in steps]
     first.value = None
     return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps([first, *others])
 
 
 def in_order() -> dashboard.FieldColor:
-    """No two lines alike; chosen by name, two agents may get one colour."""
+    """Give each line its own colour. By name, two agents could get the same one."""
     return colours(model.FieldColorModeId.PALETTE_CLASSIC)
 
 
 def colours(mode: model.FieldColorModeId) -> dashboard.FieldColor:
-    """Colours chosen in this way."""
+    """Return colours of this mode."""
     return dashboard.FieldColor().mode(mode)
 
 
 def legend() -> common.VizLegendOptions:
-    """Names below the graph."""
+    """Return a legend below the graph."""
     return (
         common.VizLegendOptions()
         .display_mode(kinds.LegendDisplayMode.LIST)
@@ -44,7 +44,7 @@ def legend() -> common.VizLegendOptions:
 
 
 def tooltip() -> common.VizTooltipOptions:
-    """All lines at once, the greatest first."""
+    """Return a tooltip of all lines, the greatest first."""
     return (
         common.VizTooltipOptions()
         .mode(kinds.TooltipDisplayMode.MULTI)
@@ -53,12 +53,12 @@ def tooltip() -> common.VizTooltipOptions:
 
 
 def last_value() -> common.ReduceDataOptions:
-    """Of a series, its last value."""
+    """Reduce a series to its last value."""
     return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False)
 
 
 def panel_link(link: Link) -> dashboard.DashboardLink:
-    """A link in the corner of a panel."""
+    """Return a link in the corner of a panel."""
     return (
         dashboard.DashboardLink(link.title)
         .type(model.DashboardLinkType.LINK)
@@ -68,5 +68,5 @@ def panel_link(link: Link) -> dashboard.DashboardLink:
 
 
 def data_link(link: Link) -> dict[str, object]:
-    """A link of a line or a cell."""
+    """Return a link of a line or a cell."""
     return {"title": link.title, "url": link.url, "targetBlank": True}

@@ -16,7 +16,7 @@ PER_MINUTE = "suffix:/min"
 
 
 class Shape(StrEnum):
-    """How a panel is drawn; the values are Grafana's names of its plugins."""
+    """The shape of a panel. The values are Grafana's names of its plugins."""
 
     GRAPH = "timeseries"
     NUMBER = "stat"
@@ -28,7 +28,7 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: a query whose series are its rows."""
+    """One column of a table. The series of its query are the rows."""
 
     name: str
     query: Query
@@ -38,10 +38,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One panel. `limits` and `alarms` are drawn as dashed lines; `runbooks` name alerts.
+    """One panel. `limits` and `alarms` are dashed lines; `runbooks` are names of alerts.
 
-    A limit is what the service says of itself; an alarm is where a rule begins to count. `wide`
-    panels have a scale by powers of ten, since their limit is far from their usual values.
+    A limit is a metric of the service; an alarm is the threshold of a rule. `wide` panels have a
+    scale by powers of ten, since their limit is far from their usual values.
     """
 
     title: str
@@ -63,13 +63,13 @@ class Panel:
 
     @property
     def asked(self) -> tuple[Query, ...]:
-        """Everything that the panel asks of Prometheus."""
+        """All queries of the panel."""
         return (*self.queries, *(column.query for column in self.columns), *self.limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels that answer one question together."""
+    """Panels that together answer one question."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -87,12 +87,12 @@ class Dashboard:
 
     @property
     def panels(self) -> tuple[Panel, ...]:
-        """All of its panels, from top to bottom."""
+        """All its panels, from top to bottom."""
         return tuple(panel for row in self.rows for panel in row.panels)
 
 
 def row(title: str, *panels: Panel) -> Row:
-    """A row with its title."""
+    """Return a row with a title."""
     return Row(title, panels)
 
 
@@ -109,7 +109,7 @@ def graph(
     width: int = 12,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
-    """Lines over time, with the limits that they should stay below."""
+    """Return lines over time, with the limits that they should stay below."""
     return Panel(
         title=title,
         description=description,
@@ -138,7 +138,7 @@ def number(
     height: int = 4,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
-    """One number that is read at a glance."""
+    """Return one number."""
     return Panel(
         title=title,
         description=description,
@@ -164,7 +164,7 @@ def bars(
     width: int = 12,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
-    """Things of one kind beside each other, over the time that is shown."""
+    """Return bars that compare values over the shown time."""
     return Panel(
         title=title,
         description=description,
@@ -187,7 +187,7 @@ def heat(
     width: int = 12,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
-    """How the observations of a histogram are spread, over time."""
+    """Return a heatmap of a histogram over time."""
     return Panel(
         title=title,
         description=description,
@@ -208,7 +208,7 @@ def table(
     empty: str = "nothing yet",
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
-    """A line for each agent, model or tool, and what there is to know about it."""
+    """Return a table with a row for each agent, model or tool."""
     return Panel(
         title=title,
         description=description,
@@ -231,7 +231,7 @@ def states(
     height: int = 5,
     runbooks: tuple[str, ...] = (),
 ) -> Panel:
-    """Whether something was fine, over time: 1 is fine, 0 is not."""
+    """Return a timeline of states: 1 is fine, 0 is not."""
     return Panel(
         title=title,
         description=description,

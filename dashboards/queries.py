@@ -1,7 +1,7 @@
-"""What a panel asks: PromQL built from the catalogue and held to what the reader has chosen.
+"""The queries of panels: PromQL built from the catalogue, limited to the reader's choice.
 
-Every series is limited to the chosen jobs, instances and agents. Counters and histograms are only
-ever rated, gauges only ever read, and quantiles keep `le`: anything else is a Python error.
+Every series is limited to the chosen jobs, instances and agents. A counter or histogram without a
+rate, a rate of a gauge, and a quantile without `le` are Python errors.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ _MINUTE_S, _HOUR_S = 60, 3600
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One expression, the labels that its series have, and what it is called in the legend.
+    """One expression, the labels of its series, and its name in the legend.
 
-    `held` are the labels that were asked for by value; traces and log lines are found by them.
+    `held` are the labels that the query selects by value. Links to traces and log lines use them.
     """
 
     expr: str
@@ -34,47 +34,47 @@ class Query:
 
     @property
     def name(self) -> str:
-        """The legend; unless one is given, the values of the labels."""
+        """The legend. By default it is the values of the labels."""
         return self.legend or " ".join(f"{{{{{label.name}}}}}" for label in self.by)
 
     def named(self, legend: str) -> "Query":
-        """The same, with these words in the legend (`{{label}}` stands for a value)."""
+        """Return the same query with this legend (`{{label}}` stands for a value)."""
         return replace(self, legend=legend)
 
     def put_into(self, around: str) -> "Query":
-        """The same with arithmetic around it, where `{}` stands for what it was."""
+        """Return the same query with arithmetic around it. `{}` is the former expression."""
         return replace(self, expr=around.format(self.expr), exemplars=False)
 
 
 def rate(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
-    """How often it happens, each second."""
+    """Return the events a second."""
     text = f"rate({_counted(metric, wanted)}[{RATE}])"
     return _aggregated("sum", metric, by, text, wanted)
 
 
 def per_minute(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
-    """How often it happens, each minute: the pace at which people think of agents."""
+    """Return the events a minute, the usual unit for agents."""
     return rate(metric, *by, **wanted).put_into(f"{_MINUTE_S} * {{}}")
 
 
 def per_hour(metric: Metric, *by: Label, **wanted: Wanted) -> Query:
-    """How much it is each hour."""
+    """Return the increase an hour."""
     return rate(metric, *by, **wanted).put_into(f"{_HOUR_S} * {{}}")
 
 
 def total(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Query:
-    """How often it happened in the time that is shown, or in the last `over`: a whole number."""
+    """Return the events in the shown time, or in the last `over`, as a whole number."""
     return growth(metric, *by, over=over, **wanted).put_into("round ({})")
 
 
 def growth(metric: Metric, *by: Label, over: str = RANGE, **wanted: Wanted) -> Query:
-    """How much a counter grew in that time: what shares are made of, and costs."""
+    """Return the increase of a counter in that time, for shares and costs."""
     text = f"increase({_counted(metric, wanted)}[{over}])"
     return replace(_aggregated("sum", metric, by, text, wanted), instant=True)
 
 
 def quantile(part: float, metric: Metric, *by: Label, over: str = RATE, **wanted: Wanted) -> Query:
-    """The value that this part of the observations did not exceed."""
+    """Return the value that this share of the observations did not exceed."""
     _only(metric, Kind.HISTOGRAM)
     rates = f"rate({_scoped(metric, '_bucket', **wanted)}[{over}])"
     counted = _aggregated("sum", metric, (*by, LE), rates)
@@ -91,9 +91,9 @@ def quantile(part: float, metric: Metric, *by: Label, over: str = RATE, **wanted
 
 
 def beyond(edge: float, metric: Metric, *by: Label) -> Query:
-    """The part of the observations above an edge of the buckets, in the time that is shown.
+    """Return the share of the observations above an edge of the buckets, in the shown time.
 
-    Raises ValueError for what is no edge.
+    Raises ValueError if the metric has no such edge.
     """
     _only(metric, Kind.HISTOGRAM)
     if edge not in metric.buckets:
@@ -105,7 +105,7 @@ def beyond(edge: float, metric: Metric, *by: Label) -> Query:
 
 
 def spread(metric: Metric) -> Query:
-    """How many observations fell between two edges: the rows of a heatmap."""
+    """Return the observations between each two edges: the rows of a heatmap."""
     _only(metric, Kind.HISTOGRAM)
     text = f"increase({_scoped(metric, '_bucket')}[{RATE}])"
     found = _aggregated("sum", metric, (LE,), text)
@@ -113,18 +113,18 @@ def spread(metric: Metric) -> Query:
 
 
 def level(how: str, metric: Metric, *by: Label, **wanted: Wanted) -> Query:
-    """A gauge as it is, over everything but `by`, taken together by `max`, `min` or `sum`."""
+    """Return a gauge, aggregated over all labels but `by` with `max`, `min` or `sum`."""
     _only(metric, Kind.GAUGE)
     return _aggregated(how, metric, by, _scoped(metric, **wanted), wanted)
 
 
 def since(metric: Metric, *by: Label) -> Query:
-    """The time since a moment that a gauge holds; nothing where it never was."""
+    """Return the time since the moment in a gauge, without series that are 0."""
     return level("max", metric, *by).put_into("time() - ({} > 0)")
 
 
 def share(part: Query, whole: Query) -> Query:
-    """One over the other, where there is another. `whole` may have fewer labels than `part`."""
+    """Return one query over the other, if both have series. `whole` may have fewer labels."""
     if not set(whole.by) <= set(part.by):
         raise ValueError(f"{whole.expr} has labels that {part.expr} has not.")
     matched = ", ".join(label.name for label in whole.by)
@@ -134,9 +134,9 @@ def share(part: Query, whole: Query) -> Query:
 
 
 def scope(metric: Metric) -> str:
-    """The matchers of what the reader has chosen.
+    """Return the matchers of the reader's choice.
 
-    Labels of a scrape are not in the catalogue; a metric that names `job` itself names all it has.
+    The catalogue has no labels of scrapes. A metric that has `job` in its labels lists all of them.
     """
     has = metric.labels if JOB in metric.labels else (JOB, INSTANCE, *metric.labels)
     chosen = (label.name for label in (JOB, INSTANCE, AGENT) if label in has)

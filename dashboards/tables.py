@@ -1,4 +1,4 @@
-"""Draws a table: queries side by side, with words, units and colours in their cells."""
+"""Draws a table: queries side by side, with names, units and colours in their cells."""
 
 from string import ascii_uppercase
 
@@ -14,9 +14,9 @@ from dashboards.panels import Column, Panel
 
 
 def table(panel: Panel) -> Builder:
-    """A line for each value of the first column's labels, and a column for each query."""
+    """Return a table with a row for each value of the first column's labels."""
     refs = ascii_uppercase[: len(panel.columns)]
-    # Grafana numbers the values only where there are several.
+    # Grafana numbers the values only if there are several.
     values = [f"Value #{ref}" for ref in refs] if len(refs) > 1 else ["Value"]
     order = [*(label.name for label in panel.columns[0].query.by), *values]
     organized = {
@@ -40,7 +40,7 @@ _NOTHING = Property("noValue", "–")
 
 
 def _words(label: Label) -> list[Property]:
-    """Cells that hold a word have its colour."""
+    """Colour the cells of a label by their values."""
     if not set(label.values) & WORDS.keys():
         return []
     shown = {
@@ -55,7 +55,7 @@ def _words(label: Label) -> list[Property]:
 
 
 def _runbooks(label: Label) -> list[Property]:
-    """Cells that hold the name of an alert lead to its page."""
+    """Link the cells with names of alerts to the runbooks."""
     return [Property("links", [data_link(links.RUNBOOK)])] if label is ALERT_NAME else []
 
 

@@ -1,1 +1,1 @@
-"""The documentation, and what writes its generated pages."""
+"""The documentation, and the code that writes its generated pages."""

@@ -1,4 +1,4 @@
-"""Renders the record of the ecosystem's tests: which packages are served, how, and what is not."""
+"""Renders the record of the ecosystem's tests: the packages that are served, how, and the gaps."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,12 +10,12 @@ _TESTS = "../tests/ecosystem"
 
 
 def parts() -> Iterator[str]:
-    """The paragraphs of docs/agents.md."""
+    """Yield the paragraphs of docs/agents.md."""
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     yield "# Agents of the ecosystem"
     yield (
-        "Each row was shown by a test that served a real agent of the package, and compared the "
-        "answer, the metrics, the spans and the log line. The version is the one that was tested. "
+        "A test showed each row: it served a real agent of the package, and compared the answer, "
+        "the metrics, the spans and the log line. The version is the tested one. "
         "`make agents` runs the tests and writes this page."
     )
     for package, version in record["versions"].items():

@@ -1,8 +1,8 @@
-"""Writes docs/reference from the code, and docs/agents.md from what tests recorded.
+"""Writes docs/reference from the code, and docs/agents.md from the record of tests.
 
-So neither can say anything else.
+So neither can differ from its source.
 
-`python -m docs.generate` writes the pages; with `--check` it fails when one is stale.
+`python -m docs.generate` writes the pages. With `--check` it fails if one is stale.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _EDGES = {"deadline": "each agent's deadline", "iteration_limit": "each agent's 
 
 
 def pages() -> Mapping[str, str]:
-    """The text of every generated page, by its path in docs."""
+    """Return the text of every generated page, by its path in docs."""
     return {
         "reference/settings.md": _page(_settings()),
         "reference/errors.md": _page(_errors()),
@@ -46,9 +46,9 @@ def pages() -> Mapping[str, str]:
 
 def _settings() -> Iterator[str]:
     yield "# Settings"
-    yield "Options win over variables, variables over the file that `--config` names."
+    yield "Options override variables, and variables override the file of `--config`."
     yield _table(
-        ("setting in the file", "variable", "default", "what it does"),
+        ("setting in the file", "variable", "default", "meaning"),
         (
             (f"`{name}`", f"`{variable(name)}`", f"`{field.get_default()}`", field.description)
             for name, field in Settings.model_fields.items()
@@ -56,9 +56,9 @@ def _settings() -> Iterator[str]:
         ),
     )
     yield "## Limits of one agent"
-    yield "In the file only, in a table `[agents.NAME]`. What is not set is as above."
+    yield "In the file only, in a table `[agents.NAME]`. The settings above are the defaults."
     yield _table(
-        ("setting", "what it does"),
+        ("setting", "meaning"),
         ((f"`{n}`", field.description) for n, field in AgentSettings.model_fields.items()),
     )
     yield _EXAMPLE
@@ -67,13 +67,13 @@ def _settings() -> Iterator[str]:
 def _errors() -> Iterator[str]:
     yield "# Error codes"
     yield (
-        "Decide by `code`; it is stable. `detail` is one of these sentences and tells nothing "
-        "secret; a few codes have several."
+        "Decide by `code`; it is stable. `detail` is one of these sentences, and a few codes have "
+        "several. It has no text of callers, models or tools."
     )
     yield (
-        "`retryable` of a problem says whether the same request may succeed later. Where it is "
-        f"*{_ONLY_WITH_KEY}*, a run in which a tool had begun is retryable only if its request had "
-        "an `Idempotency-Key`: a repeat would call the tool again."
+        "If a problem is `retryable`, the same request may succeed later. With "
+        f"*{_ONLY_WITH_KEY}*, a run in which a tool had started is retryable only if its request "
+        "had an `Idempotency-Key`: a repeat would call the tool again."
     )
     yield _table(("status", "code", "retryable", "detail"), (*_run_errors(), *_http_errors()))
 
@@ -112,10 +112,10 @@ def _metrics() -> Iterator[str]:
     yield "# Metrics"
     yield (
         "Served at `GET /metrics`, with those of the process and of Python. Times are in seconds. "
-        "A metric marked *exemplar* names the trace of a run in OpenMetrics, when there is one."
+        "A metric marked *exemplar* names the trace of a run in OpenMetrics, if it has one."
     )
     yield _table(
-        ("name", "type", "labels", "buckets", "what it tells"),
+        ("name", "type", "labels", "buckets", "meaning"),
         (
             (
                 f"`{metric.name}`",
@@ -128,7 +128,7 @@ def _metrics() -> Iterator[str]:
         ),
     )
     yield "## Values of labels"
-    yield f"Anything else is told as `{OTHER}`, and counted."
+    yield f"Any other value becomes `{OTHER}`, and is counted."
     labels = dict.fromkeys(label for metric in METRICS for label in metric.labels)
     yield _table(
         ("label", "of", "values"),
@@ -150,8 +150,8 @@ def _values(label: Label) -> str:
     if label.values:
         return _listed(label.values)
     if label.room == 1:
-        return "that of the process"
-    return f"the first {label.room} that are seen" if label.room else "what is served"
+        return "one, of the process"
+    return f"the first {label.room} values" if label.room else "configured at start"
 
 
 def _spans() -> Iterator[str]:
@@ -166,7 +166,7 @@ def _spans() -> Iterator[str]:
         yield _attributes(span)
     yield "## Content"
     yield (
-        f"{_listed(CONTENT)} hold what callers, models and tools said. They are told only if "
+        f"{_listed(CONTENT)} hold text of callers, models and tools. Spans have them only if "
         "`OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` is `true`."
     )
 
@@ -180,11 +180,11 @@ def _attributes(span: SpanKindOf) -> str:
 def _log_events() -> Iterator[str]:
     yield "# Log events"
     yield (
-        "One JSON object a line. Decide by `event`, a constant name. Lines of libraries have their "
-        "own text there, and their own name as `logger`; ours say `watchkeeper`."
+        "One JSON object a line. Filter by `event`, a constant name. Lines of libraries have their "
+        "own text as `event` and their own name as `logger`; ours have `watchkeeper`."
     )
     yield _table(
-        ("event", "level", "what it tells"),
+        ("event", "level", "meaning"),
         ((f"`{line.event}`", line.level, line.help) for line in LINES),
     )
 
@@ -203,9 +203,9 @@ def _page(parts: Iterator[str]) -> str:
 
 
 def main() -> int:
-    """Write the pages, or say which are stale."""
+    """Write the pages, or print which are stale."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail when a page is stale")
+    parser.add_argument("--check", action="store_true", help="fail if a page is stale")
     check = parser.parse_args().check
     stale = [name for name, text in pages().items() if not _is_written(name, text)]
     if check and stale:

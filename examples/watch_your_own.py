@@ -13,8 +13,8 @@ import sys
 from langchain_core.runnables import RunnableConfig
 from prometheus_client import start_http_server
 
-from app.watch import watch
 from examples.create_agent import orders
+from watchkeeper import watch
 
 
 def main() -> None:

@@ -21,9 +21,11 @@ _ENDED_WITHIN_S = 110.0
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The test's environment without settings of ours; the user's directory finds `tests`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WATCHKEEPER")}
-    kept.pop("WEB_CONCURRENCY", None)
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(extra or {})}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("WATCHKEEPER")
+    }
+    inherited.pop("WEB_CONCURRENCY", None)
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,10 @@ def run_all(
     codes = [int(line) for line in driver.out.splitlines()]
     assert len(codes) == len(cases), driver.err
 
-    def said(number: int, name: str) -> str:
+    def output_of(number: int, name: str) -> str:
         return (output / f"{number}.{name}").read_text()
 
-    return [Ended(code, said(n, "out"), said(n, "err")) for n, code in enumerate(codes)]
+    return [Ended(code, output_of(n, "out"), output_of(n, "err")) for n, code in enumerate(codes)]
 
 
 def _ended(
@@ -164,11 +166,11 @@ def _url(process: subprocess.Popen[bytes], announcement: str, *files: Path) -> s
     deadline = time.monotonic() + _UP_WITHIN_S
     while True:
         over = process.poll() is not None
-        said = "".join(file.read_text() for file in files)
-        if found := re.search(announcement, said):
+        output = "".join(file.read_text() for file in files)
+        if found := re.search(announcement, output):
             return found[1]
-        assert not over, said
-        assert time.monotonic() < deadline, said
+        assert not over, output
+        assert time.monotonic() < deadline, output
         time.sleep(0.02)
 
 

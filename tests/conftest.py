@@ -9,6 +9,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
+from tests import fast
 from tests.parts.postgres import Shared, cluster
 
 # How long an example takes, or its making, says nothing on a machine that does other things too.
@@ -19,9 +20,9 @@ settings.load_profile("untimed")
 ALONE = {
     f"tests/{name}.py"
     for name in (
-        "api/test_deadlines", "api/test_leaving", "parts/test_chaos", "parts/test_database_silent",
-        "parts/test_drills", "runs/test_runner_stops", "streams/test_memory",
-        "streams/test_readers", "telemetry/test_runtime", "test_drain",
+        "api/test_deadlines", "api/test_disconnects", "parts/test_chaos",
+        "parts/test_database_silent", "parts/test_drills", "runs/test_runner_stops",
+        "streams/test_memory", "streams/test_readers", "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip
 
@@ -29,13 +30,21 @@ ALONE = {
 # Modules that look into the file of a store, or whose processes share one whatever STORE says.
 ON_FILE = {
     f"tests/tasks/test_{name}.py"
-    for name in ("kept_for", "lost", "overdue", "processes", "restart")
+    for name in ("lifetimes", "lost_runs", "overdue", "processes", "restart")
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold fast tests to their rule."""
+    rule = fast.Rule()
+    rule.install()
+    config.pluginmanager.register(rule, "rule of the fast tests")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is to run alone, the rest runs on every core; and what wants a file."""
+    """Mark what is fast, what is to run alone, and what wants a file."""
     for item in items:
+        fast.mark(item)
         module = item.path.relative_to(config.rootpath).as_posix()
         if module in ALONE:
             item.add_marker(pytest.mark.alone)

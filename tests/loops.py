@@ -40,16 +40,16 @@ def asking(
     """A turn in which a model of that kind asks for a tool."""
     if kind != "react":
         return fakes.asks(tool, arguments, number=number * parallel, parallel=parallel)
-    said = next(iter(arguments.values()), "")
+    argument = next(iter(arguments.values()), "")
     return AIMessage(
-        f"I should look.\nAction: {tool}\nAction Input: {said}", usage_metadata=fakes.USAGE
+        f"I should look.\nAction: {tool}\nAction Input: {argument}", usage_metadata=fakes.USAGE
     )
 
 
 def answering(kind: str, text: str = ANSWER) -> AIMessage:
     """A turn in which a model of that kind answers."""
-    said = f"I now know the final answer\nFinal Answer: {text}" if kind == "react" else text
-    return AIMessage(said, usage_metadata=fakes.USAGE)
+    content = f"I now know the final answer\nFinal Answer: {text}" if kind == "react" else text
+    return AIMessage(content, usage_metadata=fakes.USAGE)
 
 
 def asks_times(
@@ -72,6 +72,6 @@ def asks_times(
     return fakes.ScriptedModel(script=script)
 
 
-def says(text: str) -> Callable[[Sequence[BaseMessage]], AIMessage]:
+def replies(text: str) -> Callable[[Sequence[BaseMessage]], AIMessage]:
     """A script that always says the same."""
     return lambda _: AIMessage(text, usage_metadata=fakes.USAGE)

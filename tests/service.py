@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from app import main
-from app.agents import registry
+from app.agents import registry, upstream
 from app.api.deps import Service
 from app.api.server import Server, listen
 from app.runs.events import (
@@ -109,17 +109,19 @@ async def until(claim: Callable[[], object], timeout_s: float = 30.0) -> float:
 async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Served]:
     """Serve ready-made agents with the given settings; ends with the block."""
     options.setdefault("store_url", "none")  # a store costs half a second: ask for it
+    log = options.pop("log", None)
     settings = Settings(drain_notice_s=0.0, drain_s=0.0, **options)
-    parts = main.assemble(settings)
+    parts = main.assemble(settings, log)
     service = parts.service
     facts: list[Event] = []
-    tell = service.runner.emit
+    emit_to_sinks = service.runner.emit
 
     def emit(fact: Event) -> None:
         facts.append(fact)
-        tell(fact)
+        emit_to_sinks(fact)
 
     service.runner.emit = emit
+    upstream.use(parts.upstream)
     service.agents = {
         name: registry.adapt(agent, name, settings.served(name)) for name, agent in agents.items()
     }

@@ -89,16 +89,20 @@ def running(url: str) -> list[dict[str, Any]]:
 def terminal(*arguments: str) -> tuple[int, str]:
     """The exit code, and all that a terminal was sent."""
     ours, theirs = pty.openpty()
-    kept = {name: value for name, value in environment().items() if name != "NO_COLOR"}
+    variables = {name: value for name, value in environment().items() if name != "NO_COLOR"}
     with subprocess.Popen(
-        [str(WATCHKEEPER), "ask", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=kept
+        [str(WATCHKEEPER), "ask", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=variables,
     ) as process:
         os.close(theirs)
-        said = b""
+        output = b""
         while part := _read(ours):
-            said += part
+            output += part
         os.close(ours)
-        return process.wait(60), said.decode().replace("\r\n", "\n")
+        return process.wait(60), output.decode().replace("\r\n", "\n")
 
 
 def _read(descriptor: int) -> bytes:
@@ -135,9 +139,9 @@ def scripted(*parts: bytes, kind: str = "text/event-stream", status: int = 200) 
             thread.join()
 
 
-def events(*told: tuple[str, dict[str, Any]]) -> bytes:
+def events(*sent: tuple[str, dict[str, Any]]) -> bytes:
     """Events as the service sends them."""
-    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in told).encode()
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in sent).encode()
 
 
 def tokens(*texts: str, agent: str | None = None) -> Sequence[tuple[str, dict[str, Any]]]:
@@ -151,10 +155,10 @@ END = ("end", {"answer": "all right", "outcome": "completed", "timings": {"llm_s
 
 def test_the_answer(url: str) -> None:
     """A pipe gets the answer and nothing else; the steps and the times are on stderr."""
-    told = ask(url)
-    assert (told.code, told.out) == (0, "done: where is it?: order 1 shipped\n")
-    assert "\x1b" not in told.err
-    iteration, begun, ended, last, counts = told.err.splitlines()
+    completed = ask(url)
+    assert (completed.code, completed.out) == (0, "done: where is it?: order 1 shipped\n")
+    assert "\x1b" not in completed.err
+    iteration, begun, ended, last, counts = completed.err.splitlines()
     assert (iteration, begun) == ("iteration 1: 1 tool call", "  → look")
     assert re.fullmatch(r"  ← look: completed, \d+ ms", ended)
     assert re.match(r"completed after \d+ ms: queue \d+ ms, llm ", last)
@@ -168,19 +172,19 @@ def test_the_answer(url: str) -> None:
 )  # fmt: skip
 def test_outcomes(url: str, agent: str, code: int, outcome: str) -> None:
     """The exit code says how the run ended, and `--json` prints its end and nothing else."""
-    told = ask(url, "--agent", agent, "--timeout", "2" if agent == "slow" else "60", "--json")
-    end = json.loads(told.out)
-    assert (told.code, end["outcome"]) == (code, outcome)
-    assert outcome in told.err
-    assert ("answer" in end) != ("watchkeeper: " in told.err)
+    completed = ask(url, "--agent", agent, "--timeout", "2" if agent == "slow" else "60", "--json")
+    end = json.loads(completed.out)
+    assert (completed.code, end["outcome"]) == (code, outcome)
+    assert outcome in completed.err
+    assert ("answer" in end) != ("watchkeeper: " in completed.err)
 
 
 def test_what_held_it(url: str) -> None:
     """At a deadline the last lines say why there is no answer, and what held the run."""
-    told = ask(url, "--agent", "slow", "--timeout", "3")
-    assert (told.code, told.out) == (4, "")
-    assert "watchkeeper: The run did not end within its timeout.\n" in told.err
-    assert "timeout in tool:nap after " in told.err
+    completed = ask(url, "--agent", "slow", "--timeout", "3")
+    assert (completed.code, completed.out) == (4, "")
+    assert "watchkeeper: The run did not end within its timeout.\n" in completed.err
+    assert "timeout in tool:nap after " in completed.err
 
 
 def test_cancelled(url: str) -> None:
@@ -194,9 +198,9 @@ def test_cancelled(url: str) -> None:
 def test_rejected(url: str) -> None:
     """A full service ends the command with 7, and --json prints the problem."""
     with asking(url):
-        told = ask(url, "--json")
-    assert told.code == 7
-    assert json.loads(told.out)["code"] == "overloaded"
+        completed = ask(url, "--json")
+    assert completed.code == 7
+    assert json.loads(completed.out)["code"] == "overloaded"
 
 
 def test_interrupted_by_hand(url: str) -> None:
@@ -221,16 +225,16 @@ def test_interrupted_by_hand(url: str) -> None:
 )
 def test_refused(url: str, arguments: Sequence[str], sentence: str) -> None:
     """What is wrong with a question is one sentence, with exit code 2."""
-    told = ask(url, *arguments)
-    assert (told.code, told.out) == (2, "")
-    assert sentence in told.sentence()
+    completed = ask(url, *arguments)
+    assert (completed.code, completed.out) == (2, "")
+    assert sentence in completed.sentence()
 
 
 @pytest.mark.parametrize("arguments", [(), ("q", "--timeout", "0"), ("q", "--timeout", "nan")])
 def test_wrong_usage(arguments: Sequence[str]) -> None:
     """A wrong command shows how to use it, with exit code 2."""
-    told = run("ask", *arguments)
-    assert (told.code, told.err.split()[0]) == (2, "usage:")
+    completed = run("ask", *arguments)
+    assert (completed.code, completed.err.split()[0]) == (2, "usage:")
 
 
 def test_unreachable() -> None:
@@ -238,9 +242,9 @@ def test_unreachable() -> None:
     with socket.socket() as bound:  # so that the port becomes nobody else's meanwhile
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        told = ask(url)
-    assert told.code == 1
-    assert told.sentence().startswith(f"Cannot connect to {url}: ")
+        completed = ask(url)
+    assert completed.code == 1
+    assert completed.sentence().startswith(f"Cannot connect to {url}: ")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def test_unreachable() -> None:
     [
         (events(RUN), "text/event-stream", 200, 6, "The connection was lost before the run ended"),
         (b"<html>", "text/html", 200, 1, "is no Watchkeeper"),
-        (b"<html>", "text/html", 502, 5, "The answer was HTTP 502, and no reason."),
+        (b"<html>", "text/html", 502, 5, "The answer was HTTP 502, without a reason."),
         (b"<html>", "text/html", 503, 7, "HTTP 503"),
         (b"[]", "application/json", 401, 2, "HTTP 401"),
     ],
@@ -256,74 +260,76 @@ def test_unreachable() -> None:
 def test_no_end(parts: bytes, kind: str, status: int, code: int, sentence: str) -> None:
     """What is no whole run is never taken for one."""
     with scripted(parts, kind=kind, status=status) as url:
-        told = ask(url)
-    assert (told.code, told.out) == (code, "")
-    assert sentence in told.sentence()
+        completed = ask(url)
+    assert (completed.code, completed.out) == (code, "")
+    assert sentence in completed.sentence()
 
 
 def test_a_service_that_hangs() -> None:
     """A service that takes the question and says nothing is waited for no longer than it may."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        told = ask(url, "--timeout", "0.1")
-    assert told.code == 4
-    assert told.sentence() == "The service did not end the run in time."
+        completed = ask(url, "--timeout", "0.1")
+    assert completed.code == 4
+    assert completed.sentence() == "The service did not end the run in time."
 
 
 def test_a_terminal(url: str) -> None:
     """On a terminal the steps are dim, and the answer stands on lines of its own."""
-    code, said = terminal("q", "--url", url)
+    code, output = terminal("q", "--url", url)
     assert code == 0
-    assert "\x1b[2m  → look\x1b[0m\n" in said
-    assert "\ndone: q: order 1 shipped\n\x1b[2mcompleted after " in said
+    assert "\x1b[2m  → look\x1b[0m\n" in output
+    assert "\ndone: q: order 1 shipped\n\x1b[2mcompleted after " in output
 
 
 @pytest.mark.parametrize(
-    ("end", "said"),
+    ("end", "detail"),
     [({"limit": "model_calls", "outcome": "iteration_limit"}, "(limit of model calls)"),
      ({"refused": True}, "(refused)"), ({"limit": "iterations"}, ""), ({}, "")],
 )  # fmt: skip
-def test_what_the_outcome_does_not_say(end: dict[str, Any], said: str) -> None:
+def test_what_the_outcome_does_not_say(end: dict[str, Any], detail: str) -> None:
     """A refusal, and a ceiling of model calls, stand beside the outcome."""
     with scripted(events(RUN, *tokens("all right"), ("end", {**END[1], **end}))) as url:
-        told = ask(url)
+        completed = ask(url)
     outcome = end.get("outcome", "completed")
-    assert f"{outcome} {said} after ".replace("  ", " ") in told.err
+    assert f"{outcome} {detail} after ".replace("  ", " ") in completed.err
 
 
 def test_retracted() -> None:
     """On a terminal a text that is taken back is followed by the new one, on a line of its own."""
-    told = [RUN, *tokens("all wr"), ("retract", {"iteration": 1}), *tokens("all ", "right"), END]
-    with scripted(events(*told)) as url:
-        _, said = terminal("q", "--url", url)
+    sent = [RUN, *tokens("all wr"), ("retract", {"iteration": 1}), *tokens("all ", "right"), END]
+    with scripted(events(*sent)) as url:
+        _, output = terminal("q", "--url", url)
         piped = ask(url)
-    anew = "all wr\n\x1b[2mthe text so far was taken back; anew:\x1b[0m\nall right\n\x1b[2m"
-    assert said.startswith(anew)
+    anew = (
+        "all wr\n\x1b[2mthe agent retracted the text so far; it starts again:\x1b[0m\nall right\n"
+    )
+    assert output.startswith(anew)
     assert piped.out == "all right\n"
 
 
 def test_text_that_commands_a_terminal() -> None:
     """What a model says cannot move the cursor, and a sub-agent's text is not shown."""
-    told = [RUN, *tokens("all\x1b[2J ", "r\x9big\rht"), *tokens("psst", agent="helper"), END]
-    with scripted(events(*told)) as url:
-        _, said = terminal("q", "--url", url)
-    assert said.startswith("all[2J right\n")
+    sent = [RUN, *tokens("all\x1b[2J ", "r\x9big\rht"), *tokens("psst", agent="helper"), END]
+    with scripted(events(*sent)) as url:
+        _, output = terminal("q", "--url", url)
+    assert output.startswith("all[2J right\n")
 
 
 def test_events_in_pieces() -> None:
     """Events are whole however the network cuts them, and comments are none."""
     whole = b": ping\r\n\r\n" + events(RUN, END).replace(b"all right", "größer".encode())
     with scripted(*(bytes([byte]) for byte in whole)) as url:
-        told = ask(url)
-    assert (told.code, told.out) == (0, "größer\n")
+        completed = ask(url)
+    assert (completed.code, completed.out) == (0, "größer\n")
 
 
 def test_help() -> None:
     """The help names every exit code with its outcome."""
-    told = run("ask", "--help").out
+    completed = run("ask", "--help").out
     assert set(EXIT_CODES) == set(Outcome)
     for outcome, code in EXIT_CODES.items():
-        assert re.search(rf"^ +{code}  .*{outcome}", told, re.M), outcome
+        assert re.search(rf"^ +{code}  .*{outcome}", completed, re.M), outcome
 
 
 @pytest.mark.parametrize("arguments", [["ask", "q", "--url", "http://127.0.0.1:1"], ["--help"]])

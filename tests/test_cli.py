@@ -117,10 +117,10 @@ def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(ended: dict[str, Ended], name: str) -> None:
     """What is wrong is said in one sentence, with exit code 2, before anything is bound."""
-    told = ended[name]
-    assert told.code == 2, told.err
-    assert REFUSED[name][1] in told.sentence()
-    assert "--check" in REFUSED[name][0].arguments or told.out == ""
+    completed = ended[name]
+    assert completed.code == 2, completed.err
+    assert REFUSED[name][1] in completed.sentence()
+    assert "--check" in REFUSED[name][0].arguments or completed.out == ""
 
 
 @pytest.mark.parametrize("name", ["missing module", "agents"])
@@ -133,23 +133,23 @@ def test_the_installed_command(ended: dict[str, Ended], here: Path, name: str) -
 @pytest.mark.parametrize("name", ["nothing", "wrong usage", "wrong format"])
 def test_wrong_usage(ended: dict[str, Ended], name: str) -> None:
     """A command that is no command shows how to use it, with exit code 2."""
-    told = ended[name]
-    assert told.code == 2
-    assert told.err.startswith("usage: watchkeeper")
+    completed = ended[name]
+    assert completed.code == 2
+    assert completed.err.startswith("usage: watchkeeper")
 
 
 def test_help(ended: dict[str, Ended]) -> None:
     """Help names every command."""
-    told = ended["help"]
-    assert (told.code, told.err) == (0, "")
-    assert {"serve", "agents"} <= set(told.out.split())
+    completed = ended["help"]
+    assert (completed.code, completed.err) == (0, "")
+    assert {"serve", "agents"} <= set(completed.out.split())
 
 
 def test_agents(ended: dict[str, Ended]) -> None:
     """`agents` lists what would be served, one on a line, the default first."""
-    told = ended["agents"]
-    assert (told.code, told.err) == (0, "")
-    assert told.out.splitlines() == [
+    completed = ended["agents"]
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.splitlines() == [
         "orders: create_agent, model unknown, tools look, nap",
         "b: langgraph, model unknown, tools look",
     ]
@@ -157,18 +157,18 @@ def test_agents(ended: dict[str, Ended]) -> None:
 
 def test_agents_without_an_agent(ended: dict[str, Ended]) -> None:
     """`agents` alone lists the demo agent, and nothing but agents."""
-    told = ended["demo"]
-    assert told.code == 0
-    (line,) = told.out.splitlines()
+    completed = ended["demo"]
+    assert completed.code == 0
+    (line,) = completed.out.splitlines()
     assert line.startswith("demo: create_agent, model demo, tools query_order")
 
 
-def settings_of(told: Ended) -> tuple[dict[str, object], str]:
+def settings_of(completed: Ended) -> tuple[dict[str, object], str]:
     """The settings that `serve --check` printed, and what came after them."""
-    assert told.code == 0, told.err
-    settings, end = json.JSONDecoder().raw_decode(told.out)
+    assert completed.code == 0, completed.err
+    settings, end = json.JSONDecoder().raw_decode(completed.out)
     assert isinstance(settings, dict)
-    return settings, told.out[end:].strip()
+    return settings, completed.out[end:].strip()
 
 
 def test_check_shows_settings_and_agents(ended: dict[str, Ended]) -> None:
@@ -192,19 +192,21 @@ def test_one_process_is_fine(ended: dict[str, Ended]) -> None:
 
 def test_an_address_that_is_not_ours(ended: dict[str, Ended]) -> None:
     """An address of another machine is refused with exit code 1."""
-    told = ended["bad address"]
-    assert told.code == 1
-    assert told.err.splitlines()[-1].startswith("watchkeeper: Cannot listen on 203.0.113.7:0: ")
-    assert "Traceback" not in told.err
+    completed = ended["bad address"]
+    assert completed.code == 1
+    assert completed.err.splitlines()[-1].startswith(
+        "watchkeeper: Cannot listen on 203.0.113.7:0: "
+    )
+    assert "Traceback" not in completed.err
 
 
 def test_a_port_in_use(here: Path) -> None:
     """A port that somebody else has is refused with exit code 1 and what to turn."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = run("serve", "--port", str(port), "wk_shop:orders", cwd=here)
-    assert told.code == 1
-    assert told.sentence() == (
+        completed = run("serve", "--port", str(port), "wk_shop:orders", cwd=here)
+    assert completed.code == 1
+    assert completed.sentence() == (
         f"Cannot listen on 127.0.0.1:{port}: address already in use; "
         "choose another with --host or --port."
     )

@@ -122,9 +122,9 @@ def test_a_default_never_exceeds_its_maximum(write: WriteFile) -> None:
 def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that is wrong is refused in one line that names it."""
     monkeypatch.setenv(f"WATCHKEEPER_{name}", value)
-    said = refusal()
-    assert said.startswith(f"WATCHKEEPER_{name}: ")
-    assert "\n" not in said
+    message = refusal()
+    assert message.startswith(f"WATCHKEEPER_{name}: ")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_every_fault_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two wrong settings are told together."""
     monkeypatch.setenv("WATCHKEEPER_PORT", "x")
     monkeypatch.setenv("WATCHKEEPER_TOOL_THREADS", "0")
-    said = refusal()
-    assert "WATCHKEEPER_PORT: " in said
-    assert "WATCHKEEPER_TOOL_THREADS: " in said
+    message = refusal()
+    assert "WATCHKEEPER_PORT: " in message
+    assert "WATCHKEEPER_TOOL_THREADS: " in message
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

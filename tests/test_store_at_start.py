@@ -101,42 +101,42 @@ def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_file_that_is_no_store(ended: dict[str, Ended], here: Path, name: str) -> None:
     """It is named, with the reason and the setting; nobody was told that it serves."""
-    told = ended[name]
-    assert told.code == 1
-    assert told.sentence() == (
+    completed = ended[name]
+    assert completed.code == 1
+    assert completed.sentence() == (
         f"The store {here / name} cannot be opened: {REFUSED[name]}; see that it is there and may "
         "be written, or set WATCHKEEPER_STORE_URL to another."
     )
-    assert "Traceback" not in told.out
+    assert "Traceback" not in completed.out
 
 
 def test_a_data_directory_that_is_none(ended: dict[str, Ended], here: Path) -> None:
     """Where no URL was given, the directory is what to turn."""
-    told = ended["data directory"]
-    assert told.code == 1
-    assert told.sentence().endswith("or set WATCHKEEPER_DATA_DIR to another.")
-    assert str(here / "nowhere" / "deep" / "store.sqlite") in told.sentence()
+    completed = ended["data directory"]
+    assert completed.code == 1
+    assert completed.sentence().endswith("or set WATCHKEEPER_DATA_DIR to another.")
+    assert str(here / "nowhere" / "deep" / "store.sqlite") in completed.sentence()
 
 
 @pytest.mark.parametrize("url", WRONG)
 def test_a_url_of_no_store(ended: dict[str, Ended], url: str) -> None:
     """What can be seen without looking is a wrong setting: code 2; no password is repeated."""
-    told = ended[url]
-    assert told.code == 2
-    assert told.sentence().startswith(f"WATCHKEEPER_STORE_URL names no store: {WRONG[url]}")
-    assert "secret" not in told.err + told.out
+    completed = ended[url]
+    assert completed.code == 2
+    assert completed.sentence().startswith(f"WATCHKEEPER_STORE_URL names no store: {WRONG[url]}")
+    assert "secret" not in completed.err + completed.out
 
 
 @pytest.mark.parametrize("url", CLEAR)
 def test_a_password_is_not_told(ended: dict[str, Ended], url: str) -> None:
     """Wherever it stands in the URL: not by a start that fails, and not by `--check`."""
-    told, checked = ended[url], ended[f"{url}--check"]
-    assert told.code == 1
-    assert told.sentence().startswith("The store postgresql")
-    assert "127.0.0.1:1/x" in told.sentence()
+    completed, checked = ended[url], ended[f"{url}--check"]
+    assert completed.code == 1
+    assert completed.sentence().startswith("The store postgresql")
+    assert "127.0.0.1:1/x" in completed.sentence()
     assert checked.code == 0
     assert "127.0.0.1:1/x" in json.loads(checked.out.partition("\n}")[0] + "}")["store_url"]
-    for text in (told.err + told.out, checked.err + checked.out):
+    for text in (completed.err + completed.out, checked.err + checked.out):
         assert "secret" not in text
         assert "***" in text
 
@@ -144,18 +144,18 @@ def test_a_password_is_not_told(ended: dict[str, Ended], url: str) -> None:
 @pytest.mark.parametrize("url", UNCLEAR)
 def test_a_password_without_an_end(ended: dict[str, Ended], url: str) -> None:
     """Is refused, with what to write in its place, and is not repeated."""
-    for told in (ended[url], ended[f"{url}--check"]):
-        assert told.code == 2
-        assert told.sentence().startswith("WATCHKEEPER_STORE_URL: ")
-        assert "%40" in told.sentence()
-        assert "secret" not in told.err + told.out
-        assert "me" not in told.sentence().split()
+    for completed in (ended[url], ended[f"{url}--check"]):
+        assert completed.code == 2
+        assert completed.sentence().startswith("WATCHKEEPER_STORE_URL: ")
+        assert "%40" in completed.sentence()
+        assert "secret" not in completed.err + completed.out
+        assert "me" not in completed.sentence().split()
 
 
 def test_a_fault_of_ours(ended: dict[str, Ended]) -> None:
     """What nobody expected is said too, by its type and place, and without its text."""
-    told = ended["fault"]
-    assert told.code == 1
-    assert told.sentence().startswith("Ended by a fault: KeyError at ")
-    assert "wk_sabotage.py:5 listen" in told.sentence()
-    assert "secret" not in told.err + told.out
+    completed = ended["fault"]
+    assert completed.code == 1
+    assert completed.sentence().startswith("Ended by a fault: KeyError at ")
+    assert "wk_sabotage.py:5 listen" in completed.sentence()
+    assert "secret" not in completed.err + completed.out

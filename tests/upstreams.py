@@ -105,13 +105,13 @@ def _announced_url(process: subprocess.Popen[bytes], output: IO[str], announceme
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         ended = process.poll() is not None
-        said = _written(output)
-        if found := pattern.search(said):
+        written = _written(output)
+        if found := pattern.search(written):
             return found[1]
         if ended:
-            raise RuntimeError(f"{process.args!r} ended at once:\n{said}")
+            raise RuntimeError(f"{process.args!r} ended at once:\n{written}")
         time.sleep(0.01)
-    raise RuntimeError(f"{process.args!r} was not up within {START_TIMEOUT_S} s:\n{said}")
+    raise RuntimeError(f"{process.args!r} was not up within {START_TIMEOUT_S} s:\n{written}")
 
 
 def _written(output: IO[str]) -> str:

@@ -30,10 +30,17 @@ def build_agent(
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Build an agent with `create_agent`, ready to be served.
 
-    `model` is a chat model, or the name of a model of OpenAI or a compatible endpoint. A model
-    call that fails with a transient error is retried: at most `attempts` calls, within the run's
-    deadline. `options` go to `create_agent`. Raises ValueError for a limit below 1 and for the
-    name of another provider.
+    Its input is a dict with `messages`; its output is the state, whose last message is the answer.
+
+    `model` is a chat model, or the name of a model of OpenAI or a compatible endpoint. `tools` are
+    LangChain tools or functions with a docstring. `prompt` is the system message. A model call
+    that fails with a transient error is retried: at most `attempts` calls, within the run's
+    deadline. `max_iterations` limits the agent's own turns that call tools. `early_stopping`
+    selects who writes the answer there: "generate" or "force". Without them the service's limits
+    apply. `middleware` comes before the retries. `options` go to `create_agent`.
+
+    Raises ValueError for a limit below 1, an unknown `early_stopping` and the name of another
+    provider, and what OpenAI's client raises without `OPENAI_API_KEY`.
     """
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")

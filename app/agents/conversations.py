@@ -50,7 +50,7 @@ class Conversations:
             recent = recent[start:]
         text = json.dumps(messages_to_dict(recent), default=str)
         if call.fence is not None:
-            await call.fence.passed()
+            await call.fence.confirm_owned()
         await _until_available(lambda: self._store.write(self._agent, thread_id, run_id, text))
 
 

@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
-from app.agents import introspection
+from app.agents import introspection, upstream
 from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemoryThreads
 from app.agents.error_translation import refusal_answer, translated_errors
@@ -53,8 +53,8 @@ class ExecutorAgent:
 
     def __init__(self, executor: Any, info: AgentInfo) -> None:
         install_patches()
-        self.info = info
-        self.verbose = bool(executor.verbose or any(tool.verbose for tool in executor.tools))
+        verbose = executor.verbose or any(tool.verbose for tool in executor.tools)
+        self.info = replace(info, verbose=bool(verbose))
         self._executor = executor.model_copy(
             update={
                 "tools": [handled(tool) for tool in executor.tools],
@@ -86,14 +86,16 @@ class ExecutorAgent:
         self._parser = parsers[0] if parsers and not self._answers_in_text else None
         self._direct_tools = {tool.name for tool in executor.tools if tool.return_direct}
         self._guards = ToolGuards()
+        self._upstream = upstream.current()
         self._model = introspection.find(executor, BaseLanguageModel)  # type: ignore[type-abstract]
 
-    def use_stores(self, threads: ThreadStore, steps: object = None) -> None:
+    def use_store(self, threads: ThreadStore, steps: object = None) -> None:
         """Store conversations in `threads`. An executor has no checkpoints."""
         self._conversations = Conversations(self.info.name, threads)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the executor until it ends, or until a limit stops it."""
+        upstream.use(self._upstream)
         if not self._answers_in_text and call.on_token is not None:
             call = replace(call, on_token=only_sub_agents(call.on_token))
         handler = handler_for(call, self.info.name, self._tools, guards=self._guards)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
@@ -13,7 +13,7 @@ from langgraph.constants import START
 from langgraph.graph import END
 from langgraph.pregel import Pregel
 
-from app.agents import error_classification, next_nodes
+from app.agents import error_classification, next_nodes, upstream
 from app.agents.answers import STRUCTURED, AnswerTools, answer_in, as_messages, new_messages
 from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemoryThreads
@@ -79,16 +79,16 @@ class GraphAgent:
 
     def __init__(self, graph: Pregel[Any, Any, Any, Any], info: AgentInfo) -> None:
         install_patches()
-        self.info = info
         self._parts = parts_of(graph)
-        self.verbose = self._parts.verbose
+        self.info = replace(info, verbose=self._parts.verbose)
         self._graph = graph
         self._has_own_threads = isinstance(graph.checkpointer, BaseCheckpointSaver)
         self._conversations = Conversations(info.name, InMemoryThreads())
         self._durable = graph
         self._guards = ToolGuards()
+        self._upstream = upstream.current()
 
-    def use_stores(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
+    def use_store(self, threads: ThreadStore, steps: BaseCheckpointSaver[Any] | None) -> None:
         """Store conversations and checkpoints there, unless the graph has its own checkpointer."""
         self._conversations = Conversations(self.info.name, threads)
         if not self._has_own_threads and steps is not None:
@@ -96,6 +96,7 @@ class GraphAgent:
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Run the graph until it ends, or until a limit stops it."""
+        upstream.use(self._upstream)
         handler = self._handler(call)
         run = GraphRun()
         with translated_errors(handler):

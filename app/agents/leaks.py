@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from langchain_core.globals import get_debug, get_verbose
+
+from app.runs.ports import Agent
 
 _TRACING = (
     "LANGSMITH_TRACING",
@@ -14,14 +15,14 @@ _TRACING = (
 )
 
 
-def switches(agents: Mapping[str, Any]) -> Iterator[str]:
+def switches(agents: Mapping[str, Agent]) -> Iterator[str]:
     """Yield a sentence for each setting that prints or sends prompts and answers."""
     if get_debug():
         yield "langchain debug (set_debug) prints prompts and answers"
     if get_verbose():
         yield "langchain verbose (set_verbose) prints prompts and answers"
     for name, agent in agents.items():
-        if getattr(agent, "verbose", False):
+        if agent.info.verbose:
             yield f"agent {name} is verbose and prints what it does"
     for name in _TRACING:
         if os.environ.get(name, "").lower() in ("true", "1", "yes"):

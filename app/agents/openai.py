@@ -14,9 +14,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 
+from app.agents import upstream
 from app.agents.errors import IncompleteAnswer
 from app.agents.incomplete_answers import StreamedArguments, raise_if_incomplete
-from app.agents.upstream import TIMEOUT, UPSTREAM
+from app.agents.upstream import TIMEOUT
 
 
 class StrictChatOpenAI(ChatOpenAI):
@@ -66,7 +67,7 @@ def chat_openai(model: str, **options: Any) -> StrictChatOpenAI:
         "timeout": TIMEOUT,
         "max_retries": 0,
         "stream_usage": True,
-        "http_async_client": UPSTREAM.client(),
+        "http_async_client": upstream.current().client(),
     }
     if base_url:
         # Some model names select the Responses API, which few endpoints support.

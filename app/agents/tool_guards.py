@@ -132,7 +132,7 @@ def _guarded_sync(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any]
     def call(*args: Any, **kwargs: Any) -> Any:
         opened = current_tool.get()
         if opened is not None and opened.fence is not None:
-            opened.fence.passed_in_thread()
+            opened.fence.confirm_owned_in_thread()
         with _recording(tool):
             return run(*args, **kwargs)
 
@@ -144,7 +144,7 @@ def _guarded_async(tool: BaseTool, run: Callable[..., Any]) -> Callable[..., Any
     async def call(*args: Any, **kwargs: Any) -> Any:
         opened = current_tool.get()
         if opened is not None and opened.fence is not None:
-            await opened.fence.passed()
+            await opened.fence.confirm_owned()
         with _recording(tool):
             return await run(*args, **kwargs)
 

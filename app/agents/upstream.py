@@ -1,6 +1,7 @@
-"""The connection pool of this process for model providers."""
+"""The connection pool of a service for model providers."""
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,10 +13,13 @@ TIMEOUT = (5.0, 60.0, 30.0, 5.0)
 
 
 class Upstream:
-    """An HTTP client that opens on first use, and closes with the service."""
+    """An HTTP client that opens on first use; its owner closes it.
 
-    def __init__(self) -> None:
-        self.outgoing_headers: Callable[[], Mapping[str, str]] = dict
+    `outgoing_headers` join requests to a trace.
+    """
+
+    def __init__(self, outgoing_headers: Callable[[], Mapping[str, str]] = dict) -> None:
+        self._outgoing_headers = outgoing_headers
         self._client: httpx2.AsyncClient | None = None
 
     def client(self) -> "httpx2.AsyncClient":
@@ -30,7 +34,7 @@ class Upstream:
         return self._client
 
     async def _join_trace(self, request: "httpx2.Request") -> None:
-        request.headers.update(self.outgoing_headers())
+        request.headers.update(self._outgoing_headers())
 
     async def aclose(self) -> None:
         """Close the client. The next use opens a new one."""
@@ -38,4 +42,18 @@ class Upstream:
             await self._client.aclose()
 
 
-UPSTREAM = Upstream()
+# The pool of the service that builds agents in this context.
+_current: ContextVar[Upstream | None] = ContextVar("watchkeeper_upstream", default=None)
+
+
+def use(upstream: Upstream) -> None:
+    """Let models that are built in this context, and in tasks that it starts, share this pool."""
+    _current.set(upstream)
+
+
+def current() -> Upstream:
+    """The pool of this context; without a service, one that ends with the process."""
+    upstream = _current.get()
+    if upstream is None:
+        use(upstream := Upstream())
+    return upstream

@@ -1,1 +1,1 @@
-"""The HTTP room: takes requests in and puts what came of them on the wire."""
+"""The HTTP layer: accepts requests and sends responses."""

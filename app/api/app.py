@@ -1,4 +1,4 @@
-"""Puts the HTTP room together."""
+"""Builds the HTTP application from its routers and middleware."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,8 +16,8 @@ from app.api.request_id import HEADER, RequestId
 Application: TypeAlias = FastAPI
 Lifespan: TypeAlias = Callable[[Application], AbstractAsyncContextManager[None]]
 
-_ASKING = (agent.router, stream.router, tasks.router, threads.router)
-_LOOKING = (runs.router, ops.router, metrics.router)
+_RUN_ROUTERS = (agent.router, stream.router, tasks.router, threads.router)
+_STATUS_ROUTERS = (runs.router, ops.router, metrics.router)
 
 _DESCRIPTION = """Ask LangChain agents over HTTP, with hard deadlines and honest errors.
 
@@ -34,11 +34,11 @@ def build(
     max_body_bytes: int,
     docs: bool,
     cors_origins: Sequence[str] = (),
-    asks: bool = True,
+    accepts_runs: bool = True,
 ) -> Application:
     """The application. `lifespan` builds the agents and drains at the end.
 
-    A process that only works has no agents to ask: it is there to be looked at.
+    With `accepts_runs` false, as in a pure worker, it serves only health, metrics and `/runs`.
     """
     app = FastAPIOffline(
         docs_url="/docs" if docs else None,
@@ -48,11 +48,11 @@ def build(
         description=_DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        # Its spans would double ours, and its logs quote what callers sent.
+        # Its spans would duplicate ours, and its logs contain the input of callers.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    routers = (*(_ASKING if asks else ()), *_LOOKING)
+    routers = (*(_RUN_ROUTERS if accepts_runs else ()), *_STATUS_ROUTERS)
     pages = [*app.routes]
     for router in routers:
         app.include_router(router)
@@ -82,8 +82,10 @@ def build(
 
 
 def routes() -> list[str]:
-    """The templates of every path that is served."""
+    """The template of every path that is served."""
     served = (
-        getattr(route, "path", "") for router in (*_ASKING, *_LOOKING) for route in router.routes
+        getattr(route, "path", "")
+        for router in (*_RUN_ROUTERS, *_STATUS_ROUTERS)
+        for route in router.routes
     )
     return sorted({*served, "/openapi.json", "/docs"} - {""})

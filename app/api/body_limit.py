@@ -1,4 +1,4 @@
-"""Refuses bodies that are too large: at once when they say so, else when they turn out to be."""
+"""Refuses bodies that are too large: by their Content-Length, else while they are read."""
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -8,7 +8,7 @@ from app.api import problems
 
 
 class BodyLimit:
-    """ASGI middleware. A body without a length is counted as it is read."""
+    """ASGI middleware. It counts a body without a Content-Length while it is read."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -19,19 +19,19 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        said = Headers(scope=scope).get("content-length", "0")
-        if said.isdecimal() and int(said) > self.max_bytes:
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > self.max_bytes:
             refusal = problems.respond(problems.of_status(413), {"Connection": "close"})
             await refusal(scope, receive, send)
             return
-        read = 0
+        size = 0
 
-        async def counted() -> Message:
-            nonlocal read
+        async def receive_counted() -> Message:
+            nonlocal size
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.max_bytes:
+            size += len(message.get("body", b""))
+            if size > self.max_bytes:
                 raise HTTPException(413)
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, receive_counted, send)

@@ -1,4 +1,4 @@
-"""What the HTTP room is handed by `main`, and how an endpoint gets at it."""
+"""The parts of a running service that `main` passes to the endpoints."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,15 +7,16 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.api.claims import Claims
+from app.api.results import render
 from app.runs.errors import NotFound, StoreUnavailable
+from app.runs.locks import RunLocks
 from app.runs.ports import Agent, KeyStore, TaskEngine, ThreadStore
 from app.runs.runner import Runner
 from app.runs.threads import DaemonThreads
 
 
 class Role(StrEnum):
-    """What a process does: answer callers, work background runs, or both."""
+    """What a process does: answer callers, execute background runs, or both."""
 
     BOTH = "both"
     API = "api"
@@ -33,17 +34,17 @@ class Service:
     conversations: ThreadStore
     engine: TaskEngine | None = None
     keys: KeyStore | None = None
-    write_s: float = 10.0
+    write_timeout_s: float = 10.0
     role: Role = Role.BOTH
-    # Whether readiness is red without the store: a worker can do nothing then.
+    # Whether readiness is red without the store; for a worker it always is.
     ready_requires_store: bool = False
     agents: Mapping[str, Agent] = field(default_factory=dict)
-    # The span of the present request, in the form of W3C's traceparent.
+    # Returns the span of the present request as a W3C traceparent.
     trace: Callable[[], str | None] = lambda: None
-    claims: Claims = field(init=False)
+    locks: RunLocks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.claims = Claims(self.keys, self.conversations)
+        self.locks = RunLocks(self.keys, self.conversations, render)
 
     def agent(self, name: str | None = None) -> Agent:
         """An agent by its name, or the default one. Raises NotFound."""
@@ -63,7 +64,7 @@ class Service:
 
     @property
     def requires_store(self) -> bool:
-        """Whether this process should get no work while the store is gone."""
+        """Whether this process is not ready while the store is unavailable."""
         return self.ready_requires_store or self.role is Role.WORKER
 
     @property

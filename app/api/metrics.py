@@ -19,6 +19,6 @@ router = APIRouter(tags=["operations"])
     },
 )
 async def metrics(request: Request, service: ServiceDep) -> Response:
-    """Answered at this very path, without a redirect."""
+    """Answered at exactly this path, without a redirect."""
     body, media_type = await service.render_metrics(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": media_type})

@@ -1,4 +1,4 @@
-"""The OpenAPI document as it is true: problems by their media type, and every header."""
+"""Corrects the OpenAPI document: media types of problems and streams, and all headers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +12,13 @@ _STREAM = "text/event-stream"
 _REQUEST_ID = {"X-Request-Id": "The caller's own id if it was usable, else a new one."}
 _RUN = {
     "X-Run-Id": "The id of the run, for `/runs/{run_id}`.",
-    "traceresponse": "Where the run was traced (W3C), if it was.",
+    "traceresponse": "The W3C trace of the run, if it was traced.",
 }
-_ASKED = {"Server-Timing": "The time in queue, model and tools, in milliseconds."}
-_REPLAYED = {"Idempotent-Replay": "`true` where a run with the same key was answered before."}
+_ANSWERED = {"Server-Timing": "The time in queue, model and tools, in milliseconds."}
+_REPLAYED = {"Idempotent-Replay": "`true` if a run with the same key has been answered before."}
 _ACCEPTED = {
-    "Location": "Where to look for it.",
-    "Retry-After": "Seconds after which to look.",
+    "Location": "The address of the background run.",
+    "Retry-After": "Seconds after which to poll.",
     **_REPLAYED,
 }
 _PAGE = {"Link": "The next page, with `rel=next`, if there is one."}
@@ -26,13 +26,13 @@ _RETRY = {"Retry-After": "Seconds after which to try again."}
 
 
 def install(app: FastAPI) -> None:
-    """Correct the document that FastAPI makes, once, when it is first asked for."""
-    make = app.openapi
+    """Correct the document of FastAPI once, at the first request for it."""
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        made = app.openapi_schema is not None
-        document = make()
-        if not made:
+        is_corrected = app.openapi_schema is not None
+        document = generate()
+        if not is_corrected:
             _correct(document)
         return document
 
@@ -48,10 +48,10 @@ def _correct(document: dict[str, Any]) -> None:
         for status, response in responses.items():
             _name_problem(response)
             _name_stream(response)
-            told = _headers(path, call, int(status))
+            headers = _headers(path, call, int(status))
             response["headers"] = {
                 name: {"description": text, "schema": {"type": "string"}}
-                for name, text in told.items()
+                for name, text in headers.items()
             }
 
 
@@ -62,7 +62,7 @@ def _calls(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
 
 
 def _drop_foreign(responses: dict[str, Any]) -> None:
-    """FastAPI adds a 422 of its own shape wherever there is a parameter."""
+    """Remove the 422 of its own shape that FastAPI adds to every call with a parameter."""
     schema = responses["422"].get("content", {}).get("application/json", {}).get("schema", {})
     if schema.get("$ref", "").endswith(_FOREIGN):
         del responses["422"]
@@ -82,23 +82,23 @@ def _name_stream(response: dict[str, Any]) -> None:
 
 
 def _headers(path: str, method: str, status: int) -> dict[str, str]:
-    asks, answered = method == "post", status < 400 or status >= 500
+    is_post, answered = method == "post", status < 400 or status >= 500
     background = "/async" in path
-    told = dict(_REQUEST_ID)
-    if answered and (asks or "{run_id}" in path) and not background:
-        told |= _RUN
-    if answered and asks and not background and not path.endswith("/stream"):
-        told |= _ASKED
-    if background and status in (200, 202, 204) and (asks or "{task_id}" in path):
-        told |= _RUN
-    if background and asks and status == 202:
-        told |= _ACCEPTED
-    if asks and status == 200:
-        told |= _REPLAYED
-    if path == "/agent/async" and not asks and status == 200:
-        told |= _PAGE
+    headers = dict(_REQUEST_ID)
+    if answered and (is_post or "{run_id}" in path) and not background:
+        headers |= _RUN
+    if answered and is_post and not background and not path.endswith("/stream"):
+        headers |= _ANSWERED
+    if background and status in (200, 202, 204) and (is_post or "{task_id}" in path):
+        headers |= _RUN
+    if background and is_post and status == 202:
+        headers |= _ACCEPTED
+    if is_post and status == 200:
+        headers |= _REPLAYED
+    if path == "/agent/async" and not is_post and status == 200:
+        headers |= _PAGE
     may_try_again = status == 409 or (status == 503 and not path.startswith("/health"))
     pending = path.endswith("/async/{task_id}") and method == "get" and status == 200
     if may_try_again or pending:
-        told |= _RETRY
-    return told
+        headers |= _RETRY
+    return headers

@@ -1,4 +1,4 @@
-"""What machines ask of the service: is it alive, may it be sent work."""
+"""Health checks for machines: whether the service is alive, started and ready."""
 
 from typing import Literal
 
@@ -11,20 +11,20 @@ router = APIRouter(tags=["health"])
 
 
 class Alive(BaseModel):
-    """The event loop turns: that is all it says."""
+    """The event loop runs; nothing else is checked."""
 
     status: Literal["ok"] = "ok"
 
 
 class Check(BaseModel):
-    """One thing that readiness looks at. `degraded` refuses only what it concerns."""
+    """One check of readiness. `degraded` leaves the replica ready."""
 
     state: Literal["ok", "degraded", "failed"]
     detail: str | None = None
 
 
 class Readiness(BaseModel):
-    """Whether this replica should be sent work."""
+    """Whether this replica should receive requests."""
 
     status: Literal["ready", "not_ready"]
     demo: bool
@@ -58,7 +58,7 @@ def _answer(service: Service, checks: dict[str, Check], response: Response) -> R
 
 
 def readiness(service: Service) -> dict[str, Check]:
-    """What readiness looks at, for the answer and for `agent_ready`."""
+    """The checks of readiness, for the response and for `agent_ready`."""
     stats = service.engine.stats if service.engine else None
     store = {} if stats is None else {
         "store": _check(
@@ -70,14 +70,14 @@ def readiness(service: Service) -> dict[str, Check]:
     return store | {
         "agents": _check(bool(service.agents), "failed", "the agents are being built"),
         "draining": _check(not service.runner.leaving, "failed", "the service is shutting down"),
-        "capacity": _check(not _is_full(service), "degraded", "every place is taken"),
+        "capacity": _check(not _is_full(service), "degraded", "every slot is in use"),
     }
 
 
-def _check(fine: bool, otherwise: Literal["degraded", "failed"], why: str) -> Check:
-    return Check(state="ok") if fine else Check(state=otherwise, detail=why)
+def _check(ok: bool, otherwise: Literal["degraded", "failed"], why: str) -> Check:
+    return Check(state="ok") if ok else Check(state=otherwise, detail=why)
 
 
 def _is_full(service: Service) -> bool:
     admission = service.runner.admission
-    return admission.running >= admission.places
+    return admission.running >= admission.slots

@@ -1,7 +1,7 @@
 """Every error as `application/problem+json` (RFC 9457), with a stable `code`.
 
-`detail` is a fixed sentence; a few codes have two. Nothing that a caller, a model, a tool or an
-exception said stands in a problem, but for steps that the caller asked for.
+`detail` is a fixed sentence; a few codes have two. A problem never contains text of a caller, a
+model, a tool or an exception, except in steps that the caller asked for.
 """
 
 import json
@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from app.api.schemas import RunBody, StepView, TimingsView, asked_steps
+from app.api.schemas import RunBody, StepView, TimingsView, steps_with_content
 from app.runs.errors import (
     Draining,
     InFlight,
@@ -31,7 +31,7 @@ _JSON = re.compile(r"application/(json|[\w.-]+\+json)")
 
 MEDIA_TYPE = "application/problem+json"
 
-# The one place where the causes of the core meet status codes.
+# Only this table maps errors of the core to status codes.
 STATUSES = {
     "invalid_request": 422,
     "not_found": 404,
@@ -50,7 +50,7 @@ STATUSES = {
     "internal_error": 500,
 }
 
-# Errors that HTTP itself has, before any run: status, code and sentence.
+# Errors of HTTP itself, before any run: status, code and sentence.
 HTTP_ERRORS = {
     400: ("invalid_json", "The body is not JSON."),
     404: ("not_found", "There is nothing at this address."),
@@ -61,8 +61,8 @@ HTTP_ERRORS = {
     500: ("internal_error", "Something went wrong."),
 }
 
-# What a folder of files takes; it does not say so itself.
-_OF_FILES = ("GET", "HEAD")
+# The methods of a folder of files, whose route does not list them.
+_FILE_METHODS = ("GET", "HEAD")
 
 _DETAILS = {"invalid_http": "What was sent is not HTTP."}
 
@@ -75,7 +75,7 @@ _TITLES = {
 
 
 class FieldError(BaseModel):
-    """One thing that was wrong; `field` is a name of the contract, never what was sent."""
+    """One fault of a request; `field` is a name of the contract, never input of the caller."""
 
     field: str
     message: str
@@ -91,14 +91,14 @@ class Problem(BaseModel):
     detail: str
     retryable: bool = Field(
         False,
-        description="Whether the same request may succeed later. After a failure in which a tool "
-        "had begun only with an `Idempotency-Key`.",
+        description="Whether the same request may succeed later. If a tool had started before a "
+        "failure, true only with an `Idempotency-Key`.",
     )
     errors: list[FieldError] | None = None
     run_id: str | None = None
     trace_id: str | None = None
     outcome: Outcome | None = None
-    phase: str | None = Field(None, description="What held the run: queue, llm, tool:NAME, other.")
+    phase: str | None = Field(None, description="What it waited for: queue, llm, tool:NAME, other.")
     iterations: int | None = None
     tool_calls: int | None = None
     timings: TimingsView | None = None
@@ -111,9 +111,9 @@ def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Respo
 
 
 def body(problem: Problem) -> bytes:
-    """The problem as JSON; what it does not have is left out."""
-    told = problem.model_dump(mode="json")
-    return json.dumps({name: value for name, value in told.items() if value is not None}).encode()
+    """The problem as JSON, without its empty fields."""
+    fields = problem.model_dump(mode="json")
+    return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
 def of_run(run: Run, ended: Ended) -> Problem:
@@ -129,7 +129,7 @@ def of_run(run: Run, ended: Ended) -> Problem:
             "iterations": ended.iterations,
             "tool_calls": ended.tool_calls,
             "timings": TimingsView.of(ended.timings),
-            "steps": asked_steps(run, ended.steps),
+            "steps": steps_with_content(run, ended.steps),
         }
     )
 
@@ -144,14 +144,14 @@ def of_error(error: WatchkeeperError) -> Problem:
 
 
 def retry_headers(error: WatchkeeperError) -> dict[str, str]:
-    """`Retry-After`, where the error knows it."""
+    """`Retry-After`, for errors that define it."""
     if isinstance(error, Overloaded | Draining | InFlight | StoreUnavailable):
         return {"Retry-After": str(error.retry_after_s)}
     return {}
 
 
 def of_status(status: int, code: str | None = None) -> Problem:
-    """The problem of an error that HTTP itself has; `code` where a status has several."""
+    """The problem of an error of HTTP itself; `code` selects one if a status has several."""
     usual, detail = HTTP_ERRORS.get(status, HTTP_ERRORS[500 if status >= 500 else 400])
     return _problem(status, code or usual, _DETAILS.get(code or usual, detail))
 
@@ -159,27 +159,27 @@ def of_status(status: int, code: str | None = None) -> Problem:
 def install(app: FastAPI, routes: Sequence[BaseRoute], on_refused: Callable[[str], None]) -> None:
     """Answer every error of this application, which has these routes, with a problem.
 
-    `on_refused` is told the code of a refusal for the service's own sake, where no run was begun.
+    `on_refused` receives the code if the service refuses a request before a run starts.
     """
 
-    async def ours(request: Request, error: Exception) -> Response:
+    async def core_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, WatchkeeperError)
         if isinstance(error, Draining | StoreUnavailable):
             on_refused(error.code)
         return respond(of_error(error), retry_headers(error))
 
-    async def http(request: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code != 405:
             return await _http(request, error)
-        # The one route that refused the method knows its own methods only.
-        there = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-        methods = {method for route in there for method in getattr(route, "methods", None) or ()}
-        return respond(of_status(405), {"Allow": ", ".join(sorted(methods or _OF_FILES))})
+        # Several routes may share a path; the error has the methods of only one.
+        matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+        methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
+        return respond(of_status(405), {"Allow": ", ".join(sorted(methods or _FILE_METHODS))})
 
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(WatchkeeperError, ours)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(WatchkeeperError, core_error)
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
@@ -206,14 +206,14 @@ def sends_plain_json(request: Request) -> bool:
     return encoding == "identity" and (is_json or not declared)
 
 
-def _field_error(place: Sequence[Any], kind: str, message: str) -> FieldError:
-    """Names the field only if it is one of ours: an unknown one was made up by the caller."""
+def _field_error(location: Sequence[Any], kind: str, message: str) -> FieldError:
+    """Name the field only if it is ours: the name of an unknown one is input of the caller."""
     if kind == "extra_forbidden":
         known = ", ".join(RunBody.model_fields)
         return FieldError(field="body", message=f"Unknown field. Known are: {known}.")
-    if place[0] in ("header", "query"):  # names of the contract, too: only declared are checked
-        return FieldError(field=str(place[-1]), message=message)
-    named = [str(part) for part in place if part in RunBody.model_fields]
+    if location[0] in ("header", "query"):  # only declared ones are validated, so these are ours
+        return FieldError(field=str(location[-1]), message=message)
+    named = [str(part) for part in location if part in RunBody.model_fields]
     return FieldError(field=named[0] if named else "body", message=message)
 
 

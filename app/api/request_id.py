@@ -1,4 +1,4 @@
-"""Gives every response its `X-Request-Id`, and an answer to a request that went wrong inside."""
+"""Adds `X-Request-Id` to every response, and answers unhandled exceptions with a problem."""
 
 import re
 import uuid
@@ -10,13 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import problems
 
 HEADER = "X-Request-Id"
-_USABLE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestId:
-    """ASGI middleware: the caller's own id where it can be used, else a new one.
+    """ASGI middleware: uses the caller's id if it is valid, else a new one.
 
-    An exception that nothing inside answered becomes a 500 problem; `on_error` is told of it.
+    An unhandled exception becomes a 500 problem, and `on_error` receives it.
     """
 
     def __init__(self, app: ASGIApp, on_error: Callable[[Exception], None]) -> None:
@@ -29,19 +29,19 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         offered = Headers(scope=scope).get(HEADER, "")
-        request_id = offered if _USABLE.fullmatch(offered) else uuid.uuid4().hex
-        begun = False
+        request_id = offered if _VALID.fullmatch(offered) else uuid.uuid4().hex
+        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
+            nonlocal started
             if message["type"] == "http.response.start":
-                begun = True
+                started = True
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as error:  # noqa: BLE001 - the edge: nothing may leave but a problem
+        except Exception as error:  # noqa: BLE001 - the edge: callers get only problems
             self.on_error(error)
-            if not begun:
+            if not started:
                 await problems.respond(problems.of_status(500))(scope, receive, send_with_id)

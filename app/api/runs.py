@@ -1,4 +1,4 @@
-"""What is in flight, what recently ended, and how to stop it: `/runs`."""
+"""Lists, shows and cancels runs that are in flight or recently finished: `/runs`."""
 
 import time
 from dataclasses import replace
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from app.api import problems
 from app.api.deps import Service, ServiceDep
-from app.api.headers import about
+from app.api.headers import run_headers
 from app.api.schemas import (
     RunDetail,
     RunList,
@@ -46,7 +46,7 @@ async def list_runs(
     agent: Annotated[str | None, Query(description="Only runs of this agent.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> RunList:
-    """Those of this process, newest first. `GET /agent/async` lists background runs of all."""
+    """The runs of this process, newest first. `GET /agent/async` lists all background runs."""
     runner = service.runner
     known = [*runner.in_flight.values(), *runner.finished.values()]
     chosen = [
@@ -58,20 +58,20 @@ async def list_runs(
 
 @router.get("/{run_id}", summary="One run", responses=_UNKNOWN)
 async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDetail:
-    """A run in flight, or one of the recently finished; a background run until it is dropped.
+    """A run in flight or recently finished, or a background run until it is deleted.
 
-    Of a background run that another process works it tells what that one has written last, a few
-    times a second and before each tool call; in which phase it is only that one knows: null.
+    If another process executes the run, the response has what that process stored last: it stores
+    a few times a second and before each tool call. `phase` is then null.
     """
     run = service.runner.find(run_id)
     if run is None:
         record = await service.engine.record(run_id) if service.engine is not None else None
         if record is None:
             raise NotFound
-        response.headers.update(about(record.task))
+        response.headers.update(run_headers(record.task))
         agent = service.agents.get(record.task.agent)
         return _stored(record, agent.info.iteration_limit if agent else None)
-    response.headers.update(about(run))
+    response.headers.update(run_headers(run))
     content = run.request.include_steps
     usage, cost_usd = run.progress.usage, run.progress.cost_usd
     return RunDetail(
@@ -90,14 +90,14 @@ async def get_run(run_id: str, service: ServiceDep, response: Response) -> RunDe
     responses={202: {"model": StopResult, "description": "`still_stopping`"}, **_UNKNOWN},
 )
 async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> StopResult:
-    """Says what really happened: work that cannot be stopped is `still_stopping`."""
+    """The result is what really happened: `still_stopping` if the work cannot be stopped."""
     run = service.runner.find(run_id)
     if run is not None and run.attempt is None:
-        response.headers.update(about(run))
+        response.headers.update(run_headers(run))
         stopped = await service.runner.cancel(run)
     else:
         task = await _find_stored(service, run_id)
-        response.headers.update(about(task))
+        response.headers.update(run_headers(task))
         stopped = await cancel_task(service, task)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
@@ -105,37 +105,37 @@ async def cancel_run(run_id: str, service: ServiceDep, response: Response) -> St
 
 
 async def _find_stored(service: Service, run_id: str) -> Task:
-    """A background run; where there is no store, there is none."""
+    """A background run. Raises NotFound if there is none, or no store."""
     if service.engine is None:
         raise NotFound
     return await find_task(service, run_id)
 
 
 def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
-    """A background run that no run of this process stands for, as far as the store tells."""
-    task, request, so_far = record.task, record.request, snapshot.read(record.log)
+    """A background run that this process does not execute, as stored."""
+    task, request, progress = record.task, record.request, snapshot.read(record.log)
     body = body_of(task) if task.status.ended else {}
     state = State.FINISHED if task.status.ended else _STATES[task.status]
     ended_at = task.finished_at or time.time()
     age_s = round(max(0.0, ended_at - (task.started_at or task.created_at)), 3)
     waits = state is State.QUEUED and task.started_at is None
-    timings = replace(so_far.timings, queue_s=age_s) if waits else so_far.timings
-    told = {
+    timings = replace(progress.timings, queue_s=age_s) if waits else progress.timings
+    fields = {
         "trace_id": task.trace.split("-")[1] if task.trace else None,
         "outcome": None,
         "code": None,
         "phase": "queue" if state is State.QUEUED else None,
-        "iterations": so_far.iterations,
+        "iterations": progress.iterations,
         "limit": None,
         "refused": False,
-        "iteration_limit": so_far.iteration_limit or request.max_iterations or iteration_limit,
-        "tool_calls": so_far.tool_calls,
+        "iteration_limit": progress.iteration_limit or request.max_iterations or iteration_limit,
+        "tool_calls": progress.tool_calls,
         "timings": TimingsView.of(timings),
-        "usage": UsageView.of(so_far.usage, so_far.cost_usd),
-        "steps": [StepView.of(step, request.include_steps) for step in so_far.steps],
+        "usage": UsageView.of(progress.usage, progress.cost_usd),
+        "steps": [StepView.of(step, request.include_steps) for step in progress.steps],
     }
-    # What is stored of its end is the last word.
-    told |= {name: body[name] for name in told if body.get(name) is not None}
+    # The stored result overrides the log.
+    fields |= {name: body[name] for name in fields if body.get(name) is not None}
     return RunDetail(
         run_id=task.id,
         agent=task.agent,
@@ -145,7 +145,7 @@ def _stored(record: Record, iteration_limit: int | None) -> RunDetail:
         created_at=datetime.fromtimestamp(task.created_at, UTC).isoformat(),
         timeout_s=request.timeout_s,
         metadata=dict(request.metadata),
-        **told,
+        **fields,
     )
 
 

@@ -1,4 +1,4 @@
-"""The shapes on the wire, in and out; `runs.model` has the values they are made from."""
+"""Request and response bodies; `runs.model` has the values that they are built from."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from app.runs import ending
+from app.runs.errors import InvalidRequest
 from app.runs.live import Ended, Run
 from app.runs.model import (
     AgentInfo,
@@ -28,13 +29,13 @@ from app.runs.model import (
 )
 from app.runs.tasks import fingerprint
 
-_MOST_METADATA = 16
+_MAX_METADATA = 16
 
 
 def _is_text(value: str) -> str:
-    """Text that can be stored and sent on: no NUL, no half of a surrogate pair."""
+    """Accept only text that can be stored and sent: no NUL, no lone surrogates."""
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        raise ValueError("must not hold NUL or lone surrogates")
+        raise ValueError("must not contain NUL or lone surrogates")
     return value
 
 
@@ -43,7 +44,7 @@ ShortText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 
 
 class RunBody(BaseModel):
-    """What to ask an agent, and within which limits."""
+    """A question to an agent, with its limits."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -60,11 +61,11 @@ class RunBody(BaseModel):
         None, ge=1, description="At most the agent's own limit, which is also the default."
     )
     thread_id: ShortText | None = Field(None, description="Continue this conversation.")
-    include_steps: bool = Field(False, description="Give the tool calls with the answer.")
+    include_steps: bool = Field(False, description="Return the tool calls with the answer.")
     metadata: dict[ShortText, ShortText] = Field(
         default_factory=dict,
-        max_length=_MOST_METADATA,
-        description="Goes to the log and the record of the run.",
+        max_length=_MAX_METADATA,
+        description="Added to the log and the record of the run.",
     )
 
     @field_validator("question")
@@ -75,12 +76,21 @@ class RunBody(BaseModel):
         return question
 
     def fingerprint(self) -> str:
-        """Tells another body from this one, without keeping what it says."""
+        """A hash that detects another body without storing this one."""
         return fingerprint(self.model_dump_json())
 
+    def check(self, agent: AgentInfo) -> None:
+        """Raises InvalidRequest, naming the field, if the agent does not allow its value."""
+        if self.timeout is not None and self.timeout > agent.max_timeout_s:
+            raise InvalidRequest("timeout", f"must be at most {agent.max_timeout_s:g} seconds")
+        if self.max_iterations is not None and self.max_iterations > agent.iteration_limit:
+            raise InvalidRequest("max_iterations", f"must be at most {agent.iteration_limit}")
+        if self.thread_id is not None and not agent.conversations:
+            raise InvalidRequest("thread_id", "this agent stores no conversations")
+
     def request(self, agent: AgentInfo, key: str | None) -> RunRequest:
-        """The same as a value of the core, with the agent's defaults filled in."""
-        named = None if key is None else fingerprint(agent.name, key, self.fingerprint())
+        """The same as a value of the core, with the defaults of the agent."""
+        operation = None if key is None else fingerprint(agent.name, key, self.fingerprint())
         return RunRequest(
             question=self.question,
             timeout_s=self.timeout or agent.timeout_s,
@@ -88,12 +98,12 @@ class RunBody(BaseModel):
             thread_id=self.thread_id,
             include_steps=self.include_steps,
             metadata=self.metadata,
-            operation=named,
+            operation=operation,
         )
 
 
 class StepView(BaseModel):
-    """One tool call. `arguments` and `result` are given only to a caller who asked for steps."""
+    """One tool call. Only a caller that asked for steps receives `arguments` and `result`."""
 
     iteration: int
     tool: str
@@ -128,14 +138,14 @@ class UsageView(BaseModel):
 
     @classmethod
     def of(cls, usage: Usage, cost_usd: float | None) -> "UsageView":
-        """The two sums that every provider reports; no cost where a price is not known."""
+        """The two sums that every provider reports; no cost if a price is not known."""
         return cls(
             input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cost_usd=cost_usd
         )
 
 
 class TimingsView(BaseModel):
-    """Where the wall clock went; the four add up to `duration_s`."""
+    """How the wall clock was spent; the four add up to `duration_s`."""
 
     queue_s: float
     llm_s: float
@@ -154,7 +164,7 @@ class TimingsView(BaseModel):
 
 
 class FinishedRun(BaseModel):
-    """The answer of a run, and what it took."""
+    """The answer of a run, with its usage and timings."""
 
     run_id: str
     agent: str
@@ -162,7 +172,7 @@ class FinishedRun(BaseModel):
     output: Any = Field(None, description="The agent's structured response, if it has one.")
     outcome: Literal[Outcome.COMPLETED, Outcome.ITERATION_LIMIT]
     limit: Limit | None = Field(None, description="The limit that stopped the run, if one did.")
-    refused: bool = Field(False, description="True where the answer declines to answer.")
+    refused: bool = Field(False, description="True if the answer declines to answer.")
     iterations: int = Field(description="Turns in which the model asked for tools.")
     iteration_limit: int
     tool_calls: int
@@ -170,7 +180,7 @@ class FinishedRun(BaseModel):
     duration_s: float
     timings: TimingsView
     trace_id: str | None = None
-    demo: bool = Field(description="True where no language model answered.")
+    demo: bool = Field(description="True if no language model answered.")
     steps: list[StepView] | None = None
 
     @classmethod
@@ -194,7 +204,7 @@ class FinishedRun(BaseModel):
             timings=TimingsView.of(ended.timings),
             trace_id=run.trace_id,
             demo=run.agent.demo,
-            steps=asked_steps(run, ended.steps),
+            steps=steps_with_content(run, ended.steps),
         )
 
 
@@ -209,17 +219,17 @@ class RunView(BaseModel):
     outcome: Outcome | None
     code: str | None
     phase: str | None = Field(
-        description="queue, llm, tool:NAME or other: what holds it. Null while another process "
-        "works it, and once it has ended with an answer."
+        description="queue, llm, tool:NAME or other: what it waits for. Null while another process "
+        "executes it, and once it has ended with an answer."
     )
     age_s: float
     created_at: str
     iterations: int
     iteration_limit: int | None = Field(
-        description="Null if only the process that will work it knows."
+        description="Null if only the process that will execute it knows."
     )
     limit: Limit | None = Field(None, description="The limit that stopped the run, if one did.")
-    refused: bool = Field(False, description="True where the answer declines to answer.")
+    refused: bool = Field(False, description="True if the answer declines to answer.")
     tool_calls: int
     timeout_s: float
 
@@ -241,7 +251,7 @@ class RunList(BaseModel):
 
 
 class StopResult(BaseModel):
-    """What came of cancelling a run."""
+    """The result of cancelling a run."""
 
     run_id: str
     result: Literal["cancelled", "still_stopping", "already_finished"]
@@ -270,7 +280,7 @@ class AgentList(BaseModel):
     agents: list[AgentView]
 
 
-def asked_steps(run: Run, steps: tuple[Step, ...]) -> list[StepView] | None:
+def steps_with_content(run: Run, steps: tuple[Step, ...]) -> list[StepView] | None:
     """The steps with their content, or None when the caller did not ask for them."""
     if not run.request.include_steps:
         return None

@@ -1,7 +1,7 @@
-"""The HTTP server: uvicorn, with a shutdown that tears nothing.
+"""The HTTP server: uvicorn, with a shutdown that cuts no request.
 
-uvicorn's own shutdown closes the door first and tells the application last. Here the first
-signal starts the drain while connections are still accepted, and only its end closes the door.
+uvicorn's own shutdown closes the listener before the application can drain. Here the first signal
+starts the drain while connections are still accepted; the listener closes after the drain.
 """
 
 import asyncio
@@ -17,26 +17,24 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api import problems
+from app.api import connection, problems
 
 # How long open connections may take to close once every run has ended.
 _CLOSE_S = 5
-# Longer than clients and load balancers keep idle connections: whoever closes first must be the
-# one that sends the next request, or that request meets a closed door.
+# Longer than the idle timeout of clients and load balancers, so that they close first. If the
+# server closed first, the next request could meet a closed connection.
 _KEEP_ALIVE_S = 65
-
-
 _BACKLOG = 2048
 
 
 class CannotListen(Exception):
-    """The address is taken or is not ours; the message says what to turn."""
+    """The address is in use or not available; the message names the options to change."""
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address. Raises CannotListen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named TCP, so that asyncio sends small answers at once (TCP_NODELAY).
+    # With IPPROTO_TCP, asyncio sets TCP_NODELAY and sends small answers at once.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -52,22 +50,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, but for its answer to what is not HTTP: a problem like any other."""
+    """uvicorn's protocol, but its answer to invalid HTTP is a problem like any other."""
 
     def on_message_begin(self) -> None:
-        """A stream that is not read has no other way to let go of its connection at once."""
+        """Offer the abort: a stream whose reader stalled cannot close its connection otherwise."""
         super().on_message_begin()
-        self.scope["watchkeeper.abort"] = self._abort  # type: ignore[typeddict-unknown-key]
+        connection.offer_abort(self.scope, self._abort)  # type: ignore[arg-type]
 
     def _abort(self) -> None:
-        """Reset the connection: what the kernel still holds for it is let go of, too."""
+        """Reset the connection, so that the kernel discards unsent data, too."""
         connected = self.transport.get_extra_info("socket")
         if connected is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer and close; no request exists to be answered otherwise."""
+        """Answer and close; there is no request that the application could answer."""
         body = problems.body(problems.of_status(400, "invalid_http"))
         head = (
             "HTTP/1.1 400 Bad Request\r\n"

@@ -1,4 +1,4 @@
-"""Follows a run's events over HTTP as Server-Sent Events; whoever reads cannot hold the run."""
+"""Sends the events of a run as Server-Sent Events; a slow reader never delays the run."""
 
 import asyncio
 import json
@@ -11,64 +11,65 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api import problems
-from app.api.headers import about
-from app.api.schemas import FinishedRun
+from app.api import connection
+from app.api.connection import disconnected
+from app.api.headers import run_headers
+from app.api.results import render
 from app.runs.events import Emit, StreamClosed, StreamOpened
-from app.runs.live import Ended, Run
+from app.runs.live import Run
 from app.runs.ring import Entry
 from app.runs.tasks import Body
 
 _PING_S = 15.0
-_MOST_AT_ONCE = 200
+_MAX_ENTRIES = 200
 _ABORT_S = 1.0
 _HEADERS = {
     "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # proxies would hold events back to send them together
+    "X-Accel-Buffering": "no",  # proxies would delay events to send them together
 }
 
 
-# What is sent at once, and whether it is the last.
+# Bytes that are sent together, and whether they are the last.
 Piece: TypeAlias = tuple[bytes, bool]
 
 
 class EventStream(Response):
-    """Sends events until their end or the reader's own; what they are, `pieces` says.
+    """Sends the events of `pieces` until their end, or until the reader is lost.
 
-    A reader that leaves, or does not take what is sent within `write_s`, is gone: `on_gone` is
-    called, which may stop the run.
+    A reader is lost if it disconnects, or does not read within `write_timeout_s`. The stream then
+    calls `on_reader_lost`, which may stop the run.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        about: Mapping[str, str],
+        ids: Mapping[str, str],
         headers: Mapping[str, str],
         emit: Emit,
-        write_s: float,
-        on_gone: Callable[[], None] = lambda: None,
+        write_timeout_s: float,
+        on_reader_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.status_code = 200
         self.background = None
-        self._about = dict(about)
+        self._ids = dict(ids)
         self._emit = emit
-        self._write_s = write_s
-        self._on_gone = on_gone
+        self._write_timeout_s = write_timeout_s
+        self._on_reader_lost = on_reader_lost
         self._opened_at = time.monotonic()
         self._first_event_s: float | None = None
         self.init_headers({**_HEADERS, **headers})
 
     def pieces(self) -> AsyncIterator[Piece]:
-        """What to send, as it comes; an empty piece keeps the connection open."""
+        """Yield pieces as they come; an empty one only keeps the connection alive."""
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the reader until the end of the run or its own."""
-        run_id, agent = self._about["run_id"], self._about["agent"]
+        """Serve the reader until the end of the events, or until it is lost."""
+        run_id, agent = self._ids["run_id"], self._ids["agent"]
         self._emit(StreamOpened(run_id=run_id, agent=agent, at=self._opened_at))
         reading = asyncio.create_task(self._send_all(send), name=f"stream {run_id}")
-        leaving = asyncio.create_task(_left(receive), name=f"reader {run_id}")
+        leaving = asyncio.create_task(disconnected(receive), name=f"reader {run_id}")
         reason = "left"
         try:
             await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -78,7 +79,7 @@ class EventStream(Response):
             reading.cancel()
             leaving.cancel()
             if reason != "completed":
-                self._on_gone()
+                self._on_reader_lost()
             self._emit(
                 StreamClosed(
                     run_id=run_id,
@@ -88,18 +89,17 @@ class EventStream(Response):
                     first_event_s=self._first_event_s,
                 )
             )
-        if reason == "stalled" and (abort := scope.get("watchkeeper.abort")) is not None:
-            abort()
-            with suppress(TimeoutError):  # the server is to know before this returns
-                await asyncio.wait_for(_left(receive), _ABORT_S)
+        if reason == "stalled" and connection.abort(scope):
+            with suppress(TimeoutError):  # the server must notice before this returns
+                await asyncio.wait_for(disconnected(receive), _ABORT_S)
 
     async def _send_all(self, send: Send) -> str:
-        """Why it ended: completed, or stalled."""
+        """Send all pieces. Return why it ended: completed or stalled."""
         try:
             headers = self.raw_headers
             start = {"type": "http.response.start", "status": 200, "headers": headers}
-            # Not `wait_for`, which on Python 3.11 loses a cancellation that meets the end.
-            async with asyncio.timeout(self._write_s):
+            # Not `wait_for`: on Python 3.11 it loses a cancellation that arrives at the end.
+            async with asyncio.timeout(self._write_timeout_s):
                 await send(start)
             pinged_at = time.monotonic()
             async with aclosing(self.pieces()) as pieces:  # type: ignore[type-var]
@@ -113,7 +113,7 @@ class EventStream(Response):
                         "body": body or KEEPALIVE_COMMENT,
                         "more_body": not done,
                     }
-                    async with asyncio.timeout(self._write_s):
+                    async with asyncio.timeout(self._write_timeout_s):
                         await send(part)
                     if body and self._first_event_s is None:
                         self._first_event_s = time.monotonic() - self._opened_at
@@ -123,36 +123,35 @@ class EventStream(Response):
 
 
 class RunStream(EventStream):
-    """Sends the events of a run of this process after an id, until its `end`."""
+    """Sends the events of a run of this process after an id, up to its `end`."""
 
     def __init__(
         self,
         run: Run,
         emit: Emit,
-        write_s: float,
-        on_gone: Callable[[], None] = lambda: None,
+        write_timeout_s: float,
+        on_reader_lost: Callable[[], None] = lambda: None,
         after: int = 0,
-        wait_until_released: Callable[[], Awaitable[None]] | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        who = {"run_id": run.id, "agent": run.agent.name}
-        super().__init__(who, about(run), emit, write_s, on_gone)
+        ids = {"run_id": run.id, "agent": run.agent.name}
+        super().__init__(ids, run_headers(run), emit, write_timeout_s, on_reader_lost)
         self._run = run
-        self._ended = run.ended
         self._ring = run.ring
-        self._given_back = wait_until_released
-        self._after = min(after, self._ring.last_id)  # nobody has read what is still to come
+        self._before_end = before_end
+        self._after = min(after, self._ring.last_id)  # no reader has read future events
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The events of the ring, in pieces that a slow reader can take in time."""
+        """Yield the events of the ring, in pieces that a slow reader can read in time."""
         while True:
-            closed = self._ring.closed  # asked first: what is added before is seen below
+            closed = self._ring.closed  # read first, so that no earlier entry is missed below
             waiting = self._ring.since(self._after)
-            entries = waiting[:_MOST_AT_ONCE]
+            entries = waiting[:_MAX_ENTRIES]
             body = b"".join(self._encoded(entries))
             at_end = bool(entries) and entries[-1].name == "end"
             done = at_end or (closed and len(entries) == len(waiting))
-            if done and self._given_back is not None:  # who reads the end may ask again at once
-                await self._given_back()
+            if done and self._before_end is not None:
+                await self._before_end()
             yield body, done
             if done:
                 return
@@ -169,44 +168,32 @@ class RunStream(EventStream):
     def _data(self, entry: Entry) -> Mapping[str, Any]:
         if entry.name not in ("error", "end"):
             return entry.data
-        return final(self._run, self._ended.result())
+        return render(self._run, self._run.ended.result())
 
 
 class Replay(EventStream):
-    """Sends what a run with the same Idempotency-Key was answered, as if it were made again."""
+    """Sends the stored answer of a run with the same Idempotency-Key, as if the run were new."""
 
-    def __init__(self, known: Body, emit: Emit, write_s: float) -> None:
-        who = {"run_id": str(known["run_id"]), "agent": str(known.get("agent", ""))}
-        headers = {"X-Run-Id": who["run_id"], "Idempotent-Replay": "true"}
-        super().__init__(who, headers, emit, write_s)
-        self._known = known
+    def __init__(self, stored: Body, emit: Emit, write_timeout_s: float) -> None:
+        ids = {"run_id": str(stored["run_id"]), "agent": str(stored.get("agent", ""))}
+        headers = {"X-Run-Id": ids["run_id"], "Idempotent-Replay": "true"}
+        super().__init__(ids, headers, emit, write_timeout_s)
+        self._stored = stored
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """`run`, the whole answer as one `token`, `end`; or the problem in the place of both."""
-        known = dict(self._known)
-        began = {name: known.get(name) for name in ("run_id", "trace_id", "agent", "demo")}
-        limits = {"deadline_s": None, "iteration_limit": known.get("iteration_limit")}
-        said: dict[str, Any] = {"text": known.get("answer"), "agent": None}
-        said["iteration"] = (known.get("iterations") or 0) + 1
-        told = [("run", {**began, **limits})]
-        told.append(("error", known) if "code" in known else ("token", said))
-        told.append(("end", known))
-        yield b"".join(event(name, data, n) for n, (name, data) in enumerate(told, start=1)), True
-
-
-def final(run: Run, ended: Ended) -> dict[str, Any]:
-    """The finished run, or the problem that stands for it."""
-    if ended.error is not None:
-        told: dict[str, Any] = json.loads(problems.body(problems.of_run(run, ended)))
-        return told
-    return FinishedRun.of(run, ended).model_dump(mode="json")
+        """`run`, the whole answer as one `token`, `end`; `error` and `end` if the run failed."""
+        stored = dict(self._stored)
+        start = {name: stored.get(name) for name in ("run_id", "trace_id", "agent", "demo")}
+        limits = {"deadline_s": None, "iteration_limit": stored.get("iteration_limit")}
+        token: dict[str, Any] = {"text": stored.get("answer"), "agent": None}
+        token["iteration"] = (stored.get("iterations") or 0) + 1
+        events = [("run", {**start, **limits})]
+        events.append(("error", stored) if "code" in stored else ("token", token))
+        events.append(("end", stored))
+        parts = [event(name, data, n) for n, (name, data) in enumerate(events, start=1)]
+        yield b"".join(parts), True
 
 
 def event(name: str, data: Mapping[str, Any], number: int) -> bytes:
-    """JSON holds no line break and here no character but ASCII, so no text can forge an event."""
+    """One event. Its JSON is ASCII on a single line, so no text can forge another event."""
     return format_sse_event(data_str=json.dumps(data), event=name, id=str(number))
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

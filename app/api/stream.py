@@ -12,10 +12,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field, RootModel
 
 from app.api import problems
-from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
-from app.api.claims import Key
+from app.api.connection import wait_or_disconnect
 from app.api.deps import Service, ServiceDep
-from app.api.headers import about
+from app.api.headers import Key, run_headers
+from app.api.responses import RUN_RESPONSES, plain_json
 from app.api.schemas import FinishedRun, RunBody
 from app.api.sse import Replay, RunStream
 from app.api.task_events import follow as follow_task
@@ -26,7 +26,7 @@ from app.runs.ports import Agent
 
 
 class RunBegan(BaseModel):
-    """`run`: always first. In a replay there is no deadline, and of a failure no more is known."""
+    """`run`: always first. A replay has no deadline; the replay of a failure has only the ids."""
 
     run_id: str
     trace_id: str | None
@@ -37,7 +37,7 @@ class RunBegan(BaseModel):
 
 
 class TokenSaid(BaseModel):
-    """`token`: text of a model as it comes; `agent` is null for the one asked."""
+    """`token`: streaming text of a model; `agent` is null unless a sub-agent sends it."""
 
     text: str
     iteration: int
@@ -69,13 +69,13 @@ class IterationEnded(BaseModel):
 
 
 class Retract(BaseModel):
-    """`retract`: drop the text since that iteration began, it will be said anew."""
+    """`retract`: delete the text since the start of that iteration; it will be sent again."""
 
     iteration: int
 
 
 class Gap(BaseModel):
-    """`gap`: what was asked for is no longer kept; the next event has the id `next`."""
+    """`gap`: the events after `after` are evicted; the next event has the id `next`."""
 
     after: int
     next: int
@@ -94,7 +94,7 @@ class Events(RootModel[Any]):
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of the run when its reader leaves."""
+    """What happens to the run if its reader disconnects."""
 
     CANCEL = "cancel"
     CONTINUE = "continue"
@@ -105,7 +105,7 @@ STREAM: dict[str, Any] = {
     "description": "Server-Sent Events.",
     "content": {"text/event-stream": {}},
 }
-_streaming: dict[str, Any] = {
+_stream_options: dict[str, Any] = {
     "response_class": Response,
     "responses": {**RUN_RESPONSES, 200: STREAM},
     "dependencies": [Depends(plain_json)],
@@ -114,7 +114,7 @@ router = APIRouter(tags=["streams"])
 Policy = Annotated[OnDisconnect, Query(description="`continue` lets the run finish.")]
 
 
-@router.post("/agent/stream", summary="Ask the default agent, as a stream", **_streaming)
+@router.post("/agent/stream", summary="Ask the default agent, as a stream", **_stream_options)
 async def stream_default(
     body: RunBody,
     request: Request,
@@ -123,11 +123,11 @@ async def stream_default(
     idempotency_key: Key = None,
 ) -> Response:
     """Run the default agent and send its events as they happen."""
-    who = Caller(request, on_disconnect, idempotency_key)
-    return await _stream(service, service.agent(), body, who)
+    caller = Caller(request, on_disconnect, idempotency_key)
+    return await _stream(service, service.agent(), body, caller)
 
 
-@router.post("/agents/{name}/stream", summary="Ask an agent, as a stream", **_streaming)
+@router.post("/agents/{name}/stream", summary="Ask an agent, as a stream", **_stream_options)
 async def stream_named(
     name: str,
     body: RunBody,
@@ -137,8 +137,8 @@ async def stream_named(
     idempotency_key: Key = None,
 ) -> Response:
     """Run one agent and send its events as they happen."""
-    who = Caller(request, on_disconnect, idempotency_key)
-    return await _stream(service, service.agent(name), body, who)
+    caller = Caller(request, on_disconnect, idempotency_key)
+    return await _stream(service, service.agent(name), body, caller)
 
 
 @router.get(
@@ -158,27 +158,30 @@ async def follow(
     service: ServiceDep,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
 ) -> Response:
-    """The events of a run, from its first or after `Last-Event-ID`. Leaving changes nothing."""
+    """The events of a run, from its first or after `Last-Event-ID`.
+
+    A disconnect does not stop the run.
+    """
     run = service.runner.find(run_id)
     if service.engine is not None and (run is None or run.attempt is not None):
         return await follow_task(service, run_id, last_event_id)
-    if run is None or (run.ring.closed and (_is_forgotten(run) or not run.ring.last_id)):
+    if run is None or (run.ring.closed and (_is_answer_deleted(run) or not run.ring.last_id)):
         raise NotFound
     after = int(last_event_id or 0)
     if run.ring.closed and not run.ring.since(after):
-        return Response(status_code=204, headers=about(run))  # tells browsers not to come again
-    return RunStream(run, service.runner.emit, service.write_s, lambda: None, after)
+        return Response(status_code=204, headers=run_headers(run))  # browsers then stop
+    return RunStream(run, service.runner.emit, service.write_timeout_s, lambda: None, after)
 
 
-def _is_forgotten(run: Run) -> bool:
-    """Of a run that ended long ago, or whose caller has its answer, the answer is not kept."""
+def _is_answer_deleted(run: Run) -> bool:
+    """Whether the archive has deleted the answer: of an old run, or of one with mode sync."""
     ended = run.ended.result() if run.ended.done() else None
     return ended is not None and ended.error is None and ended.answer is None
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asked for a stream, and on which terms."""
+    """The caller of a stream and its options."""
 
     request: Request
     on_disconnect: OnDisconnect
@@ -186,27 +189,30 @@ class Caller:
 
 
 async def _stream(service: Service, agent: Agent, body: RunBody, caller: Caller) -> Response:
-    check_limits(body, agent.info)
-    runner, claims = service.runner, service.claims
+    body.check(agent.info)
+    runner, locks = service.runner, service.locks
     run_id, arrived_at = str(uuid.uuid4()), time.monotonic()
-    known = await claims.take(agent.info, body, caller.key, run_id)
-    if known is not None:
-        return Replay(known, runner.emit, service.write_s)
-    asked = body.request(agent.info, caller.key)
-    run = runner.start(agent, asked, Mode.STREAM, run_id, arrived_at)
-    claims.hold(run, caller.key)
+    run_request = body.request(agent.info, caller.key)
+    fingerprint = body.fingerprint() if caller.key else ""
+    stored = await locks.acquire(agent.info, run_request, caller.key, fingerprint, run_id)
+    if stored is not None:
+        return Replay(stored, runner.emit, service.write_timeout_s)
+    run = runner.start(agent, run_request, Mode.STREAM, run_id, arrived_at)
+    locks.release_after(run, caller.key)
 
-    def on_gone() -> None:
+    def on_reader_lost() -> None:
         if caller.on_disconnect is OnDisconnect.CANCEL:
             runner.stop(run, Disconnected())
 
-    if not await watched(run.admitted, caller.request):
-        on_gone()
+    if not await wait_or_disconnect(run.admitted, caller.request.receive):
+        on_reader_lost()
         await asyncio.shield(run.admitted)
     ended = run.ended.result() if run.ended.done() else None
     if not run.admitted.result() and ended is not None and ended.error is not None:
-        await claims.wait_until_released(run)
-        headers = {**about(run), **problems.retry_headers(ended.error)}
+        await locks.wait_until_released(run)
+        headers = {**run_headers(run), **problems.retry_headers(ended.error)}
         return problems.respond(problems.of_run(run, ended), headers)
-    settled = partial(claims.wait_until_released, run)
-    return RunStream(run, runner.emit, service.write_s, on_gone, wait_until_released=settled)
+    before_end = partial(locks.wait_until_released, run)
+    return RunStream(
+        run, runner.emit, service.write_timeout_s, on_reader_lost, before_end=before_end
+    )

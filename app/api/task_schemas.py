@@ -1,4 +1,4 @@
-"""Background runs as they stand on the wire."""
+"""Response bodies of background runs."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ ANSWERED = (TaskStatus.COMPLETED, TaskStatus.ITERATION_LIMIT)
 
 
 class TaskView(BaseModel):
-    """A background run. In lists, and until it has ended, it has neither result nor error."""
+    """A background run. Without result and error in lists, and until it has ended."""
 
     task_id: str = Field(description="The same as its `run_id`.")
     run_id: str
@@ -23,7 +23,7 @@ class TaskView(BaseModel):
     status: TaskStatus
     result: FinishedRun | None = None
     error: problems.Problem | None = None
-    attempts: int = Field(description="How often a process began to work on it.")
+    attempts: int = Field(description="How often a process started it.")
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -32,7 +32,7 @@ class TaskView(BaseModel):
 
     @classmethod
     def of(cls, task: Task, *, whole: bool = True) -> "TaskView":
-        """What is stored, as its callers read it; in full where the body was read too."""
+        """A stored run as its callers read it; with `whole` including its result or error."""
         body = body_of(task) if whole and task.status.ended else None
         answered = task.status in ANSWERED
         return cls(
@@ -59,17 +59,17 @@ class TaskList(BaseModel):
 
 
 def body_of(task: Task) -> Body:
-    """The finished run or the problem of a run that has ended, whoever ended it."""
+    """The finished run or the problem of a run that has ended."""
     if task.body is not None:
         return task.body
-    # No process told how it ended: it was cancelled while it waited, or given up.
+    # It ended without a worker: cancelled in the queue, or every worker died.
     cancelled = task.status is TaskStatus.CANCELLED
     problem = problems.of_error(Cancelled() if cancelled else WorkerLost())
     outcome = Outcome.CANCELLED if cancelled else Outcome.FAILED
-    told: dict[str, Any] = problem.model_copy(
+    body: dict[str, Any] = problem.model_copy(
         update={"run_id": task.id, "outcome": outcome}
     ).model_dump(mode="json", exclude_none=True)
-    return told
+    return body
 
 
 def _moment(seconds: float | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Background runs over HTTP: accepted when stored, then listed, followed, stopped, retried."""
+"""Background runs over HTTP: submit, list, follow, cancel and retry."""
 
 import asyncio
 from dataclasses import replace
@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from app.api import problems
-from app.api.agent import RUN_RESPONSES, check_limits, plain_json, watched
-from app.api.claims import Key
+from app.api.connection import wait_or_disconnect
 from app.api.deps import Service, ServiceDep
-from app.api.headers import about
+from app.api.headers import Key, run_headers
+from app.api.responses import RUN_RESPONSES, plain_json, problem
 from app.api.schemas import RunBody, StopResult
 from app.api.stream import STREAM
 from app.api.task_events import find, follow
@@ -28,30 +27,28 @@ from app.runs.ports import Agent
 from app.runs.tasks import STOP_S, Task, TaskQuery, TaskSpec, TaskStatus, fingerprint
 from app.runs.tasks import task_id as new_id
 
-_LONGEST_WAIT_S = 60.0
+_MAX_WAIT_S = 60.0
 _RETRY_AFTER_S = 1
-# How long a thread is held for a run that may not be stored; a stored one holds it by itself.
-_HELD_S = 10.0
+# The lease of a thread until its run is stored; a stored run owns its thread without a lease.
+_LEASE_S = 10.0
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"model": problems.Problem, "description": description}
-
-
-_STORE: dict[int | str, dict[str, Any]] = {
-    503: _problem("`store_unavailable` (with `Retry-After`)")
+_STORE: dict[int | str, dict[str, Any]] = {503: problem("`store_unavailable` (with `Retry-After`)")}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    503: problem("`draining` or `store_unavailable` (with `Retry-After`)")
 }
-_TAKING: dict[int | str, dict[str, Any]] = {
-    503: _problem("`draining` or `store_unavailable` (with `Retry-After`)")
-}
-_UNKNOWN: dict[int | str, dict[str, Any]] = {404: _problem("`not_found`"), **_STORE}
-_submitting: dict[str, Any] = {
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("`not_found`"), **_STORE}
+_submit_options: dict[str, Any] = {
     "status_code": 202,
     "response_model": TaskView,
     "responses": {
-        **{status: told for status, told in RUN_RESPONSES.items() if status not in (500, 504)},
-        409: _problem("`in_flight`: another run has this thread"),
-        **_TAKING,
+        **{
+            status: described
+            for status, described in RUN_RESPONSES.items()
+            if status not in (500, 504)
+        },
+        409: problem("`in_flight`: another run owns this thread"),
+        **_REFUSALS,
     },
     "dependencies": [Depends(plain_json)],
 }
@@ -59,7 +56,7 @@ _submitting: dict[str, Any] = {
 router = APIRouter(tags=["background runs"])
 
 
-@router.post("/agent/async", summary="Ask the default agent in the background", **_submitting)
+@router.post("/agent/async", summary="Ask the default agent in the background", **_submit_options)
 async def submit_default(
     body: RunBody, response: Response, service: ServiceDep, idempotency_key: Key = None
 ) -> TaskView:
@@ -67,7 +64,7 @@ async def submit_default(
     return await _submit(service, service.agent(), body, idempotency_key, response)
 
 
-@router.post("/agents/{name}/async", summary="Ask an agent in the background", **_submitting)
+@router.post("/agents/{name}/async", summary="Ask an agent in the background", **_submit_options)
 async def submit_named(
     name: str, body: RunBody, response: Response, service: ServiceDep, idempotency_key: Key = None
 ) -> TaskView:
@@ -78,7 +75,7 @@ async def submit_named(
 @router.get(
     "/agent/async",
     summary="Background runs",
-    responses={422: _problem("`invalid_request`"), **_STORE},
+    responses={422: problem("`invalid_request`"), **_STORE},
 )
 async def list_tasks(
     request: Request,
@@ -93,7 +90,7 @@ async def list_tasks(
     try:
         tasks, following = await service.tasks.list(TaskQuery(status, agent, limit, cursor))
     except ValueError as wrong:
-        raise InvalidRequest("cursor", "must be one that a list gave") from wrong
+        raise InvalidRequest("cursor", "must be the `next` of a list") from wrong
     if following is not None:
         address = request.url.include_query_params(cursor=following)
         response.headers["Link"] = f'<{address.path}?{address.query}>; rel="next"'
@@ -103,7 +100,7 @@ async def list_tasks(
 @router.get(
     "/agent/async/{task_id}",
     summary="One background run",
-    responses={422: _problem("`invalid_request`"), **_UNKNOWN},
+    responses={422: problem("`invalid_request`"), **_UNKNOWN},
 )
 async def get_task(
     task_id: str,
@@ -112,20 +109,20 @@ async def get_task(
     service: ServiceDep,
     wait: Annotated[
         float,
-        Query(ge=0, le=_LONGEST_WAIT_S, description="Hold the answer until it ends, so long."),
+        Query(ge=0, le=_MAX_WAIT_S, description="Seconds to wait for its end."),
     ] = 0.0,
 ) -> TaskView:
-    """Its status and, once it has ended, its result or the problem that stands for it."""
+    """Its status and, once it has ended, its result or problem."""
     task = await find(service, task_id)
     if wait and not task.status.ended:
         ending = asyncio.ensure_future(service.tasks.wait(task_id, lambda s: s.ended, wait))
         try:
-            if await watched(ending, request):
+            if await wait_or_disconnect(ending, request.receive):
                 ending.result()
         finally:
             ending.cancel()
         task = await find(service, task_id)
-    response.headers.update(about(task))
+    response.headers.update(run_headers(task))
     if not task.status.ended:
         response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     return TaskView.of(task)
@@ -138,7 +135,7 @@ async def get_task(
     responses={
         200: STREAM,
         204: {"description": "The run has ended, and that event was its last."},
-        422: _problem("`invalid_request`"),
+        422: problem("`invalid_request`"),
         **_UNKNOWN,
     },
 )
@@ -147,7 +144,7 @@ async def follow_task(
     service: ServiceDep,
     last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
 ) -> Response:
-    """Its events from the first or after `Last-Event-ID`, whichever process works it."""
+    """Its events from the first or after `Last-Event-ID`, whichever process executes it."""
     return await follow(service, task_id, last_event_id)
 
 
@@ -157,30 +154,30 @@ async def follow_task(
     responses={202: {"model": StopResult, "description": "`still_stopping`"}, **_UNKNOWN},
 )
 async def cancel_task(task_id: str, service: ServiceDep, response: Response) -> StopResult:
-    """Says what really happened, also where another process works the run."""
+    """The result is what really happened, even if another process executes the run."""
     task = await find(service, task_id)
     stopped = await cancel(service, task)
     if stopped is Stopped.STILL_STOPPING:
         response.status_code = 202
-    response.headers.update(about(task))
+    response.headers.update(run_headers(task))
     return StopResult(run_id=task_id, result=stopped.value)
 
 
 async def cancel(service: Service, task: Task) -> Stopped:
-    """Order a run to stop, and wait a moment for whoever works it to say that it has."""
-    met = await service.tasks.cancel(task.id)
-    if met is TaskStatus.PENDING:
+    """Order a run to stop, and wait a moment for its owner to report how it ended."""
+    status = await service.tasks.cancel(task.id)
+    if status is TaskStatus.PENDING:
         return Stopped.CANCELLED
-    if met is None and (await find(service, task.id)).status.ended:
-        here = service.runner.find(task.id)
-        stuck = here is not None and service.runner.is_stuck(here)
+    if status is None and (await find(service, task.id)).status.ended:
+        local = service.runner.find(task.id)
+        stuck = local is not None and service.runner.is_stuck(local)
         return Stopped.STILL_STOPPING if stuck else Stopped.ALREADY_FINISHED
     if await service.tasks.wait(task.id, lambda snapshot: snapshot.reported, STOP_S) is None:
         return Stopped.STILL_STOPPING
-    told = await find(service, task.id)
-    if told.status is not TaskStatus.CANCELLED:  # it had ended at that very moment
+    task = await find(service, task.id)
+    if task.status is not TaskStatus.CANCELLED:  # it ended at that moment
         return Stopped.ALREADY_FINISHED
-    return Stopped.STILL_STOPPING if told.stuck else Stopped.CANCELLED
+    return Stopped.STILL_STOPPING if task.stuck else Stopped.CANCELLED
 
 
 @router.post(
@@ -188,10 +185,10 @@ async def cancel(service: Service, task: Task) -> Stopped:
     summary="Run it again",
     status_code=202,
     responses={
-        409: _problem("`in_flight`: it has not ended, or another run has its thread"),
-        422: _problem("`invalid_request`, or `key_reused`"),
+        409: problem("`in_flight`: it has not ended, or another run owns its thread"),
+        422: problem("`invalid_request`, or `key_reused`"),
         **_UNKNOWN,
-        **_TAKING,
+        **_REFUSALS,
     },
 )
 async def retry_task(
@@ -207,7 +204,7 @@ async def retry_task(
     spec = await service.tasks.spec_of(task_id)
     if spec is None:  # it was purged this moment
         raise NotFound
-    again = replace(
+    retry = replace(
         spec,
         id=new_id(spec.agent, idempotency_key),
         request=_repeated(spec.request, before, agent.info, idempotency_key),
@@ -215,13 +212,13 @@ async def retry_task(
         traceparent=service.trace(),
         retry_of=task_id,
     )
-    return await _stored(service, again, idempotency_key, response)
+    return await _store_run(service, retry, idempotency_key, response)
 
 
 def _repeated(request: RunRequest, before: Task, agent: AgentInfo, key: str | None) -> RunRequest:
-    """The same request within limits that may have been higher when it was asked for.
+    """The same request within the limits of today, which may be lower.
 
-    It is the same operation too, unless that has its answer: then it is wanted once more.
+    A retry of a failed run is the same operation; a retry of an answered run is a new one.
     """
     iterations, operation = request.max_iterations, request.operation
     if operation is None or before.status in ANSWERED:
@@ -242,7 +239,7 @@ async def _submit(
         timeout_s=agent.info.background_timeout_s,
         max_timeout_s=agent.info.background_timeout_s,
     )
-    check_limits(body, info)
+    body.check(info)
     spec = TaskSpec(
         id=new_id(info.name, key),
         agent=info.name,
@@ -250,32 +247,32 @@ async def _submit(
         fingerprint=body.fingerprint() if key else "",
         traceparent=service.trace(),
     )
-    return await _stored(service, spec, key, response)
+    return await _store_run(service, spec, key, response)
 
 
-async def _stored(
+async def _store_run(
     service: Service, spec: TaskSpec, key: str | None, response: Response
 ) -> TaskView:
     service.runner.refuse_if_draining()
     thread_id = spec.request.thread_id
-    # A repeat has its thread already.
+    # A repeated submission owns its thread already.
     if thread_id is not None and (key is None or await service.tasks.get(spec.id) is None):
-        await service.conversations.acquire(spec.agent, thread_id, spec.id, _HELD_S)
+        await service.conversations.acquire(spec.agent, thread_id, spec.id, _LEASE_S)
     try:
         task, created = await service.tasks.submit(spec)
     except (KeyReused, NoRoom):
-        await _let_go(service, spec)
+        await _release_thread(service, spec)
         raise
     response.headers["Location"] = f"/agent/async/{task.id}"
-    response.headers.update(about(task))
+    response.headers.update(run_headers(task))
     response.headers["Retry-After"] = str(_RETRY_AFTER_S)
     if not created:
         response.headers["Idempotent-Replay"] = "true"
     return TaskView.of(task)
 
 
-async def _let_go(service: Service, spec: TaskSpec) -> None:
-    """Give back the thread of a submission that was refused, unless the stored run has it."""
+async def _release_thread(service: Service, spec: TaskSpec) -> None:
+    """Release the thread of a refused submission, unless the stored run owns it."""
     stored = await service.tasks.get(spec.id)
     thread_id = spec.request.thread_id
     if thread_id is not None and (stored is None or stored.thread_id != thread_id):

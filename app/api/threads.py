@@ -1,4 +1,4 @@
-"""Conversations that the service keeps for its agents: read one, or drop it."""
+"""Conversations that the service stores for its agents: read one, or delete it."""
 
 import json
 from typing import Annotated, Any
@@ -15,7 +15,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"model": problems.Problem, "description": "`not_found`"},
     503: {"model": problems.Problem, "description": "`store_unavailable`"},
 }
-Agent = Annotated[str | None, Query(description="Whose conversation; else the default agent's.")]
+Agent = Annotated[
+    str | None, Query(description="The agent of the conversation; by default the default agent.")
+]
 
 router = APIRouter(prefix="/threads", tags=["conversations"])
 
@@ -28,7 +30,7 @@ class MessageView(BaseModel):
 
 
 class ThreadView(BaseModel):
-    """What was said on a thread, the oldest message first."""
+    """The messages of a thread, the oldest first."""
 
     thread_id: str
     agent: str
@@ -37,33 +39,33 @@ class ThreadView(BaseModel):
 
 @router.get("/{thread_id:path}", summary="A conversation", responses=_RESPONSES)
 async def get_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> ThreadView:
-    """What was said; an agent with a checkpointer of its own keeps its conversations itself."""
-    name = agent or service.agent().info.name  # the store may know one that is no longer served
-    said = await service.conversations.read(name, thread_id)
-    if said is None:
+    """The messages, unless the agent has a checkpointer of its own, which stores them."""
+    name = agent or service.agent().info.name  # a stored agent may no longer be served
+    stored = await service.conversations.read(name, thread_id)
+    if stored is None:
         raise NotFound
     messages = [
         MessageView(type=message["type"], content=_shown(message["data"]["content"]))
-        for message in json.loads(said)
+        for message in json.loads(stored)
     ]
     return ThreadView(thread_id=thread_id, agent=name, messages=messages)
 
 
 def _shown(content: Any) -> Any:
-    return rendering.preview(content, rendering.MOST_BYTES)
+    return rendering.preview(content, rendering.MAX_BYTES)
 
 
 @router.delete(
     "/{thread_id:path}",
-    summary="Drop a conversation",
+    summary="Delete a conversation",
     status_code=204,
     responses={
         **_RESPONSES,
-        409: {"model": problems.Problem, "description": "`in_flight`: a run has it"},
+        409: {"model": problems.Problem, "description": "`in_flight`: a run owns it"},
     },
 )
 async def drop_thread(thread_id: str, service: ServiceDep, agent: Agent = None) -> Response:
-    """The next run with this thread_id begins a new one."""
+    """The next run with this thread_id starts a new one."""
     name = agent or service.agent().info.name
     if not await service.conversations.delete(name, thread_id):
         raise NotFound

@@ -1,7 +1,7 @@
-"""Start now, wait, or refuse: a fixed number of places and a bounded queue in front of them.
+"""Start now, wait, or refuse: a fixed number of slots and a bounded queue in front of them.
 
-A run that could not meet its deadline from the queue, its own work included, is refused at once:
-waiting would only cost its caller time and the service a place.
+A run that would probably miss its deadline after the queue is refused at once: waiting would only
+cost its caller time and the service a slot.
 """
 
 import math
@@ -18,17 +18,17 @@ _WEIGHT = 0.1
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One run's claim on a place; give it to `Admission.leave` exactly when the run ends."""
+    """One run's slot or queue position; pass it to `Admission.leave` when the run ends."""
 
     start: Callable[[], None]
-    placed_at: float | None = None
+    admitted_at: float | None = None
 
 
 class Admission:
-    """`places` runs work at once, `queue` more may wait, in the order of their arrival."""
+    """At most `slots` runs execute at once; `queue` more may wait, in the order of arrival."""
 
-    def __init__(self, places: int, queue: int) -> None:
-        self.places = places
+    def __init__(self, slots: int, queue: int) -> None:
+        self.slots = slots
         self.queue = queue
         self.running = 0
         self.mean_service_s: float | None = None
@@ -36,18 +36,18 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many runs wait for a place."""
+        """How many runs wait for a slot."""
         return len(self._waiting)
 
     def enter(self, start: Callable[[], None], budget_s: float) -> Ticket:
-        """Call `start` now or when a place is free.
+        """Call `start` now or once a slot is free.
 
-        `budget_s` is the time the caller has left. Raises Overloaded when the queue is full, or
-        when the usual wait and the usual run take longer than that.
+        `budget_s` is the time until the run's deadline. Raises Overloaded if the queue is full,
+        or if the expected wait and the mean run time exceed the budget.
         """
         ticket = Ticket(start)
-        if self.running < self.places:
-            self._place(ticket)
+        if self.running < self.slots:
+            self._admit(ticket)
             return ticket
         wait_s = self._expected_wait_s()
         needed_s = wait_s + (self.mean_service_s or 0.0)
@@ -57,18 +57,18 @@ class Admission:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Give back a place, or a seat in the queue, and let the next run in."""
-        if ticket.placed_at is None:
+        """Release a slot and start the next run, or release a queue position."""
+        if ticket.admitted_at is None:
             self._waiting.pop(id(ticket), None)
             return
-        self._learn(time.monotonic() - ticket.placed_at)
+        self._learn(time.monotonic() - ticket.admitted_at)
         self.running -= 1
-        if self._waiting and self.running < self.places:
+        if self._waiting and self.running < self.slots:
             _, following = self._waiting.popitem(last=False)
-            self._place(following)
+            self._admit(following)
 
-    def _place(self, ticket: Ticket) -> None:
-        ticket.placed_at = time.monotonic()
+    def _admit(self, ticket: Ticket) -> None:
+        ticket.admitted_at = time.monotonic()
         self.running += 1
         ticket.start()
 
@@ -77,4 +77,4 @@ class Admission:
         self.mean_service_s = service_s if mean is None else mean + _WEIGHT * (service_s - mean)
 
     def _expected_wait_s(self) -> float:
-        return (self.waiting + 1) * (self.mean_service_s or 0.0) / self.places
+        return (self.waiting + 1) * (self.mean_service_s or 0.0) / self.slots

@@ -1,36 +1,34 @@
-"""Works stored runs: each attempt is a run like any other, whose reader writes its log.
+"""Executes stored runs: each attempt is a run like any other, and `Log` stores its events.
 
-What the run says goes to the log in rows, a few times a second and before each tool call. A row
-is written only while the run is still this process's, so writing is the fence as well: a process
-that lost a run learns of it before it does anything that others would see.
+`Log` writes the events in rows, a few times a second and before each tool call. The store accepts
+a row only from the run's owner, so writing is the fence as well: a process that no longer owns a
+run stops before the next tool call.
 """
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from app.runs import ending
 from app.runs.deadline import remaining
 from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
-from app.runs.live import Ended, Run
+from app.runs.live import Run
+from app.runs.locks import Render
 from app.runs.model import Outcome
 from app.runs.ports import Agent
 from app.runs.runner import Runner
 from app.runs.tasks import Attempt, Body, Result
 
 _FLUSH_S = 0.1
-_AGAIN_S = 0.5
+_RETRY_S = 0.5
 _REPORT_ATTEMPTS = 20
-_LAST = ("error", "end")  # told from the result, by whoever reads
-
-# A run that ended, as its callers read it.
-Render: TypeAlias = Callable[[Run, Ended], Body]
+_LAST = ("error", "end")  # readers render these from the stored result
 
 
 class RecordStopped(Protocol):
-    """Takes what became of a cancelled run; `stuck` when some of its work would not stop."""
+    """Stores how a cancelled run ended; `stuck` means that some of its work has not stopped."""
 
     async def __call__(self, task_id: str, body: Body, *, stuck: bool) -> None:
         """Store it."""
@@ -38,7 +36,7 @@ class RecordStopped(Protocol):
 
 
 class Background:
-    """The side of the engine that works; `execute` is what the engine calls."""
+    """Executes background runs in this process; the engine calls `execute` for each attempt."""
 
     def __init__(
         self,
@@ -50,17 +48,17 @@ class Background:
         self._runner = runner
         self._agents = agents
         self._render = render
-        self._tell_stopped = record_stopped
+        self._record_stopped = record_stopped
 
     async def execute(self, attempt: Attempt) -> Result:
-        """Work one attempt to its end. Raises HandedOver where it is not this process's to end."""
+        """Execute one attempt. Raises HandedOver if this process no longer owns the run."""
         former = self._runner.in_flight.get(attempt.task_id)
-        if former is not None:  # lost and found again, before it had stopped
+        if former is not None:  # an earlier attempt in this process has not stopped yet
             await asyncio.shield(former.ended)
         log = Log(attempt, lambda reason: self._runner.stop(run, reason))
-        run = self._runner.work(self._agents()[attempt.agent], attempt, log)
+        run = self._runner.execute(self._agents()[attempt.agent], attempt, log)
         log.open(run)
-        writing = asyncio.create_task(log.keep_up(), name=f"log of {run.id}")
+        writing = asyncio.create_task(log.write_until_stopped(), name=f"log of {run.id}")
         try:
             ended = await asyncio.shield(run.ended)
         finally:
@@ -74,50 +72,50 @@ class Background:
         body = self._render(run, ended)
         try:
             await log.finish(ended.outcome)
-        except Cancelled:  # so long ago that it stands, other than was told here
+        except Cancelled:  # the cancellation is final already
             return Result(Outcome.CANCELLED, {})
         return Result(ended.outcome, body, lambda: self._render(run, ending.as_not_storable(ended)))
 
     async def _record_stop(self, run: Run, body: Body) -> None:
-        """That it was cancelled is stored already; what became of it is told if it can be."""
+        """Store how the cancelled run ended. That it was cancelled is stored already."""
         stuck = self._runner.is_stuck(run)
         for _ in range(_REPORT_ATTEMPTS):
             try:
-                await self._tell_stopped(run.id, body, stuck=stuck)
+                await self._record_stopped(run.id, body, stuck=stuck)
                 return
             except StoreUnavailable:
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
 
     def stop(self, task_id: str, cancelled: bool) -> None:
-        """The store says that a run worked here was cancelled, or that another has it."""
+        """Stop a run of this process: it was cancelled, or another process owns it now."""
         run = self._runner.in_flight.get(task_id)
         if run is not None and run.attempt is not None:
             self._runner.stop(run, Cancelled() if cancelled else HandedOver())
 
 
 class Log:
-    """Writes what one attempt says, in order."""
+    """Writes the events of one attempt to the store, in order."""
 
-    def __init__(self, attempt: Attempt, lose: Callable[[RunError], None]) -> None:
+    def __init__(self, attempt: Attempt, stop_run: Callable[[RunError], None]) -> None:
         self.claim_token = attempt.claim_token
         self._attempt = attempt
-        self._lose = lose
+        self._stop_run = stop_run
         self._loop = asyncio.get_running_loop()
         self._writing: asyncio.Task[bool | RunError | StoreUnavailable] | None = None
         self._rows = len(attempt.log)
-        self._told = sum(len(row["events"]) for row in attempt.log)
+        self._events = sum(len(row["events"]) for row in attempt.log)
         self._written = 0
         self._steps = 0
         self._is_refused = False
         self._run: Run | None = None
 
     def open(self, run: Run) -> None:
-        """Write of this run; the steps of earlier attempts are written already."""
+        """Start with this run; the steps of earlier attempts are stored already."""
         self._run = run
         self._steps = len(run.progress.steps)
 
-    async def keep_up(self) -> None:
-        """Write what there is, a few times a second, until the run is lost or this cancelled."""
+    async def write_until_stopped(self) -> None:
+        """Write new events, a few times a second, until the store refuses or this is cancelled."""
         assert self._run is not None
         with suppress(Cancelled, HandedOver, NotStorable):
             while True:
@@ -125,51 +123,51 @@ class Log:
                 await self._retry_until_available(self._write)
                 await asyncio.sleep(_FLUSH_S)
 
-    async def passed(self) -> None:
-        """Return once all that was said is written, and the run is known to be ours.
+    async def confirm_owned(self) -> None:
+        """Return once all events are stored and the store confirms that we own the run.
 
-        Raises Cancelled or HandedOver when it is not, and stops it. Raises NotStorable when the
-        store cannot take what was said, which ends the run as well.
+        Otherwise stops the run and raises the reason: Cancelled, HandedOver, or NotStorable if the
+        store refuses the content of an event.
         """
-        await self._retry_until_available(self._written_and_ours)
+        await self._retry_until_available(self._write_or_check)
 
-    def passed_in_thread(self) -> None:
-        """The same, for a tool that works on a thread; on the loop itself nothing can wait."""
+    def confirm_owned_in_thread(self) -> None:
+        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             remaining_s = remaining()
-            asked = asyncio.run_coroutine_threadsafe(self.passed(), self._loop)
+            confirming = asyncio.run_coroutine_threadsafe(self.confirm_owned(), self._loop)
             try:
-                asked.result(None if math.isinf(remaining_s) else remaining_s)
+                confirming.result(None if math.isinf(remaining_s) else remaining_s)
             finally:
-                asked.cancel()  # else it went on asking a store that is away, for nobody
+                confirming.cancel()  # else it would retry until the store is available
 
     async def finish(self, outcome: Outcome) -> None:
-        """Store how it ended, then the rest.
+        """Store the outcome, then the remaining events.
 
-        Raises HandedOver when the run was lost before, Cancelled when it is too late to say so.
+        Raises HandedOver if another process owns the run, Cancelled if it was cancelled before.
         """
         await self._retry_until_available(lambda: self._attempt.end(outcome))
-        with suppress(NotStorable):  # the end is told already; its log does without the rest
+        with suppress(NotStorable):  # the outcome is stored; the log does without its last events
             await self._retry_until_available(self._write)
 
     async def _retry_until_available(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Until the store is there; a run that is another's, or nobody's, is stopped here.
+        """Retry while the store is unavailable; stop the run on any other refusal.
 
-        So is one of which the store refuses what it was given: it would do so again.
+        Those are final: cancelled, owned by another process, or not storable.
         """
         while True:
             try:
                 await work()
                 return
-            except (Cancelled, HandedOver, NotStorable) as gone:
-                self._lose(gone)
+            except (Cancelled, HandedOver, NotStorable) as refused:
+                self._stop_run(refused)
                 raise
             except StoreUnavailable:
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
 
-    async def _written_and_ours(self) -> bool:
+    async def _write_or_check(self) -> bool:
         return await self._write() or await self._check()
 
     async def _check(self) -> bool:
@@ -177,11 +175,11 @@ class Log:
         return True
 
     async def _write(self) -> bool:
-        """Whether there was anything to write. Whoever waits may leave; the writing goes on."""
+        """Write a row; false if there was nothing to write. A cancelled caller stops no write."""
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_row(), name="row of a log")
         else:
-            await asyncio.wait({self._writing})  # what was said since is not in it
+            await asyncio.wait({self._writing})  # it does not contain the newest events
             return await self._write()
         written = await asyncio.shield(self._writing)
         if isinstance(written, bool):
@@ -189,7 +187,7 @@ class Log:
         raise written
 
     async def _write_row(self) -> bool | RunError | StoreUnavailable:
-        """What refuses the row is given, not raised: whoever waited for it may have left."""
+        """Return a refusal instead of raising it: the caller may have been cancelled."""
         run = self._run
         assert run is not None
         entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
@@ -197,8 +195,8 @@ class Log:
             return False
         row: dict[str, Any] = {
             "events": [[entry.name, dict(entry.data)] for entry in entries],
-            "first": self._told + 1,  # the number of its first event, for whoever resumes
-            "progress": run.so_far(self._steps),
+            "first": self._events + 1,  # the number of its first event
+            "progress": run.snapshot(self._steps),
         }
         if self._written == 0:
             row["trace"] = run.trace
@@ -208,7 +206,7 @@ class Log:
             self._is_refused = isinstance(refused, NotStorable)
             return refused
         self._rows += 1
-        self._told += len(entries)
+        self._events += len(entries)
         self._written = entries[-1].id
         self._steps += len(row["progress"]["steps"])
         return True

@@ -1,4 +1,4 @@
-"""How a run begins: what the sinks are told, and what its agent is asked."""
+"""The start of a run: its first fact, and the call of its agent."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from app.runs.rendering import TooMuch
 
 
 def started(run: Run, now: float) -> RunStarted:
-    """The run has its place."""
+    """The fact that a run starts."""
     return RunStarted(
         run_id=run.id,
         agent=run.agent.name,
@@ -34,7 +34,7 @@ def started(run: Run, now: float) -> RunStarted:
 
 
 def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
-    """The run, as its agent is asked for it."""
+    """The call of the agent for this run."""
     return AgentCall(
         run_id=run.id,
         question=run.request.question,
@@ -55,7 +55,7 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
 
 
 async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
-    """Ask the agent: the body of the run's task."""
+    """Call the agent: the body of the run's task."""
     try:
         return await agent.answer(call)
     except TooMuch as raised:
@@ -65,22 +65,22 @@ async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
             raise AnswerTooLarge from failed.__cause__
         raise
     except HandedOver as lost:
-        if call.fence is None:  # its thread is another run's: its time is over for the store
+        if call.fence is None:  # its lease of the thread has expired, so its deadline has too
             raise DeadlineExceeded from lost
-        await call.fence.passed()  # which knows whether its caller has ended it
-        # It is this process's, and its thread another run's: it was stored too late to have it.
+        await call.fence.confirm_owned()  # raises if the run was cancelled or taken over
+        # We own the run, but another run owns its thread: this one was stored too late.
         raise StoreUnavailable from lost
     except (SystemExit, KeyboardInterrupt, Contained) as raised:
-        raise AgentFailed from original(raised)  # an agent does not end the service
+        raise AgentFailed from original(raised)  # an agent must not end the service
 
 
 def stored_s(run: Run) -> float:
-    """How long a background run lay in the store before its first start."""
+    """Seconds that a background run waited in the store before its first start."""
     return max(0.0, run.attempt.started_at - run.attempt.created_at) if run.attempt else 0.0
 
 
 def _attempt(run: Run) -> dict[str, Any]:
-    """What the start of a background run says beside that of another one."""
+    """The fields of RunStarted that only a background run has."""
     if run.attempt is None:
         return {}
     before = [row["trace"] for row in run.attempt.log if row.get("trace")][-1:]

@@ -1,8 +1,8 @@
-"""Keeps code of users from ending the process: an exit ends the work that asked for it.
+"""Contains exits of user code: an exit ends only the task that raised it, not the process.
 
-asyncio raises SystemExit and KeyboardInterrupt out of the loop when a task ends with one, which
-stops everything that the loop serves. Tasks of a run, and those of a factory of agents, end with
-`Contained` instead. An operator's signal is handled elsewhere, and not by such a task.
+If a task raises SystemExit or KeyboardInterrupt, asyncio raises it out of the loop, which stops
+the whole service. Tasks of runs and of agent factories end with `Contained` instead. Signals of
+an operator do not pass through these tasks.
 """
 
 import asyncio
@@ -13,23 +13,23 @@ from typing import Any
 
 from app.runs.deadline import current
 
-# Set where code of users works for no run: in factories, and in what these start.
+# True while user code executes outside a run: in factories, and in tasks that these start.
 building: ContextVar[bool] = ContextVar("watchkeeper_building", default=False)
 
 
-# GeneratorExit has a meaning of its own to the generators that it passes: they take it for a close.
+# A GeneratorExit from user code would look like a close to the generators that it passes.
 _EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 class Contained(BaseException):
-    """Stands for the exit that is its cause: what was raised to end more than one task.
+    """Replaces an exit, which is its `__cause__`.
 
-    It is no Exception: what the user's code lets pass of the one, it lets pass of the other.
+    Like the exit it is no Exception, so that `except Exception` in user code does not catch it.
     """
 
 
 def contain(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on no task of a run or a factory can stop this loop."""
+    """Contain the exits of all tasks of runs and factories that this loop creates from now on."""
     former = loop.get_task_factory()
     if not isinstance(former, _Tasks):
         loop.set_task_factory(_Tasks(former))
@@ -43,12 +43,12 @@ def release(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def original(error: BaseException) -> BaseException:
-    """What was raised, of an error that may stand for it."""
+    """The exit behind a `Contained`; any other error unchanged."""
     return error.__cause__ or error if isinstance(error, Contained) else error
 
 
 class _Tasks:
-    """Makes the tasks of a loop, in the way in which they were made before."""
+    """A task factory that contains user code; the former factory creates the tasks."""
 
     def __init__(self, former: Any) -> None:
         self.former = former
@@ -56,51 +56,51 @@ class _Tasks:
     def __call__(
         self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any
     ) -> "asyncio.Future[Any]":
-        make: Any = self.former or _task
-        if not _is_users(options.get("context")):
-            made: asyncio.Future[Any] = make(loop, work, **options)
-            return made
-        held = _Work(work)
-        made = make(loop, _contained(held), **options)
-        # One that is cancelled before it begins is closed now: the collector would complain of it.
-        made.add_done_callback(held.close_unbegun)
-        return made
+        create: Any = self.former or _task
+        if not _is_user_code(options.get("context")):
+            task: asyncio.Future[Any] = create(loop, work, **options)
+            return task
+        wrapped = _Work(work)
+        task = create(loop, _contained(wrapped), **options)
+        # Python warns about a coroutine that is collected before it has started.
+        task.add_done_callback(wrapped.close_if_unstarted)
+        return task
 
 
 def _task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
     return asyncio.Task(work, loop=loop, **options)
 
 
-def _is_users(context: Context | None) -> bool:
-    """Whether a task that is made now, in that context or in the present one, works for a user."""
+def _is_user_code(context: Context | None) -> bool:
+    """Whether a task with this context, or the present one, belongs to a run or a factory."""
     if context is None:
         return current.get() is not None or building.get()
     return context.get(current) is not None or context.get(building, False)
 
 
 class _Work:
-    """A coroutine that is closed also where its task is cancelled before it begins."""
+    """A coroutine that is also closed if its task is cancelled before it starts."""
 
     __slots__ = ("coroutine",)
 
     def __init__(self, coroutine: Any) -> None:
         self.coroutine = coroutine
 
-    def close_unbegun(self, ended: "asyncio.Future[Any]") -> None:
-        """Close it where its task was cancelled before it began."""
-        cut = ended.cancelled() and inspect.iscoroutine(self.coroutine)
-        if cut and inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CREATED:
+    def close_if_unstarted(self, task: "asyncio.Future[Any]") -> None:
+        """Close the coroutine if its task was cancelled before it started."""
+        cancelled = task.cancelled() and inspect.iscoroutine(self.coroutine)
+        if cancelled and inspect.getcoroutinestate(self.coroutine) == inspect.CORO_CREATED:
             self.coroutine.close()
 
     def __del__(self) -> None:
         self.coroutine.close()
 
 
-def _contained(held: _Work) -> Any:
-    """A coroutine that ends with `Contained` where it would have ended the loop."""
-    coroutine = held.coroutine
-    contained: Any = _awaited(held)
-    # Libraries and people that look at the task see the name of what works in it.
+def _contained(work: _Work) -> Any:
+    """A coroutine that raises `Contained` instead of an exit."""
+    coroutine = work.coroutine
+    contained: Any = _awaited(work)
+    # Task dumps show the name of the user's coroutine.
     contained.__name__ = getattr(coroutine, "__name__", contained.__name__)
     contained.__qualname__ = getattr(coroutine, "__qualname__", contained.__qualname__)
     return contained
@@ -110,18 +110,18 @@ async def _awaited(work: _Work) -> Any:
     try:
         return await work.coroutine
     except _EXITS as raised:
-        if _is_operators(raised) or _closes(raised):
+        if _is_from_operator(raised) or _is_close(raised):
             raise
         raise Contained from raised
 
 
-def _closes(raised: BaseException) -> bool:
-    """Whether Python closes the coroutine: that is raised here, and not by the work."""
+def _is_close(raised: BaseException) -> bool:
+    """Whether Python closes the wrapper itself, and no user code raised this."""
     trace = raised.__traceback__
     return isinstance(raised, GeneratorExit) and (trace is None or trace.tb_next is None)
 
 
-def _is_operators(raised: BaseException) -> bool:
-    """While agents are built, Python raises KeyboardInterrupt for a Ctrl-C, wherever it is."""
+def _is_from_operator(raised: BaseException) -> bool:
+    """While agents are built, Python raises KeyboardInterrupt for Ctrl-C in whatever code runs."""
     python_interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(raised, KeyboardInterrupt) and building.get() and python_interrupts

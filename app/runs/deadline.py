@@ -1,4 +1,4 @@
-"""What code inside a run may know without being handed it: the run, its time left, its call."""
+"""Context variables for code inside a run: the run, its deadline, the present tool call."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The run that the present task or thread works for; `deadline` is on `time.monotonic`."""
+    """The run of the present task or thread; `deadline` is on `time.monotonic`."""
 
     run_id: str
     deadline: float
@@ -18,23 +18,25 @@ current: ContextVar[Current | None] = ContextVar("watchkeeper_run", default=None
 
 
 def remaining() -> float:
-    """Seconds until the present run's deadline, at least 0.0; `math.inf` outside a run.
+    """Return the seconds until the present run's deadline: at least 0.0, `math.inf` outside a run.
 
-    Works in async tools, in sync tools on their own threads, in models and in graph nodes.
+    Works in async tools, in sync tools on their own threads, in models and in graph nodes. Inside
+    a program that only watches its agents there is no deadline: `math.inf`. Never raises.
     """
     run = current.get()
     return math.inf if run is None else max(0.0, run.deadline - time.monotonic())
 
 
-# Set for the time of a tool call, on whatever thread it works.
+# Set during a tool call, on its own thread too.
 tool_call: ContextVar[str | None] = ContextVar("watchkeeper_tool_call", default=None)
 
 
-def idempotency_key() -> str | None:
-    """Names the present tool call for other systems; None outside a tool.
+def tool_call_key() -> str | None:
+    """Return the key of the present tool call, for systems that must not act twice; else None.
 
     A background run may call a tool twice, when its process dies between the tool's return and
-    the record of it: both calls have this key, as long as the model repeats itself. So have the
-    calls of runs that were asked for with one Idempotency-Key.
+    the record of it. Both calls have this key, as long as the model repeats itself. So have the
+    calls of runs that were requested with one `Idempotency-Key`. Hand the text on as it is: it has
+    no meaning and no form that stays. It is None outside a tool. Never raises.
     """
     return tool_call.get()

@@ -1,7 +1,7 @@
-"""Why a run could not be served.
+"""The causes for which a run is refused or fails.
 
-The docstring of each class is the sentence a caller reads; `code` is its stable name.
-Nothing an exception, a model or a tool said stands in them.
+The docstring of each class is the sentence that callers read; `code` is its stable name.
+No sentence contains text of an exception, a model or a tool.
 """
 
 from typing import ClassVar

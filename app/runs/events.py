@@ -1,8 +1,8 @@
 """Everything that can happen to a run, as a closed union of frozen facts.
 
 Log lines, metrics and spans are translations of these, one file each. `at` is on
-`time.monotonic`. Facts may carry what a caller, a model or a tool said (arguments, results,
-exceptions): it is for the run's own record, and a sink decides what of it may leave.
+`time.monotonic`. Facts may contain content (arguments, results, messages, exceptions) for the
+record of the run; each sink decides which content leaves the process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from app.runs.model import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """What every fact about a run says. Its `names` come from outside, and are made safe here."""
+    """The fields of every fact. `names` lists fields with foreign text, which is made safe here."""
 
     names: ClassVar[tuple[str, ...]] = ()
 
@@ -36,29 +36,29 @@ class Fact:
 
     def __post_init__(self) -> None:
         for field_name in self.names:
-            given = getattr(self, field_name)
-            if given is not None and (safe := plain.name(given)) is not given:
+            value = getattr(self, field_name)
+            if value is not None and (safe := plain.name(value)) is not value:
                 object.__setattr__(self, field_name, safe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQueued(Fact):
-    """A run found no free place and waits for one."""
+    """A run found no free slot and waits for one."""
 
     mode: Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Fact):
-    """A run has its place and begins to work."""
+    """A run has a slot and starts."""
 
     mode: Mode
     iteration_limit: int
     timeout_s: float
     queue_wait_s: float
     thread_id: str | None = None
-    # Of a background run: which attempt this is, how long it was stored before the first one,
-    # the span that submitted it, and that of the attempt before.
+    # For a background run: the number of the attempt, how long the run waited in the store before
+    # the first one, and the spans of its submission and of the attempt before.
     attempt: int = 1
     stored_s: float = 0.0
     links: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class RunStarted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCallStarted(Fact):
-    """The agent asked its model. `parent_id` is the open tool call it was made in, if any."""
+    """The agent called its model. `parent_id` is the tool call that encloses this call, if any."""
 
     names = ("provider", "model")
 
@@ -81,7 +81,7 @@ class ModelCallStarted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstToken(Fact):
-    """A streamed model call gave its first token."""
+    """A streamed model call returned its first token."""
 
     names = ("provider", "model")
 
@@ -93,7 +93,7 @@ class FirstToken(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCallFinished(Fact):
-    """A model call ended, well or not; every call that started ends exactly once."""
+    """A model call ended; every call that started ends exactly once."""
 
     names = ("provider", "model", "finish_reason")
 
@@ -119,7 +119,7 @@ class IterationCounted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallStarted(Fact):
-    """A tool began to work. `own` is false inside a sub-agent."""
+    """A tool call started. `own` is false inside a sub-agent."""
 
     names = ("tool", "tool_call_id")
 
@@ -148,7 +148,7 @@ class ToolCallFinished(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallRejected(Fact):
-    """The model asked for something that cannot be run: no tool is called for it."""
+    """The model asked for a tool call that cannot be executed; no tool is called."""
 
     names = ("tool",)
 
@@ -158,7 +158,7 @@ class ToolCallRejected(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCallRetried(Fact):
-    """A model call is made again: what was said since that iteration began does not count."""
+    """A model call is made again; text since the start of that iteration does not count."""
 
     names = ("provider", "model")
 
@@ -170,7 +170,7 @@ class ModelCallRetried(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubAgentStarted(Fact):
-    """A tool asks an agent of its own; `parent_id` is the tool call."""
+    """A tool calls a sub-agent; `parent_id` is the tool call."""
 
     names = ("name",)
 
@@ -182,7 +182,7 @@ class SubAgentStarted(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubAgentFinished(Fact):
-    """A sub-agent ended, with counts of its own: the run's are those of the agent asked."""
+    """A sub-agent ended. Its counts are its own; those of the run count the outer agent only."""
 
     call_id: str
     outcome: CallOutcome
@@ -191,7 +191,7 @@ class SubAgentFinished(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationLimitReached(Fact):
-    """The run is at its limit: its last answer comes next."""
+    """The run has reached its limit; its answer comes next."""
 
     iteration_limit: int
     limit: Limit = Limit.ITERATIONS
@@ -199,7 +199,7 @@ class IterationLimitReached(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkAbandoned(Fact):
-    """A run ended while some of its work would not stop."""
+    """A run ended, but some of its work has not stopped."""
 
     threads: int
     tasks: int
@@ -207,7 +207,7 @@ class WorkAbandoned(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Fact):
-    """The one final fact of a run, whatever happened."""
+    """The one final fact of every run."""
 
     mode: Mode
     outcome: Outcome
@@ -223,7 +223,7 @@ class RunFinished(Fact):
     cost_usd: float | None
     ttft_s: float | None
     phase: Phase | None
-    # Which limit stopped the run, if one did; and whether its answer is a refusal.
+    # The limit that stopped the run, if one did; and whether its answer is a refusal.
     limit: Limit | None = None
     refused: bool = False
     error: BaseException | None = None
@@ -234,7 +234,7 @@ class RunFinished(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHandedOver(Fact):
-    """This attempt at a background run is over and the run is not: another process has it."""
+    """This attempt at a background run has ended; the run continues in another process."""
 
     mode: Mode
     attempt: int
@@ -242,10 +242,10 @@ class RunHandedOver(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunBeganAnew(Fact):
-    """A background run begins again from its input: what was kept of it is no use to its agent.
+    """A background run starts again from its input: its agent cannot resume the stored state.
 
-    `nodes` are those that it would have gone on with and the agent does not have; none where
-    nothing was kept. What an earlier attempt cost stays, its iterations and steps do not.
+    `nodes` are the next nodes of the stored state that the agent no longer has; empty if no state
+    was stored. The cost of earlier attempts still counts, their iterations and steps do not.
     """
 
     nodes: tuple[str, ...] = ()
@@ -253,17 +253,17 @@ class RunBeganAnew(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecovered(Fact):
-    """A background run of a process that died was put back into its queue."""
+    """A background run of a process that died was requeued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLost(Fact):
-    """A background run killed every process that worked it, and is not tried again."""
+    """Every process that executed a background run died; it is not attempted again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamClosed(Fact):
-    """A reader of a run's events is gone; `reason` is completed, left or stalled."""
+    """A reader stopped following a run; `reason` is completed, left or stalled."""
 
     reason: str
     first_event_s: float | None
@@ -271,14 +271,14 @@ class StreamClosed(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened(Fact):
-    """Somebody follows the events of a run."""
+    """A reader started to follow the events of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Text of a model as it comes; `sub_agent` is None for the agent asked.
+    """Streaming text of a model; `sub_agent` is None for the outer agent.
 
-    It is for the readers of the run, and no fact about it: no sink is told.
+    It goes to the readers of the run only: it is no fact, so no sink receives it.
     """
 
     text: str

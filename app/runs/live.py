@@ -1,6 +1,6 @@
-"""A run in flight: its request, what is known of it so far, and the moment it ended.
+"""A run in flight: its request, its progress, and its end.
 
-Whoever reads a run waits on `ended`; nobody who reads can hold it.
+Readers wait on `ended`. No reader can delay the run.
 """
 
 import asyncio
@@ -18,14 +18,10 @@ from app.runs.errors import RunError
 from app.runs.events import (
     Emit,
     Event,
-    IterationCounted,
-    ModelCallRetried,
     RunFinished,
     RunHandedOver,
     RunStarted,
     Token,
-    ToolCallFinished,
-    ToolCallStarted,
 )
 from app.runs.model import (
     AgentAnswer,
@@ -43,11 +39,12 @@ from app.runs.model import (
 from app.runs.progress import Progress
 from app.runs.ring import Ring
 from app.runs.tasks import Attempt, Fence
+from app.runs.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: an answer, or the error that stands for it."""
+    """The end of a run: an answer, or an error instead."""
 
     outcome: Outcome
     answer: AgentAnswer | None
@@ -88,11 +85,9 @@ class Run:
         self.state = State.QUEUED
         self.progress = Progress(self.arrived_at)
         self.trace: str | None = None
-        self.ring = Ring(loop)
-        # True once it has a place, false if it ended before.
+        self.transcript = Transcript(run_id, agent, self.progress, loop)
+        # True once the run has a slot, false if it ended before.
         self.admitted: asyncio.Future[bool] = loop.create_future()
-        self._said: list[str] = []
-        self._turn_began_at = 0
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.deadline))
         self.ended: asyncio.Future[Ended] = loop.create_future()
@@ -100,8 +95,8 @@ class Run:
         self.task: asyncio.Task[AgentAnswer] | None = None
         self.timers: list[asyncio.TimerHandle] = []
         self.stopping: RunError | None = None
-        self.died_in: Phase | None = None
-        # What stands behind a background run; None for a run that somebody waits for.
+        self.phase_at_stop: Phase | None = None
+        # Only a background run has these two.
         self.attempt: Attempt | None = None
         self.fence: Fence | None = None
         self.find_trace: Callable[[], str | None] = lambda: None
@@ -109,14 +104,19 @@ class Run:
         self._lock = threading.RLock()
 
     @property
+    def ring(self) -> Ring:
+        """The events of this run, for readers."""
+        return self.transcript.ring
+
+    @property
     def trace_id(self) -> str | None:
-        """The trace that its request is recorded in; `trace` is all of W3C's header."""
+        """The trace id of its request; `trace` is the whole W3C header."""
         return self.trace.split("-")[1] if self.trace else None
 
     def record(self, fact: Event, *, counts: bool = True) -> None:
-        """Fold a fact in and pass it on; after the final fact nothing is said of a run.
+        """Add a fact to the progress, the sinks and the transcript. Ignored after the final fact.
 
-        One that does not count is told to the sinks alone, and to nobody who reads the run.
+        A fact that does not count goes to the sinks alone.
         """
         with self._lock:
             if self.state is State.FINISHED:
@@ -129,76 +129,22 @@ class Run:
             self.progress.add(fact)
             self._emit(fact)
             if isinstance(fact, RunStarted) and self.trace is None:
-                self.trace = self.find_trace()  # a background run has no request: it is its own
-            self._show(fact)
+                self.trace = self.find_trace()  # a background run has no request, so its own span
+            self.transcript.add(fact, self.trace_id)
 
     def on_token(self, token: Token) -> None:
-        """Pass text on to whoever reads, from any thread."""
+        """Send streaming text to the readers; may be called from any thread."""
         with self._lock:
-            if self.state is State.FINISHED:
-                return
-            if token.sub_agent is None:
-                if not self.ring.keeps(self._turn_began_at):
-                    self._said.clear()  # of no use without its beginning, and it has no bound
-                self._said.append(token.text)
-                self._turn_began_at = self._turn_began_at or self.ring.last_id + 1
-            self.ring.add(
-                "token", text=token.text, iteration=token.iteration, agent=token.sub_agent
-            )
+            if self.state is not State.FINISHED:
+                self.transcript.add_token(token)
 
     def settle_text(self, answer: str) -> None:
-        """Leave the readers with the answer: what they read since the last turn, or a correction.
-
-        An agent whose text is not its answer says its answer once, at the end.
-        """
+        """Correct the text that readers have if it is not the answer."""
         with self._lock:
-            said = "".join(self._said)
-            if said == answer and self.ring.keeps(self._turn_began_at):
-                return
-            iteration = self.progress.iterations + 1
-            if said:
-                self.ring.add("retract", iteration=iteration)
-            self.ring.add("token", text=answer, iteration=iteration, agent=None)
-
-    def _show(self, fact: Event) -> None:
-        """What of a fact its readers are told."""
-        match fact:
-            case RunStarted():
-                self.ring.add(
-                    "run",
-                    run_id=self.id,
-                    trace_id=self.trace_id,
-                    agent=self.agent.name,
-                    deadline_s=fact.timeout_s,
-                    iteration_limit=fact.iteration_limit,
-                    demo=self.agent.demo,
-                )
-            case ToolCallStarted() if fact.own:
-                call_id = self.progress.call_ids[fact.call_id]
-                self.ring.add(
-                    "tool_start", tool=fact.tool, call_id=call_id, iteration=fact.iteration
-                )
-            case ToolCallFinished() if fact.call_id in self.progress.call_ids:
-                self.ring.add(
-                    "tool_end",
-                    tool=fact.tool,
-                    call_id=self.progress.call_ids[fact.call_id],
-                    outcome=fact.outcome,
-                    duration_s=round(fact.at - fact.started_at, 4),
-                )
-            case IterationCounted():
-                self._said.clear()
-                self._turn_began_at = 0
-                self.ring.add("iteration", iteration=fact.iteration, tool_calls=fact.tool_calls)
-            case ModelCallRetried():
-                self._said.clear()
-                self._turn_began_at = 0
-                self.ring.add("retract", iteration=fact.iteration)
-            case _:
-                pass
+            self.transcript.settle(answer)
 
     def phase(self) -> Phase:
-        """What holds the run now."""
+        """What the run is waiting for now."""
         with self._lock:
             return self.progress.phase
 
@@ -207,16 +153,16 @@ class Run:
         return time.monotonic() - self.arrived_at
 
     def timings(self) -> Timings:
-        """Where the time went so far, or until the end."""
+        """How the time was spent until now, or until the end."""
         if self.ended.done():
             return self.ended.result().timings
         with self._lock:
             return self.progress.timings()
 
-    def so_far(self, steps_reported: int) -> dict[str, Any]:
-        """What another attempt needs to go on counting, with the steps that were not told."""
+    def snapshot(self, steps_reported: int) -> dict[str, Any]:
+        """The snapshot for another attempt, with the steps since the last `steps_reported`."""
         with self._lock:
-            return snapshot.taken(self.progress, steps_reported, content=self.request.include_steps)
+            return snapshot.of(self.progress, steps_reported, content=self.request.include_steps)
 
     def steps(self) -> tuple[Step, ...]:
         """The tool calls that have finished."""

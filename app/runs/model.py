@@ -1,4 +1,4 @@
-"""The nouns that every room shares: a request for a run, its steps and how it ended."""
+"""The nouns that all packages share: the request of a run, its steps and its outcome."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from app.runs import plain, rendering
 
 
 class Outcome(StrEnum):
-    """How a run ended: the same word in the answer, the metric, the span and the log line."""
+    """How a run ended: the same value in the answer, the metric, the span and the log line."""
 
     COMPLETED = "completed"
     ITERATION_LIMIT = "iteration_limit"
@@ -35,15 +35,14 @@ class CallOutcome(StrEnum):
 
 
 class Rejection(StrEnum):
-    """Why a tool that the model asked for was not run."""
+    """Why a tool call of the model was not executed."""
 
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGS = "invalid_args"
-    REFUSED = "refused"
 
 
 class Mode(StrEnum):
-    """Who reads the run: a waiting caller, a stream, or nobody yet."""
+    """How a run is read: by a waiting caller, as a stream, or later from the store."""
 
     SYNC = "sync"
     STREAM = "stream"
@@ -51,7 +50,7 @@ class Mode(StrEnum):
 
 
 class State(StrEnum):
-    """Where a run is in its life."""
+    """The state of a run."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -59,7 +58,7 @@ class State(StrEnum):
 
 
 class Stopped(StrEnum):
-    """What came of an order to stop a run."""
+    """The result of a request to stop a run."""
 
     CANCELLED = "cancelled"
     STILL_STOPPING = "still_stopping"
@@ -67,7 +66,7 @@ class Stopped(StrEnum):
 
 
 class EarlyStopping(StrEnum):
-    """What writes the answer at the iteration limit: the model, or a fixed sentence."""
+    """The source of the answer at the iteration limit: the model, or a fixed sentence."""
 
     GENERATE = "generate"
     FORCE = "force"
@@ -81,7 +80,7 @@ class Limit(StrEnum):
 
 
 class PhaseKind(StrEnum):
-    """What can hold a run."""
+    """What a run can be waiting for."""
 
     QUEUE = "queue"
     LLM = "llm"
@@ -91,7 +90,7 @@ class PhaseKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What holds a run at one moment; a tool is named."""
+    """What a run is waiting for at one moment; a tool by its name."""
 
     kind: PhaseKind
     tool: str | None = None
@@ -102,7 +101,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """What is known of an agent before it runs: fixed at start, shown by `GET /agents`."""
+    """The description of an agent: fixed at start, shown by `GET /agents`."""
 
     name: str
     kind: str
@@ -116,13 +115,15 @@ class AgentInfo:
     max_timeout_s: float = 300.0
     background_timeout_s: float = 3600.0
     conversations: bool = False
-    # Whether a background run of it goes on from its last step after a crash, or begins anew.
+    # After a crash its background runs resume from the last step; otherwise they start again.
     resumes: bool = False
+    # Whether its own code prints what callers and models say.
+    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a caller asked for. `timeout_s` counts from arrival, the queue included."""
+    """The request of a caller. `timeout_s` counts from arrival, the queue included."""
 
     question: str
     timeout_s: float
@@ -130,7 +131,7 @@ class RunRequest:
     thread_id: str | None = None
     include_steps: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
-    # What repeats with one Idempotency-Key have in common; None for a request without a key.
+    # The same for all requests that repeat one Idempotency-Key; None without a key.
     operation: str | None = None
 
 
@@ -159,7 +160,7 @@ NO_USAGE = Usage()
 
 @dataclass(slots=True)
 class Tally:
-    """What a sub-agent has done so far; it goes on while the sub-agent works."""
+    """The counts of a sub-agent; they change while it executes."""
 
     iterations: int = 0
     tool_calls: int = 0
@@ -182,7 +183,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the wall clock went. Each moment counts once, so the four add up to the duration."""
+    """How the wall clock was spent. Each moment counts once: the four add up to the duration."""
 
     queue_s: float = 0.0
     llm_s: float = 0.0
@@ -192,13 +193,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswer:
-    """What an agent answers at the end of its run; its output is plain JSON values.
+    """The answer of an agent at the end of its run; `output` holds plain JSON values.
 
     `limit` is the limit that stopped the run, if one did. `refused` marks an answer in which the
-    model, or a rule of the agent's own, declines.
+    model, or a rule of the agent, declines.
 
-    Making one raises TooMuch, or what the code of the output raises. So the run fails before
-    anybody is told how it ended, and an answer that there is can always be sent and stored.
+    The constructor raises TooMuch, or any exception of the code of the output. So the run fails
+    before its end is reported, and every AgentAnswer can be sent and stored.
     """
 
     text: str
@@ -214,7 +215,7 @@ class AgentAnswer:
 
 @dataclass(frozen=True, slots=True)
 class LeftoverWork:
-    """Work that outlived its run and is still going on."""
+    """Threads and tasks that have not stopped with their run."""
 
     threads: int
     tasks: int

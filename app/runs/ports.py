@@ -1,8 +1,8 @@
-"""What the core needs from outside."""
+"""The protocols that the core requires of agents and stores."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from app.runs.events import Emit, OnToken
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
@@ -21,19 +21,19 @@ from app.runs.tasks import (
     WaitCondition,
 )
 
-# What a model call cost in US dollars; None for a model whose price is not known.
+# The cost of a model call in US dollars; None for a model without a known price.
 Price: TypeAlias = Callable[[str, Usage], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class AgentCall:
-    """One run, as an agent is asked for it; `fault` is told when watching it goes wrong.
+    """The call of an agent for one run; the handler calls `fault` when watching the run fails.
 
-    `on_token` takes the text of models as it comes; it is None if nobody reads it. A `durable` run
-    stores its steps, so that another attempt goes on from there; `resumed` says that there was one
-    before, and `iterations` how many it had. Runs of one `operation` repeat each other, so the
-    calls of their tools have the same idempotency keys. `stopping` says whether the run is being
-    stopped, so that its end closes what is open.
+    `on_token` receives streaming text; it is None if no reader wants it. A `durable` run stores its
+    steps, so that another attempt can resume; `resumed` is true if there was an earlier attempt,
+    and `iterations` counts those before this one. Runs of one `operation` repeat each other, so
+    their tool calls have the same idempotency keys. `stopping` returns whether the run is being
+    stopped, so that its end closes the open calls.
     """
 
     run_id: str
@@ -54,39 +54,48 @@ class AgentCall:
 
 
 class Agent(Protocol):
-    """Somebody's agent, of whatever kind."""
+    """An agent of any kind."""
 
     @property
     def info(self) -> AgentInfo:
-        """What is known of it before it runs."""
+        """The description of the agent."""
         ...
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
-        """Run once, emitting a fact for each model and tool call.
+        """Execute one run; emit a fact for each model and tool call.
 
         Raises `ModelFailed`, `AgentFailed` (the cause chained) or `Interrupted`.
         """
         ...
 
 
-class TaskEngine(Protocol):
-    """Keeps background runs and has them worked, at least once each, by some process.
+@runtime_checkable
+class StatefulAgent(Agent, Protocol):
+    """An agent that stores what outlives a run: conversations, and steps of background runs."""
 
-    All of it raises StoreUnavailable, within seconds, while the store cannot be reached.
+    def use_store(self, threads: "ThreadStore", steps: Any) -> None:
+        """Store there from now on; `steps` is a saver of the agent's library, or None."""
+        ...
+
+
+class TaskEngine(Protocol):
+    """Stores background runs; some process executes each of them at least once.
+
+    Every method raises StoreUnavailable, within seconds, while the store cannot be reached.
     """
 
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
-        """Open the store and, if this process `works`, take runs of these agents from it."""
+        """Open the store; if this process `works`, claim and execute runs of these agents."""
         ...
 
     async def stop(self) -> None:
-        """Take no more runs, give back those that are still worked here, and close."""
+        """Claim no more runs, hand over those that still execute here, and close."""
         ...
 
     async def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         """Store a run; true if it is new, false if its key was used before.
 
-        Raises KeyReused when that was with another body.
+        Raises KeyReused if the key was used with another body.
         """
         ...
 
@@ -95,7 +104,7 @@ class TaskEngine(Protocol):
         ...
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
-        """What was submitted as that run."""
+        """The submission of a run."""
         ...
 
     async def record(self, task_id: str) -> Record | None:
@@ -107,81 +116,80 @@ class TaskEngine(Protocol):
         ...
 
     async def cancel(self, task_id: str) -> TaskStatus | None:
-        """Order a run to stop: the status in which that met it, None if it had ended before.
+        """Order a run to stop. Return its status at that moment, None if it had ended before.
 
-        Whoever works it obeys soon.
+        The process that executes it stops it soon.
         """
         ...
 
     async def record_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
-        """Say what became of a cancelled run that this process worked; `stuck`: it goes on."""
+        """Store how a cancelled run of this process ended; `stuck`: some of its work goes on."""
         ...
 
     async def wait(
         self, task_id: str, condition: WaitCondition, timeout_s: float
     ) -> RunSnapshot | None:
-        """How a run stands as soon as it stands so.
+        """Return the snapshot of a run as soon as it meets the condition.
 
-        None where it does not in that time, or where this process lets go of who waits.
+        Return None after the timeout, or if this process is stopping.
         """
         ...
 
     def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
-        """The events of a run's log as they come, each with its number; none in between.
+        """Yield the numbered events of a run's log as they come; an empty list if idle.
 
-        Begins at that event, or somewhere before it; at the last ones where there are fewer. Ends
-        when the run has ended, or when this process lets go of who waits. A store that is away is
-        waited for.
+        Starts at that event or before it; at the last events if the log has fewer. Ends with the
+        run, or if this process is stopping. Retries while the store is unavailable.
         """
         ...
 
     @property
     def stats(self) -> EngineStats:
-        """What was last read of the store; it is read again every few seconds."""
+        """The statistics of the store, read again every few seconds."""
         ...
 
 
 class ThreadStore(Protocol):
-    """Keeps conversations, as text, by agent and thread; one run at a time has a thread."""
+    """Stores conversations, as text, by agent and thread; one run at a time owns a thread."""
 
     async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
-        """Take a thread for a run. Raises InFlight when another run has it."""
+        """Acquire a thread for a run. Raises InFlight if another run owns it."""
         ...
 
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
-        """Give a thread back."""
+        """Release a thread."""
         ...
 
     async def read(self, agent: str, thread_id: str) -> str | None:
-        """What was kept, or None for a thread that is not known."""
+        """The stored conversation, or None for an unknown thread."""
         ...
 
     async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
-        """Keep this, in the place of what was kept, for the run that has the thread.
+        """Replace the stored conversation, for the run that owns the thread.
 
-        Raises HandedOver when the thread is another run's, or the run was ended elsewhere.
+        Raises HandedOver if another run owns the thread, or if the run was ended elsewhere.
         """
         ...
 
     async def delete(self, agent: str, thread_id: str) -> bool:
-        """Drop a thread; false if it was not known. Raises InFlight while a run has it."""
+        """Delete a thread; false if it is unknown. Raises InFlight while a run owns it."""
         ...
 
 
 class KeyStore(Protocol):
-    """Remembers, by Idempotency-Key, what runs with a waiting caller answered."""
+    """Stores the answers of runs with a waiting caller, by Idempotency-Key."""
 
     async def acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
-        """Take a key for a run; the body to replay if one with that key has ended.
+        """Acquire a key for a run. Return the body to replay if a run with that key has ended.
 
-        Raises InFlight, or KeyReused when the fingerprint is another one.
+        Raises InFlight, or KeyReused if the fingerprint differs.
         """
         ...
 
     async def store(self, key: str, run_id: str, body: Body) -> None:
-        """Remember what the run answered."""
+        """Store the answer of the run."""
         ...
 
     async def release(self, key: str, run_id: str) -> None:
-        """The run gave nothing to remember: the next one with this key starts anew."""
+        """Release a key without an answer: the next run with this key executes."""
         ...

@@ -1,6 +1,6 @@
-"""What model calls cost, from a small dated table that a file can override.
+"""Prices of model calls, from a small dated table that a file can override.
 
-A model that is not in it has no price: a cost that is not known is never told as 0.
+A model that is not in the table has no price: an unknown cost is never reported as 0.
 """
 
 import json
@@ -19,7 +19,7 @@ _VERSION = re.compile(r"-(\d[\d.-]*|latest)$")
 
 @dataclass(frozen=True, slots=True)
 class ModelPrice:
-    """US dollars for a million tokens; `cached` for input that was read from a cache."""
+    """US dollars for a million tokens; `cached` is the price of input read from a cache."""
 
     input: float
     output: float
@@ -27,29 +27,29 @@ class ModelPrice:
 
 
 class Prices:
-    """The table in force, by model name."""
+    """The prices in force, by model name."""
 
     def __init__(self, models: Mapping[str, ModelPrice]) -> None:
         self.models = models
 
     @classmethod
     def load(cls, override: Path | None = None) -> "Prices":
-        """The table that comes with the service, and over it a file of the same form.
+        """Load the table of the service; a file of the same form overrides its entries.
 
-        Raises ValueError, naming the file, when it is not of that form.
+        Raises ValueError, naming the file, if the file has another form.
         """
         table = json.loads(resources.files("app.runs").joinpath("prices.json").read_text())
         models = {name: ModelPrice(**price) for name, price in table["models"].items()}
         if override is not None:
             try:
-                theirs = json.loads(override.read_text())["models"]
-                models |= {name: ModelPrice(**price) for name, price in theirs.items()}
+                overrides = json.loads(override.read_text())["models"]
+                models |= {name: ModelPrice(**price) for name, price in overrides.items()}
             except (OSError, KeyError, TypeError, ValueError) as wrong:
                 raise ValueError(f"{override} is not a table of prices: {wrong!r}") from wrong
         return cls(models)
 
     def cost(self, model: str, usage: Usage) -> float | None:
-        """US dollars of one call, or None when the model has no price."""
+        """US dollars of one call, or None if the model has no price."""
         price = self.models.get(model) or self.models.get(_VERSION.sub("", model))
         if price is None:
             return None

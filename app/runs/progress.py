@@ -1,4 +1,4 @@
-"""What a run has done so far, folded from its own facts.
+"""The progress of a run, folded from its own facts.
 
 The answer, the problem of a failed run, `GET /runs` and the final fact all read from here, so
 they cannot disagree.
@@ -25,14 +25,14 @@ from app.runs.events import (
 )
 from app.runs.model import NO_USAGE, CallOutcome, Phase, PhaseKind, Step, Timings, Usage
 
-# What is shown of a tool call's arguments, and of its result.
+# The longest preview of a tool call's arguments, and of its result.
 _STEP_BYTES = 4096
-# After these the agent asks for nothing more of that call; after others it waits to ask again.
+# After these outcomes the agent does not repeat the call; after others it may wait to retry.
 _ENDED = (CallOutcome.COMPLETED, CallOutcome.CANCELLED)
 _QUEUE, _LLM, _OTHER = Phase(PhaseKind.QUEUE), Phase(PhaseKind.LLM), Phase(PhaseKind.OTHER)
 
 
-def _beginning(result: str | None) -> str | None:
+def _shortened(result: str | None) -> str | None:
     return None if result is None else plain.cut(plain.text(result), _STEP_BYTES)
 
 
@@ -50,17 +50,17 @@ class Progress:
         self.arrived_at = arrived_at
         self.iterations = 0
         self.tool_calls = 0
-        # Whether any tool has begun, in any attempt and in any sub-agent.
+        # Whether any tool has started, in any attempt and in any sub-agent.
         self.acted = False
         self.tools: Counter[str] = Counter()
         self.usage = Usage()
         self.cost_usd: float | None = None
         self.ttft_s: float | None = None
         self.unpriced = False
-        # The ids by which the run's readers know its own tool calls.
+        # The ids of its own tool calls, as readers see them.
         self.call_ids: dict[str, str] = {}
         self.steps: list[Step] = []
-        # Those of earlier attempts that count no more, since the run began anew.
+        # The number of steps of earlier attempts that no longer count: the run started again.
         self.steps_dropped = 0
         self.open: dict[str, OpenCall] = {}
         self._spent = dict.fromkeys(PhaseKind, 0.0)
@@ -70,11 +70,11 @@ class Progress:
 
     @property
     def phase(self) -> Phase:
-        """What holds the run now."""
+        """What the run is waiting for now."""
         return self._phase
 
     def timings(self, now: float | None = None) -> Timings:
-        """Where the time went until `now`."""
+        """How the time was spent until `now`."""
         self._account(time.monotonic() if now is None else now)
         spent = self._spent
         return Timings(
@@ -85,13 +85,13 @@ class Progress:
         )
 
     def account_for(self, spent: Mapping[PhaseKind, float], now: float) -> None:
-        """Begin at `now` with what was spent before; the rest since arrival was `other`."""
+        """Start at `now` with the time spent before; the rest since arrival counts as `other`."""
         self._spent.update(spent)
         self._spent[PhaseKind.OTHER] += max(0.0, now - self.arrived_at - sum(spent.values()))
         self._since = max(now, self.arrived_at)
 
     def add(self, fact: Event) -> None:
-        """Take one fact in."""
+        """Add one fact."""
         self._account(fact.at)
         self._backing_off = False
         match fact:
@@ -102,7 +102,7 @@ class Progress:
             case ModelCallFinished():
                 self.open.pop(fact.call_id, None)
                 self._spend(fact)
-                # Until the next fact the run waits to ask again: the model still holds it.
+                # Until the next fact the run waits to retry, which counts as time of the model.
                 self._backing_off = fact.outcome not in _ENDED
             case SubAgentStarted():
                 self.open[fact.call_id] = OpenCall(fact)
@@ -120,19 +120,19 @@ class Progress:
             case IterationCounted():
                 self.iterations = fact.iteration
             case RunBeganAnew():
-                self._begin_anew()
+                self._restart()
             case _:
                 pass
-        self._phase = self._now_in(queued=not isinstance(fact, RunStarted))
+        self._phase = self._phase_now(queued=not isinstance(fact, RunStarted))
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self.iterations = self.tool_calls = 0
         self.tools.clear()
         self.steps_dropped = len(self.steps)
         self.steps.clear()
 
     def _spend(self, fact: ModelCallFinished) -> None:
-        """One call without a price leaves the whole without one: a part of it would mislead."""
+        """Add usage and cost. A single call without a price makes the cost of the run unknown."""
         self.usage += fact.usage
         if fact.cost_usd is None:
             self.unpriced = self.unpriced or fact.usage != NO_USAGE
@@ -152,7 +152,7 @@ class Progress:
                 tool=started.tool,
                 call_id=self.call_ids[fact.call_id],
                 arguments=rendering.preview(started.arguments, _STEP_BYTES),
-                result=_beginning(fact.result),
+                result=_shortened(fact.result),
                 outcome=fact.outcome,
                 started_s=started.at - self.arrived_at,
                 duration_s=fact.at - started.at,
@@ -160,17 +160,18 @@ class Progress:
         )
 
     def _unique(self, started: ToolCallStarted) -> str:
-        """The model's own id of the call, unless it gave none, or gave it to an earlier one too."""
-        said = started.tool_call_id
-        repeated = said in self.call_ids.values() or any(s.call_id == said for s in self.steps)
-        return started.call_id if not said or repeated else said
+        """The model's id of the call, unless it is missing or an earlier call has it too."""
+        model_id = started.tool_call_id
+        is_known = model_id in self.call_ids.values()
+        repeated = is_known or any(step.call_id == model_id for step in self.steps)
+        return started.call_id if not model_id or repeated else model_id
 
     def _account(self, now: float) -> None:
         if now > self._since:
             self._spent[self._phase.kind] += now - self._since
             self._since = now
 
-    def _now_in(self, queued: bool) -> Phase:
+    def _phase_now(self, queued: bool) -> Phase:
         if self._phase is _QUEUE and queued:
             return _QUEUE
         for call in self.open.values():

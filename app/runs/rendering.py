@@ -1,7 +1,6 @@
-"""Turns what an agent made into plain JSON values: bounded, without cycles, once and for all.
+"""Converts values of agents to plain JSON values: bounded and without cycles.
 
-It happens where the value becomes one of the core. From there on its readers, the log and the
-store take it as it is, and none of them can fail on it.
+It happens once, where the value enters the core. So no reader, log or store can fail on it later.
 """
 
 import json
@@ -22,56 +21,56 @@ from app.runs import plain
 
 T = TypeVar("T")
 
-# What a run may answer with, its text included. JSON readers give up at a few hundred levels.
-MOST_BYTES = 16_000_000
-MOST_ITEMS = 250_000
-MOST_DEPTH = 100
+# Limits of an answer, its text included. JSON readers fail at a few hundred levels.
+MAX_BYTES = 16_000_000
+MAX_ITEMS = 250_000
+MAX_DEPTH = 100
 _PREVIEW_DEPTH = 20
 _ITEM_BYTES = 2
-# Python writes no more digits of an integer as text, and reads none either.
-_LONGEST_NUMBER_BITS = 14_000
-_LONGEST_INTEGER_BITS = 300_000
+# Python converts no larger integers to text or back.
+_MAX_NUMBER_BITS = 14_000
+_MAX_INTEGER_BITS = 300_000
 _LISTS = (Sequence, Set, ValuesView, deque)
-# Their own texts are addresses in memory, messages of exceptions, or nothing.
-_SAY_NOTHING = (Awaitable, Iterator, BaseException)
+# Their `str()` is an address in memory, the message of an exception, or empty.
+_TEXTLESS = (Awaitable, Iterator, BaseException)
 _CUT = "…"
 
 
 class TooMuch(ValueError):
-    """More than is passed on: too large, too many parts, or too deep."""
+    """The value exceeds a limit: too large, too many parts, or too deep."""
 
 
 def whole(value: Any, beside_bytes: int = 0) -> Any:
-    """The value as JSON has it; what JSON has no form for becomes text.
+    """The value as JSON; a value without a JSON form becomes text.
 
-    Raises TooMuch for more than there may be, beside that many bytes. Raises what foreign code
-    raises: half of an output would be taken for the whole.
+    Raises TooMuch beyond the limits, of which `beside_bytes` are already used. Passes on exceptions
+    of foreign code: a reader would take half of an output for the whole.
     """
-    return _Whole(MOST_BYTES - beside_bytes, MOST_ITEMS, MOST_DEPTH).of(value)
+    return _Whole(MAX_BYTES - beside_bytes, MAX_ITEMS, MAX_DEPTH).of(value)
 
 
-def preview(value: Any, most_bytes: int) -> Any:
-    """The value as JSON has it, or the beginning of its text where it is long. Never raises."""
-    looked = _Preview(most_bytes, most_bytes // _ITEM_BYTES, _PREVIEW_DEPTH)
-    shown = looked.of(value)
-    said = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-    short = plain.cut(said, most_bytes)
-    if short == said and not looked.is_full:
+def preview(value: Any, max_bytes: int) -> Any:
+    """The value as JSON, or the first part of its text if it is long. Never raises."""
+    converter = _Preview(max_bytes, max_bytes // _ITEM_BYTES, _PREVIEW_DEPTH)
+    shown = converter.of(value)
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    short = plain.cut(text, max_bytes)
+    if short == text and not converter.is_full:
         return shown
-    return short if short.endswith(_CUT) else plain.cut(said, most_bytes - 3) + _CUT
+    return short if short.endswith(_CUT) else plain.cut(text, max_bytes - 3) + _CUT
 
 
 class _Whole:
-    """One value on its way; how much there still may be is counted down."""
+    """Converts one value; counts down the remaining bytes, items and levels."""
 
-    def __init__(self, most_bytes: int, most_items: int, most_depth: int) -> None:
-        self._bytes = most_bytes
-        self._items = most_items
-        self._levels = most_depth
+    def __init__(self, max_bytes: int, max_items: int, max_depth: int) -> None:
+        self._bytes = max_bytes
+        self._items = max_items
+        self._levels = max_depth
         self._open: set[int] = set()
 
     def of(self, value: Any) -> Any:
-        """The value as JSON has it."""
+        """The value as JSON."""
         kind = type(value)
         if kind is str:
             return self._text(value)
@@ -82,22 +81,22 @@ class _Whole:
         if kind is float:
             return self._float(value)
         if id(value) in self._open:
-            return _CUT  # it holds itself
+            return _CUT  # it contains itself
         if self._levels <= 0:
             return self._too_deep()
         self._levels -= 1
         self._open.add(id(value))
         try:
-            return self._inside(value)
+            return self._of_other(value)
         finally:
             self._open.remove(id(value))
             self._levels += 1
 
-    def _inside(self, value: Any) -> Any:
-        """What is neither of JSON's own scalars nor open already."""
+    def _of_other(self, value: Any) -> Any:
+        """A value that is neither a scalar of JSON nor being converted already."""
         kind = type(value)
         if kind is dict:
-            return self._object(list(value.items()))  # a copy: its owner may still be at work
+            return self._object(list(value.items()))  # a copy: its owner may still change it
         if kind in (list, tuple):
             return self._array(list(value))
         match value:
@@ -106,7 +105,7 @@ class _Whole:
             case str():
                 return self._text(str.__str__(value))
             case bytes() | bytearray() | memoryview():
-                return self._text(_said_in(bytes(value)))
+                return self._text(_decoded(bytes(value)))
             case Mapping():
                 return self._object(value.items())
             case timedelta():
@@ -123,10 +122,10 @@ class _Whole:
                 return self._float(float(value))
             case Number():
                 return self._text(str(value))
-        return self._made_of(value)
+        return self._of_object(value)
 
-    def _made_of(self, value: Any) -> Any:
-        """An object of some class, which may say itself what it is made of."""
+    def _of_object(self, value: Any) -> Any:
+        """An object of a foreign class: its fields, its items, or its text."""
         kind = type(value)
         if callable(dump := getattr(kind, "model_dump", None)):
             return self.of(dump(value))
@@ -136,7 +135,7 @@ class _Whole:
             return self._array(value)
         if callable(getattr(kind, "tolist", None)) and self._is_small(value):
             return self.of(value.tolist())
-        if isinstance(value, _SAY_NOTHING) or callable(value) or not _says_something(kind):
+        if isinstance(value, _TEXTLESS) or callable(value) or not _has_own_text(kind):
             return self._text(plain.type_name(value))
         return self._text(str(value))
 
@@ -150,8 +149,9 @@ class _Whole:
         for key, inner in items:
             if self.is_full:
                 break
-            said = self.of(key)
-            name = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+            shown_key = self.of(key)
+            is_text = isinstance(shown_key, str)
+            name = shown_key if is_text else json.dumps(shown_key, ensure_ascii=False)
             while name in shown:  # keys that differ in Python can be one in JSON
                 alike[name] += 1
                 name = f"{name} ({alike[name] + 1})"
@@ -174,9 +174,9 @@ class _Whole:
 
     def _integer(self, value: int) -> Any:
         bits = value.bit_length()
-        if bits <= _LONGEST_NUMBER_BITS:
+        if bits <= _MAX_NUMBER_BITS:
             return self._counted(value, 1 + bits * 3 // 10)
-        if bits <= _LONGEST_INTEGER_BITS:  # which has digits for it where `str` refuses
+        if bits <= _MAX_INTEGER_BITS:  # Decimal has the digits, `str` refuses
             return self._text(str(Decimal(value)))
         return self._text(f"<an integer of {bits} bits>")
 
@@ -187,20 +187,20 @@ class _Whole:
         self._bytes -= size
         self._items -= 1
         if self.is_full:
-            raise TooMuch("an answer is larger than what is passed on")
+            raise TooMuch("an answer is too large")
         return shown
 
     @property
     def is_full(self) -> bool:
-        """Whether there was more than there may be."""
+        """Whether the value exceeded a limit."""
         return self._bytes < 0 or self._items < 0
 
     def _too_deep(self) -> Any:
-        raise TooMuch("an answer is deeper than what is passed on")
+        raise TooMuch("an answer is too deep")
 
 
 class _Preview(_Whole):
-    """The beginning of a value, for a look at it: what cannot be shown is left out."""
+    """Converts the first part of a value; leaves out parts beyond the limits."""
 
     def of(self, value: Any) -> Any:
         try:
@@ -220,13 +220,13 @@ class _Preview(_Whole):
         return _CUT
 
 
-def _says_something(kind: Any) -> bool:
-    """Whether a class has a text of its own."""
+def _has_own_text(kind: Any) -> bool:
+    """Whether a class defines `str()` or `repr()`."""
     return kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__
 
 
-def _said_in(data: bytes) -> str:
-    """Bytes are their text if they are one, else base64."""
+def _decoded(data: bytes) -> str:
+    """The text of the bytes if they are UTF-8, else base64."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

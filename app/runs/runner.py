@@ -1,9 +1,9 @@
-"""Drives every run, whichever way it came in: admit, start, hold to the deadline, end once.
+"""Drives every run of every mode: admit, start, enforce the deadline, end once.
 
-A run is a task of its own. Its deadline is a timer that cancels the task and, a short grace
-later, ends the run whether the task has stopped or not: `asyncio.timeout` would wait for work
-that will not stop. Everything a run holds is given back in `_settle`, which is reached exactly
-once, because a task cancelled before its first step never runs its `finally`.
+Each run is a task. At the deadline a timer cancels the task and, after a short grace, ends the
+run even if the task has not stopped: `asyncio.timeout` would wait for work that will not stop.
+`_settle` releases everything that a run holds, exactly once. A `finally` in the task could not: a
+task that is cancelled before its first step never reaches it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from app.runs import beginning, ending, snapshot
+from app.runs import archive, beginning, ending, final_facts, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
 from app.runs.errors import (
@@ -47,7 +47,7 @@ GRACE_S = 0.1
 
 
 class Runner:
-    """Owns every run from its arrival until nothing of it is left."""
+    """Owns every run of this process from its arrival until its last task or thread has stopped."""
 
     def __init__(
         self,
@@ -70,7 +70,8 @@ class Runner:
         self._price = price
         self._fault = fault
         self._trace = trace
-        self._abandoned: set[asyncio.Task[AgentAnswer]] = set()
+        # Tasks that did not stop with their run, and the ids of these runs.
+        self._abandoned: dict[asyncio.Task[AgentAnswer], str] = {}
 
     def start(
         self,
@@ -80,9 +81,9 @@ class Runner:
         run_id: str | None = None,
         arrived_at: float | None = None,
     ) -> Run:
-        """Begin a run, or queue it; its end is `run.ended`. Its deadline counts from its arrival.
+        """Start a run, or queue it; wait for `run.ended`. Its deadline counts from its arrival.
 
-        A run that is refused ends at once, as `rejected`, with Overloaded or Draining.
+        A refused run ends at once, as `rejected`, with Overloaded or Draining.
         """
         loop = asyncio.get_running_loop()
         run_id = run_id or str(uuid.uuid4())
@@ -92,10 +93,10 @@ class Runner:
         if self.draining:
             self._settle(run, error=Draining())
             return run
-        begin = partial(run.context.run, self._begin, run, agent, loop)
+        start_task = partial(run.context.run, self._start_task, run, agent, loop)
         try:
             remaining_s = max(0.0, run.deadline - time.monotonic())
-            run.ticket = self.admission.enter(begin, remaining_s)
+            run.ticket = self.admission.enter(start_task, remaining_s)
         except Overloaded as refusal:
             self._settle(run, error=refusal)
             return run
@@ -104,22 +105,22 @@ class Runner:
         run.timers.append(loop.call_later(remaining_s, self.stop, run, DeadlineExceeded()))
         return run
 
-    def work(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:
-        """Begin an attempt at a background run; it has a place already.
+    def execute(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:
+        """Start an attempt at a background run; it needs no slot of the admission.
 
-        Its deadline counts from the first start of all attempts, whichever process made them.
+        Its deadline counts from the start of the first attempt, in whatever process.
         """
         loop = asyncio.get_running_loop()
         arrived_at = time.monotonic() - max(0.0, time.time() - attempt.started_at)
-        about = (attempt.task_id, agent.info, Mode.BACKGROUND, attempt.request, self.emit, loop)
-        run = Run(*about, arrived_at)
+        fields = (attempt.task_id, agent.info, Mode.BACKGROUND, attempt.request, self.emit, loop)
+        run = Run(*fields, arrived_at)
         run.created_at = attempt.created_at
         run.attempt = attempt
         run.fence = fence
         run.find_trace = self._trace
         snapshot.restore(run.progress, attempt.log, whole=not agent.info.resumes)
         self.in_flight[run.id] = run
-        run.context.run(self._begin, run, agent, loop)
+        run.context.run(self._start_task, run, agent, loop)
         remaining_s = max(0.0, run.deadline - time.monotonic())
         deadline = time.monotonic() + remaining_s
         run.timers.append(loop.call_later(remaining_s, self._on_deadline, run, deadline))
@@ -128,7 +129,7 @@ class Runner:
     def report_ended_without_worker(
         self, agent: AgentInfo, record: Record, error: RunError
     ) -> None:
-        """Tell the end of a background run that came while nobody worked it."""
+        """Emit the final fact of a background run that ended without a worker."""
         loop, task = asyncio.get_running_loop(), record.task
         arrived_at = time.monotonic() - max(0.0, time.time() - (task.started_at or task.created_at))
         run = Run(task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop, arrived_at)
@@ -136,9 +137,9 @@ class Runner:
         self._emit_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
     def _on_deadline(self, run: Run, deadline: float) -> None:
-        """A process that was held still does not tell an end that another one may have told."""
-        held = time.monotonic() - deadline > HUNG_S
-        self.stop(run, HandedOver() if held else DeadlineExceeded())
+        """Stop the run; if this process hung, another one may have reported its end already."""
+        hung = time.monotonic() - deadline > HUNG_S
+        self.stop(run, HandedOver() if hung else DeadlineExceeded())
 
     @property
     def finished(self) -> Mapping[str, Run]:
@@ -147,7 +148,7 @@ class Runner:
 
     @property
     def stuck_tasks(self) -> int:
-        """How many tasks of ended runs would not stop."""
+        """How many tasks of ended runs have not stopped."""
         return len(self._abandoned)
 
     def find(self, run_id: str) -> Run | None:
@@ -155,7 +156,7 @@ class Runner:
         return self.in_flight.get(run_id) or self.finished.get(run_id)
 
     def refuse_if_draining(self) -> None:
-        """Raises Draining where nothing new is taken any more."""
+        """Raises Draining if the service accepts no new runs any more."""
         if self.draining:
             raise Draining
 
@@ -163,7 +164,7 @@ class Runner:
         """Stop a run for a reason; it ends within the grace. The first reason counts."""
         if run.ended.done() or run.stopping is not None:
             return
-        run.died_in = run.phase()
+        run.phase_at_stop = run.phase()
         run.stopping = reason
         if run.task is None:
             self._settle(run, error=reason)
@@ -173,7 +174,7 @@ class Runner:
             run.timers.append(loop.call_later(GRACE_S, self._give_up, run))
 
     async def cancel(self, run: Run) -> Stopped:
-        """Cancel a run and report what really happened to its work."""
+        """Cancel a run and return whether its work really stopped."""
         finished_before = run.ended.done()
         self.stop(run, Cancelled())
         ended = await asyncio.shield(run.ended)
@@ -184,16 +185,16 @@ class Runner:
         return Stopped.CANCELLED
 
     def is_stuck(self, run: Run) -> bool:
-        """Whether some of an ended run's work would not stop."""
+        """Whether some work of an ended run has not stopped."""
         leftover = self._leftover(run)
         return bool(leftover.threads or leftover.tasks)
 
-    async def drain(self, notice_s: float, seconds: float) -> None:
+    async def drain(self, notice_s: float, timeout_s: float) -> None:
         """Stop in an orderly way.
 
-        For `notice_s` readiness is red while new runs are still taken, since callers learn of it
-        late; then what is new or queued is refused, runs may finish for `seconds`, and what is
-        left is cut.
+        For `notice_s` readiness is red but new runs are still accepted, since load balancers
+        notice it late. Then new and queued runs are refused, running ones may finish within
+        `timeout_s`, and the rest is stopped.
         """
         self.leaving = True
         await asyncio.sleep(notice_s)
@@ -201,17 +202,17 @@ class Runner:
         for run in list(self.in_flight.values()):
             if run.state is State.QUEUED:
                 self.stop(run, Draining())
-        await self._wait_for_runs(seconds)
+        await self._wait_for_runs(timeout_s)
         for run in list(self.in_flight.values()):
             self.stop(run, HandedOver() if run.attempt else CutByShutdown())
         await self._wait_for_runs(4 * GRACE_S)
 
-    async def _wait_for_runs(self, seconds: float) -> None:
+    async def _wait_for_runs(self, timeout_s: float) -> None:
         endings = [run.ended for run in self.in_flight.values()]
         if endings:
-            await asyncio.wait(endings, timeout=seconds)
+            await asyncio.wait(endings, timeout=timeout_s)
 
-    def _begin(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
+    def _start_task(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic()
         run.state = State.RUNNING
         run.record(beginning.started(run, now))
@@ -221,10 +222,9 @@ class Runner:
         run.task.add_done_callback(partial(self._task_done, run))
 
     def _task_done(self, run: Run, task: asyncio.Task[AgentAnswer]) -> None:
-        self._abandoned.discard(task)
+        self._abandoned.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if run.ended.done():
-            run.task = None
             return
         if run.stopping is not None:
             self._settle(run, error=run.stopping)
@@ -234,40 +234,35 @@ class Runner:
             self._settle(run, error=ending.as_run_error(error))
 
     def _give_up(self, run: Run) -> None:
-        """The grace is over: end the run and leave its task behind."""
+        """End a run after the grace although its task has not stopped."""
         if run.ended.done() or run.task is None or run.stopping is None:
             return
-        if run.task.done():  # the loop was held: what ends the run is next
+        if run.task.done():  # the loop was blocked; the done-callback ends the run next
             return
-        self._abandoned.add(run.task)
+        self._abandoned[run.task] = run.id
         self._settle(run, error=run.stopping)
 
     def _settle(
         self, run: Run, *, answer: AgentAnswer | None = None, error: RunError | None = None
     ) -> None:
-        """End a run once: close what is open, tell it, give back its place, wake its readers."""
+        """End a run once: close open calls, emit the end, wake readers, release the slot."""
         for timer in run.timers:
             timer.cancel()
         ending.forbid_repeats(run, error)
         outcome = ending.outcome(answer, error)
-        phase = (run.died_in or run.phase()) if error is not None else None
-        # In the run's own context, whoever ended it: its facts belong to its trace.
+        phase = (run.phase_at_stop or run.phase()) if error is not None else None
+        # In the run's own context, so that its final facts belong to its trace.
         ended = run.context.run(self._emit_end, run, outcome, answer, error, phase)
         del self.in_flight[run.id]
-        if not isinstance(error, HandedOver):
-            self._archive.add(run)
         run.ended.set_result(ended)
         if not run.admitted.done():
             run.admitted.set_result(False)
         run.ring.finish(*(["error"] if error is not None else []), "end")
-        if run.mode is Mode.SYNC:
-            # Whoever waits has the answer; what is remembered of the run does without.
-            ending.drop_answer(run)
         if run.ticket is not None:
             self.admission.leave(run.ticket)
-        ending.release_memory(run, error)
-        if run.task not in self._abandoned:
-            run.task = None
+        archive.release(run, error)
+        if not isinstance(error, HandedOver):
+            self._archive.add(run)
 
     def _emit_end(
         self,
@@ -278,19 +273,19 @@ class Runner:
         phase: Phase | None,
     ) -> Ended:
         handed_over = isinstance(error, HandedOver)
-        # What is at work when a run is handed over is made again: of this call only the sinks know.
-        for fact in ending.of_open_calls(run, Outcome.CANCELLED if handed_over else outcome):
+        # The next attempt repeats calls that are open at a handover, so these do not count.
+        for fact in final_facts.of_open_calls(run, Outcome.CANCELLED if handed_over else outcome):
             run.record(fact, counts=not handed_over)
         self._report_leftover_work(run)
         if answer is not None and run.mode is not Mode.SYNC:
             run.settle_text(answer.text)
         ended = ending.ended(run, outcome, answer, error, phase)
-        run.record(ending.handed_over(run) if handed_over else ending.final_fact(run, ended))
+        run.record(final_facts.handed_over(run) if handed_over else final_facts.of_run(run, ended))
         return ended
 
     def _leftover(self, run: Run) -> LeftoverWork:
-        stuck = run.task is not None and run.task in self._abandoned
-        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=int(stuck))
+        tasks = list(self._abandoned.values()).count(run.id)
+        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=tasks)
 
     def _report_leftover_work(self, run: Run) -> None:
         self._threads.abandon(run.id)

@@ -1,4 +1,4 @@
-"""What a run has done so far, as plain JSON, so that another attempt can go on counting."""
+"""The progress of a run as plain JSON, so that another attempt can continue the counts."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,16 @@ from app.runs.model import NO_USAGE, CallOutcome, PhaseKind, Step, Timings, Usag
 from app.runs.progress import Progress
 
 
-def taken(progress: Progress, steps_reported: int, *, content: bool) -> dict[str, Any]:
-    """The counts and times so far, and the steps after those that were told before.
+def of(progress: Progress, steps_reported: int, *, content: bool) -> dict[str, Any]:
+    """The counts and times so far, and the steps after the first `steps_reported`.
 
-    Where the run began anew, those that were told before that are not among its steps.
+    If the run started again, steps reported before that are no longer among its steps.
 
-    What tools were given and said is kept only with `content`: it is stored as long as the run.
+    The arguments and results of tools are included only with `content`: they are stored as long
+    as the run.
 
-    Another attempt counts tool calls by their steps: one that has not ended is made again. Those
-    that have begun are for whoever reads how far the run is.
+    `tool_calls` is for readers of the progress only: another attempt counts finished steps, since
+    it repeats a call that has not ended.
     """
     timings = progress.timings()
     steps_reported -= progress.steps_dropped
@@ -41,24 +42,24 @@ def taken(progress: Progress, steps_reported: int, *, content: bool) -> dict[str
 
 
 def restore(progress: Progress, log: Sequence[Mapping[str, Any]], *, whole: bool) -> None:
-    """Go on from what earlier attempts wrote; time that nobody accounted for was `other`.
+    """Continue from the rows of earlier attempts; time that no row accounts for was `other`.
 
-    With `whole` the work is done again from its beginning: what it cost still counts, its
-    iterations and steps do not.
+    With `whole` the run starts again: the cost of earlier attempts still counts, their iterations
+    and steps do not.
     """
-    said = [row["progress"] for row in log if "progress" in row]
-    if not said:
+    rows = [row["progress"] for row in log if "progress" in row]
+    if not rows:
         return
-    last = said[-1]
+    last = rows[-1]
     progress.usage = Usage(**last["usage"])
     progress.cost_usd = last["cost_usd"]
     progress.unpriced = last["unpriced"]
     progress.ttft_s = last["ttft_s"]
-    # Rows of earlier versions tell of tools only.
-    progress.acted = last.get("acted", bool(last.get("tool_calls") or _steps(said)))
+    # Rows of earlier versions have only the count of tool calls, or only the steps.
+    progress.acted = last.get("acted", bool(last.get("tool_calls") or _steps(rows)))
     if not whole:
         progress.iterations = last["iterations"]
-        progress.steps = _steps(said)
+        progress.steps = _steps(rows)
         progress.tools.update(step.tool for step in progress.steps)
         progress.tool_calls = len(progress.steps)
     progress.account_for(
@@ -67,10 +68,10 @@ def restore(progress: Progress, log: Sequence[Mapping[str, Any]], *, whole: bool
 
 
 @dataclass(frozen=True, slots=True)
-class SoFar:
-    """How far a run is by the last row of its log, for whoever reads it from elsewhere.
+class StoredProgress:
+    """The progress of a run by the last row of its log, for readers in any process.
 
-    The limit is None until it has begun.
+    `iteration_limit` is None until the run has started.
     """
 
     iterations: int = 0
@@ -82,17 +83,17 @@ class SoFar:
     steps: tuple[Step, ...] = ()
 
 
-def read(log: Sequence[Mapping[str, Any]]) -> SoFar:
-    """What the log of a run tells; rows of earlier versions tell a little less."""
-    said = [row["progress"] for row in log if "progress" in row]
-    if not said:
-        return SoFar()
-    steps = _steps(said)
-    last = said[-1]
+def read(log: Sequence[Mapping[str, Any]]) -> StoredProgress:
+    """The progress in the log of a run; rows of earlier versions lack some fields."""
+    rows = [row["progress"] for row in log if "progress" in row]
+    if not rows:
+        return StoredProgress()
+    steps = _steps(rows)
+    last = rows[-1]
     limits = [
         data["iteration_limit"] for row in log for name, data in row["events"] if name == "run"
     ]
-    return SoFar(
+    return StoredProgress(
         iterations=last["iterations"],
         iteration_limit=limits[-1] if limits else None,
         tool_calls=last.get("tool_calls", len(steps)),
@@ -105,14 +106,14 @@ def read(log: Sequence[Mapping[str, Any]]) -> SoFar:
     )
 
 
-def _steps(said: Sequence[Mapping[str, Any]]) -> list[Step]:
+def _steps(rows: Sequence[Mapping[str, Any]]) -> list[Step]:
     steps: list[Step] = []
-    for told in said:
-        # An attempt that began anew tells its steps from the first one on.
-        del steps[told.get("steps_before", len(steps)) :]
-        steps += [_step(step) for step in told["steps"]]
+    for row in rows:
+        # An attempt that starts again reports its steps from the first one on.
+        del steps[row.get("steps_before", len(steps)) :]
+        steps += [_step(step) for step in row["steps"]]
     return steps
 
 
-def _step(told: Mapping[str, Any]) -> Step:
-    return Step(**{**told, "outcome": CallOutcome(told["outcome"])})
+def _step(fields: Mapping[str, Any]) -> Step:
+    return Step(**{**fields, "outcome": CallOutcome(fields["outcome"])})

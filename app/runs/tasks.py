@@ -1,4 +1,4 @@
-"""Background runs as they are stored: what was asked, how far it is, and how it ended."""
+"""Background runs as they are stored: the request, the status, the log and the result."""
 
 import hashlib
 import uuid
@@ -11,9 +11,9 @@ from app.runs.model import Outcome, RunRequest
 
 _IDS = uuid.UUID("5d0a7c1e-7f0e-4bb1-9a55-6a1c6a0c8f11")
 
-# So long after its deadline a run is no longer that of a process that has not ended it.
+# A process that has not ended its run this long after the deadline no longer owns it.
 HUNG_S = 10.0
-# So long whoever works a run that is cancelled has to say what became of it.
+# How long the owner of a cancelled run has to report how it ended.
 STOP_S = 4.0
 
 # A finished run or a problem, as callers read it; stored once, at the end.
@@ -21,27 +21,24 @@ Body: TypeAlias = Mapping[str, Any]
 
 
 class Fence(Protocol):
-    """Stands before every tool call of a background run.
-
-    `claim_token` is the name under which this process has the run.
-    """
+    """Confirms, before every tool call, that this process still owns the background run."""
 
     @property
     def claim_token(self) -> str:
-        """What names this process's claim of the run to the store."""
+        """The token of this process's claim of the run."""
         ...
 
-    async def passed(self) -> None:
-        """Return once the run is known to be this process's. Raises Cancelled or HandedOver."""
+    async def confirm_owned(self) -> None:
+        """Return once the store confirms that we own the run. Raises Cancelled or HandedOver."""
         ...
 
-    def passed_in_thread(self) -> None:
-        """The same, for a tool that works on a thread; on the loop itself nothing can wait."""
+    def confirm_owned_in_thread(self) -> None:
+        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
         ...
 
 
 class TaskStatus(StrEnum):
-    """Where a background run is in its life."""
+    """The status of a background run."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -53,21 +50,21 @@ class TaskStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the status is final."""
         return self not in (TaskStatus.PENDING, TaskStatus.RUNNING)
 
 
 def status_of(outcome: Outcome) -> TaskStatus:
-    """The status of a background run that ended so; one that asked for a human failed."""
+    """The status of a background run with this outcome; an interrupted run has failed."""
     known = {status.value for status in TaskStatus}
     return TaskStatus(outcome.value) if outcome.value in known else TaskStatus.FAILED
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What is to be stored: `timeout_s` of the request counts from the run's first start.
+    """The submission of a background run; its `timeout_s` counts from the first start.
 
-    `fingerprint` tells another body under the same id; empty where nobody can repeat it.
+    `fingerprint` detects another body under the same id; it is empty without an Idempotency-Key.
     `traceparent` is the span of the submission, and `retry_of` the run that this one repeats.
     """
 
@@ -83,9 +80,9 @@ class TaskSpec:
 class Task:
     """A stored background run; times are seconds since the epoch.
 
-    `body` is the finished run or the problem, in a single look-up of a run that has ended. Of one
-    that was cancelled `stuck` says whether some of its work would not stop, once that is known.
-    `trace` is that of the last attempt at it; of its submission, before the first one.
+    `body` is the finished run or the problem; only the look-up of a single ended run reads it.
+    `stuck` is whether some work of a cancelled run has not stopped; None until that is known.
+    `trace` is the span of the last attempt; before the first attempt, of the submission.
     """
 
     id: str
@@ -104,7 +101,7 @@ class Task:
 
 
 def accepted(spec: TaskSpec, created_at: float) -> Task:
-    """A run as it is in the moment in which it was stored."""
+    """A run at the moment of its submission."""
     return Task(
         id=spec.id,
         agent=spec.agent,
@@ -122,7 +119,7 @@ def accepted(spec: TaskSpec, created_at: float) -> Task:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is stored of a background run: how it stands, what was asked, its log."""
+    """All that is stored of a background run: its state, its request and its log."""
 
     task: Task
     request: RunRequest
@@ -131,9 +128,9 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class RunSnapshot:
-    """How far a background run is, for a caller that waits for it.
+    """The state of a background run, for a caller that waits for it.
 
-    `rows` counts the rows of its log. `reported` means that its worker has reported how it ended.
+    `rows` counts the rows of its log. `reported` means that its owner has reported how it ended.
     """
 
     ended: bool
@@ -141,7 +138,7 @@ class RunSnapshot:
     reported: bool
 
 
-# What somebody waits for.
+# What a caller waits for.
 WaitCondition: TypeAlias = Callable[[RunSnapshot], bool]
 
 
@@ -167,7 +164,7 @@ class AgentLoad:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What the store says of all processes' work; `reachable` of the store itself."""
+    """Statistics of the store over all processes; `reachable` is about the store itself."""
 
     reachable: bool = True
     agents: Mapping[str, AgentLoad] = field(default_factory=dict)
@@ -188,12 +185,14 @@ class EngineStats:
 class Attempt:
     """One process's attempt at a background run.
 
-    `number` counts from 1, `started_at` is the first start of all, `log` what earlier attempts
-    wrote; `resumed` means that there was one. `claim_token` belongs to this claim of the run: the
-    next claim has another token. `write` puts a row at its place
-    in the log, durably, `check` asks who has the run, and `end` stores how it ended, which nobody
-    can cancel any more. They raise Cancelled when its caller has ended the run, HandedOver when it
-    is another process's, and StoreUnavailable where they are to be tried again.
+    `number` counts from 1. `started_at` is the start of the first attempt. `log` has the rows of
+    earlier attempts; `resumed` means that there was one. Each claim of the run has a new
+    `claim_token`.
+
+    `write` stores a row of the log under its number, `check` confirms that we own the run, and
+    `end` stores the outcome, after which nobody can cancel the run. They raise Cancelled if the
+    run was cancelled, HandedOver if another process owns it, and StoreUnavailable if they should
+    be retried.
     """
 
     task_id: str
@@ -213,9 +212,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a background run ended, as it is stored.
+    """The result of a background run, as it is stored.
 
-    `problem` is stored in the place of a body that the store refuses for what is in it.
+    `problem` replaces a body whose content the store refuses.
     """
 
     outcome: Outcome
@@ -223,7 +222,7 @@ class Result:
     problem: Callable[[], Body] = dict
 
 
-# Works one attempt to its end. Raises HandedOver where it is not this process's to end.
+# Executes one attempt. Raises HandedOver if this process no longer owns the run.
 Execute: TypeAlias = Callable[[Attempt], Awaitable[Result]]
 
 
@@ -233,5 +232,5 @@ def task_id(agent: str, key: str | None) -> str:
 
 
 def fingerprint(*parts: str) -> str:
-    """Tells two submissions apart without keeping what they say."""
+    """A hash that tells two submissions apart without storing their text."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

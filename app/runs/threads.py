@@ -1,9 +1,9 @@
 """Threads for work that cannot be cancelled: sync tools, sync models and sync graph nodes.
 
-asyncio's default pool has a handful of threads, waits for them at exit and lends them to name
-lookups too, so a few hung tools stop everything. These are daemon threads with a cap of their
-own; name lookups have a small pool to themselves; and each job remembers its run, so that what a
-run left behind can be counted.
+asyncio's default pool has few threads, shares them with name lookups and waits for them at exit,
+so a few hung tools stop everything. This pool has daemon threads and a cap of its own, and name
+lookups have a small pool of theirs. Each job has the id of its run, so that threads that have not
+stopped with their run can be counted.
 """
 
 import itertools
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _RESOLVER_THREADS = 4
-# With the abandoned ones there may be this many times the limit.
+# With abandoned threads the pool has at most this many times the limit.
 _CAP = 8
 _NAME_LOOKUPS: tuple[object, ...] = (socket.getaddrinfo, socket.getnameinfo)
 
@@ -30,7 +30,7 @@ class DaemonThreads(ThreadPoolExecutor):
     """An executor whose threads never hold up the exit of the process.
 
     A job that finds no free thread waits in order; a waiting job can be cancelled, a running one
-    cannot. It is a ThreadPoolExecutor because `loop.set_default_executor` asks for one.
+    cannot. It is a ThreadPoolExecutor because `loop.set_default_executor` requires one.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -48,37 +48,37 @@ class DaemonThreads(ThreadPoolExecutor):
 
     @property
     def busy(self) -> int:
-        """How many threads are at work."""
+        """How many threads execute a job."""
         with self._ready:
             return self._busy_by_run.total()
 
     @property
     def abandoned(self) -> int:
-        """How many threads are at work for runs that have ended."""
+        """How many threads execute jobs of runs that have ended."""
         with self._ready:
             return self._abandoned()
 
     def busy_for(self, run_id: str) -> int:
-        """How many threads are at work for one run."""
+        """How many threads execute jobs of one run."""
         with self._ready:
             return self._busy_by_run[run_id]
 
     def abandon(self, run_id: str) -> int:
-        """The run has ended: how many threads still work for it.
+        """Mark the run as ended and return how many threads still execute its jobs.
 
-        They make room for others, up to a cap, so that hung tools hurt only their own runs.
+        Up to the cap they do not count against the limit, so hung tools hurt only their own runs.
         """
         with self._ready:
             left = self._busy_by_run[run_id]
             if left:
                 self._ended.add(run_id)
-                with suppress(RuntimeError):  # no more threads: the jobs wait for those there are
+                with suppress(RuntimeError):  # the system allows no more threads: the jobs wait
                     for _ in range(min(left, len(self._jobs) - self._free)):
                         self._start_thread()
             return left
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn` on a thread; the run that submits it is read from the context."""
+        """Execute `fn` on a thread; the context has the run that submits it."""
         run = current.get()
         run_id = run.run_id if run else None
         future: Future[T] = Future()
@@ -92,7 +92,7 @@ class DaemonThreads(ThreadPoolExecutor):
                 return future
             try:
                 self._start_thread()
-            except RuntimeError:  # the system gives no more threads: whoever asked is told
+            except RuntimeError:  # the system allows no more threads: the caller fails
                 self._jobs.pop()
                 raise
         return future
@@ -101,7 +101,7 @@ class DaemonThreads(ThreadPoolExecutor):
         return sum(self._busy_by_run[run_id] for run_id in self._ended)
 
     def _start_thread(self) -> None:
-        """One more thread, if there may be one."""
+        """Start one more thread, if the limit and the cap allow it."""
         working = self._threads_alive - self._abandoned()
         if working >= self.limit or self._threads_alive >= _CAP * self.limit:
             return
@@ -110,7 +110,7 @@ class DaemonThreads(ThreadPoolExecutor):
         self._threads_alive += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Drop what waits and let idle threads go; what runs is left to end with the process."""
+        """Cancel waiting jobs and end idle threads; busy threads end with the process."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
@@ -133,12 +133,12 @@ class DaemonThreads(ThreadPoolExecutor):
                 self._busy_by_run[run_id] += 1
             try:
                 result, error = job(), None
-            except BaseException as raised:  # noqa: BLE001 - foreign code: all of it goes to its caller
+            except BaseException as raised:  # noqa: BLE001 - foreign code: its caller gets any exception
                 result, error = None, raised
             del job
             with self._ready:
                 self._busy_by_run[run_id] -= 1
-                surplus = self._forget_if_done(run_id)
+                surplus = self._finish_job(run_id)
             if error is None:
                 future.set_result(result)
             else:
@@ -147,8 +147,8 @@ class DaemonThreads(ThreadPoolExecutor):
             if surplus:
                 return
 
-    def _forget_if_done(self, run_id: str | None) -> bool:
-        """Whether this thread was one more than there should be from now on."""
+    def _finish_job(self, run_id: str | None) -> bool:
+        """Delete the counts of a run without jobs; return whether this thread is surplus."""
         if not self._busy_by_run[run_id]:
             del self._busy_by_run[run_id]
             self._ended.discard(run_id or "")
@@ -158,14 +158,14 @@ class DaemonThreads(ThreadPoolExecutor):
 
 
 class RunThreads(DaemonThreads):
-    """The threads of a service: `limit` for sync work, and a few kept for name lookups."""
+    """The threads of a service: `limit` for sync work, and a few for name lookups."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit, "watchkeeper-work")
         self._resolver = DaemonThreads(_RESOLVER_THREADS, "watchkeeper-names")
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn` on a thread of the pool that is meant for it."""
+        """Execute `fn` on the pool for sync work, or on the one for name lookups."""
         if fn in _NAME_LOOKUPS:
             return self._resolver.submit(fn, *args, **kwargs)
         return super().submit(fn, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The durable room: keeps background runs, conversations and idempotency keys in one store.
+"""The durable room: stores background runs, conversations and idempotency keys in one store.
 
-It is the only one that knows the task engine (DBOS) and SQL.
+No other room knows the task engine (DBOS) and SQL.
 """

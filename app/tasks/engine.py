@@ -1,8 +1,8 @@
-"""The engine behind the port: DBOS keeps the queue, the owner, the log and the result of a run.
+"""The engine behind the port: DBOS stores the queue, the owner, the log and the result of a run.
 
-A run is one workflow with one step, whose body is the whole agent; what of it is not done again
-after a crash is decided by the agent's own checkpoints. None of the engine's asynchronous calls
-are used: they would put its threads in the place of the service's.
+A run is one workflow with one step, and that step is the whole agent. The agent's own checkpoints
+decide what a crash does not repeat. We call no asynchronous function of DBOS: those would replace
+the default threads of the service's loop.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ from app.tasks.tables import Tables
 from app.tasks.worker import Worker
 
 _NAME = "watchkeeper"
-_LOOK_S = 0.1
-# Each queue is asked by itself: many of them are asked less often, but not less than this.
-_LOOK_AT_LEAST_S = 0.5
+_POLL_S = 0.1
+# DBOS polls each queue by itself. With many queues it polls each less often, up to this interval.
+_LONGEST_POLL_S = 0.5
 _SETTLE_S, _HAND_OVER_S = 2.0, 3.0
 _CLOSE_S = 5.0
 
@@ -66,7 +66,7 @@ class Engine:
         self._global_concurrency = global_concurrency
         self._keep_s = keep_s
         self._hooks = Hooks()
-        self._me = uuid.uuid4().hex
+        self._process = uuid.uuid4().hex
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dbos: DBOS | None = None
         self._worker: Worker | None = None
@@ -75,15 +75,15 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        """What was last read of the store."""
+        """The last statistics read from the store."""
         return self._supervisor.stats if self._supervisor else EngineStats()
 
     def subscribe(self, hooks: Hooks) -> None:
-        """Whom to tell what the store says; `stop` is called on the loop, the others are not."""
+        """Set the hooks. `stop` is called on the loop, the others on the supervisor's thread."""
         self._hooks = replace(hooks, stop=self._on_loop(hooks.stop))
 
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
-        """Open the store and, if this process `works`, take runs of these agents from it."""
+        """Open the store. If this process `works`, execute runs of these agents."""
         self._loop = asyncio.get_running_loop()
         self._worker = Worker(
             self._store,
@@ -99,7 +99,7 @@ class Engine:
         await asyncio.wrap_future(opened)
 
     def _open(self, worker: Worker, agents: Sequence[str], works: bool) -> None:
-        # It logs the text of exceptions, which may quote what callers and tools said.
+        # DBOS logs the text of exceptions, which may quote callers and tools.
         logging.getLogger("dbos").setLevel(logging.CRITICAL)
         client = DBOSClient(
             system_database_engine=self._store.calls,
@@ -112,20 +112,20 @@ class Engine:
             self._store,
             client,
             self._tables,
-            self._me,
+            self._process,
             self._hooks,
             worker,
             keep_s=self._keep_s,
             works=works,
         )
-        # Before it can be given a run: a run whose process has no lock looks abandoned.
-        self._supervisor.show_alive()
+        # Before DBOS hands out a run: others take over the runs of a process without a lock.
+        self._supervisor.acquire_own_lock()
         self._dbos = DBOS(
             config={
                 "name": _NAME,
                 "system_database_url": self._store.url.render_as_string(hide_password=False),
                 "system_database_engine": self._store.worker,
-                "executor_id": self._me,
+                "executor_id": self._process,
                 "application_version": VERSION,
                 "serializer": DBOSPortableJSONSerializer(),
                 "use_listen_notify": False,
@@ -142,40 +142,42 @@ class Engine:
                 agent,
                 worker_concurrency=min(self._concurrency, everywhere or self._concurrency),
                 global_concurrency=self._global_concurrency,
-                polling_interval_sec=min(_LOOK_S * len(agents), _LOOK_AT_LEAST_S),
+                polling_interval_sec=min(_POLL_S * len(agents), _LONGEST_POLL_S),
                 on_conflict="always_update",
             )
         self._supervisor.start()
 
-    def leave(self) -> None:
-        """Take no more runs; those at work here may still end."""
+    def stop_taking_runs(self) -> None:
+        """Take no more runs. Those that execute here go on."""
         if self._worker is not None:
-            self._worker.leaving = True
+            self._worker.is_stopping = True
         if self._dbos is not None:
             for event in self._dbos.background_thread_stop_events:
                 event.set()
 
     async def release_waiters(self) -> None:
-        """Wake whoever waits for a run, once what has ended here is stored."""
+        """Wake every caller that waits for a run, once the ends of local runs are stored."""
         await self._wait_until_idle(_SETTLE_S)
         await self._poller.release_waiters()
 
     async def _wait_until_idle(self, timeout_s: float) -> None:
-        """Wait until nothing is at work here and, as the engine stores it last, how it ended."""
-        until = time.monotonic() + timeout_s
-        with suppress(StoreUnavailable, sa.exc.SQLAlchemyError):  # it may never have been opened
-            while self._worker and time.monotonic() < until:
-                mine = await self._store.call(self._tables.of_process, self._store.calls, self._me)
-                if not (mine or self._worker.working):
+        """Wait until no run executes here and DBOS has stored every result."""
+        deadline = time.monotonic() + timeout_s
+        with suppress(StoreUnavailable, sa.exc.SQLAlchemyError):  # the store may not be open
+            while self._worker and time.monotonic() < deadline:
+                owned = await self._store.call(
+                    self._tables.of_process, self._store.calls, self._process
+                )
+                if not (owned or self._worker.executing):
                     return
-                await asyncio.sleep(_LOOK_S / 2)
+                await asyncio.sleep(_POLL_S / 2)
 
     async def stop(self) -> None:
-        """Give back what is still worked here, and close."""
-        self.leave()
+        """Hand over the runs that still execute here, and close."""
+        self.stop_taking_runs()
         await self._wait_until_idle(_HAND_OVER_S)
         if self._dbos is not None:
-            # A thread of its own, which nobody waits for when the store is away: the engine would.
+            # A daemon thread: DBOS waits for an unavailable store, and this process must not.
             closed = asyncio.Event()
             loop = asyncio.get_running_loop()
             closing = threading.Thread(target=self._close, args=(loop, closed), daemon=True)
@@ -188,71 +190,71 @@ class Engine:
         DBOS.destroy(destroy_registry=True)
         if self._supervisor is not None:
             self._supervisor.stop()
-        with suppress(RuntimeError):  # nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(closed.set)
 
     async def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
-        """Store a run; true if it is new. Raises KeyReused for a key with another body."""
-        return await self._store.call(self._known_records().submit, spec)
+        """Store a run. Returns whether it is new. Raises KeyReused for a key with another body."""
+        return await self._store.call(self._opened_records().submit, spec)
 
     async def get(self, task_id: str) -> Task | None:
-        """One run, with its body if it has ended."""
-        return await self._store.call(self._known_records().task, task_id)
+        """Return a run, with its body if it has ended."""
+        return await self._store.call(self._opened_records().task, task_id)
 
     async def spec_of(self, task_id: str) -> TaskSpec | None:
-        """What was submitted as that run."""
-        return await self._store.call(self._known_records().spec, task_id)
+        """Return what was submitted as that run."""
+        return await self._store.call(self._opened_records().spec, task_id)
 
     async def record(self, task_id: str) -> Record | None:
-        """All that is stored of a run."""
-        return await self._store.call(self._known_records().record, task_id)
+        """Return all that is stored of a run."""
+        return await self._store.call(self._opened_records().record, task_id)
 
     async def list(self, query: TaskQuery) -> tuple[Sequence[Task], str | None]:
-        """A page of runs, newest first. Raises ValueError for a cursor that is none."""
+        """Return a page of runs, newest first. Raises ValueError for an invalid cursor."""
         return await self._store.call(page, self._tables, self._store.calls, query)
 
     async def cancel(self, task_id: str) -> TaskStatus | None:
-        """Order a run to stop: the status in which that met it, None if it had ended before."""
+        """Cancel a run. Returns the status it had, None if it had already ended."""
 
-        def order() -> TaskStatus | None:
+        def cancel() -> TaskStatus | None:
             with self._store.change() as connection:
-                ordered = self._tables.cancelling(task_id, time.time())
-                found = connection.execute(ordered).one_or_none()
+                cancelling = self._tables.cancelling(task_id, time.time())
+                found = connection.execute(cancelling).one_or_none()
             if found is None:
                 return None
             if rows.STUCK in found.attributes:
                 self._hooks.ended_without_worker(task_id, Cancelled())
                 return TaskStatus.PENDING
-            if found.executor_id == self._me:
+            if found.executor_id == self._process:
                 self._hooks.stop(task_id, True)
             if self._supervisor is not None:
-                self._supervisor.ordered(task_id, found.executor_id)
+                self._supervisor.watch_cancellation(task_id, found.executor_id)
             return TaskStatus.RUNNING
 
-        return await self._store.call(order)
+        return await self._store.call(cancel)
 
     async def record_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
-        """Say what became of a cancelled run that this process worked."""
-        await self._store.call(self._known_records().record_stopped, task_id, body, stuck)
+        """Store how a cancelled run ended that this process executed."""
+        await self._store.call(self._opened_records().record_stopped, task_id, body, stuck)
 
     async def wait(
         self, task_id: str, condition: WaitCondition, timeout_s: float
     ) -> RunSnapshot | None:
-        """How a run stands as soon as it stands so, or None."""
+        """Return the snapshot that meets the condition, or None after the timeout."""
         return await self._poller.wait(task_id, condition, timeout_s)
 
     def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
-        """The events of a run's log as they come, from that one on or a little before."""
+        """Yield the events of a run's log as they come, from that event or a little before."""
         return self._poller.follow(task_id, event)
 
-    def _known_records(self) -> Records:
+    def _opened_records(self) -> Records:
         if self._records is None:  # the store has not been opened yet
             raise StoreUnavailable
         return self._records
 
     def _on_loop(self, call: Callable[[str, bool], None]) -> Callable[[str, bool], None]:
-        def tell(task_id: str, cancelled: bool) -> None:
+        def schedule(task_id: str, cancelled: bool) -> None:
             assert self._loop is not None
             self._loop.call_soon_threadsafe(call, task_id, cancelled)
 
-        return tell
+        return schedule

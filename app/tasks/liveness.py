@@ -1,8 +1,8 @@
-"""Which processes are alive: each holds a lock that dies with it.
+"""Shows which processes are alive: each holds a lock that ends with the process.
 
-A lock file where the store is a file, a session's advisory lock on PostgreSQL. A process that
-hangs keeps its lock; its runs have deadlines of their own. A child that a tool forked, and that
-outlives the process, does not.
+A file store has one lock file for each process. On PostgreSQL the lock is an advisory lock of a
+session. A process that hangs keeps its lock; its runs have deadlines of their own. A child that a
+tool forked does not inherit the lock when it outlives the process.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import psycopg
 import sqlalchemy as sa
@@ -19,30 +19,10 @@ import sqlalchemy as sa
 from app.tasks.store import POSTGRES, Store
 
 
-class Locks(Protocol):
-    """Locks by the name of a process. Every method blocks, and raises OSError or psycopg.Error."""
-
-    def acquire(self, name: str) -> bool:
-        """Take a process's lock, if nobody has it."""
-        ...
-
-    def release(self, name: str) -> None:
-        """Let go of a lock that was taken."""
-        ...
-
-    def sweep(self) -> None:
-        """Remove what processes that were killed left behind."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all."""
-        ...
-
-
 class FileLocks:
-    """One file for each process, beside the store."""
+    """One file for each process, beside the store. Every method blocks and may raise OSError."""
 
-    # Nobody else can lose a lock file: one that is free means that its process is gone.
+    # A living process cannot lose the lock of its file: if the lock is free, the process is dead.
     grace_s = 0.0
 
     def __init__(self, store: Path) -> None:
@@ -51,15 +31,15 @@ class FileLocks:
         self._held: dict[str, IO[str]] = {}
 
     def acquire(self, name: str) -> bool:
-        """Take a process's lock, if nobody has it."""
+        """Acquire the lock of a process. Returns false if another process holds it."""
         if name in self._held:
             return True
         file = (self._folder / name).open("a")
         try:
-            # The kind that SQLite uses too: unlike flock's, it does not pass to forked children.
+            # SQLite uses this kind of lock too. Forked children do not inherit it, unlike flock.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed the file since it was opened here. Only who has the
-            # lock of a file removes it, so one that is there now is that of its process.
+            # The former holder may have removed the file after we opened it. Only the holder of
+            # the lock removes a file, so a file that still exists is now ours.
             removed = os.fstat(file.fileno()).st_nlink == 0
         except BlockingIOError:
             removed = True
@@ -70,30 +50,34 @@ class FileLocks:
         return True
 
     def release(self, name: str) -> None:
-        """Let go of a lock; its process is gone, so its file goes too."""
+        """Release a lock and remove its file: no process needs it."""
         with self._held.pop(name):
             (self._folder / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove the files of processes that were killed, before this one has its own.
+        """Remove the files of killed processes, before this process acquires its own lock.
 
-        One that another process has just made, and not locked yet, goes too: it makes another.
+        This may also remove a file that another process has created but not locked. That process
+        creates it again.
         """
         for file in list(self._folder.iterdir()):
             if self.acquire(file.name):
                 self.release(file.name)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release every lock."""
         for name in list(self._held):
             self.release(name)
 
 
 class ServerLocks:
-    """Advisory locks of one session; they need a direct connection, not a transaction pool."""
+    """Advisory locks of one session. Every method blocks and may raise psycopg.Error.
 
-    # A restart of the server takes everybody's lock at once: one that is free for this long is
-    # that of a process which is gone.
+    They need a direct connection to the server, not a transaction pool.
+    """
+
+    # A restart of the server releases every lock. If a lock is free for this long, its process is
+    # dead.
     grace_s = 2.0
 
     def __init__(self, url: sa.URL) -> None:
@@ -104,7 +88,10 @@ class ServerLocks:
         self._forks = _Forks(self._close_in_child)
 
     def acquire(self, name: str) -> bool:
-        """Take a process's lock, if nobody has it; again after a lost connection."""
+        """Acquire the lock of a process, again after a lost connection.
+
+        Returns false if another process holds it.
+        """
         if self._session is None or self._session.closed or self._session.broken:
             self._held.clear()
             self._session = self._connect()
@@ -113,28 +100,28 @@ class ServerLocks:
         if name in self._held:
             self._session.execute("select 1")
             return True
-        asked = self._session.execute("select pg_try_advisory_lock(%s)", (_number(name),))
-        taken = bool((asked.fetchone() or (False,))[0])
-        if taken:
+        reply = self._session.execute("select pg_try_advisory_lock(%s)", (_number(name),))
+        acquired = bool((reply.fetchone() or (False,))[0])
+        if acquired:
             self._held.add(name)
-        return taken
+        return acquired
 
     def release(self, name: str) -> None:
-        """Let go of a lock."""
+        """Release a lock."""
         self._held.discard(name)
         if self._session is not None:
             self._session.execute("select pg_advisory_unlock(%s)", (_number(name),))
 
     def sweep(self) -> None:
-        """Nothing is left behind: a lock goes with its session."""
+        """Do nothing: the server releases the locks of a session that ends."""
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release every lock."""
         if self._session is not None:
             self._session.close()
 
     def _connect(self) -> psycopg.Connection | None:
-        """A session of this process alone; None where a fork came between."""
+        """Open a session of this process alone. Returns None if a fork happened meanwhile."""
         before = self._forks.last
         session = psycopg.connect(
             self._url,
@@ -142,34 +129,34 @@ class ServerLocks:
             **POSTGRES,
             application_name="watchkeeper-alive",
         )
-        self._session = session  # from here on a child closes it
+        self._session = session  # from now on a forked child closes it
         if self._forks.under_way or self._forks.last is not before:
-            session.close()  # a word to the server, so it ends whoever else has the socket
+            session.close()  # the server ends the session, also for a child with the socket
             return None
         return session
 
     def _close_in_child(self) -> None:
-        """The server takes a session for alive as long as anybody has its socket."""
-        # Once only: by the time of a child's child the number may be another file's.
+        """Close the socket: the server keeps a session as long as any process has its socket."""
+        # Once only: in a child of the child the same number may be another file.
         session, self._session = self._session, None
         if session is not None and not session.closed:
-            self._of_parent = session  # kept, or its end would be told as a leak
-            # Not a word to the server, which would end the parent's session.
+            self._of_parent = session  # without a reference, Python would warn of a leak
+            # Close the socket only: a message to the server would end the parent's session.
             os.close(session.fileno())
 
 
 class _Forks:
-    """When this process forks. What it is given to call is called in each child."""
+    """Observes forks of this process, and calls `in_child` in each child."""
 
     def __init__(self, in_child: Callable[[], None]) -> None:
-        # Each step here is atomic; a lock could be somebody else's in the child.
+        # Every step is atomic. A lock could be held by a thread that the child does not have.
         self.last: object = None
         self._forking: set[int] = set()
         os.register_at_fork(before=self._begin, after_in_parent=self._end, after_in_child=in_child)
 
     @property
     def under_way(self) -> bool:
-        """Whether one is going on."""
+        """Whether a fork is in progress."""
         return bool(self._forking)
 
     def _begin(self) -> None:
@@ -182,7 +169,7 @@ class _Forks:
 
 
 def locks_of(store: Store) -> FileLocks | ServerLocks:
-    """The kind that fits a store."""
+    """Return the locks of the store's kind."""
     return ServerLocks(store.url) if store.path is None else FileLocks(store.path)
 
 

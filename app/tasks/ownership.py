@@ -1,7 +1,7 @@
-"""What only the process that has a run may do to it; each is one transaction with the check.
+"""Statements that only the owner of a run may execute. Each checks ownership in its transaction.
 
-The engine gives every claim of a run a token of its own. A process that lost the run, and has it
-again perhaps, has another token, so what it began before is refused.
+The engine gives each attempt at a run a new claim token. A process that lost the run has an old
+token, so its statements are refused, even if it owns the run again.
 """
 
 import json
@@ -18,8 +18,8 @@ from app.tasks.rows import FINISHED, LOG, STUCK, TRACE
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
-# For those who write beside us, in PostgreSQL's own words: a run by its id and claim, kept so
-# until their transaction ends.
+# For code with its own connection to PostgreSQL: locks the row of an owned run, by id and claim
+# token, until the end of the transaction.
 HELD = (
     "select 1 from dbos.workflow_status"
     " where workflow_uuid = %s and status = 'PENDING' and owner_xid = %s for share"
@@ -28,10 +28,10 @@ HELD = (
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One claim of a run.
+    """An owned run. Its methods block.
 
-    Its methods block. They raise Cancelled when the run's caller has ended it and this process is
-    to say so, and HandedOver when it is another process's by now, or was when it was cancelled.
+    They raise Cancelled if the run was cancelled and this process has to report its end. They raise
+    HandedOver if another process owns the run, or owned it when it was cancelled.
     """
 
     store: Store
@@ -41,14 +41,14 @@ class Owned:
     process: str | None
 
     def check(self) -> None:
-        """Make sure that the run is still ours."""
+        """Make sure that this process still owns the run."""
         with self.store.worker.begin() as connection:
             self._check(connection)
 
     def append(self, offset: int, row: Mapping[str, Any]) -> None:
-        """Write one row of the log, at its place: a row that is there already is not written.
+        """Write a row of the log at an offset, unless the log has a row there.
 
-        The trace of an attempt, which its first row has, is noted on the run too.
+        The first row of an attempt has its trace, which is stored on the run's row too.
         """
         values = {
             "workflow_uuid": self.task_id,
@@ -58,48 +58,47 @@ class Owned:
             "function_id": 0,
         }
         with self.store.worker.begin() as connection:
-            # Written first, since SQLite takes its lock for it; what is refused is rolled back.
+            # The insert comes first: SQLite locks for it. A failed check rolls it back.
             connection.execute(self.tables.insert_once(values))
             self._check(connection)
             if row.get("trace"):
-                noted = {TRACE: row["trace"]}
-                connection.execute(self.tables.noting(self._mine(), noted))
+                merging = self.tables.merging(self._mine(), {TRACE: row["trace"]})
+                connection.execute(merging)
 
-    def note(self, noted: Mapping[str, Any]) -> None:
-        """Note something on the run's row."""
+    def merge_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Merge attributes into the run's row."""
         with self.store.worker.begin() as connection:
-            changed = connection.execute(self.tables.noting(self._mine(), noted))
+            changed = connection.execute(self.tables.merging(self._mine(), attributes))
             if changed.rowcount != 1:
                 self._refuse(connection)
 
-    def end(self, noted: Mapping[str, Any]) -> None:
-        """Note how the run ended, which stands from now on.
+    def end(self, attributes: Mapping[str, Any]) -> None:
+        """Store how the run ended. This end is final.
 
-        An order to stop that came after that end, and that nothing was said of, is taken back:
-        the end has been told. So long after the order that its callers were told `cancelled`, it
-        stands.
+        It overrides a cancellation whose result no process has reported. Once callers have read
+        `cancelled`, which takes STOP_S seconds, the cancellation is final.
         """
-        ordered_at = self.tables.runs.c.attributes[FINISHED].as_float()
-        in_time = sa.and_(self._unreported(), ordered_at > time.time() - STOP_S)
-        ended = self.tables.noting(sa.or_(self._mine(), in_time), noted)
+        cancelled_at = self.tables.runs.c.attributes[FINISHED].as_float()
+        in_time = sa.and_(self._unreported(), cancelled_at > time.time() - STOP_S)
+        ended = self.tables.merging(sa.or_(self._mine(), in_time), attributes)
         with self.store.worker.begin() as connection:
-            claimed = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
-            if connection.execute(claimed).rowcount != 1:
+            owned = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
+            if connection.execute(owned).rowcount != 1:
                 self._refuse(connection)
 
     def requeue_own(self) -> None:
-        """Put the run back into its queue, if it is still ours."""
+        """Requeue the run, if this process still owns it."""
         with self.store.worker.begin() as connection:
             connection.execute(self.tables.requeueing(self._mine()))
 
     def record_stop(self) -> bool:
-        """Tell whoever cancelled the run, if somebody did, that it is not at work here any more.
+        """Report that a cancelled run no longer executes here.
 
-        What became of it, if that was told, is left as it is, and false is given.
+        Returns false if it was not cancelled, or if its end is already reported.
         """
         with self.store.worker.begin() as connection:
-            said = connection.execute(self.tables.noting(self._unreported(), {STUCK: False}))
-            return said.rowcount == 1
+            changed = connection.execute(self.tables.merging(self._unreported(), {STUCK: False}))
+            return changed.rowcount == 1
 
     def _check(self, connection: sa.Connection) -> None:
         run = self.tables.runs.c
@@ -116,7 +115,7 @@ class Owned:
         raise Cancelled
 
     def _unreported(self) -> sa.ColumnElement[bool]:
-        """It was cancelled while it was at work here, and nothing was said of that yet."""
+        """It was cancelled while it executed here, and nobody has reported its end."""
         run = self.tables.runs.c
         return sa.and_(
             run.workflow_uuid == self.task_id,
@@ -133,26 +132,32 @@ class Owned:
         )
 
 
-def requeue(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
-    """Put back a run whose owner is gone, with notes.
+def requeue(
+    store: Store, tables: Tables, row: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> bool:
+    """Requeue a run whose owner is dead, and merge attributes into its row.
 
-    False, and nothing is changed, if it was cancelled, ended or taken since its row was read.
+    Returns false, and changes nothing, if the run was cancelled, ended or taken over since its row
+    was read.
     """
-    as_seen = _as_seen(tables, row)
+    unchanged = _unchanged(tables, row)
     with store.calls.begin() as connection:
-        still = connection.execute(tables.noting(as_seen, noted)).rowcount == 1
-        if still:
-            connection.execute(tables.requeueing(as_seen))
-        return still
+        changed = connection.execute(tables.merging(unchanged, attributes)).rowcount == 1
+        if changed:
+            connection.execute(tables.requeueing(unchanged))
+        return changed
 
 
-def lose(store: Store, tables: Tables, row: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
-    """Give up a run whose owner is gone, with notes; false, as above, if it is not any more."""
+def lose(
+    store: Store, tables: Tables, row: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> bool:
+    """End a run whose owner is dead as lost. Returns false as `requeue` does."""
+    losing = tables.losing(_unchanged(tables, row), attributes)
     with store.calls.begin() as connection:
-        return connection.execute(tables.losing(_as_seen(tables, row), noted)).rowcount == 1
+        return connection.execute(losing).rowcount == 1
 
 
-def _as_seen(tables: Tables, row: Mapping[str, Any]) -> sa.ColumnElement[bool]:
+def _unchanged(tables: Tables, row: Mapping[str, Any]) -> sa.ColumnElement[bool]:
     run = tables.runs.c
     return sa.and_(
         run.workflow_uuid == row["workflow_uuid"],

@@ -1,4 +1,4 @@
-"""What is stored of a submission, as plain JSON that every later version can read."""
+"""The stored form of a submission: plain JSON that every later version can read."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,14 +9,14 @@ from app.runs.tasks import TaskSpec
 
 
 def of(spec: TaskSpec) -> dict[str, Any]:
-    """A submission as JSON."""
-    asked = asdict(spec.request)
-    asked["metadata"] = dict(spec.request.metadata)
-    return {"request": asked, "traceparent": spec.traceparent}
+    """Return a submission as JSON."""
+    fields = asdict(spec.request)
+    fields["metadata"] = dict(spec.request.metadata)
+    return {"request": fields, "traceparent": spec.traceparent}
 
 
 def request(stored: Mapping[str, Any]) -> RunRequest:
-    """The request in a stored submission; fields of a newer version are passed over."""
+    """Return the request of a stored submission. Ignores fields of a newer version."""
     known = RunRequest.__dataclass_fields__
-    asked = {name: value for name, value in stored["request"].items() if name in known}
-    return RunRequest(**asked)
+    fields = {name: value for name, value in stored["request"].items() if name in known}
+    return RunRequest(**fields)

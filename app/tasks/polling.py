@@ -1,4 +1,4 @@
-"""Watches runs for whoever waits: one query asks for all that are awaited, however many wait."""
+"""Follows runs for callers that wait: one query reads all of them, however many callers wait."""
 
 import asyncio
 import itertools
@@ -17,30 +17,33 @@ from app.tasks.rows import LOG, OUTCOME, STUCK, is_final
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
-_LOOK_S = 0.1
-_AGAIN_S = 0.5
-# A follower is given a sign of life so often while nothing comes.
-_NOTHING_S = 1.0
-# Among so many rows of a log the one is looked for where a follower resumes.
-_NEWEST = 50
+_POLL_S = 0.1
+_RETRY_S = 0.5
+# A follower gets an empty batch this often while no events come.
+_IDLE_S = 1.0
+# A follower that resumes is looked up in this many of the newest rows of a log.
+_NEWEST_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiter:
-    """Somebody who waits until a run stands so; is told that, or why not, or nothing."""
+    """A caller that waits until a run meets a condition.
+
+    The result is the snapshot that meets it, an error, or None once nobody may wait.
+    """
 
     task_id: str
     condition: WaitCondition
     result: asyncio.Future[RunSnapshot | BaseException | None]
 
-    def resolve(self, what: RunSnapshot | BaseException | None) -> None:
-        """Wake it; only the first time counts."""
+    def resolve(self, result: RunSnapshot | BaseException | None) -> None:
+        """Wake the caller. Only the first result counts."""
         if not self.result.done():
-            self.result.set_result(what)
+            self.result.set_result(result)
 
 
 class RunPoller:
-    """One for each process. It asks only while somebody waits."""
+    """One for each process. It polls only while a caller waits."""
 
     def __init__(self, store: Store, tables: Tables) -> None:
         self._store = store
@@ -50,7 +53,7 @@ class RunPoller:
         self._closed = False
 
     async def release_waiters(self) -> None:
-        """Look a last time, then wake all who wait; from now on nobody does."""
+        """Poll a last time, then wake every waiter. From now on no caller waits."""
         if self._waiters:
             with suppress(StoreUnavailable):
                 await self._poll_once()
@@ -60,10 +63,9 @@ class RunPoller:
     async def wait(
         self, task_id: str, condition: WaitCondition, timeout_s: float
     ) -> RunSnapshot | None:
-        """How a run stands as soon as it stands so.
+        """Return the snapshot of a run as soon as it meets the condition.
 
-        None where it does not in that time, or where nobody may wait any more. Raises
-        StoreUnavailable.
+        Returns None after the timeout, or once no caller may wait. Raises StoreUnavailable.
         """
         if self._closed:
             return None
@@ -71,7 +73,7 @@ class RunPoller:
         self._waiters.add(waiter)
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll(), name="watcher of runs")
-            self._polling.add_done_callback(self._on_looked)
+            self._polling.add_done_callback(self._on_polling_ended)
         try:
             await asyncio.wait({waiter.result}, timeout=timeout_s)
         finally:
@@ -82,10 +84,10 @@ class RunPoller:
         return result
 
     async def follow(self, task_id: str, event: int) -> AsyncIterator[Sequence[Entry]]:
-        """The events of a run's log as they come, whichever process writes them; none in between.
+        """Yield the events of a run's log as they come, and empty batches in between.
 
-        Begins at that event, or a little before. Ends when the run has ended and all were given,
-        or when nobody may wait.
+        Starts at that event, or a little before. Ends with the last event of a run that has ended,
+        or once no caller may wait.
         """
         position: tuple[int, int] | None = None
         ended = False
@@ -95,7 +97,7 @@ class RunPoller:
                 if position is None:
                     position = await self._store.call(self._position, task_id, event)
                 row, number = position
-                snapshot = await self.wait(task_id, _has_ended_or_more_than(row), _NOTHING_S)
+                snapshot = await self.wait(task_id, _has_ended_or_more_than(row), _IDLE_S)
                 if snapshot is not None and snapshot.rows > row:
                     log = self._tables.log
                     found = await self._store.call(log, self._store.calls, task_id, row)
@@ -104,23 +106,23 @@ class RunPoller:
                         Entry(n, name, data) for n, (name, data) in enumerate(events, number + 1)
                     ]
                     position = row + len(found), number + len(entries)
-                # A run that has ended writes no more, so what was found is the rest.
+                # A run that has ended writes no more rows, so these were the last.
                 ended = snapshot is not None and snapshot.ended
-            except StoreUnavailable:  # it is followed on when the store is back
-                await asyncio.sleep(_AGAIN_S)
+            except StoreUnavailable:  # the follower keeps its position and gets an empty batch
+                await asyncio.sleep(_RETRY_S)
             yield entries
 
     def _position(self, task_id: str, event: int) -> tuple[int, int]:
-        """The row that has an event, and how many events are before it.
+        """Return the row that has an event, and the number of events before that row.
 
-        Who resumes has read nearly all; for one that has not it is the first row.
+        Most followers that resume have read nearly all events. The others start at the first row.
         """
         log = self._tables.streams.c
         newest = (
             sa.select(log.offset, log.value)
             .where(log.workflow_uuid == task_id, log.key == LOG)
             .order_by(log.offset.desc())
-            .limit(_NEWEST if event else 0)
+            .limit(_NEWEST_ROWS if event else 0)
         )
         with self._store.calls.connect() as connection:
             for row, value in connection.execute(newest):
@@ -137,20 +139,20 @@ class RunPoller:
                 await self._poll_once()
             except StoreUnavailable:
                 self._resolve_all(StoreUnavailable())
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         self._polling = None
 
     async def _poll_once(self) -> None:
         ids = {waiter.task_id for waiter in self._waiters}
         snapshots = await self._store.call(self._snapshots, ids)
         for waiter in self._waiters:
-            if waiter.task_id in ids:  # others came while it was asked
-                snapshot = snapshots.get(waiter.task_id, _GONE)
+            if waiter.task_id in ids:  # the others began to wait during the query
+                snapshot = snapshots.get(waiter.task_id, _DELETED)
                 if waiter.condition(snapshot):
                     waiter.resolve(snapshot)
 
     def _snapshots(self, ids: Collection[str]) -> dict[str, RunSnapshot]:
-        """The end of a log is found by its index, however long it is."""
+        """Read the snapshots. An index finds the end of a log, however long the log is."""
         run, log = self._tables.runs.c, self._tables.streams.c
         last = (
             sa.select(sa.func.max(log.offset))
@@ -163,26 +165,26 @@ class RunPoller:
             found = connection.execute(chosen.where(run.workflow_uuid.in_(ids)))
             return {task_id: _snapshot(*of_it) for task_id, *of_it in found}
 
-    def _on_looked(self, looking: asyncio.Task[None]) -> None:
-        """A fault of ours is that of all who wait."""
-        if not looking.cancelled() and (fault := looking.exception()) is not None:
+    def _on_polling_ended(self, polling: asyncio.Task[None]) -> None:
+        """Raise our own fault in every waiter."""
+        if not polling.cancelled() and (fault := polling.exception()) is not None:
             self._polling = None
             self._resolve_all(fault)
 
-    def _resolve_all(self, what: RunSnapshot | BaseException | None) -> None:
+    def _resolve_all(self, result: RunSnapshot | BaseException | None) -> None:
         for waiter in self._waiters:
-            waiter.resolve(what)
+            waiter.resolve(result)
 
 
-# A run that was dropped while somebody waited: there is no more to come.
-_GONE = RunSnapshot(ended=True, rows=0, reported=True)
+# A run that was deleted while a caller waited: no more events come.
+_DELETED = RunSnapshot(ended=True, rows=0, reported=True)
 
 
-def _snapshot(status: str, last: int | None, noted: Mapping[str, Any] | None) -> RunSnapshot:
-    noted = noted or {}
-    reported = noted.get(STUCK) is not None or noted.get(OUTCOME) is not None
+def _snapshot(status: str, last: int | None, stored: Mapping[str, Any] | None) -> RunSnapshot:
+    attributes = stored or {}
+    reported = attributes.get(STUCK) is not None or attributes.get(OUTCOME) is not None
     return RunSnapshot(
-        ended=is_final(status, noted), rows=0 if last is None else last + 1, reported=reported
+        ended=is_final(status, attributes), rows=0 if last is None else last + 1, reported=reported
     )
 
 

@@ -1,4 +1,4 @@
-"""What is stored of single runs, and what it says; each call is made on a thread of the store."""
+"""Reads and writes single runs. Every call blocks, so it runs on a thread of the store."""
 
 import time
 
@@ -11,12 +11,12 @@ from app.tasks import payload, rows
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
-# Constant, or what is queued would wait for a process of the version that queued it.
+# Constant: otherwise a queued run would wait for a process of the version that queued it.
 VERSION = "1"
 
 
 class Records:
-    """Submissions, and what became of them."""
+    """Submissions and their results."""
 
     def __init__(self, store: Store, tables: Tables, client: DBOSClient) -> None:
         self._store = store
@@ -24,9 +24,9 @@ class Records:
         self._client = client
 
     def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
-        """Store a run; true if it is new. Raises KeyReused for a key with another body."""
-        # A repeat is read and not written: a crowd of them would wait for each other's locks.
-        # What was stored is not read back: on a slow connection that takes as long again.
+        """Store a run. Returns whether it is new. Raises KeyReused for a key with another body."""
+        # A repeat only reads: a crowd of repeats that write would wait for each other's locks.
+        # A new run is not read back, which would double the time on a slow connection.
         if not spec.fingerprint or self._tables.row(self._store.looks, spec.id) is None:
             stored = self._enqueue(spec)
             if stored is not None:
@@ -39,11 +39,11 @@ class Records:
         return task, False
 
     def _enqueue(self, spec: TaskSpec) -> Task | None:
-        """Store a run; None if another submission of it came first."""
+        """Store a run. Returns None if another submission of it came first."""
         if not self._store.has_room():
             raise NoRoom
         created_at = time.time()
-        noted = {
+        attributes = {
             rows.CREATED: created_at,
             rows.FINGERPRINT: spec.fingerprint,
             rows.RETRY_OF: spec.retry_of,
@@ -56,7 +56,7 @@ class Records:
             "workflow_id": spec.id,
             "workflow_id_reuse_policy": "reject",
             "app_version": VERSION,
-            "attributes": {name: value for name, value in noted.items() if value is not None},
+            "attributes": {name: value for name, value in attributes.items() if value is not None},
         }
         try:
             self._client.enqueue(options, payload.of(spec))
@@ -65,7 +65,7 @@ class Records:
         return accepted(spec, created_at)
 
     def task(self, task_id: str) -> Task | None:
-        """One run, with its body if it has ended."""
+        """Return a run, with its body if it has ended."""
         row = self._tables.row(self._store.looks, task_id)
         if row is None or row["status"] != "SUCCESS":
             return None if row is None else rows.task(row)
@@ -74,7 +74,7 @@ class Records:
         return rows.task(row, output)
 
     def spec(self, task_id: str) -> TaskSpec | None:
-        """What was submitted as that run."""
+        """Return what was submitted as that run."""
         found = self._client.list_workflows(workflow_ids=[task_id], load_output=False)
         stored = found[0].input if found else None
         if not stored:
@@ -82,7 +82,7 @@ class Records:
         return TaskSpec(task_id, found[0].name, payload.request(stored["args"][0]))
 
     def record(self, task_id: str) -> Record | None:
-        """All that is stored of a run."""
+        """Return all that is stored of a run."""
         task = self.task(task_id)
         spec = self.spec(task_id) if task is not None else None
         if task is None or spec is None:
@@ -90,6 +90,6 @@ class Records:
         return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
 
     def record_stopped(self, task_id: str, body: Body, stuck: bool) -> None:
-        """Note what became of a cancelled run."""
-        noted = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
-        self._client.update_workflow_attributes(task_id, noted, merge=True)
+        """Store how a cancelled run ended."""
+        attributes = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
+        self._client.update_workflow_attributes(task_id, attributes, merge=True)

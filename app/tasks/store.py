@@ -1,4 +1,4 @@
-"""The database behind everything that must survive: a SQLite file, or PostgreSQL by its URL."""
+"""The database of everything that must survive a restart: a SQLite file, or PostgreSQL."""
 
 import asyncio
 import fcntl
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 from urllib.parse import quote, quote_plus
 
 import psycopg
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy import event
 
 from app.runs.errors import StoreUnavailable
@@ -22,19 +23,21 @@ from app.runs.errors import StoreUnavailable
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How long a caller may be held by the store before it is told that the store is not there.
+# A caller waits this long for the store before the call raises StoreUnavailable.
 ANSWER_S = 2.0
-# How long a process waits for another one that opens the store, and the number of that lock.
+# A process waits this long for another process that opens the store.
 _OPENING_S = 60.0
-_OPENING = 7261952
+_OPENING_LOCK_NUMBER = 7261952
+# Shortest and longest time between two attempts to acquire a lock.
+_LOCK_WAIT_S = (0.01, 0.03)
 _THREADS = 8
-# SQLite waits for other writers this long; DBOS's own connections wait longer.
+# SQLite waits this long for other writers; the connections of the engine wait longer.
 _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
-# A process that hangs in a transaction, or whose forked child still has its socket when it is dead,
-# keeps rows from others for so long.
+# PostgreSQL ends a transaction that is idle for this long. Its process hangs, or is dead and has
+# left its socket to a forked child; until then its rows are locked.
 _HELD_MS = 10_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-# What is raised for a value, in Python, in the driver or in the database, and for no outage.
+# Errors that a value causes in Python, in the driver or in the database. No outage causes them.
 BAD_CONTENT = (sa.exc.DataError, ValueError, TypeError, OverflowError, RecursionError)
 POSTGRES: dict[str, Any] = {
     "connect_timeout": 2,
@@ -46,50 +49,49 @@ POSTGRES: dict[str, Any] = {
 
 
 def refuses_content(refused: BaseException) -> bool:
-    """Whether the store or its driver cannot take what it was given, and never will.
+    """Whether the store or its driver can never take the value.
 
-    All else is an outage, after which the same may be stored.
+    Every other error is an outage: the same value may be stored later.
     """
-    is_unbound = isinstance(refused, sa.exc.StatementError)  # the driver never got it
+    is_unbound = isinstance(refused, sa.exc.StatementError)  # it did not reach the driver
     return isinstance(refused, BAD_CONTENT) or (
         is_unbound and not isinstance(refused, sa.exc.DBAPIError)
     )
 
 
 class Store:
-    """One database. Its calls block, so `call` runs them on threads of its own."""
+    """One database. Database calls block, so `call` runs them on the store's own threads."""
 
     def __init__(self, url: str, reserve_bytes: int = 0) -> None:
-        """The URL is `sqlite:///PATH` or `postgresql://…`. Raises ValueError for another one.
+        """The URL is `sqlite:///PATH` or `postgresql://…`. Raises ValueError for any other URL.
 
-        With less room than `reserve_bytes` on its disk there is none for new runs.
+        The store has no room for new runs once its disk has less than `reserve_bytes` left.
         """
         self.reserve_bytes = reserve_bytes
         try:
             self.url = sa.make_url(url)
         except (sa.exc.ArgumentError, ValueError):
-            raise ValueError("it is no URL") from None  # what is wrong may be a password
+            raise ValueError("it is no URL") from None  # the cause may quote a password
         if self.url.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError("it is neither sqlite:///PATH nor postgresql://…")
         if self.is_file and self.url.database in (None, "", ":memory:"):
             raise ValueError("it names no file")
         self.path = Path(self.url.database or "") if self.is_file else None
-        # The process's own work waits where a caller would be refused. A server has few connections
-        # to give, and a run has one for moments only; those to a file cost nobody anything.
-        at_most = (4 if self.is_file else 2) * _THREADS
+        # `calls` serves callers and fails early; `worker` serves runs, and waits.
+        # A server has few connections to give; connections to a file are cheap.
+        worker_connections = (4 if self.is_file else 2) * _THREADS
         self.calls = self._engine(_CALLER_BUSY_MS)
-        # The same connections, for one look at one row: no transaction, which takes two more round
-        # trips to a server.
+        # The connections of `calls` without a transaction, which would cost two round trips more.
         self.looks = (
             self.calls
             if self.is_file
             else self.calls.execution_options(isolation_level="AUTOCOMMIT")
         )
-        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=at_most, wait_s=30.0)
-        self._pool = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
-        self._working = threading.local()
+        self.worker = self._engine(_WORKER_BUSY_MS, pool_size=worker_connections, wait_s=30.0)
+        self._call_threads = ThreadPoolExecutor(_THREADS, "watchkeeper-store")
+        self._worker_threads = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
+        self._current_call = threading.local()
         self._closed = False
-        self._patient = ThreadPoolExecutor(_THREADS, "watchkeeper-store-work")
 
     @property
     def is_file(self) -> bool:
@@ -97,9 +99,9 @@ class Store:
         return self.url.get_backend_name() == "sqlite"
 
     def prepare(self) -> None:
-        """Make the file ready, once for all processes: two that switch to WAL at once collide.
+        """Create the file and switch it to WAL, under a lock: two processes at once would collide.
 
-        Blocks. Raises StoreUnavailable when it cannot be reached.
+        Blocks. Raises StoreUnavailable if the store cannot be reached.
         """
         try:
             if self.path is None:
@@ -113,7 +115,7 @@ class Store:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold off other processes that open the store. Blocks, for no longer than a minute."""
+        """Keep other processes from opening the store. Blocks, for a minute at most."""
         if self.path is not None:
             with _alone(self.path.with_suffix(".opening")):
                 yield
@@ -121,29 +123,33 @@ class Store:
         url = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
         timeout_s = POSTGRES["connect_timeout"]
         with psycopg.connect(url, autocommit=True, connect_timeout=timeout_s) as session:
-            # Asked again and again: a statement that waits would hold up indexes being made.
-            asked = "select pg_try_advisory_lock(%s)"
-            _until_acquired(lambda: (session.execute(asked, (_OPENING,)).fetchone() or (False,))[0])
+            # It tries again and again: a statement that waits would block the creation of indexes.
+            attempt = "select pg_try_advisory_lock(%s)"
+            number = (_OPENING_LOCK_NUMBER,)
+            wait_for_lock(
+                lambda: bool((session.execute(attempt, number).fetchone() or (False,))[0]),
+                _OPENING_S,
+            )
             yield
 
     def in_thread(self, work: Callable[..., T], /, *args: Any) -> "Future[T]":
-        """Do the process's own work with the store, for as long as it takes."""
-        return self._patient.submit(work, *args)
+        """Run work of the process itself on a thread, without a time limit."""
+        return self._worker_threads.submit(work, *args)
 
     async def call(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work with the store. Raises StoreUnavailable, within seconds."""
+        """Run blocking work for a caller. Raises StoreUnavailable, within seconds."""
         if self._closed:
             raise StoreUnavailable
         given_up = threading.Event()
 
-        def called() -> T:
-            self._working.given_up = given_up
+        def run() -> T:
+            self._current_call.given_up = given_up
             return work(*args, **kwargs)
 
         try:
             # Not `wait_for`, which on Python 3.11 loses a cancellation that meets the end.
             async with asyncio.timeout(ANSWER_S):
-                return await asyncio.wrap_future(self._pool.submit(called))
+                return await asyncio.wrap_future(self._call_threads.submit(run))
         except (*_GONE, TimeoutError) as refused:
             raise StoreUnavailable from refused
         finally:
@@ -151,23 +157,23 @@ class Store:
 
     @contextmanager
     def change(self) -> Iterator[sa.Connection]:
-        """A transaction of a `call`, undone when nobody waits for it any more. Blocks.
+        """A transaction of a `call`. It is rolled back if the caller has given up. Blocks.
 
-        Who was told that the store is away has gone on: what is done later, undoes what was done
-        since.
+        That caller has received StoreUnavailable and may have changed the row since: a late commit
+        would undo that change.
         """
         with self.calls.begin() as connection:
             yield connection
-            if self._working.given_up.is_set():
+            if self._current_call.given_up.is_set():
                 raise StoreUnavailable
 
     def why(self, refused: BaseException) -> str:
-        """Why the store was refused, as its driver says it: one line, and no statement in it."""
+        """Return the driver's reason for an error: one line, without statement and passwords."""
         cause: BaseException | None = refused
         while cause is not None:
             if isinstance(cause, OSError | sqlite3.Error | psycopg.Error):
-                said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
-                first = said.strip().partition("\n")[0]
+                reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+                first = reason.strip().partition("\n")[0]
                 for secret in self._secrets():
                     first = first.replace(secret, "***")
                 return first or type(cause).__name__
@@ -175,15 +181,15 @@ class Store:
         return type(refused).__name__
 
     def _secrets(self) -> Iterator[str]:
-        """Every password in the URL, as it is and as it is written."""
-        given = [(name, each) for name, each in self.url.normalized_query.items()]
-        for name, values in (("password", (self.url.password,)), *given):
+        """Every password in the URL, plain and percent-encoded."""
+        parameters = [(name, each) for name, each in self.url.normalized_query.items()]
+        for name, values in (("password", (self.url.password,)), *parameters):
             for value in values if "password" in name.lower() else ():
                 if value:
                     yield from (value, quote(value, safe=""), quote_plus(value))
 
     def free_bytes(self) -> int | None:
-        """Room on the disk of the file; None where the store is elsewhere."""
+        """Free bytes on the disk of the file; None for a server."""
         return shutil.disk_usage(self.path.parent).free if self.path else None
 
     def has_room(self) -> bool:
@@ -192,9 +198,9 @@ class Store:
         return free is None or free >= self.reserve_bytes
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         self._closed = True
-        for pool in (self._pool, self._patient):
+        for pool in (self._call_threads, self._worker_threads):
             pool.shutdown(wait=False, cancel_futures=True)
         self.calls.dispose()
         self.worker.dispose()
@@ -230,7 +236,7 @@ class Store:
             connection.execute(f"PRAGMA busy_timeout={busy_ms}")
             connection.execute("PRAGMA foreign_keys=ON")
             if sqlite3.sqlite_version_info < (3, 42):
-                # DBOS asks for milliseconds, which older libraries (Debian 12) do not have.
+                # The engine reads milliseconds, which older libraries (Debian 12) do not return.
                 connection.create_function("unixepoch", -1, lambda *_: time.time())
 
         return engine
@@ -238,24 +244,30 @@ class Store:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file; other processes wait."""
+    """Hold a lock on a file; other processes wait for it."""
     with lock.open("a") as file:
 
-        def taken() -> bool:
+        def acquire() -> bool:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             return True
 
-        _until_acquired(taken)
+        wait_for_lock(acquire, _OPENING_S)
         yield
 
 
-def _until_acquired(taken: Callable[[], bool]) -> None:
-    """Wait until a lock is taken. Raises StoreUnavailable when another process keeps it."""
-    deadline = time.monotonic() + _OPENING_S
-    while not taken():
-        if time.monotonic() > deadline:
-            raise StoreUnavailable
-        time.sleep(0.02)
+def wait_for_lock(acquire: Callable[[], bool], timeout_s: float) -> None:
+    """Call `acquire` until it returns true. Blocks. Raises StoreUnavailable after the timeout."""
+
+    def give_up(_: tenacity.RetryCallState) -> NoReturn:
+        raise StoreUnavailable
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_not_result(bool),
+        wait=tenacity.wait_random(*_LOCK_WAIT_S),
+        stop=tenacity.stop_after_delay(timeout_s),
+        retry_error_callback=give_up,
+    )
+    retrying(acquire)

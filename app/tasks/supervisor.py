@@ -1,7 +1,7 @@
-"""Looks after the store from one thread: who died, what was cancelled, how much waits.
+"""Supervises the store from one thread: dead processes, cancelled runs, the length of queues.
 
-The engine recovers only what a process of the same name left behind. Here every process looks
-for runs whose process is gone and puts them back into their queue, where any other takes them.
+The engine recovers only runs of a process of the same name. Here every process finds runs whose
+owner is dead and requeues them, so that any process can take them over.
 """
 
 import threading
@@ -16,43 +16,43 @@ import psycopg
 import sqlalchemy as sa
 from dbos import DBOSClient
 
-from app.runs.errors import Cancelled, RunError, StoreUnavailable, WorkerLost
+from app.runs.errors import Cancelled, RunError, WorkerLost
 from app.runs.tasks import HUNG_S, EngineStats
 from app.tasks import ownership, rows
 from app.tasks.liveness import locks_of
 from app.tasks.ownership import Owned
-from app.tasks.store import Store
+from app.tasks.store import Store, wait_for_lock
 from app.tasks.tables import Tables
 from app.tasks.worker import Worker
 
 _EVERY_S = 0.5
 _STATS_EVERY_S = 2.0
-# A look at the store that takes longer than this meets one that does not answer.
+# If a round of checks takes longer than this, the store counts as unreachable.
 _STALE_S = 3.0
 _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
-_SHOWN_WITHIN_S = 5.0
-# A run that is this process's, and that it does not work, for so long: it has fallen down.
+_OWN_LOCK_TIMEOUT_S = 5.0
+# Owned by this process but not executing for this long: orphaned.
 _ORPHAN_S = 10.0
-# A run that kills its process must not tour the fleet: so often in a row it is taken over without
-# getting further, no more.
+# A run that kills every process must end: it is taken over this often without a new iteration.
 MAX_TAKEOVERS_WITHOUT_PROGRESS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Whom the supervisor tells; each is called on its thread."""
+    """Functions that the supervisor calls, on its own thread."""
 
-    # A run worked here was cancelled, or is another process's by now (false).
+    # A run that executes here was cancelled (true), or another process owns it (false).
     stop: Callable[[str, bool], None] = lambda task_id, cancelled: None
-    # A dead process's run, of an agent, was put back.
+    # A run of a dead process, with its agent, was requeued.
     recovered: Callable[[str, str], None] = lambda task_id, agent: None
-    # A run that nobody works was given up, or cancelled: nobody else tells its end.
+    # A run without a worker was lost or cancelled, so no worker reports its end.
     ended_without_worker: Callable[[str, RunError], None] = lambda task_id, error: None
-    # Runs whose steps are of no use any more; and everything else that is older than that.
+    # Delete the steps of these runs: no attempt needs them.
     delete_steps: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
+    # Delete everything of ours that is older than that moment.
     purge: Callable[[float], None] = lambda before: None
-    # A fault of ours, after which it goes on looking.
+    # A check failed by a fault of ours. The supervisor goes on.
     failed: Callable[[BaseException], None] = lambda error: None
 
 
@@ -64,7 +64,7 @@ class Supervisor:
         store: Store,
         client: DBOSClient,
         tables: Tables,
-        me: str,
+        process: str,
         hooks: Hooks,
         worker: Worker,
         *,
@@ -72,17 +72,17 @@ class Supervisor:
         works: bool,
     ) -> None:
         self._stats = EngineStats(reserve_bytes=store.reserve_bytes)
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self._store = store
         self._client = client
         self._tables = tables
-        self._me = me
+        self._process = process
         self._hooks = hooks
         self._worker = worker
         self._orphans: dict[str, float] = {}
-        self._ordered: dict[str, tuple[str, float]] = {}
+        self._cancellations: dict[str, tuple[str, float]] = {}
         self._deleting_steps: Future[None] | None = None
-        self._forgets = True
+        self._reports_failed_deletion = True
         self._keep_s = keep_s
         self._works = works
         self._own = locks_of(store)
@@ -95,36 +95,32 @@ class Supervisor:
 
     @property
     def stats(self) -> EngineStats:
-        """What was last read; a store that holds up the look at it is out of reach as well."""
-        if time.monotonic() - self._looked_at > _STALE_S:
-            return self._out_of_reach()
+        """The last statistics. A store that delays the checks counts as unreachable too."""
+        if time.monotonic() - self._checked_at > _STALE_S:
+            return self._unreachable()
         return self._stats
 
-    def _out_of_reach(self) -> EngineStats:
-        """What was read last still stands: a queue that nobody sees has not become empty."""
+    def _unreachable(self) -> EngineStats:
+        """Keep the last counts: a queue that nobody can read has not become empty."""
         return replace(self._stats, reachable=False)
 
-    def show_alive(self) -> None:
-        """Take this process's lock. Blocks. Raises StoreUnavailable where it cannot be had."""
+    def acquire_own_lock(self) -> None:
+        """Acquire the lock of this process. Blocks. Raises StoreUnavailable after a timeout."""
         self._probe.sweep()
-        deadline = time.monotonic() + _SHOWN_WITHIN_S
-        while not self._own.acquire(self._me):
-            # Another process, which sweeps, has it for a moment; or it was swept away.
-            if time.monotonic() > deadline:
-                raise StoreUnavailable
-            time.sleep(0.01)
+        # Another process that sweeps has the lock for a moment, or has removed its file.
+        wait_for_lock(lambda: self._own.acquire(self._process), _OWN_LOCK_TIMEOUT_S)
 
     def start(self) -> None:
-        """Begin to look. Blocks for a first look, which a store that is busy may refuse."""
+        """Start the thread. Blocks for the first statistics, which a busy store may refuse."""
         with suppress(sa.exc.SQLAlchemyError):
             self._read_stats()
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and let others see that this process is gone. Blocks for a moment."""
+        """Stop the thread and release the lock of this process. Blocks for a moment."""
         self._stop.set()
-        if self._thread.is_alive():  # else it was never started
+        if self._thread.is_alive():  # it may never have been started
             self._thread.join(timeout=5.0)
         self._own.close()
         self._probe.close()
@@ -132,25 +128,25 @@ class Supervisor:
     def _watch(self) -> None:
         while not self._stop.wait(_EVERY_S):
             try:
-                self._look()
+                self._check_all()
             except (sa.exc.SQLAlchemyError, psycopg.Error, OSError):
-                # It is gone for now. Whoever looked dead meanwhile gets his time anew.
+                # The store was unreachable: restart all grace periods.
                 self._suspects.clear()
                 self._late.clear()
-                self._stats = self._out_of_reach()
-            except Exception as wrong:  # noqa: BLE001 - nobody else would look after the runs
+                self._stats = self._unreachable()
+            except Exception as wrong:  # noqa: BLE001 - without this thread nobody requeues runs
                 self._hooks.failed(wrong)
-            self._looked_at = time.monotonic()
+            self._checked_at = time.monotonic()
 
-    def _look(self) -> None:
+    def _check_all(self) -> None:
         now = time.monotonic()
-        self._own.acquire(self._me)
-        self._obey()
+        self._own.acquire(self._process)
+        self._stop_lost_runs()
         self._tidy()
         self._report_cancelled_of_dead_processes()
         if self._works:
             self._take_over()
-            self._take_overdue()
+            self._take_over_overdue()
         if now >= self._next_stats:
             self._next_stats = now + _STATS_EVERY_S
             self._read_stats()
@@ -159,81 +155,89 @@ class Supervisor:
             self._purge()
 
     def _read_stats(self) -> None:
-        self._tables.touch(self._store.calls)
+        self._tables.check_writable(self._store.calls)
         self._stats = EngineStats(
             agents=self._tables.loads(self._store.calls),
             free_bytes=self._store.free_bytes(),
             reserve_bytes=self._store.reserve_bytes,
         )
 
-    def _obey(self) -> None:
-        """Stop what was cancelled elsewhere, or taken away from this process."""
-        mine = list(self._worker.working)
-        if not mine:
+    def _stop_lost_runs(self) -> None:
+        """Stop local runs that were cancelled, or that another process has taken over."""
+        executing = list(self._worker.executing)
+        if not executing:
             return
-        states = self._tables.states(self._store.calls, mine)
-        lost = [task_id for task_id in mine if states.get(task_id) != ("PENDING", self._me)]
+        states = self._tables.states(self._store.calls, executing)
+        owned = ("PENDING", self._process)
+        lost = [task_id for task_id in executing if states.get(task_id) != owned]
         if lost:
-            cancelled = self._tables.unreported_of(self._store.calls, self._me, lost)
+            cancelled = self._tables.unreported_of(self._store.calls, self._process, lost)
             for task_id in lost:
                 self._hooks.stop(task_id, task_id in cancelled)
 
     def _tidy(self) -> None:
-        """Forget the steps of runs whose results are stored; take up again what fell down here.
+        """Delete the steps of runs that ended here, and requeue runs that are orphaned here."""
+        self._delete_steps_of_ended()
+        self._requeue_orphans()
 
-        A result that could not be written, on a full disk, leaves a run that nobody works.
-        """
-        left = list(self._worker.left - self._worker.working)
-        if left:
-            states = self._tables.states(self._store.calls, left)
-            over = {i for i in left if states.get(i, ("SUCCESS", None))[0] in rows.OVER}
-            elsewhere = {i for i in left if i in states and states[i][1] != self._me}
-            self._worker.left.difference_update(elsewhere - over)
-            self._delete_steps(list(over))
+    def _delete_steps_of_ended(self) -> None:
+        stopped = list(self._worker.recently_executed - self._worker.executing)
+        if not stopped:
+            return
+        states = self._tables.states(self._store.calls, stopped)
+        ended = {i for i in stopped if states.get(i, ("SUCCESS", None))[0] in rows.ENDED_STATUSES}
+        elsewhere = {i for i in stopped if i in states and states[i][1] != self._process}
+        self._worker.recently_executed.difference_update(elsewhere - ended)
+        self._delete_steps(list(ended))
+
+    def _requeue_orphans(self) -> None:
+        """A result that could not be written, as on a full disk, leaves a run without a worker."""
         now = time.monotonic()
-        rows_here = self._tables.of_process(self._store.calls, self._me)
-        mine = {row["workflow_uuid"]: row for row in rows_here}
-        for task_id in mine.keys() - self._worker.working:
+        rows_here = self._tables.of_process(self._store.calls, self._process)
+        owned = {row["workflow_uuid"]: row for row in rows_here}
+        for task_id in owned.keys() - self._worker.executing:
             if now - self._orphans.setdefault(task_id, now) >= _ORPHAN_S:
-                self.recover(mine[task_id], died=False)
+                self.recover(owned[task_id], died=False)
                 del self._orphans[task_id]
-        if gone := list(self._orphans.keys() - mine.keys() - self._worker.working):
-            for task_id in self._tables.unreported_of(self._store.calls, self._me, gone):
-                self._record_stop(task_id, self._me)
-        kept = mine.keys() - self._worker.working
-        self._orphans = {i: since for i, since in self._orphans.items() if i in kept}
+        if not_owned := list(self._orphans.keys() - owned.keys() - self._worker.executing):
+            for task_id in self._tables.unreported_of(self._store.calls, self._process, not_owned):
+                self._record_stop(task_id, self._process)
+        idle = owned.keys() - self._worker.executing
+        self._orphans = {i: since for i, since in self._orphans.items() if i in idle}
 
     def _delete_steps(self, ids: Sequence[str]) -> None:
-        """Have steps forgotten, again and again until they are; a failure is told once."""
+        """Delete steps, again in the next round if it fails. Reports only the first failure."""
         if not ids or (self._deleting_steps is not None and not self._deleting_steps.done()):
             return
 
-        def done(forgotten: "Future[None]") -> None:
-            wrong = CancelledError() if forgotten.cancelled() else forgotten.exception()
+        def done(deletion: "Future[None]") -> None:
+            wrong = CancelledError() if deletion.cancelled() else deletion.exception()
             if wrong is None:
-                self._worker.left.difference_update(ids)
-            elif self._forgets:
+                self._worker.recently_executed.difference_update(ids)
+            elif self._reports_failed_deletion:
                 self._hooks.failed(wrong)
-            self._forgets = wrong is None
+            self._reports_failed_deletion = wrong is None
 
         self._deleting_steps = self._hooks.delete_steps(ids)
         self._deleting_steps.add_done_callback(done)
 
-    def ordered(self, task_id: str, owner: str) -> None:
-        """A run that `owner` works was ordered to stop; it may be gone and not able to say so."""
-        self._ordered[task_id] = owner, time.monotonic()
+    def watch_cancellation(self, task_id: str, owner: str) -> None:
+        """Report the end of a cancelled run for its owner, if the owner turns out to be dead."""
+        self._cancellations[task_id] = owner, time.monotonic()
 
     def _report_cancelled_of_dead_processes(self) -> None:
         now = time.monotonic()
-        for task_id, (owner, since) in list(self._ordered.items()):
-            if owner == self._me or (now - since > _ORPHAN_S and self._is_reported(task_id, owner)):
-                del self._ordered[task_id]
+        for task_id, (owner, since) in list(self._cancellations.items()):
+            if owner == self._process or (
+                now - since > _ORPHAN_S and self._is_reported(task_id, owner)
+            ):
+                del self._cancellations[task_id]
                 continue
             if not self._probe.acquire(owner):
                 continue
             try:
                 if now - since >= self._probe.grace_s:
-                    del self._ordered[task_id]
+                    del self._cancellations[task_id]
                     self._record_stop(task_id, owner)
             finally:
                 self._probe.release(owner)
@@ -242,13 +246,13 @@ class Supervisor:
         return not self._tables.unreported_of(self._store.calls, owner, [task_id])
 
     def _record_stop(self, task_id: str, owner: str) -> None:
-        """Tell the end of a run that `owner` does not work any more, if it was cancelled."""
+        """Report the end of a run that `owner` no longer executes, if it was cancelled."""
         if Owned(self._store, self._tables, task_id, None, owner).record_stop():
             self._hooks.ended_without_worker(task_id, Cancelled())
 
     def _take_over(self) -> None:
         now = time.monotonic()
-        owners = self._tables.processes(self._store.calls) - {self._me}
+        owners = self._tables.processes(self._store.calls) - {self._process}
         self._suspects = {name: since for name, since in self._suspects.items() if name in owners}
         for owner in owners:
             if not self._probe.acquire(owner):
@@ -262,11 +266,11 @@ class Supervisor:
             finally:
                 self._probe.release(owner)
 
-    def _take_overdue(self) -> None:
-        """Take runs from processes that hang: the next one ends them at once."""
+    def _take_over_overdue(self) -> None:
+        """Requeue runs of processes that hang: the next owner ends them at once."""
         now = time.monotonic()
         rows_late = self._tables.overdue(self._store.calls, time.time())
-        # By claim: whoever takes such a run up has his time as well, on a slow store too.
+        # By claim token: the next owner gets the whole grace period too, also on a slow store.
         late = {(row["workflow_uuid"], row["owner_xid"]): row for row in rows_late}
         self._late = {claim: self._late.get(claim, now) for claim in late}
         for claim, since in self._late.items():
@@ -274,23 +278,23 @@ class Supervisor:
                 self.recover(late[claim])
 
     def recover(self, row: Mapping[str, Any], *, died: bool = True) -> None:
-        """Put back a run that nobody works any more; end it when its processes died too often.
+        """Requeue a run without a worker. End it as lost if its processes died too often.
 
-        One that was cancelled, or ended, since its row was read is left as it is.
+        A run that was cancelled or has ended since its row was read stays unchanged.
         """
         task_id, agent, before = row["workflow_uuid"], row["name"], row["attributes"] or {}
         reached = self._tables.reached(self._store.calls, task_id)
         got_further = reached > before.get(rows.REACHED, -1)
         in_vain = (0 if got_further else before.get(rows.IN_VAIN, 0)) + died
-        noted: dict[str, Any] = {rows.REACHED: reached, rows.IN_VAIN: in_vain}
+        attributes: dict[str, Any] = {rows.REACHED: reached, rows.IN_VAIN: in_vain}
         if not self._tables.has_result(self._store.calls, task_id):
-            noted[rows.OUTCOME] = None  # an end that was noted, and not stored, has not come
+            attributes[rows.OUTCOME] = None  # an outcome without a stored result does not count
         if in_vain <= MAX_TAKEOVERS_WITHOUT_PROGRESS:
-            if ownership.requeue(self._store, self._tables, row, noted):
+            if ownership.requeue(self._store, self._tables, row, attributes):
                 self._hooks.recovered(task_id, agent)
             return
-        noted |= {rows.LOST: True, rows.FINISHED: time.time()}
-        if ownership.lose(self._store, self._tables, row, noted):
+        attributes |= {rows.LOST: True, rows.FINISHED: time.time()}
+        if ownership.lose(self._store, self._tables, row, attributes):
             self._hooks.ended_without_worker(task_id, WorkerLost())
 
     def _purge(self) -> None:
@@ -300,5 +304,5 @@ class Supervisor:
             self._next_purge = 0.0  # there is more
         if ids:
             self._client.delete_workflows(ids)
-            self._worker.left.update(ids)  # their steps go with the next look
+            self._worker.recently_executed.update(ids)  # the next round deletes their steps
         self._hooks.purge(before)

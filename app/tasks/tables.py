@@ -1,4 +1,4 @@
-"""The engine's documented tables, as far as they are read and written beside it."""
+"""The engine's documented tables, as far as we read and write them."""
 
 import json
 import time
@@ -10,16 +10,26 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.runs.tasks import AgentLoad
-from app.tasks.rows import DEADLINE, FINISHED, LIVE, LOG, LOST, OUTCOME, OVER, STARTED_TOKEN, STUCK
+from app.tasks.rows import (
+    DEADLINE,
+    ENDED_STATUSES,
+    FINISHED,
+    LIVE_STATUSES,
+    LOG,
+    LOST,
+    OUTCOME,
+    STARTED_TOKEN,
+    STUCK,
+)
 
 
 def is_storable(name: str) -> bool:
-    """Whether there can be a row of that name: PostgreSQL refuses even to look for a NUL."""
+    """Whether a row can have that name. PostgreSQL refuses a NUL even in a query."""
     return "\0" not in name
 
 
 class Tables:
-    """The columns that are read, in the schema where the engine keeps them."""
+    """The columns that we use, in the schema of the engine."""
 
     def __init__(self, *, is_file: bool) -> None:
         schema = None if is_file else "dbos"
@@ -35,8 +45,8 @@ class Tables:
             sa.column("attributes", sa.JSON().with_variant(JSONB(), "postgresql")),
             schema=schema,
         )
-        # What the engine knows of a moment is a second on some libraries of SQLite.
-        self.place = sa.column("rowid") if is_file else self.runs.c.workflow_uuid
+        # Orders runs of the same `created_at`, which some versions of SQLite round to seconds.
+        self.position = sa.column("rowid") if is_file else self.runs.c.workflow_uuid
         self.streams = sa.table(
             "streams",
             *map(sa.column, ("workflow_uuid", "key", "value")),
@@ -52,7 +62,7 @@ class Tables:
 
     @property
     def unreported(self) -> sa.ColumnElement[bool]:
-        """A run was cancelled, and whoever worked it has not said what became of it."""
+        """A run was cancelled, and its worker has not reported how it ended."""
         run = self.runs.c
         return sa.and_(
             run.status == "CANCELLED",
@@ -61,16 +71,18 @@ class Tables:
         )
 
     def insert_once(self, values: Mapping[str, Any]) -> sa.Insert:
-        """A row of a log, unless it is there."""
+        """Insert a row of a log, unless it exists."""
         insert = (sqlite if self.is_file else postgresql).insert(self.streams)
         once: sa.Insert = insert.values(**values).on_conflict_do_nothing()
         return once
 
-    def noting(self, which: sa.ColumnElement[bool], noted: Mapping[str, Any]) -> sa.Update:
-        """Merge notes into the row of a run."""
-        return self._merging(which, sa.literal(json.dumps(dict(noted)), sa.Text))
+    def merging(self, which: sa.ColumnElement[bool], attributes: Mapping[str, Any]) -> sa.Update:
+        """Merge attributes into the rows of runs."""
+        return self._merging_text(which, sa.literal(json.dumps(dict(attributes)), sa.Text))
 
-    def _merging(self, which: sa.ColumnElement[bool], text: sa.ColumnElement[str]) -> sa.Update:
+    def _merging_text(
+        self, which: sa.ColumnElement[bool], text: sa.ColumnElement[str]
+    ) -> sa.Update:
         run = self.runs.c
         merged: Any = (
             sa.func.json_patch(sa.func.coalesce(run.attributes, sa.text("'{}'")), text)
@@ -82,7 +94,7 @@ class Tables:
         return sa.update(self.runs).where(which).values(attributes=merged)
 
     def requeueing(self, which: sa.ColumnElement[bool]) -> sa.Update:
-        """Put runs back into the queues of their agents, as the engine's own resume does."""
+        """Requeue runs, as the engine's own resume does."""
         return (
             sa.update(self.runs)
             .where(which)
@@ -96,27 +108,27 @@ class Tables:
         )
 
     def cancelling(self, task_id: str, now: float) -> sa.Update:
-        """Order a run to stop that has not ended, as the engine's own cancel does.
+        """Cancel a run that has not ended, as the engine's own cancel does.
 
-        Gives its notes and its process; one that nobody works has stopped with that.
+        Returns attributes and owner. A run that no worker has started is ended by this statement.
         """
         run = self.runs.c
-        begun = run.attributes[STARTED_TOKEN].as_string() == run.owner_xid
-        at_work = sa.and_(run.status == "PENDING", begun)
-        ordered = {FINISHED: now}
-        stopped = ordered | {STUCK: False}
-        noted = sa.case((at_work, json.dumps(ordered)), else_=json.dumps(stopped))
+        started = run.attributes[STARTED_TOKEN].as_string() == run.owner_xid
+        executing = sa.and_(run.status == "PENDING", started)
+        cancelled_at = {FINISHED: now}
+        ended = cancelled_at | {STUCK: False}
+        attributes = sa.case((executing, json.dumps(cancelled_at)), else_=json.dumps(ended))
         which = sa.and_(
             run.workflow_uuid == task_id,
-            has_status(run.status, *LIVE),
+            has_status(run.status, *LIVE_STATUSES),
             run.attributes[OUTCOME].as_string().is_(None),
         )
-        cancelled = self._cancelled(self._merging(which, noted), now)
+        cancelled = self._cancelled(self._merging_text(which, attributes), now)
         return cancelled.returning(run.attributes, run.executor_id)
 
-    def losing(self, which: sa.ColumnElement[bool], noted: Mapping[str, Any]) -> sa.Update:
-        """Give runs up; the notes say when, and that they were lost."""
-        return self._cancelled(self.noting(which, noted), noted[FINISHED])
+    def losing(self, which: sa.ColumnElement[bool], attributes: Mapping[str, Any]) -> sa.Update:
+        """End runs as lost. The attributes have the time, and LOST."""
+        return self._cancelled(self.merging(which, attributes), attributes[FINISHED])
 
     def _cancelled(self, update: sa.Update, now: float) -> sa.Update:
         return update.values(
@@ -128,7 +140,7 @@ class Tables:
         )
 
     def overdue(self, engine: sa.Engine, before: float) -> list[Mapping[str, Any]]:
-        """Runs at work whose deadline passed before that moment."""
+        """Return executing runs whose deadline passed before that moment."""
         run = self.runs.c
         deadline = run.attributes[DEADLINE].as_float()
         chosen = sa.select(*self.runs.c).where(run.status == "PENDING", deadline < before)
@@ -136,7 +148,7 @@ class Tables:
             return [dict(row) for row in connection.execute(chosen).mappings()]
 
     def log(self, engine: sa.Engine, task_id: str, after: int) -> list[Mapping[str, Any]]:
-        """The rows of a run's log after so many."""
+        """Return the rows of a run's log from that offset on."""
         at = self.streams.c
         chosen = (
             sa.select(at.value)
@@ -147,29 +159,29 @@ class Tables:
             return [json.loads(value) for (value,) in connection.execute(chosen)]
 
     def has_result(self, engine: sa.Engine, task_id: str) -> bool:
-        """Whether what an attempt at a run came to is kept: then it is not worked again."""
-        kept = sa.select(self.results.c.workflow_uuid)
+        """Whether the result of an attempt is stored. The engine executes such a run no more."""
+        chosen = sa.select(self.results.c.workflow_uuid)
         with engine.connect() as connection:
-            found = connection.execute(kept.where(self.results.c.workflow_uuid == task_id))
+            found = connection.execute(chosen.where(self.results.c.workflow_uuid == task_id))
             return found.first() is not None
 
     def reached(self, engine: sa.Engine, task_id: str) -> int:
-        """The most iterations that any attempt at a run has told of."""
+        """Return the highest number of iterations in the log of a run."""
         log = self.log(engine, task_id, 0)
         return max((row["progress"]["iterations"] for row in log if "progress" in row), default=0)
 
     def loads(self, engine: sa.Engine) -> dict[str, AgentLoad]:
-        """The runs of each agent that have not ended."""
+        """Count, for each agent, the runs that have not ended."""
         run = self.runs.c
-        waiting = (
+        counts = (
             sa.select(run.name, run.status, sa.func.count(), sa.func.min(run.created_at))
-            .where(has_status(run.status, *LIVE))
+            .where(has_status(run.status, *LIVE_STATUSES))
             .group_by(run.name, run.status)
         )
         loads: dict[str, AgentLoad] = {}
         now = time.time()
         with engine.connect() as connection:
-            for name, status, count, oldest in connection.execute(waiting):
+            for name, status, count, oldest in connection.execute(counts):
                 age = max(0.0, now - oldest / 1000)
                 load = loads.get(name, AgentLoad())
                 loads[name] = (
@@ -180,28 +192,28 @@ class Tables:
                 )  # fmt: skip
         return loads
 
-    def touch(self, engine: sa.Engine) -> None:
-        """Make sure that the store can be written, without changing anything."""
-        nothing = sa.update(self.runs).where(sa.false()).values(owner_xid=None)
+    def check_writable(self, engine: sa.Engine) -> None:
+        """Make sure that the store takes writes, without a change."""
+        no_change = sa.update(self.runs).where(sa.false()).values(owner_xid=None)
         with engine.begin() as connection:
-            connection.execute(nothing)
+            connection.execute(no_change)
 
     def processes(self, engine: sa.Engine) -> set[str]:
-        """The processes that have runs at work, dead or alive."""
+        """Return the processes that own executing runs, dead or alive."""
         run = self.runs.c
         chosen = sa.select(run.executor_id).where(run.status == "PENDING").distinct()
         with engine.connect() as connection:
             return {name for name in connection.execute(chosen).scalars() if name is not None}
 
     def of_process(self, engine: sa.Engine, process: str) -> list[Mapping[str, Any]]:
-        """The runs that a process has at work."""
+        """Return the executing runs that a process owns."""
         run = self.runs.c
         chosen = sa.select(*self.runs.c).where(run.status == "PENDING", run.executor_id == process)
         with engine.connect() as connection:
             return [dict(row) for row in connection.execute(chosen).mappings()]
 
     def unreported_of(self, engine: sa.Engine, process: str, ids: Sequence[str]) -> set[str]:
-        """Those of some runs that were cancelled at a process which has not said so yet."""
+        """Of these runs, return those that were cancelled and that the process has not reported."""
         run = self.runs.c
         chosen = sa.select(run.workflow_uuid).where(
             run.workflow_uuid.in_(ids), run.executor_id == process, self.unreported
@@ -210,7 +222,7 @@ class Tables:
             return set(connection.execute(chosen).scalars())
 
     def states(self, engine: sa.Engine, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-        """The engine's status and the process of some runs."""
+        """Return the engine's status and the owner of each of these runs."""
         run = self.runs.c
         chosen = sa.select(run.workflow_uuid, run.status, run.executor_id)
         with engine.connect() as connection:
@@ -218,7 +230,7 @@ class Tables:
             return {task_id: (status, executor) for task_id, status, executor in found}
 
     def row(self, engine: sa.Engine, task_id: str) -> Mapping[str, Any] | None:
-        """One run."""
+        """Return the row of a run, or None."""
         if not is_storable(task_id):
             return None
         with engine.connect() as connection:
@@ -227,16 +239,16 @@ class Tables:
             return None if found is None else dict(found)
 
     def expired(self, engine: sa.Engine, before: float, limit: int) -> list[str]:
-        """Runs that ended before that moment."""
+        """Return runs that ended before that moment."""
         run = self.runs.c
         chosen = sa.select(run.workflow_uuid).where(
-            run.status.in_(OVER), run.completed_at < int(before * 1000)
+            run.status.in_(ENDED_STATUSES), run.completed_at < int(before * 1000)
         )
         with engine.connect() as connection:
             return list(connection.execute(chosen.limit(limit)).scalars())
 
 
 def has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[bool]:
-    """Spelt out: an index of some statuses only is not found by what a parameter may hold."""
-    spelt: Any = sa.bindparam("statuses", names, expanding=True, literal_execute=True)
-    return column.in_(spelt)
+    """The status is one of these, as literals: a partial index does not serve parameters."""
+    literals: Any = sa.bindparam("statuses", names, expanding=True, literal_execute=True)
+    return column.in_(literals)

@@ -1,4 +1,4 @@
-"""Works runs that the engine hands out, each on a thread that waits for the service's loop."""
+"""Executes runs that the engine hands out, each on a thread that waits for the service's loop."""
 
 import asyncio
 import time
@@ -18,16 +18,20 @@ from app.tasks.store import BAD_CONTENT, Store, refuses_content
 from app.tasks.tables import Tables
 
 
-class NotOurs(BaseException):
-    """Ends a workflow's thread without an outcome: the run is not this process's to end.
+class NotOwned(BaseException):
+    """Ends the thread of a workflow without an outcome: this process must not end the run.
 
-    It is no Exception, which the engine would record as the end of the run, and none of the
-    engine's own, after which it would keep the thread until somebody else has ended the run.
+    It is no Exception: the engine would record one as the end of the run. It is no error of the
+    engine either: the engine would then keep the thread until another process has ended the run.
     """
 
 
 class Worker:
-    """What the engine calls. `working` are the runs it has, `left` those it had until lately."""
+    """Has the workflow that the engine calls.
+
+    `executing` are the runs that execute here. `recently_executed` are those that stopped here and
+    whose steps the supervisor has not deleted.
+    """
 
     def __init__(
         self,
@@ -38,73 +42,73 @@ class Worker:
         failed: Callable[[BaseException], None],
         cancelled_before_start: Callable[[str], None],
     ) -> None:
-        self.working: set[str] = set()
-        self.left: set[str] = set()
-        self.leaving = False
+        self.executing: set[str] = set()
+        self.recently_executed: set[str] = set()
+        self.is_stopping = False
         self._store = store
         self._tables = tables
         self._execute = execute
         self._loop = loop
         self._failed = failed
         self._cancelled_before_start = cancelled_before_start
-        # By run, what to store in the place of a result that the store refuses.
-        self._instead: dict[str, Callable[[], dict[str, Any]]] = {}
+        # By run, the result to store if the store refuses its own.
+        self._replacements: dict[str, Callable[[], dict[str, Any]]] = {}
 
     def workflow(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """A workflow of one step: a result that was recorded is not worked for again."""
+        """Return a workflow of one step: the engine does not repeat a step with a result."""
 
         def work(stored: dict[str, Any]) -> dict[str, Any]:
             try:
                 return DBOS.run_step({"name": "agent"}, self._attempt, stored)
             except Exception as wrong:
-                # The result could not be recorded. The engine would record that as the end.
+                # The result could not be stored. The engine would store this error as the end.
                 self._failed(wrong)
-                instead = self._instead.get(DBOS.workflow_id or "")
-                if instead is None or not refuses_content(wrong):
-                    raise NotOurs from wrong
-                return instead()  # to work the run again would lead here again
+                replacement = self._replacements.get(DBOS.workflow_id or "")
+                if replacement is None or not refuses_content(wrong):
+                    raise NotOwned from wrong
+                return replacement()  # another attempt would fail in the same way
             finally:
-                self._instead.pop(DBOS.workflow_id or "", None)
+                self._replacements.pop(DBOS.workflow_id or "", None)
 
         return work
 
     def _attempt(self, stored: dict[str, Any]) -> dict[str, Any]:
         task_id = DBOS.workflow_id
         assert task_id is not None
-        self.working.add(task_id)
+        self.executing.add(task_id)
         try:
             return self._work(task_id, stored)
         except Exception as wrong:
-            # Of the store or of ours, and not how the run ended: it is found fallen, and taken up.
+            # An error of the store or of ours is no outcome. The supervisor requeues the run.
             self._failed(wrong)
-            raise NotOurs from wrong
+            raise NotOwned from wrong
         finally:
-            self.left.add(task_id)
-            self.working.discard(task_id)
+            self.recently_executed.add(task_id)
+            self.executing.discard(task_id)
 
     def _work(self, task_id: str, stored: Mapping[str, Any]) -> dict[str, Any]:
         row = self._tables.row(self._store.worker, task_id)
         assert row is not None
-        if row["executor_id"] != DBOS.executor_id:  # taken since the engine handed it out here
-            raise NotOurs
+        if row["executor_id"] != DBOS.executor_id:  # another process has taken it over
+            raise NotOwned
         owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
         result: Result | None = None
         try:
-            if self.leaving:
+            if self.is_stopping:
                 raise HandedOver
             result = self._wait_for(self._begin(rows.task(row), owned, stored))
-            if result.outcome is Outcome.CANCELLED:  # whoever cancelled it has stored that
-                owned.note({rows.OUTCOME: result.outcome.value, rows.FINISHED: time.time()})
-        except (Cancelled, HandedOver) as gone:
+            if result.outcome is Outcome.CANCELLED:  # the cancellation itself is already stored
+                owned.merge_attributes(_ended(result.outcome))
+        except (Cancelled, HandedOver) as lost:
             owned.requeue_own()
-            if owned.record_stop() and result is None:  # cancelled, and no end was told of it here
+            if owned.record_stop() and result is None:  # cancelled, and nobody emitted an end
                 self._cancelled_before_start(task_id)
-            raise NotOurs from gone
-        self._instead[task_id] = partial(_failed_end, owned, result)
+            raise NotOwned from lost
+        self._replacements[task_id] = partial(_failed_end, owned, result)
         return {"outcome": result.outcome.value, "body": dict(result.body)}
 
     def _wait_for(self, attempt: Attempt) -> Result:
-        """The run has a deadline, so this wait has one."""
+        """Wait for the result. The deadline of the run bounds this wait."""
         work: Any = self._execute(attempt)
         result: Result = asyncio.run_coroutine_threadsafe(work, self._loop).result()
         return result
@@ -112,15 +116,15 @@ class Worker:
     def _begin(self, known: Task, owned: Owned, stored: Mapping[str, Any]) -> Attempt:
         request = payload.request(stored)
         started_at = known.started_at or time.time()
-        # An end that was noted and not stored has not come: this attempt ends anew.
-        noted: dict[str, Any] = {
+        # A former attempt may have stored an outcome without a result. It does not count.
+        attributes: dict[str, Any] = {
             rows.STARTED_TOKEN: owned.token,
             rows.ATTEMPTS: known.attempts + 1,
             rows.OUTCOME: None,
         }
         if known.started_at is None:
-            noted |= {rows.STARTED: started_at, rows.DEADLINE: started_at + request.timeout_s}
-        owned.note(noted)
+            attributes |= {rows.STARTED: started_at, rows.DEADLINE: started_at + request.timeout_s}
+        owned.merge_attributes(attributes)
         log = self._tables.log(self._store.worker, known.id, 0) if known.started_at else []
         return Attempt(
             task_id=known.id,
@@ -131,22 +135,24 @@ class Worker:
             created_at=known.created_at,
             started_at=started_at,
             log=log,
-            write=lambda place, entry: self._asked(owned.append, place, entry),
-            check=lambda: self._asked(owned.check),
-            end=lambda outcome: self._asked(
-                owned.end, {rows.OUTCOME: outcome.value, rows.FINISHED: time.time()}
-            ),
+            write=lambda offset, entry: self._in_thread(owned.append, offset, entry),
+            check=lambda: self._in_thread(owned.check),
+            end=lambda outcome: self._in_thread(owned.end, _ended(outcome)),
             claim_token=owned.token or "",
             traceparent=stored.get("traceparent"),
         )
 
-    async def _asked(self, work: Callable[..., None], *arguments: Any) -> None:
+    async def _in_thread(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             await asyncio.wrap_future(self._store.in_thread(work, *arguments))
         except (sa.exc.SQLAlchemyError, *BAD_CONTENT) as refused:
             raise NotStorable if refuses_content(refused) else StoreUnavailable from refused
 
 
+def _ended(outcome: Outcome) -> dict[str, Any]:
+    return {rows.OUTCOME: outcome.value, rows.FINISHED: time.time()}
+
+
 def _failed_end(owned: Owned, result: Result) -> dict[str, Any]:
-    owned.note({rows.OUTCOME: Outcome.FAILED.value})
+    owned.merge_attributes({rows.OUTCOME: Outcome.FAILED.value})
     return {"outcome": Outcome.FAILED.value, "body": dict(result.problem())}

@@ -1,1 +1,1 @@
-"""Telling what happened: facts about runs become log lines, each sink in a file of its own."""
+"""Emits facts about runs as log lines, samples and spans. Each sink has a file of its own."""

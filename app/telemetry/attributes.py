@@ -1,4 +1,4 @@
-"""What spans say at their ends, and which ends are errors."""
+"""The attributes that spans get at their ends, and the ends that are errors."""
 
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.util.types import AttributeValue
@@ -24,7 +24,7 @@ CALL_ERRORS = (
 
 
 def context_of(traceparent: str) -> SpanContext:
-    """The span that a header in the form of W3C names."""
+    """Return the span that a W3C `traceparent` header names."""
     _, trace_id, span_id, flags = traceparent.split("-")
     return SpanContext(
         int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16))
@@ -32,7 +32,7 @@ def context_of(traceparent: str) -> SpanContext:
 
 
 def error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) -> str:
-    """The type of what was raised, where it says more than the outcome."""
+    """Return the type of the exception if it says more than the outcome, else the outcome."""
     error = getattr(fact, "error", None)
     if error is None or fact.outcome is CallOutcome.TOOL_ERROR:
         return fact.outcome.value
@@ -40,7 +40,7 @@ def error_type(fact: ModelCallFinished | ToolCallFinished | SubAgentFinished) ->
 
 
 def sub_agent_attributes(fact: SubAgentFinished) -> dict[str, AttributeValue]:
-    """What a sub-agent's span says at its end."""
+    """Return the attributes that a sub-agent's span gets at its end."""
     return {
         name.RUN_ITERATIONS: fact.tally.iterations,
         name.RUN_TOOL_CALLS: fact.tally.tool_calls,
@@ -50,7 +50,7 @@ def sub_agent_attributes(fact: SubAgentFinished) -> dict[str, AttributeValue]:
 
 
 def run_attributes(fact: RunFinished) -> dict[str, AttributeValue]:
-    """What a run's span says at its end."""
+    """Return the attributes that a run's span gets at its end."""
     attributes: dict[str, AttributeValue] = {
         name.RUN_OUTCOME: fact.outcome,
         name.RUN_DEADLINE: fact.timeout_s,

@@ -1,8 +1,8 @@
 """Every metric as data: name, kind, labels, buckets and help.
 
-Instruments, the reference page, dashboards and alerts are built from this, so a name that is
-wrong anywhere is a name that is missing here. Label values come from enums, route templates,
-configuration and registries; anything else is `_other`.
+Instruments, the reference page, dashboards and alerts are built from this, so a wrong name anywhere
+is a name that this module does not have. Label values come from enums, route templates,
+configuration and registries. Any other value is `_other`.
 """
 
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from app.runs.model import CallOutcome, Mode, Outcome, PhaseKind, Rejection, Sta
 
 OTHER = "_other"
 
-# How many time series a service may tell, whatever its callers and models do. Ten agents with
-# forty tools and five models stay below it; a test counts.
+# The most time series of a service, whatever its callers and models do. Ten agents with forty
+# tools and five models stay below it; a test counts.
 SERIES_BUDGET = 12_000
 
 
 class Kind(StrEnum):
-    """What may be asked of a metric: a counter is rated, a gauge read, a histogram cut up."""
+    """The kind of a metric: a counter has rates, a gauge a value, a histogram quantiles."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -28,10 +28,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One label and where its values come from.
+    """One label and the source of its values.
 
-    `values` are fixed here; without them they are `configured` (agents, tools, routes, known when
-    the service starts) or, if `room`, taken at first sight up to that many.
+    `values` are fixed. Without them, values are configured at start (agents, tools, routes). With
+    `room`, the label also takes unknown values, up to that many.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `edge` names the limit that is always an edge of its buckets."""
+    """One metric. `edge` names a configured limit that becomes an edge of the buckets."""
 
     name: str
     kind: Kind
@@ -103,12 +103,10 @@ RETRY_REASON = _enum("reason", _LLM_OUTCOMES[1:])
 TOKEN_TYPE = _enum("type", ("input", "output", "cache_read", "cache_creation", "reasoning"))
 REJECTION = _enum("reason", Rejection)
 ATTEMPT_OUTCOME = _enum("outcome", (*Outcome, "handed_over"))
-REFUSAL = _enum(
-    "reason", ("overloaded", "draining", "rate_limited", "unauthorized", "store_unavailable")
-)
+REFUSAL = _enum("reason", ("overloaded", "draining", "store_unavailable"))
 DISCONNECT_REASON = _enum("reason", ("left", "stalled"))
 DROP = _enum("reason", ("queue_full", "export_failed"))
-SINK = _enum("sink", ("metrics", "traces", "logs", "handler", "exporter"))
+SINK = _enum("sink", ("metrics", "traces", "logs", "handler"))
 LABEL = _enum("label", ("agent", "provider", "model", "tool", "route", "method", "reason"))
 METHOD = _enum("method", ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"))
 STATUS = Label("status", room=40)
@@ -130,7 +128,7 @@ _MODEL = (AGENT, PROVIDER, MODEL)
 
 BUILD_INFO = _gauge(
     "agent_build_info",
-    "Always 1; the labels say what runs.",
+    "Always 1; the labels have the versions.",
     *_BUILD,
 )
 RUNS = _counter("agent_runs_total", "Runs that ended.", AGENT, MODE, OUTCOME, exemplar=True)
@@ -143,7 +141,7 @@ RUN_DURATION = _histogram(
     edge="deadline",
 )
 QUEUE_WAIT = _histogram(
-    "agent_run_queue_wait_seconds", "Time a run waited for a place.", AGENT, buckets=_QUEUE_S
+    "agent_run_queue_wait_seconds", "Time a run waited for a slot.", AGENT, buckets=_QUEUE_S
 )
 ITERATIONS = _histogram(
     "agent_run_iterations",
@@ -175,15 +173,15 @@ ANSWERS_REFUSED = _counter(
 )
 TIMEOUTS = _counter(
     "agent_timeouts_total",
-    "Runs that did not meet their deadline, by what held them then.",
+    "Runs that missed their deadline, by their phase at that moment.",
     *(AGENT, MODE, PHASE),
     exemplar=True,
 )
 WASTED_SECONDS = _counter(
-    "agent_wasted_seconds_total", "Work of runs that gave no answer.", AGENT, WASTED
+    "agent_wasted_seconds_total", "Execution time of runs without an answer.", AGENT, WASTED
 )
 WASTED_TOKENS = _counter(
-    "agent_wasted_tokens_total", "Tokens of runs that gave no answer.", AGENT, WASTED
+    "agent_wasted_tokens_total", "Tokens of runs without an answer.", AGENT, WASTED
 )
 IN_FLIGHT = _gauge("agent_runs_in_flight", "Runs queued or running now.", AGENT, MODE, STATE)
 OLDEST_AGE = _gauge(
@@ -195,9 +193,9 @@ OLDEST_AGE = _gauge(
 ITERATION_LIMIT = _gauge("agent_iteration_limit", "The configured iteration limit.", AGENT)
 DEADLINE = _gauge("agent_deadline_seconds", "The configured default deadline.", AGENT)
 LONGEST_DEADLINE = _gauge(
-    "agent_longest_deadline_seconds", "The longest deadline that a caller may ask for.", AGENT
+    "agent_longest_deadline_seconds", "The longest deadline that a caller may set.", AGENT
 )
-CONCURRENCY_LIMIT = _gauge("agent_concurrency_limit", "Runs that may work at the same time.")
+CONCURRENCY_LIMIT = _gauge("agent_concurrency_limit", "Runs that may execute at the same time.")
 LAST_SUCCESS = _gauge(
     "agent_last_success_timestamp_seconds", "When a run last completed; 0 for never.", AGENT
 )
@@ -224,7 +222,7 @@ LLM_UNPRICED = _counter(
     "agent_llm_unpriced_calls_total", "Calls of models that have no price.", *_MODEL
 )
 LLM_RETRIES = _counter(
-    "agent_llm_retries_total", "Model calls made again.", *(*_MODEL, RETRY_REASON)
+    "agent_llm_retries_total", "Model calls that were repeated.", *(*_MODEL, RETRY_REASON)
 )
 TOOL_DURATION = _histogram(
     "agent_tool_call_duration_seconds",
@@ -239,67 +237,63 @@ TOOL_REJECTED = _counter(
     *(AGENT, REJECTION),
 )
 THREADS_ABANDONED = _gauge(
-    "agent_tool_threads_abandoned", "Threads at work for runs that have ended."
+    "agent_tool_threads_abandoned", "Threads that still execute work of runs that have ended."
 )
-THREADS_BUSY = _gauge("agent_tool_threads_busy", "Threads at work for tools, models and nodes.")
-THREADS_LIMIT = _gauge("agent_tool_threads_limit", "Threads there may be.")
-TASKS_ABANDONED = _gauge(
-    "agent_tool_tasks_abandoned", "Runs whose code goes on although they have ended."
-)
+THREADS_BUSY = _gauge("agent_tool_threads_busy", "Threads that execute tools, models and nodes.")
+THREADS_LIMIT = _gauge("agent_tool_threads_limit", "The limit of threads.")
+TASKS_ABANDONED = _gauge("agent_tool_tasks_abandoned", "Ended runs whose code still executes.")
 STREAMS = _gauge("agent_stream_connections", "Readers of streams now.", AGENT)
 STREAM_DISCONNECTS = _counter(
     "agent_stream_disconnects_total",
-    "Readers that left before the end, or were dropped because they did not read.",
+    "Readers that left before the end, or were disconnected because they did not read.",
     *(AGENT, DISCONNECT_REASON),
 )
 STREAM_FIRST_EVENT = _histogram(
     "agent_stream_time_to_first_event_seconds",
-    "Time from opening a stream to its first event on the way.",
+    "Time from the request for a stream to its first event.",
     AGENT,
     buckets=_TTFT_S,
 )
 TASKS_QUEUED = _gauge("agent_tasks_queued", "Background runs that wait in the store.", AGENT)
-TASKS_RUNNING = _gauge("agent_tasks_running", "Background runs at work, on any process.", AGENT)
+TASKS_RUNNING = _gauge("agent_tasks_running", "Background runs that execute anywhere.", AGENT)
 TASK_OLDEST_AGE = _gauge(
     "agent_task_oldest_age_seconds",
-    "Age of the oldest background run, waiting or at work; 0 for none.",
+    "Age of the oldest background run, queued or executing; 0 for none.",
     *(AGENT, STATE),
 )
 TASKS_UNSERVABLE = _gauge(
-    "agent_tasks_unservable", "Background runs that wait for an agent that is not served."
+    "agent_tasks_unservable", "Queued background runs of agents that are not served."
 )
 TASK_ATTEMPTS = _counter(
     "agent_task_attempts_total",
-    "Attempts at background runs that ended, here; handed_over: another process has it now.",
+    "Attempts at background runs that ended here; handed_over: another process owns the run.",
     *(AGENT, ATTEMPT_OUTCOME),
 )
 TASK_RECOVERED = _counter(
     "agent_task_recovered_total",
-    "Background runs put back to be taken up again: their process died or hung, or could not store"
-    " what they came to.",
+    "Background runs that were requeued: their process died or hung, or could not store the"
+    " result.",
     AGENT,
 )
 STORE_FREE = _gauge(
-    "agent_store_free_bytes", "Room left on the disk of the store, where it is a file."
+    "agent_store_free_bytes", "Free space on the disk of the store, if it is a file."
 )
 STORE_RESERVE = _gauge(
-    "agent_store_reserve_bytes", "With less room than this, new background runs are refused."
+    "agent_store_reserve_bytes", "With less free space, the service refuses new background runs."
 )
 REJECTED = _counter(
     "agent_requests_rejected_total", "Requests refused before any work was done.", REFUSAL
 )
-READY = _gauge("agent_ready", "1 where a readiness check is fine.", CHECK)
+READY = _gauge("agent_ready", "1 if a readiness check passes.", CHECK)
 LOOP_LAG = _histogram(
-    "agent_event_loop_lag_seconds", "How late the event loop serves its timers.", buckets=_LAG_S
+    "agent_event_loop_lag_seconds", "Delay of timers on the event loop.", buckets=_LAG_S
 )
-LOOP_BLOCKED = _counter(
-    "agent_event_loop_blocked_total", "Times that something held the event loop."
-)
+LOOP_BLOCKED = _counter("agent_event_loop_blocked_total", "Times that code blocked the event loop.")
 TELEMETRY_ERRORS = _counter(
     "agent_telemetry_errors_total", "Faults of a part of the telemetry, by part.", SINK
 )
 LABEL_OVERFLOW = _counter(
-    "agent_telemetry_label_overflow_total", "Label values told as _other, by label.", LABEL
+    "agent_telemetry_label_overflow_total", "Label values counted as _other, by label.", LABEL
 )
 SPANS_DROPPED = _counter(
     "agent_telemetry_spans_dropped_total", "Spans that were not delivered.", DROP

@@ -1,8 +1,8 @@
 """Names of spans and attributes: OpenTelemetry's conventions for generative AI, and our own.
 
-The conventions are in development, so every string of theirs stands here and nowhere else. They
-are those of open-telemetry/semantic-conventions-genai as shipped in
-opentelemetry-semantic-conventions 0.66b2; a test compares ours with that package.
+The conventions are in development, so only this module has their strings. They are those of
+open-telemetry/semantic-conventions-genai as shipped in opentelemetry-semantic-conventions 0.66b2;
+a test compares ours with that package.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ LLM_ATTEMPT = "agent.llm.attempt"
 CALL_OUTCOME = "agent.call.outcome"
 TOOL_OUTCOME = "agent.tool.outcome"
 
-# LangChain's names of providers, where the conventions have another.
+# LangChain's names of providers for which the conventions have another name.
 PROVIDERS = {
     "azure": "azure.ai.openai",
     "amazon_bedrock": "aws.bedrock",
@@ -73,7 +73,7 @@ SPANS = (
     SpanKindOf(
         f"{RUN_TASK} {{agent}}",
         "CONSUMER",
-        "none; linked to the span that submitted it and to the attempt before",
+        "none; linked to the span that submitted it and to the former attempt",
         (RUN_ID, TASK_ATTEMPT, TASK_QUEUE_WAIT),
     ),
     SpanKindOf(
@@ -108,7 +108,7 @@ SPANS = (
     SpanKindOf(
         f"{INVOKE_AGENT} {{sub-agent}}",
         "INTERNAL",
-        "the execute_tool that asked it",
+        "the execute_tool that called it",
         (
             OPERATION, AGENT_NAME, INPUT_TOKENS, OUTPUT_TOKENS, RUN_ITERATIONS, RUN_TOOL_CALLS,
             ERROR_TYPE,
@@ -116,5 +116,5 @@ SPANS = (
     ),
 )  # fmt: skip
 
-# Attributes that hold what callers, models or tools said: only by opt-in.
+# Attributes with text of callers, models or tools: only by opt-in.
 CONTENT = (INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_ARGUMENTS, TOOL_RESULT)

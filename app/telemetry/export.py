@@ -1,4 +1,4 @@
-"""Where spans go: OTLP over HTTP, by the standard `OTEL_*` variables, and nowhere without them.
+"""Exports spans by OTLP over HTTP, if the standard `OTEL_*` variables name an endpoint.
 
 A collector that is down or hangs costs a bounded queue and a thread, never a request.
 """
@@ -28,28 +28,28 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 _LONGEST_ATTRIBUTE = 8_192
 _FLUSH_MS = 5_000
 
-# Called with a reason and how many spans were lost for it.
+# Called with a reason and the number of spans that were lost for it.
 Dropped = Callable[[str, int], None]
 
-# Trace context only: baggage is accepted from anybody and would be sent on to model providers.
+# Trace context only: any caller may send baggage, and it would go on to model providers.
 PROPAGATOR = TraceContextTextMapPropagator()
 
 
-def is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether an endpoint is set, and tracing not switched off."""
+def is_enabled(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether an endpoint is set and tracing is not switched off."""
     off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
     none = environment.get("OTEL_TRACES_EXPORTER", "otlp") == "none"
     return not off and not none and any(environment.get(name) for name in _ENDPOINTS)
 
 
 def captures_content(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the operator opted in to what callers, models and tools say."""
-    wanted = environment.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
-    return wanted.lower() in ("true", "1", "span", "span_only", "span_and_event")
+    """Whether the operator opted in to the text of callers, models and tools."""
+    setting = environment.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return setting.lower() in ("true", "1", "span", "span_only", "span_and_event")
 
 
 class Export:
-    """A tracer provider that exports in the background; `close` delivers what has finished."""
+    """A tracer provider that exports in the background. `close` delivers finished spans."""
 
     def __init__(
         self,
@@ -58,22 +58,22 @@ class Export:
         dropped: Dropped,
         exporter: SpanExporter | None = None,
     ) -> None:
-        # The SDK counts itself, but only if it is asked to before the first provider is made.
+        # The SDK has metrics of its own only if this is set before the first provider is built.
         os.environ.setdefault("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
         ours = {
             "service.name": "watchkeeper",
             "service.version": version,
             "service.instance.id": instance_id(),
         }
-        # What the operator says by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES comes last.
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override our attributes.
         resource = Resource.create(ours).merge(OTELResourceDetector().detect())
         reader = PrometheusMetricReader(disable_target_info=True, registry=registry)
         self._meters = MeterProvider(metric_readers=[reader], resource=resource)
         self.provider = TracerProvider(
             resource=resource,
             span_limits=SpanLimits(max_attribute_length=_LONGEST_ATTRIBUTE),
-            # Its own counts of live and started spans cost as much as the spans themselves; those
-            # of the queue and the exporter, which say what is lost, are kept below.
+            # The provider's counts of live and started spans cost as much as the spans themselves.
+            # The counts of the queue and the exporter, below, show what is lost.
             meter_provider=NoOpMeterProvider(),
             shutdown_on_exit=False,
         )
@@ -82,24 +82,24 @@ class Export:
             CountingExporter(exporter or OTLPSpanExporter(), dropped), dropped, self._meters
         )
         self.provider.add_span_processor(self._processor)
-        # It logs the text of what it could not send, once for each failure.
+        # OpenTelemetry logs the content of spans that it could not send.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
     def close(self) -> None:
-        """Deliver what has finished, for a few seconds at most. Blocks: call it in a thread."""
+        """Deliver finished spans, for a few seconds at most. Blocks: call it in a thread."""
         self._processor.close()
         self._meters.shutdown()
 
 
 class CountingProcessor(BatchSpanProcessor):
-    """Counts what a full queue loses."""
+    """Counts the spans that a full queue loses."""
 
     def __init__(self, exporter: SpanExporter, dropped: Dropped, meters: MeterProvider) -> None:
         super().__init__(exporter, meter_provider=meters)
         self._dropped = dropped
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue the span; the oldest one gives way when the queue is full."""
+        """Queue the span. A full queue drops its oldest span."""
         batch = self._batch_processor
         if len(batch._queue) >= batch._max_queue_size:
             self._dropped("queue_full", 1)
@@ -111,9 +111,9 @@ class CountingProcessor(BatchSpanProcessor):
 
 
 class CountingExporter(SpanExporter):
-    """Counts what could not be delivered, whether the exporter says so or raises.
+    """Counts spans that were not delivered, whether the exporter reports it or raises.
 
-    A span whose names UTF-8 has no form for would take its whole batch with it: it stays behind.
+    A span whose name UTF-8 cannot encode would fail its whole batch, so it is left out.
     """
 
     def __init__(self, inner: SpanExporter, dropped: Dropped) -> None:
@@ -129,7 +129,7 @@ class CountingExporter(SpanExporter):
             return SpanExportResult.FAILURE
         try:
             result = self._inner.export(sendable)
-        except Exception:  # noqa: BLE001 - watching must not break what is watched
+        except Exception:  # noqa: BLE001 - telemetry must not break what it observes
             result = SpanExportResult.FAILURE
         if result is not SpanExportResult.SUCCESS:
             self._dropped("export_failed", len(sendable))
@@ -141,9 +141,9 @@ class CountingExporter(SpanExporter):
 
 
 def _is_sendable(span: ReadableSpan) -> bool:
-    """Ours are; those of what users instrument themselves may be named by anybody.
+    """Whether UTF-8 can encode the span's names. Spans of users may have any name.
 
-    Of attributes the exporter leaves out the single one that it cannot send.
+    The exporter itself leaves out an attribute that it cannot send.
     """
     texts = (span.name, span.status.description or "", *(event.name for event in span.events))
     return all(text == plain.sendable(text) for text in texts)
@@ -151,12 +151,12 @@ def _is_sendable(span: ReadableSpan) -> bool:
 
 @functools.cache
 def instance_id() -> str:
-    """Names this process among its replicas, and anew after each restart."""
+    """Return a name of this process that no replica and no former process has."""
     return f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
 
 def current_trace() -> str | None:
-    """Where the present request is recorded, in the form of W3C's `traceresponse`."""
+    """Return the span of the current request in the form of W3C's `traceresponse`."""
     span = get_current_span()
     if not span.is_recording():
         return None
@@ -165,14 +165,14 @@ def current_trace() -> str | None:
 
 
 def outgoing_headers() -> dict[str, str]:
-    """The headers by which a request to a model provider joins the present trace."""
+    """Return the headers by which a request to a model provider joins the current trace."""
     headers: dict[str, str] = {}
     PROPAGATOR.inject(headers)
     return headers
 
 
 def _distrustful(sampler: Sampler) -> Sampler:
-    """Anybody may send a sampled flag, so a remote parent is sampled as a new trace would be."""
+    """Sample a remote parent as a new trace: any caller may send a sampled flag."""
     root = getattr(sampler, "_root", None)
     if isinstance(sampler, ParentBased) and isinstance(root, Sampler):
         return ParentBased(root=root, remote_parent_sampled=root)

@@ -1,4 +1,4 @@
-"""Watches HTTP: the time of each request by route template, and one line for each at debug."""
+"""HTTP metrics: the time of each request by route template, and a debug line for each request."""
 
 import os
 import time
@@ -11,23 +11,25 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.telemetry import lines, logs
+from app.telemetry import lines
 from app.telemetry.catalogue import HTTP_DURATION
 from app.telemetry.export import PROPAGATOR
+from app.telemetry.logs import Log
 from app.telemetry.metrics import Metrics
 
-# Attributes of a server span that hold what a caller sent.
-_SENT = ("url.path", "url.query", "url.full", "user_agent.original", "server.address")
+# Attributes of a server span whose values come from the caller.
+_FROM_CALLER = ("url.path", "url.query", "url.full", "user_agent.original", "server.address")
 
 
-class WatchHttp:
-    """ASGI middleware, outermost: what it measures is what the client saw.
+class HttpMetrics:
+    """ASGI middleware, outermost, so that it measures what the client sees.
 
-    The metrics are made when the agents are known, so they are asked for.
+    It takes a function: the metrics are built later, once the agents are known.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics | None]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics | None], log: Log) -> None:
         self.app = app
+        self._log = log
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -35,34 +37,34 @@ class WatchHttp:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        started = time.perf_counter()
         status = 500
 
-        async def watch(message: Message) -> None:
+        async def send_and_observe(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, send_and_observe)
         finally:
-            self._tell(scope, status, time.perf_counter() - began)
+            self._observe(scope, status, time.perf_counter() - started)
 
-    def _tell(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+    def _observe(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"]
         metrics = self._metrics()
         if metrics is not None:
             child = metrics.instruments[HTTP_DURATION].child(route, method, str(status))
             child.observe(seconds)
-        if logs.is_on("debug"):
-            told = {"route": route, "status": status, "duration_s": round(seconds, 4)}
-            logs.log("debug", lines.REQUEST_FINISHED, **told)
+        if self._log.is_on("debug"):
+            fields = {"route": route, "status": status, "duration_s": round(seconds, 4)}
+            self._log.log("debug", lines.REQUEST_FINISHED, **fields)
 
 
 def instrument(app: Any, provider: Any) -> None:
-    """A server span for each request but health and metrics, joined to the caller's trace."""
+    """Trace each request but health and metrics, as a server span in the caller's trace."""
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
     propagate.set_global_textmap(PROPAGATOR)
     FastAPIInstrumentor.instrument_app(
@@ -71,11 +73,11 @@ def instrument(app: Any, provider: Any) -> None:
         meter_provider=NoOpMeterProvider(),
         excluded_urls=r"^https?://[^/]+/health(/|$),^https?://[^/]+/metrics$",
         exclude_spans=["send", "receive"],
-        server_request_hook=_forget_what_was_sent,
+        server_request_hook=_blank_caller_attributes,
     )
 
 
-def _forget_what_was_sent(span: Span, scope: Scope) -> None:
-    """Addresses and headers are the caller's words; the route template is ours."""
-    told = getattr(span, "attributes", None) or {}
-    span.set_attributes({key: "" for key in _SENT if key in told})
+def _blank_caller_attributes(span: Span, scope: Scope) -> None:
+    """Blank addresses and headers, which are the caller's text. The route template is ours."""
+    attributes = getattr(span, "attributes", None) or {}
+    span.set_attributes({key: "" for key in _FROM_CALLER if key in attributes})

@@ -1,7 +1,7 @@
 """Builds Prometheus instruments from the catalogue, and guards their labels.
 
-The child of each set of label values is kept, since looking it up is most of what an increment
-costs. A value that was not announced, beyond the room there is for new ones, becomes `_other`.
+The children are cached by label values, since the lookup is most of the cost of an increment. Each
+label has a bound on unknown values. A value beyond that bound becomes `_other`.
 """
 
 import threading
@@ -25,7 +25,7 @@ _CLASSES: Mapping[Kind, type[Any]] = {
 
 
 class Labels:
-    """Which values each label may take: the known ones, and a few more at first sight."""
+    """The values that each label may take: the configured ones, and some more at first sight."""
 
     def __init__(
         self, configured: Mapping[Label, Iterable[str]], on_overflow: Callable[[str], None]
@@ -34,17 +34,17 @@ class Labels:
         self._on_overflow = on_overflow
 
     def known(self, label: Label) -> Iterable[str]:
-        """The values that are known at the start."""
+        """Return the values that are known at start."""
         return label.values or sorted(self._known.get(label, ()))
 
     def admit(self, label: Label, value: str) -> None:
-        """One more known value, up to a bound."""
+        """Add a known value, up to a bound."""
         known = self._known.setdefault(label, set(label.values))
         if len(known) < _MOST_ADMITTED:
             known.add(value)
 
     def guard(self, label: Label, value: str) -> str:
-        """The value, or `_other` when it is not known and there is no room for it."""
+        """Return the value, or `_other` for an unknown value beyond the bound."""
         known = self._known.setdefault(label, set(label.values))
         if value in known or value == OTHER:
             return value
@@ -56,7 +56,7 @@ class Labels:
 
 
 class Instrument:
-    """One metric, with its children kept by label values."""
+    """One metric, with its children cached by label values."""
 
     def __init__(
         self, metric: Metric, registry: CollectorRegistry, labels: Labels, edges: Iterable[float]
@@ -72,7 +72,7 @@ class Instrument:
         )
 
     def child(self, *values: str) -> Any:
-        """The time series of these label values, in the order of the catalogue."""
+        """Return the time series of these label values, in the order of the catalogue."""
         found = self._children.get(values)
         return found if found is not None else self._new(values)
 
@@ -80,7 +80,7 @@ class Instrument:
         named = zip(self.metric.labels, values, strict=True)
         guarded = tuple(self._labels.guard(label, value) for label, value in named)
         child = self._parent.labels(*guarded) if guarded else self._parent
-        if guarded == values:  # what overflows is looked up anew, so that it is counted each time
+        if guarded == values:  # an overflow is not cached, so that each one is counted
             self._children[values] = child
         return child
 
@@ -106,9 +106,9 @@ class Instruments:
         return self._by_name[metric.name]
 
     def start_at_zero(self) -> None:
-        """Make every child of the counters whose labels are known.
+        """Create every child of the counters whose label values are all known.
 
-        A counter that is first seen at 1 has no increase that a rate could show.
+        If a counter first appears at 1, no rate shows that increase.
         """
         for instrument in self._by_name.values():
             metric = instrument.metric
@@ -118,7 +118,7 @@ class Instruments:
 
 
 class ReadAtScrape(Collector):
-    """Gauges that are not kept but asked for whenever somebody scrapes."""
+    """Gauges whose values are read at each scrape."""
 
     Reader = Callable[[], Mapping[tuple[str, ...], float]]
 
@@ -127,12 +127,12 @@ class ReadAtScrape(Collector):
         self._lock = threading.Lock()
 
     def add(self, metric: Metric, read: Reader) -> None:
-        """Ask `read` for the values of this gauge, by label values."""
+        """Read this gauge with `read`, which returns values by label values."""
         with self._lock:
             self._readers[metric.name] = (metric, read)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Called by the registry, in whatever thread renders."""
+        """Read every gauge. The registry calls this in the thread that renders."""
         with self._lock:
             readers = list(self._readers.values())
         for metric, read in readers:

@@ -1,7 +1,7 @@
 """Facts as log lines: one JSON object a line, or a readable form on a terminal.
 
-Nothing that a caller, a model or a tool said stands in a line: ids, counts, names and the types
-of exceptions do. Lines of libraries, of uvicorn, warnings and crashes go through the same form.
+A line has ids, counts, names and types of exceptions, and no text of callers, models or tools.
+Lines of libraries and of uvicorn, warnings and crashes have the same form.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from app.telemetry.lines import Line
 from app.telemetry.stream import LineWriter
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-# Libraries whose lines say what ours say already, or quote what callers sent.
+# Libraries whose lines repeat ours, or quote callers.
 _QUIET = (
     "httpx", "httpx2", "httpcore", "httpcore2", "openai", "uvicorn.access", "asyncio", "langsmith",
     "langchain_core", "langgraph", "opentelemetry", "psycopg.pool",
@@ -40,152 +40,147 @@ _LONGEST_FIELD = 4_000
 _SHORT = 12  # shorter than any key
 
 
-class _Log:
-    """What is in force; set once, by `start`."""
+class Log:
+    """The log of a process. `start` opens it; until then its lines go nowhere."""
 
-    level = configured = _LEVELS["info"]
-    writer: LineWriter | None = None
-    write: Callable[..., Any] = staticmethod(lambda **_: None)
+    def __init__(self) -> None:
+        self._level = self._configured = _LEVELS["info"]
+        self._writer: LineWriter | None = None
+        self._write: Callable[..., Any] = lambda **_: None
 
+    def start(
+        self,
+        *,
+        json: bool,
+        level: str,
+        version: str,
+        instance: str,
+        stream: TextIO = sys.stdout,
+        on_drop: Callable[[], None] = lambda: None,
+        alone: bool = True,
+    ) -> None:
+        """Send every line of this process to one stream, in one form.
 
-def start(
-    *,
-    json: bool,
-    level: str,
-    version: str,
-    instance: str,
-    stream: TextIO = sys.stdout,
-    on_drop: Callable[[], None] = lambda: None,
-    alone: bool = True,
-) -> None:
-    """Send every line of this process through one form to one stream.
+        If the process is not the service's `alone`, send only our own lines.
+        """
+        writer = LineWriter(stream, on_drop)
+        common: list[Processor] = [_timestamp, _Service(version, instance), _ids, _safe]
+        render: Processor = (
+            structlog.processors.JSONRenderer(serializer=_dumps)
+            if json
+            else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        )
+        self._level = self._configured = _LEVELS[level]
+        self._writer = writer
+        self._write = _own_lines([*common, render], writer)
+        if not alone:
+            return
+        preceding = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, *common]
+        _take_foreign_lines(preceding, render, writer, max(self._level, _LEVELS["info"]))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, lambda *_: self.toggle_debug())
 
-    Where the process is not `alone` the service's, only our own lines are.
-    """
-    writer = LineWriter(stream, on_drop)
-    common: list[Processor] = [_timestamp, _Service(version, instance), _ids, _safe]
-    render: Processor = (
-        structlog.processors.JSONRenderer(serializer=_dumps)
-        if json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
-    )
-    _Log.level = _Log.configured = _LEVELS[level]
-    _Log.writer = writer
-    _Log.write = _ours([*common, render], writer)
-    if not alone:
-        return
-    _theirs([structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, *common], render)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, lambda *_: toggle_debug())
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Write the queued lines, for at most that long, and stop. Blocks."""
+        if self._writer is not None:
+            self._writer.close(timeout_s)
 
+    def written(self, timeout_s: float = 2.0) -> bool:
+        """Wait until the queued lines are written, at most that long. Blocks."""
+        return self._writer is None or self._writer.written(timeout_s)
 
-def stop() -> None:
-    """Write what is queued."""
-    if _Log.writer is not None:
-        _Log.writer.close()
+    def is_open(self) -> bool:
+        """Whether lines are written anywhere."""
+        return self._writer is not None
 
+    def is_on(self, level: str) -> bool:
+        """Whether lines of this level are written."""
+        return _LEVELS[level] >= self._level
 
-def written(timeout_s: float = 2.0) -> bool:
-    """Wait until what was said is written, at most that long. Blocks."""
-    return _Log.writer is None or _Log.writer.written(timeout_s)
+    def toggle_debug(self) -> None:
+        """Turn debug lines on, or off again, without a restart."""
+        debug = self._level != _LEVELS["debug"]
+        self._level = _LEVELS["debug"] if debug else self._configured
+        self.log("info", lines.LEVEL_CHANGED, debug=self._level == _LEVELS["debug"])
 
+    def log(self, level: str, line: Line, **fields: Any) -> None:
+        """Write one line."""
+        if self.is_on(level):
+            self._write(event=line.event, level=level, logger="watchkeeper", **fields)
 
-def is_open() -> bool:
-    """Whether lines are written anywhere."""
-    return _Log.writer is not None
+    def failed(self, line: Line, error: BaseException, **fields: Any) -> None:
+        """Log an error that no caller receives: its type and place, never its text."""
+        raised = original(error)
+        self.log("error", line, **fields, error_type=error_type(raised), error_at=frames(raised))
 
-
-def is_on(level: str) -> bool:
-    """Whether lines of this level are written."""
-    return _LEVELS[level] >= _Log.level
-
-
-def toggle_debug() -> None:
-    """Turn debug lines on, or off again, without a restart."""
-    debug = _Log.level != _LEVELS["debug"]
-    _Log.level = _LEVELS["debug"] if debug else _Log.configured
-    log("info", lines.LEVEL_CHANGED, debug=_Log.level == _LEVELS["debug"])
-
-
-def log(level: str, line: Line, **fields: Any) -> None:
-    """Write one line."""
-    if is_on(level):
-        _Log.write(event=line.event, level=level, logger="watchkeeper", **fields)
-
-
-def failed(line: Line, error: BaseException, **fields: Any) -> None:
-    """An error that nothing else answered: its type and place, never its text."""
-    raised = original(error)
-    log("error", line, **fields, error_type=error_type(raised), error_at=frames(raised))
-
-
-def unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What no task and no callback answered; asyncio would quote it."""
-    error = context.get("exception")
-    failed(lines.UNHANDLED, error if isinstance(error, BaseException) else RuntimeError())
+    def unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an error that no task and no callback handled; asyncio would quote its text."""
+        error = context.get("exception")
+        self.failed(lines.UNHANDLED, error if isinstance(error, BaseException) else RuntimeError())
 
 
 def error_type(error: BaseException | None) -> str | None:
-    """The type of an exception."""
+    """Return the name of an exception's type."""
     return None if error is None else plain.name(type(error).__name__)
 
 
 def frames(error: BaseException | None) -> list[str] | None:
-    """Where it was raised, as `file:line function`: never the text, never local variables."""
+    """Return where it was raised, as `file:line function`: no text, no local variables."""
     if error is None:
         return None
     found = traceback.extract_tb(error.__traceback__)[-5:]
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in found]
 
 
-def _ours(processors: list[Processor], writer: LineWriter) -> Callable[..., None]:
-    """Our own lines take the short way: no logging module in between."""
+def _own_lines(processors: list[Processor], writer: LineWriter) -> Callable[..., None]:
+    """Return a function that writes our own lines, which bypass the logging module."""
 
     def write(**fields: Any) -> None:
-        told: Any = fields
+        line: Any = fields
         for process in processors:
-            told = process(None, fields["level"], told)
-        writer.write(f"{told}\n")
+            line = process(None, fields["level"], line)
+        writer.write(f"{line}\n")
 
     return write
 
 
-def _theirs(before: list[Processor], render: Processor) -> None:
-    """Lines of libraries, Python's warnings and what nobody caught."""
-    assert _Log.writer is not None
-    handler = logging.StreamHandler(_Log.writer)
+def _take_foreign_lines(
+    preceding: list[Processor], render: Processor, writer: LineWriter, level: int
+) -> None:
+    """Send lines of libraries, Python's warnings and uncaught exceptions to the writer."""
+    handler = logging.StreamHandler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*before, _where_it_failed],
+            foreign_pre_chain=[*preceding, _without_text],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(_Log.level, _LEVELS["info"]))
-    # What cannot be formatted would be printed with its arguments.
+    root.setLevel(level)
+    # Otherwise logging prints a line that it cannot format, with the arguments of the line.
     logging.raiseExceptions = False
-    for name in _SERVER:  # another server than ours has set them up already
+    for name in _SERVER:  # another server has already added handlers
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     sys.excepthook = _crashed
-    threading.excepthook = lambda told: _crashed(told.exc_type, told.exc_value, told.exc_traceback)
+    threading.excepthook = lambda args: _crashed(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def _crashed(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
-    told = (kind, error, trace) if error is not None else None
-    logging.getLogger("watchkeeper").critical("crashed", exc_info=told)
+    exc_info = (kind, error, trace) if error is not None else None
+    logging.getLogger("watchkeeper").critical("crashed", exc_info=exc_info)
 
 
 def _dumps(line: EventDict, **_: Any) -> str:
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # what JSON in UTF-8 has no form for: huge numbers, halves of characters
+    except TypeError:  # JSON in UTF-8 cannot encode it: huge numbers, lone surrogates
         shown = {plain.name(key): rendering.preview(v, _LONGEST_FIELD) for key, v in line.items()}
         return json_module.dumps(shown)
 
@@ -206,7 +201,7 @@ class _Service:
 
 
 def _ids(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """The run and the span that the line is written in."""
+    """Add the ids of the current run and span."""
     span = get_current_span().get_span_context()
     line["trace_id"] = f"{span.trace_id:032x}" if span.is_valid else None
     line["span_id"] = f"{span.span_id:016x}" if span.is_valid else None
@@ -217,7 +212,7 @@ def _ids(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 def _safe(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """Long texts are cut, and what looks like a key is taken out."""
+    """Cut long texts, and remove anything like a key."""
     for key, value in line.items():
         if key != "exc_info" and not key.startswith("_"):
             line[key] = _scrubbed(value)
@@ -239,10 +234,10 @@ def _scrubbed(value: Any, levels: int = 8) -> Any:
     return [_scrubbed(inner, levels - 1) for inner in value]
 
 
-def _where_it_failed(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    """A library's exception keeps its type and place and loses its text."""
-    told = line.pop("exc_info", None)
-    error = sys.exc_info()[1] if told is True else told[1] if isinstance(told, tuple) else told
+def _without_text(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Replace a library's exception by its type and place."""
+    info = line.pop("exc_info", None)
+    error = sys.exc_info()[1] if info is True else info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
         line["error_type"], line["error_at"] = error_type(error), frames(error)
     return line

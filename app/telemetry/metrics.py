@@ -49,7 +49,7 @@ from app.runs.model import (
 from app.telemetry import catalogue
 from app.telemetry.instruments import Instruments, ReadAtScrape
 
-# Labels of the trace to look at, or None where there is none: at most 128 characters in all.
+# Returns the labels of an exemplar, or None: at most 128 characters in all.
 Exemplar: TypeAlias = Callable[[Event], dict[str, str] | None]
 
 _READ_AT_SCRAPE = (
@@ -81,7 +81,7 @@ class InFlight:
 
 
 class Metrics:
-    """The sink. Call `serve` with the agents before the first fact."""
+    """The sink. It knows the agents from the start, for the values of their labels."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Metrics:
         *,
         alone: bool = True,
     ) -> None:
-        kept = [m for m in catalogue.METRICS if m not in _READ_AT_SCRAPE]
+        recorded = [m for m in catalogue.METRICS if m not in _READ_AT_SCRAPE]
         edges = {
             "deadline": {agent.timeout_s for agent in agents},
             "iteration_limit": {float(agent.iteration_limit) for agent in agents},
@@ -104,7 +104,7 @@ class Metrics:
             catalogue.TOOL: {plain.name(tool) for agent in agents for tool in agent.tools},
             catalogue.ROUTE: routes,
         }
-        self.instruments = Instruments(kept, registry, edges, configured)
+        self.instruments = Instruments(recorded, registry, edges, configured)
         self._exemplar = exemplar
         self._agents = agents
         self._in_flight: dict[str, InFlight] = {}
@@ -120,28 +120,28 @@ class Metrics:
         self._configure(commit)
 
     def __call__(self, fact: Event) -> None:
-        """Take one fact in."""
+        """Record one fact."""
         match fact:
             case RunQueued():
-                self._enters(fact, State.QUEUED, fact.at)
+                self._record_state(fact, State.QUEUED, fact.at)
             case RunStarted():
-                self._enters(fact, State.RUNNING, fact.at - fact.queue_wait_s)
+                self._record_state(fact, State.RUNNING, fact.at - fact.queue_wait_s)
             case RunFinished():
-                self._run_ended(fact)
+                self._run_finished(fact)
             case RunHandedOver():
                 self._in_flight.pop(fact.run_id, None)
                 self._child(catalogue.TASK_ATTEMPTS, fact.agent, "handed_over").inc()
             case RunRecovered():
                 self._child(catalogue.TASK_RECOVERED, fact.agent).inc()
             case RunLost():
-                pass  # its end is told as well
+                pass  # RunFinished follows
             case FirstToken():
                 child = self._child(
                     catalogue.LLM_FIRST_TOKEN, fact.agent, fact.provider, fact.model
                 )
                 child.observe(fact.at - fact.started_at)
             case ModelCallFinished():
-                self._model_call_ended(fact)
+                self._model_call_finished(fact)
             case ModelCallRetried():
                 model = (fact.agent, fact.provider, fact.model)
                 self._child(catalogue.LLM_RETRIES, *model, fact.reason).inc()
@@ -153,7 +153,7 @@ class Metrics:
             case IterationLimitReached():
                 self._child(catalogue.LIMIT_HITS, fact.agent).inc(1, self._exemplar(fact))
             case ToolCallStarted():
-                if not self._alone:  # there the tools are not known before they are called
+                if not self._alone:  # a foreign process does not announce its tools
                     self.instruments.labels.admit(catalogue.TOOL, fact.tool)
             case StreamOpened():
                 self._child(catalogue.STREAMS, fact.agent).inc()
@@ -167,17 +167,17 @@ class Metrics:
                 assert_never(fact)
 
     def admit(self, agent: str) -> None:
-        """An agent that was not known at the start."""
+        """Add an agent that was not known at start."""
         self.instruments.labels.admit(catalogue.AGENT, agent)
         self.instruments.start_at_zero()
 
     def _child(self, metric: catalogue.Metric, *values: str) -> Any:
         return self.instruments[metric].child(*values)
 
-    def _enters(self, fact: RunQueued | RunStarted, state: State, since: float) -> None:
+    def _record_state(self, fact: RunQueued | RunStarted, state: State, since: float) -> None:
         self._in_flight[fact.run_id] = InFlight(fact.agent, fact.mode, state, since)
 
-    def _run_ended(self, fact: RunFinished) -> None:
+    def _run_finished(self, fact: RunFinished) -> None:
         exemplar = self._exemplar(fact)
         self._in_flight.pop(fact.run_id, None)
         self._child(catalogue.RUNS, fact.agent, fact.mode, fact.outcome).inc(1, exemplar)
@@ -217,7 +217,7 @@ class Metrics:
         self._child(catalogue.WASTED_SECONDS, fact.agent, fact.outcome).inc(worked_s)
         self._child(catalogue.WASTED_TOKENS, fact.agent, fact.outcome).inc(tokens)
 
-    def _model_call_ended(self, fact: ModelCallFinished) -> None:
+    def _model_call_finished(self, fact: ModelCallFinished) -> None:
         labels = (fact.agent, fact.provider, fact.model)
         duration = self._child(catalogue.LLM_DURATION, *labels, fact.outcome)
         duration.observe(fact.at - fact.started_at, self._exemplar(fact))
@@ -258,7 +258,7 @@ class Metrics:
         }
         for run in list(self._in_flight.values()):
             if run.mode is Mode.BACKGROUND:
-                continue  # the store tells how old they are
+                continue  # the gauges of the store have their ages
             key = (run.agent, str(run.state))
             ages[key] = max(ages.get(key, 0.0), now - run.since)
         return ages

@@ -1,6 +1,6 @@
-"""The whole telemetry of a process: sinks, registry, exporter, watchdog, in the order they need.
+"""The whole telemetry of a process: sinks, registry, exporter, loop monitor, in their order.
 
-Samples are taken and lines written before spans end, so that both can name their span.
+Metrics and logs come before traces, so that samples and lines can name a span that is still open.
 """
 
 import asyncio
@@ -14,43 +14,46 @@ from prometheus_client.exposition import choose_encoder
 
 from app.runs.events import Emit
 from app.runs.model import AgentInfo
-from app.telemetry import catalogue, export, lines, logs, run_lines
+from app.telemetry import catalogue, export, lines
 from app.telemetry.catalogue import Metric
 from app.telemetry.export import Export
 from app.telemetry.fanout import Fanout
 from app.telemetry.instruments import ReadAtScrape
+from app.telemetry.logs import Log
 from app.telemetry.metrics import Metrics
-from app.telemetry.runtime import LoopWatch
+from app.telemetry.run_lines import RunLines
+from app.telemetry.runtime import LoopMonitor
 from app.telemetry.traces import Traces
 
-_QUIET_S = 60.0
+_SAME_PART_AFTER_S = 60.0
 
-# By metric, what to ask at each scrape: values by label values.
+# By metric, a function that each scrape calls. It returns values by label values.
 Gauges = Mapping[Metric, Callable[[], Mapping[tuple[str, ...], float]]]
 
 
 def default_registry() -> CollectorRegistry:
-    """The registry that a program exposes which does not say otherwise."""
+    """Return the default registry of prometheus_client."""
     return REGISTRY
 
 
 class Pipeline:
-    """Give `emit` to whoever has facts. `open` when the agents are known, `close` at the end."""
+    """Takes facts by `emit`. Call `open` once the agents are known, and `close` at the end."""
 
-    def __init__(self, version: str, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, version: str, log: Log, registry: CollectorRegistry | None = None) -> None:
+        self._log = log
         self.registry = registry or CollectorRegistry()
         self.metrics: Metrics | None = None
         self.export: Export | None = None
-        self._told_of: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
         self._fanout = Fanout(self.fault)
-        self._loop_watch = LoopWatch(self._lagged, self._blocked)
+        self._loop_monitor = LoopMonitor(self._lagged, self._blocked)
         self._renderer = ThreadPoolExecutor(1, "watchkeeper-metrics")
-        if export.is_wanted():
+        if export.is_enabled():
             self.export = Export(version, self.registry, self._spans_dropped)
 
     @property
     def emit(self) -> Emit:
-        """Takes a fact to every sink."""
+        """A function that takes a fact to every sink."""
         return self._fanout
 
     def open(
@@ -62,7 +65,7 @@ class Pipeline:
         commit: str = "unknown",
         alone: bool = True,
     ) -> None:
-        """Start the sinks; from now on facts are told. `alone` is false in a foreign process."""
+        """Start the sinks. `alone` is false in a process that is not the service's."""
         traces = self._traces()
         exemplar = traces.exemplar if traces else lambda fact: None
         self.metrics = Metrics(self.registry, agents, routes, exemplar, commit, alone=alone)
@@ -71,49 +74,49 @@ class Pipeline:
             at_scrape.add(metric, read)
         self.registry.register(at_scrape)
         self._fanout.add("metrics", self.metrics)
-        self._fanout.add("logs", run_lines.write)
+        self._fanout.add("logs", RunLines(self._log))
         if traces is not None:
             self._fanout.add("traces", traces)
 
-    def lead(self) -> None:
-        """Make ours the provider of the process, for what users instrument themselves."""
+    def set_global_tracer_provider(self) -> None:
+        """Make our tracer provider that of the process, for spans that users create."""
         if self.export is not None:
             set_tracer_provider(self.export.provider)
 
     def admit(self, agent: str) -> None:
-        """Tell runs of an agent that was not known at the start."""
+        """Add an agent that was not known at start."""
         if self.metrics is not None:
             self.metrics.admit(agent)
 
-    def watch_loop(self) -> None:
-        """Watch the running event loop."""
-        self._loop_watch.start()
+    def monitor_loop(self) -> None:
+        """Monitor the running event loop."""
+        self._loop_monitor.start()
 
     async def render(self, accept: str) -> tuple[bytes, str]:
-        """The samples and their media type: text, or OpenMetrics where it is asked for.
+        """Return the samples and their media type: text, or OpenMetrics if `accept` asks for it.
 
-        In a thread of its own: a full registry takes tens of milliseconds.
+        Renders in a thread of its own: a full registry takes tens of milliseconds.
         """
         encode, media_type = choose_encoder(accept)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._renderer, encode, self.registry), media_type
 
     async def close(self) -> None:
-        """Deliver what has finished, within a bound."""
-        self._loop_watch.stop()
+        """Deliver finished spans, within a bound, and stop."""
+        self._loop_monitor.stop()
         if self.export is not None:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._renderer, self.export.close)
         self._renderer.shutdown(wait=False)
 
     def deliver(self) -> None:
-        """Deliver what has finished, within a bound. Blocks."""
+        """Deliver finished spans and queued lines, within a bound. Blocks."""
         if self.export is not None:
             self.export.close()
-        logs.stop()
+        self._log.stop()
 
     def fault(self, sink: str) -> None:
-        """A part of the telemetry failed: counted, and told now and then, breaking nothing."""
+        """Count a fault of a part of the telemetry, and log it at most once a minute."""
         self._count(catalogue.TELEMETRY_ERRORS, sink)
         self._degraded(sink)
 
@@ -124,11 +127,11 @@ class Pipeline:
         return Traces(tracer, captures_content=export.captures_content())
 
     def refused(self, reason: str) -> None:
-        """A request was refused that had not become a run."""
+        """Count a request that was refused before it became a run."""
         self._count(catalogue.REJECTED, reason)
 
     def log_dropped(self) -> None:
-        """Nobody reads the log: a line was lost."""
+        """Count a log line that was lost because nobody reads the log."""
         self._count(catalogue.LOGS_DROPPED)
 
     def _spans_dropped(self, reason: str, count: int) -> None:
@@ -136,11 +139,11 @@ class Pipeline:
         self._degraded(f"exporter: {reason}")
 
     def _degraded(self, part: str) -> None:
-        """One line a minute for each part: a fault in every run would fill the log."""
+        """Log one line a minute for each part: a fault in every run would fill the log."""
         now = time.monotonic()
-        if now - self._told_of.get(part, -_QUIET_S) >= _QUIET_S:
-            self._told_of[part] = now
-            logs.log("warning", lines.TELEMETRY_DEGRADED, part=part)
+        if now - self._logged_at.get(part, -_SAME_PART_AFTER_S) >= _SAME_PART_AFTER_S:
+            self._logged_at[part] = now
+            self._log.log("warning", lines.TELEMETRY_DEGRADED, part=part)
 
     def _lagged(self, seconds: float) -> None:
         if self.metrics is not None:
@@ -148,7 +151,7 @@ class Pipeline:
 
     def _blocked(self, seconds: float, where: str) -> None:
         self._count(catalogue.LOOP_BLOCKED)
-        logs.log("warning", lines.LOOP_BLOCKED, seconds=round(seconds, 3), where=where)
+        self._log.log("warning", lines.LOOP_BLOCKED, seconds=round(seconds, 3), where=where)
 
     def _count(self, metric: Metric, *labels: str, by: int = 1) -> None:
         if self.metrics is not None:

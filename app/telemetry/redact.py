@@ -1,4 +1,4 @@
-"""What of a prompt or an answer may leave, and how much of it."""
+"""Cuts text of prompts and answers for spans and logs, and removes keys from it."""
 
 import json
 import re
@@ -8,32 +8,32 @@ from typing import Any
 from app.runs import plain, rendering
 
 _LONGEST = 8_192
-# So much more is looked at, since a key that is cut in two is not seen to be one.
+# Text is searched this far beyond its limit: half a key does not look like a key.
 _LONGEST_KEY = 1_000
 _SECRETS = re.compile(
-    # Not in the middle of a word: task_recovered is no key.
+    # A key starts at the start of a word: task_recovered has none.
     r"(?<![A-Za-z0-9])(?:sk|pk|wk|ghp|xox[abp])[-_][A-Za-z0-9_-]{8,}|(?i:bearer)\s+[\w.~+/=-]{8,}"
 )
 
 
 def scrubbed(text: str, limit: int = _LONGEST) -> str:
-    """The text without what looks like a key, sendable, cut to `limit` characters."""
+    """Return the text without anything like a key, in valid UTF-8, cut to `limit` characters."""
     text = _SECRETS.sub("[redacted]", plain.sendable(text[: limit + _LONGEST_KEY]))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def messages(said: Sequence[Any]) -> str:
-    """Messages of LangChain, as the JSON that the conventions ask for."""
-    told = [
+def messages(sequence: Sequence[Any]) -> str:
+    """Return messages of LangChain as JSON in the form of the conventions."""
+    rendered = [
         {"role": plain.name(_role(m)), "parts": [{"type": "text", "content": _text(m)}]}
-        for m in said
+        for m in sequence
     ]
-    return scrubbed(json.dumps(told, ensure_ascii=False))
+    return scrubbed(json.dumps(rendered, ensure_ascii=False))
 
 
-def value(said: Any) -> str:
-    """Arguments or a result."""
-    shown = rendering.preview(said, _LONGEST + _LONGEST_KEY)
+def value(raw: Any) -> str:
+    """Return arguments or a result of a tool as text."""
+    shown = rendering.preview(raw, _LONGEST + _LONGEST_KEY)
     return scrubbed(shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False))
 
 
@@ -42,5 +42,5 @@ def _role(message: Any) -> Any:
 
 
 def _text(message: Any) -> str:
-    """The beginning of a message: what is beyond the end of all of them is not looked at."""
+    """Return the start of a message, up to the limit for all messages."""
     return plain.cut(plain.text(getattr(message, "text", message)), _LONGEST + _LONGEST_KEY)

@@ -1,4 +1,4 @@
-"""Facts as log lines: few of them, the one at the end of a run says most."""
+"""Facts as log lines: few lines, and the one at the end of a run has most of the facts."""
 
 from typing import Any, assert_never
 
@@ -28,54 +28,62 @@ from app.runs.events import (
 )
 from app.runs.model import CallOutcome, Outcome, PhaseKind
 from app.telemetry import lines
-from app.telemetry.logs import error_type, frames, is_on, log
+from app.telemetry.logs import Log, error_type, frames
 
 _LEVELS = {Outcome.ITERATION_LIMIT: "warning", Outcome.TIMEOUT: "warning", Outcome.FAILED: "error"}
 
 
-def write(fact: Event) -> None:
-    """The sink: one fact, at most two lines."""
-    about = {"run_id": fact.run_id, "agent": fact.agent}
-    match fact:
-        case RunFinished():
-            level = _LEVELS.get(fact.outcome, "info")
-            if is_on(level):
-                log(level, lines.RUN_FINISHED, **about, **_canonical(fact))
-            if fact.outcome is Outcome.TIMEOUT:
-                log("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
-        case RunHandedOver():
-            log("info", lines.RUN_HANDED_OVER, **about, attempt=fact.attempt)
-        case RunBeganAnew():
-            log("warning", lines.RUN_BEGAN_ANEW, **about, nodes=list(fact.nodes))
-        case RunRecovered():
-            log("warning", lines.TASK_RECOVERED, **about)
-        case RunLost():
-            log("error", lines.TASK_LOST, **about)
-        case RunStarted():
-            log("debug", lines.RUN_STARTED, **about, mode=fact.mode, timeout_s=fact.timeout_s)
-        case ModelCallFinished():
-            level = "debug" if fact.outcome is CallOutcome.COMPLETED else "warning"
-            if is_on(level):
-                log(level, lines.LLM_CALL, **about, **_call(fact), model=fact.model)
-        case ToolCallFinished():
-            if is_on("debug"):
-                log("debug", lines.TOOL_CALL, **about, **_call(fact), tool=fact.tool)
-        case ToolCallRejected():
-            log("warning", lines.TOOL_REJECTED, **about, reason=fact.reason)
-        case IterationLimitReached():
-            reached = {"iteration_limit": fact.iteration_limit, "limit": fact.limit}
-            log("warning", lines.LIMIT_REACHED, **about, **reached)
-        case WorkAbandoned():
-            counts = {"threads": fact.threads, "tasks": fact.tasks}
-            log("warning", lines.WORK_ABANDONED, **about, **counts)
-        case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
-            pass
-        case StreamOpened() | StreamClosed():
-            pass
-        case ToolCallStarted() | ModelCallRetried() | SubAgentStarted() | SubAgentFinished():
-            pass
-        case _:
-            assert_never(fact)
+class RunLines:
+    """The sink."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __call__(self, fact: Event) -> None:
+        """Log one fact, with two lines at most."""
+        about = {"run_id": fact.run_id, "agent": fact.agent}
+        match fact:
+            case RunFinished():
+                level = _LEVELS.get(fact.outcome, "info")
+                if self._log.is_on(level):
+                    self._log.log(level, lines.RUN_FINISHED, **about, **_canonical(fact))
+                if fact.outcome is Outcome.TIMEOUT:
+                    self._log.log("warning", lines.RUN_TIMED_OUT, **about, phase=str(fact.phase))
+            case RunHandedOver():
+                self._log.log("info", lines.RUN_HANDED_OVER, **about, attempt=fact.attempt)
+            case RunBeganAnew():
+                self._log.log("warning", lines.RUN_BEGAN_ANEW, **about, nodes=list(fact.nodes))
+            case RunRecovered():
+                self._log.log("warning", lines.TASK_RECOVERED, **about)
+            case RunLost():
+                self._log.log("error", lines.TASK_LOST, **about)
+            case RunStarted():
+                self._log.log(
+                    "debug", lines.RUN_STARTED, **about, mode=fact.mode, timeout_s=fact.timeout_s
+                )
+            case ModelCallFinished():
+                level = "debug" if fact.outcome is CallOutcome.COMPLETED else "warning"
+                if self._log.is_on(level):
+                    self._log.log(level, lines.LLM_CALL, **about, **_call(fact), model=fact.model)
+            case ToolCallFinished():
+                if self._log.is_on("debug"):
+                    self._log.log("debug", lines.TOOL_CALL, **about, **_call(fact), tool=fact.tool)
+            case ToolCallRejected():
+                self._log.log("warning", lines.TOOL_REJECTED, **about, reason=fact.reason)
+            case IterationLimitReached():
+                reached = {"iteration_limit": fact.iteration_limit, "limit": fact.limit}
+                self._log.log("warning", lines.LIMIT_REACHED, **about, **reached)
+            case WorkAbandoned():
+                counts = {"threads": fact.threads, "tasks": fact.tasks}
+                self._log.log("warning", lines.WORK_ABANDONED, **about, **counts)
+            case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
+                pass
+            case StreamOpened() | StreamClosed():
+                pass
+            case ToolCallStarted() | ModelCallRetried() | SubAgentStarted() | SubAgentFinished():
+                pass
+            case _:
+                assert_never(fact)
 
 
 def _call(fact: ModelCallFinished | ToolCallFinished) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def _call(fact: ModelCallFinished | ToolCallFinished) -> dict[str, Any]:
 
 
 def _canonical(fact: RunFinished) -> dict[str, Any]:
-    """The one line that says most of what an operator asks of a run."""
+    """Return the fields of the line that answers most questions about a run."""
     timed_out = fact.phase is not None and fact.outcome is Outcome.TIMEOUT
     phase: PhaseKind | None = fact.phase.kind if fact.phase and timed_out else None
     return {

@@ -1,6 +1,6 @@
-"""Watches the event loop: how late it is, and the line of code that holds it.
+"""Monitors the event loop: how late it is, and the line of code that blocks it.
 
-A tool that blocks the loop delays every run, and nothing on the loop can say so: a thread does.
+A tool that blocks the loop delays every run. Code on the loop cannot report that; a thread can.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ _TICK_S = 0.1
 _BLOCKED_S = 0.5
 
 
-class LoopWatch:
-    """Ticks on the loop, and a daemon thread that notices when a tick is overdue.
+class LoopMonitor:
+    """Ticks on the loop. A daemon thread notices if a tick is overdue.
 
-    `on_lag(seconds)` is called on the loop for each tick; `on_blocked(seconds, where)` in the
-    thread, once for each time the loop is held.
+    Each tick calls `on_lag(seconds)` on the loop. The thread calls `on_blocked(seconds, where)`,
+    once for each block of the loop.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class LoopWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to watch the running loop."""
+        """Start to monitor the running loop."""
         self._loop_thread = threading.get_ident()
         self._last = time.monotonic()
         self._schedule()
         threading.Thread(target=self._watch, name="watchkeeper-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop the monitor."""
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -54,16 +54,16 @@ class LoopWatch:
         self._schedule()
 
     def _watch(self) -> None:
-        told_of = 0.0
+        reported = 0.0
         while not self._stopped.wait(_TICK_S):
             last = self._last
             late_s = time.monotonic() - last - _TICK_S
-            if late_s > _BLOCKED_S and last != told_of:
-                told_of = last
+            if late_s > _BLOCKED_S and last != reported:
+                reported = last
                 self._on_blocked(late_s, self._where())
 
     def _where(self) -> str:
-        """The line that the loop's thread is in, as `file:line function`."""
+        """Return the line that the loop's thread executes, as `file:line function`."""
         frame = sys._current_frames().get(self._loop_thread)
         if frame is None:
             return "unknown"

@@ -50,7 +50,7 @@ from app.telemetry import redact
 
 @dataclass(slots=True)
 class OpenSpan:
-    """A span that has not ended, and the context in which it began."""
+    """A span that has not ended, and the context in which it started."""
 
     span: Span
     before: otel.Context
@@ -58,9 +58,9 @@ class OpenSpan:
 
 @dataclass(slots=True)
 class Tree:
-    """The spans of one run that are open: its own, and its calls by their ids.
+    """The open spans of one run: its own, and those of its calls by their ids.
 
-    A background run has a `task` span above its own: it has no request to stand under.
+    A background run has a `task` span above its own, since it has no request.
     """
 
     root: OpenSpan
@@ -69,43 +69,43 @@ class Tree:
 
 
 class Traces:
-    """The sink. A span is made current where its work runs, for the clients used there.
+    """The sink. It makes a span current where its work executes, for the clients used there.
 
-    `captures_content` is the operator's opt-in to what callers, models and tools say.
+    `captures_content` is the operator's opt-in to the text of callers, models and tools.
     """
 
     def __init__(self, tracer: Tracer, *, captures_content: bool = False) -> None:
         self._tracer = tracer
-        self._captures = captures_content
+        self._captures_content = captures_content
         self._trees: dict[str, Tree] = {}
 
     def __call__(self, fact: Event) -> None:
-        """Take one fact in."""
+        """Record one fact."""
         match fact:
             case RunQueued():
-                self._run_begins(fact, fact.at)
+                self._start_run_span(fact, fact.at)
             case RunStarted():
-                self._run_starts(fact)
+                self._run_started(fact)
             case RunFinished():
-                self._run_ends(fact)
+                self._run_finished(fact)
             case RunHandedOver():
-                self._tree_ends(fact)
+                self._end_tree(fact)
             case ModelCallStarted():
-                self._model_call_starts(fact)
+                self._model_call_started(fact)
             case FirstToken():
                 self._set(fact, fact.call_id, name.FIRST_CHUNK, fact.at - fact.started_at)
             case ModelCallFinished():
-                self._model_call_ends(fact)
+                self._model_call_finished(fact)
             case ToolCallStarted():
-                self._tool_call_starts(fact)
+                self._tool_call_started(fact)
             case ToolCallFinished():
-                self._tool_call_ends(fact)
+                self._tool_call_finished(fact)
             case SubAgentStarted():
                 attributes = {name.OPERATION: name.INVOKE_AGENT, name.AGENT_NAME: fact.name}
                 title = f"{name.INVOKE_AGENT} {fact.name}"
-                self._call_starts(fact, title, SpanKind.INTERNAL, attributes)
+                self._start_call_span(fact, title, SpanKind.INTERNAL, attributes)
             case SubAgentFinished():
-                self._call_ends(fact, ends.sub_agent_attributes(fact))
+                self._end_call_span(fact, ends.sub_agent_attributes(fact))
             case IterationCounted() | IterationLimitReached() | ToolCallRejected():
                 pass
             case ModelCallRetried() | WorkAbandoned() | StreamOpened() | StreamClosed():
@@ -116,7 +116,7 @@ class Traces:
                 assert_never(fact)
 
     def exemplar(self, fact: Event) -> dict[str, str] | None:
-        """The ids of the span a sample comes from, if that span will be kept."""
+        """Return the ids of the span of a fact, if that span is sampled."""
         tree = self._trees.get(fact.run_id)
         if tree is None:
             return None
@@ -126,8 +126,8 @@ class Traces:
             return None
         return {"trace_id": f"{ids.trace_id:032x}", "span_id": f"{ids.span_id:016x}"}
 
-    def _run_begins(self, fact: RunQueued | RunStarted | RunFinished, at: float) -> Tree:
-        task = self._task_begins(fact) if isinstance(fact, RunStarted) else None
+    def _start_run_span(self, fact: RunQueued | RunStarted | RunFinished, at: float) -> Tree:
+        task = self._start_task_span(fact) if isinstance(fact, RunStarted) else None
         span = self._tracer.start_span(
             f"{name.INVOKE_AGENT} {fact.agent}",
             context=set_span_in_context(task) if task else None,
@@ -145,8 +145,8 @@ class Traces:
         self._trees[fact.run_id] = tree
         return tree
 
-    def _task_begins(self, fact: RunStarted) -> Span | None:
-        """A new trace: the one that submitted the run may have ended long ago, so it is linked."""
+    def _start_task_span(self, fact: RunStarted) -> Span | None:
+        """Start a new trace with a link: the trace that submitted the run may have ended."""
         if fact.mode is not Mode.BACKGROUND:
             return None
         return self._tracer.start_span(
@@ -162,22 +162,24 @@ class Traces:
             },
         )
 
-    def _run_starts(self, fact: RunStarted) -> None:
-        tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.queue_wait_s)
+    def _run_started(self, fact: RunStarted) -> None:
+        tree = self._trees.get(fact.run_id) or self._start_run_span(
+            fact, fact.at - fact.queue_wait_s
+        )
         span = tree.root.span
         if fact.thread_id is not None:
             span.set_attribute(name.CONVERSATION, fact.thread_id)
         otel.attach(set_span_in_context(span))
 
-    def _run_ends(self, fact: RunFinished) -> None:
-        tree = self._trees.get(fact.run_id) or self._run_begins(fact, fact.at - fact.duration_s)
+    def _run_finished(self, fact: RunFinished) -> None:
+        tree = self._trees.get(fact.run_id) or self._start_run_span(fact, fact.at - fact.duration_s)
         span = tree.root.span
         span.set_attributes(ends.run_attributes(fact))
         if fact.outcome in ends.ERRORS:
             span.set_status(Status(StatusCode.ERROR))
-        self._tree_ends(fact)
+        self._end_tree(fact)
 
-    def _tree_ends(self, fact: RunFinished | RunHandedOver) -> None:
+    def _end_tree(self, fact: RunFinished | RunHandedOver) -> None:
         tree = self._trees.pop(fact.run_id, None)
         if tree is None:
             return
@@ -187,7 +189,7 @@ class Traces:
         if get_current_span() is tree.root.span:
             otel.attach(tree.root.before)
 
-    def _model_call_starts(self, fact: ModelCallStarted) -> None:
+    def _model_call_started(self, fact: ModelCallStarted) -> None:
         attributes: dict[str, AttributeValue] = {
             name.OPERATION: name.CHAT,
             name.PROVIDER: name.PROVIDERS.get(fact.provider, fact.provider),
@@ -196,11 +198,11 @@ class Traces:
             name.ITERATION: fact.iteration,
             name.LLM_ATTEMPT: fact.attempt,
         }
-        if self._captures:
+        if self._captures_content:
             attributes[name.INPUT_MESSAGES] = redact.messages(fact.messages)
-        self._call_starts(fact, f"{name.CHAT} {fact.model}", SpanKind.CLIENT, attributes)
+        self._start_call_span(fact, f"{name.CHAT} {fact.model}", SpanKind.CLIENT, attributes)
 
-    def _model_call_ends(self, fact: ModelCallFinished) -> None:
+    def _model_call_finished(self, fact: ModelCallFinished) -> None:
         attributes: dict[str, AttributeValue] = {
             name.INPUT_TOKENS: fact.usage.input_tokens,
             name.OUTPUT_TOKENS: fact.usage.output_tokens,
@@ -212,11 +214,11 @@ class Traces:
             attributes[name.REASONING] = fact.usage.reasoning
         if fact.finish_reason is not None:
             attributes[name.FINISH_REASONS] = (fact.finish_reason,)
-        if self._captures and fact.message is not None:
+        if self._captures_content and fact.message is not None:
             attributes[name.OUTPUT_MESSAGES] = redact.messages([fact.message])
-        self._call_ends(fact, attributes)
+        self._end_call_span(fact, attributes)
 
-    def _tool_call_starts(self, fact: ToolCallStarted) -> None:
+    def _tool_call_started(self, fact: ToolCallStarted) -> None:
         attributes: dict[str, AttributeValue] = {
             name.OPERATION: name.EXECUTE_TOOL,
             name.TOOL_NAME: fact.tool,
@@ -225,17 +227,19 @@ class Traces:
             name.AGENT_NAME: fact.agent,
             name.ITERATION: fact.iteration,
         }
-        if self._captures:
+        if self._captures_content:
             attributes[name.TOOL_ARGUMENTS] = redact.value(fact.arguments)
-        self._call_starts(fact, f"{name.EXECUTE_TOOL} {fact.tool}", SpanKind.INTERNAL, attributes)
+        self._start_call_span(
+            fact, f"{name.EXECUTE_TOOL} {fact.tool}", SpanKind.INTERNAL, attributes
+        )
 
-    def _tool_call_ends(self, fact: ToolCallFinished) -> None:
+    def _tool_call_finished(self, fact: ToolCallFinished) -> None:
         attributes: dict[str, AttributeValue] = {name.TOOL_OUTCOME: fact.outcome}
-        if self._captures and fact.result is not None:
+        if self._captures_content and fact.result is not None:
             attributes[name.TOOL_RESULT] = redact.value(fact.result)
-        self._call_ends(fact, attributes)
+        self._end_call_span(fact, attributes)
 
-    def _call_starts(
+    def _start_call_span(
         self,
         fact: ModelCallStarted | ToolCallStarted | SubAgentStarted,
         title: str,
@@ -256,7 +260,7 @@ class Traces:
         tree.calls[fact.call_id] = OpenSpan(span, otel.get_current())
         otel.attach(set_span_in_context(span))
 
-    def _call_ends(
+    def _end_call_span(
         self,
         fact: ModelCallFinished | ToolCallFinished | SubAgentFinished,
         attributes: Mapping[str, AttributeValue],
@@ -284,8 +288,9 @@ class Traces:
 
 
 def _offset_s() -> float:
-    """Facts are timed by the monotonic clock, spans by the wall clock, which is so far ahead.
+    """Return how far the wall clock, which times spans, is ahead of the monotonic one of facts.
 
-    A thread that is held between the two readings finds too little, so the most of three is it.
+    A thread that is delayed between the two readings gets too little, so this takes the most of
+    three.
     """
     return max(time.time() - time.monotonic() for _ in range(3))

@@ -19,12 +19,12 @@ _PAGES = (overview, iterations, models, tools, cost, api, background, runtime, s
 
 
 def dashboards(values: Values) -> tuple[Dashboard, ...]:
-    """All of them; values have the thresholds and the promise that some panels draw."""
+    """Return all dashboards. Some panels draw thresholds and the objective from the values."""
     return tuple(page.dashboard(values) for page in _PAGES)
 
 
 def files() -> dict[str, str]:
-    """The JSON of every dashboard, by its path below dashboards/generated."""
+    """Return the JSON of every dashboard, by its path below dashboards/generated."""
     values = Values.load()
     runbooks = values["links"].text("runbooks")
     return {

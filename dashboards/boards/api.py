@@ -1,4 +1,4 @@
-"""The way in and the way out: requests, the queue, and those who read streams."""
+"""The API: requests, the queue, and readers of streams."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -26,15 +26,15 @@ from dashboards.rules.alert import Board
 from dashboards.rules.promql import Without
 from dashboards.rules.values import Values
 
-# What Prometheus and an orchestrator ask is not what callers ask.
+# Prometheus and orchestrators request these; they are no callers.
 CALLERS = Without(("/metrics", "/health.*"))
 _SHED, _BACKLOG = ("AgentRequestsShed",), ("AgentQueueBacklog", "AgentSaturated")
 
 _IN = row(
-    "The way in",
+    "Requests",
     graph(
         "Requests by status",
-        "Answers of the service. 2.. is fine, 4.. is the caller's fault, 5.. is ours or a model's.",
+        "Responses by status. 2.. is a success, 4.. the caller's fault, 5.. ours or a model's.",
         PER_MINUTE,
         per_minute(HTTP_DURATION, STATUS, route=CALLERS),
         stacked=True,
@@ -42,15 +42,15 @@ _IN = row(
         runbooks=_SHED,
     ),
     graph(
-        "Time of a request, by route",
+        "Duration of a request, by route",
         "All but one in twenty requests took less than this, to the last byte of the answer.",
         SECONDS,
         quantile(0.95, HTTP_DURATION, ROUTE, route=CALLERS),
         width=8,
     ),
     graph(
-        "Requests turned away",
-        "Refused before any work was done: the service is full (overloaded), stops (draining), "
+        "Refused requests",
+        "Refused before a run started: the service is full (overloaded), shuts down (draining), "
         "does not know the caller, or cannot use its store.",
         PER_MINUTE,
         per_minute(REJECTED, REFUSAL),
@@ -61,29 +61,29 @@ _IN = row(
 )
 
 _QUEUE = row(
-    "Waiting for a place",
+    "Queue",
     graph(
         "Runs in flight, by mode",
-        "Runs that have a caller, waiting and at work. The dashed line is how many may work at "
+        "Runs that have a caller, queued and running. The dashed line is how many may run at "
         "the same time.",
         PIECES,
-        level("sum", IN_FLIGHT, MODE, state="running", mode=WITH_CALLER).named("{{mode}} at work"),
-        level("sum", IN_FLIGHT, state="queued", mode=WITH_CALLER).named("waiting"),
+        level("sum", IN_FLIGHT, MODE, state="running", mode=WITH_CALLER).named("{{mode}} running"),
+        level("sum", IN_FLIGHT, state="queued", mode=WITH_CALLER).named("queued"),
         limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
         width=8,
         runbooks=_BACKLOG,
     ),
     graph(
         "Time in the queue, by agent",
-        "All but one in twenty runs waited less than this for a place.",
+        "All but one in twenty runs waited less than this for a slot.",
         SECONDS,
         quantile(0.95, QUEUE_WAIT, AGENT),
         width=8,
         runbooks=_BACKLOG,
     ),
     graph(
-        "Longest wait of now, by agent",
-        "How long the oldest run that still waits has been waiting.",
+        "Oldest queued run, by agent",
+        "How long the oldest queued run has been waiting.",
         SECONDS,
         level("max", OLDEST_AGE, AGENT, state="queued"),
         width=8,
@@ -92,24 +92,24 @@ _QUEUE = row(
 )
 
 _OUT = row(
-    "The way out",
+    "Streams",
     graph(
         "Readers of streams",
-        "Connections that are told of a run while it goes.",
+        "Connections that follow a run by its events.",
         PIECES,
         level("sum", STREAMS, AGENT),
         width=8,
     ),
     graph(
         "Time to the first event, by agent",
-        "How long a reader waits before anything happens; p95.",
+        "How long a reader waits for the first event; p95.",
         SECONDS,
         quantile(0.95, STREAM_FIRST_EVENT, AGENT),
         width=8,
     ),
     graph(
-        "Readers that went before the end",
-        "Left by themselves (left), or were dropped because they did not read (stalled).",
+        "Readers that left before the end",
+        "They closed the connection (left), or did not read and were disconnected (stalled).",
         PER_MINUTE,
         per_minute(STREAM_DISCONNECTS, DISCONNECT_REASON),
         stacked=True,
@@ -118,10 +118,10 @@ _OUT = row(
 )
 
 _READY = row(
-    "Ready for more?",
+    "Readiness",
     states(
         "Readiness checks",
-        "Each check of /health/ready over time. A capacity that is not fine is a full service.",
+        "Each check of /health/ready over time. If capacity is not ok, the service is full.",
         level("min", READY, CHECK),
         width=24,
         runbooks=_SHED,
@@ -130,10 +130,10 @@ _READY = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """API and streaming."""
+    """Return the dashboard "API and streaming"."""
     return Dashboard(
         Board.API,
         "6 API and streaming",
-        "Do requests come in, do they find a place, and do their readers get what they wait for?",
+        "Do requests arrive, do they get a slot, and do readers get their events?",
         (_IN, _QUEUE, _OUT, _READY),
     )

@@ -1,6 +1,6 @@
-"""Background runs: what waits in the store, who works on it, and whether the store holds.
+"""Background runs: the queue in the store, the workers, and the health of the store.
 
-What is read from the store is the same on every instance, so the greatest value is the right one.
+Every instance reads the same values from the store, so panels show the greatest.
 """
 
 from app.telemetry.catalogue import (
@@ -40,9 +40,9 @@ _BACKLOG, _RECOVERED = ("AgentTaskBacklog",), ("AgentTaskRecoveries",)
 _STORE = ("AgentStoreUnusable", "AgentStoreDiskLow")
 
 _NOW = row(
-    "What there is to do",
+    "Now",
     number(
-        "Waiting",
+        "Queued",
         "Background runs that wait in the store.",
         PIECES,
         level("max", TASKS_QUEUED, AGENT).put_into("sum ({})"),
@@ -50,15 +50,15 @@ _NOW = row(
         runbooks=_BACKLOG,
     ),
     number(
-        "At work",
-        "Background runs at work, on any process.",
+        "Running",
+        "Background runs that any process executes.",
         PIECES,
         level("max", TASKS_RUNNING, AGENT).put_into("sum ({})"),
         width=6,
     ),
     number(
-        "Nobody serves them",
-        "Background runs that wait for an agent that no process serves any more.",
+        "Agent not served",
+        "Background runs that wait for an agent that no process serves.",
         PIECES,
         level("max", TASKS_UNSERVABLE),
         steps=FEW_ARE_FINE,
@@ -67,8 +67,8 @@ _NOW = row(
     ),
     number(
         "Taken over",
-        "Background runs whose process died, and that another one went on with, in the time that "
-        "is shown.",
+        "Background runs that another process took over after theirs died or hung, in the time "
+        "that is shown.",
         PIECES,
         total(TASK_RECOVERED),
         steps=FEW_ARE_FINE,
@@ -80,26 +80,26 @@ _NOW = row(
 
 def _queue(values: Values) -> Row:
     return row(
-        "Waiting and at work",
+        "Queued and running",
         graph(
-            "Waiting, by agent",
-            "Background runs that wait in the store. A line that only climbs needs more processes.",
+            "Queued, by agent",
+            "Background runs that wait in the store. If a line only rises, add processes.",
             PIECES,
             level("max", TASKS_QUEUED, AGENT),
             width=8,
             runbooks=_BACKLOG,
         ),
         graph(
-            "At work, by agent",
-            "Background runs at work, on any process.",
+            "Running, by agent",
+            "Background runs that any process executes.",
             PIECES,
             level("max", TASKS_RUNNING, AGENT),
             width=8,
         ),
         graph(
-            "Age of the oldest",
-            "How long the oldest background run has been waiting or at work. Where one waits "
-            "longer than the dashed line there is an alert.",
+            "Oldest background run",
+            "How long the oldest background run has been queued or running. A run that is queued "
+            "longer than the dashed line causes an alert.",
             SECONDS,
             level("max", TASK_OLDEST_AGE, STATE),
             alarms=(values["AgentTaskBacklog"].seconds("age"),),
@@ -113,16 +113,15 @@ _ENDS = row(
     "How attempts end",
     graph(
         "Attempts by outcome",
-        "One background run may need several attempts. handed_over is one that another process "
-        "goes on with.",
+        "One background run may need several attempts. After handed_over another process continues "
+        "the run.",
         PER_MINUTE,
         per_minute(TASK_ATTEMPTS, ATTEMPT_OUTCOME),
         stacked=True,
     ),
     graph(
-        "Taken over from processes that died, by agent",
-        "Each is a process that ended in the middle of its work: killed, out of memory, or cut "
-        "off from the store.",
+        "Taken over, by agent",
+        "Its process was killed, ran out of memory, hung, or could not store the result.",
         PER_MINUTE,
         per_minute(TASK_RECOVERED, AGENT),
         runbooks=_RECOVERED,
@@ -130,9 +129,9 @@ _ENDS = row(
 )
 
 _HOLDS = row(
-    "Does the store hold?",
+    "The store",
     graph(
-        "Room on the disk of the store, by instance",
+        "Free disk space of the store, by instance",
         "Below the dashed line new background runs are refused.",
         BYTES,
         level("min", STORE_FREE, INSTANCE),
@@ -140,8 +139,8 @@ _HOLDS = row(
         runbooks=_STORE,
     ),
     states(
-        "The store can be reached",
-        "Whether the store answers each instance and has room for new background runs.",
+        "Store usable, by instance",
+        "Whether the store answers each instance and has space for new background runs.",
         level("min", READY, INSTANCE, CHECK, check="store"),
         height=8,
         runbooks=_STORE,
@@ -150,10 +149,10 @@ _HOLDS = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Background runs."""
+    """Return the dashboard "Background runs"."""
     return Dashboard(
         Board.BACKGROUND,
         "7 Background runs",
-        "What waits in the store, who works on it, and does the store hold?",
+        "What is queued, which processes execute it, and does the store work?",
         (_NOW, _queue(values), _ENDS, _HOLDS),
     )

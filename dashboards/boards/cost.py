@@ -1,4 +1,4 @@
-"""What the agents cost, what of it was for nothing, and what has no price."""
+"""The cost of agents, the cost of runs without an answer, and models without a price."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -41,8 +41,8 @@ _SPENT = row(
         width=6,
     ),
     number(
-        "For each run",
-        "What a run costs in the mean, over the time that is shown. Runs of models without a price "
+        "Cost of a run",
+        "Mean cost of a run, over the time that is shown. Runs of models without a price "
         "count as free.",
         DOLLARS,
         share(growth(LLM_COST), growth(RUNS)),
@@ -50,8 +50,8 @@ _SPENT = row(
     ),
     number(
         "Calls without a price",
-        "Calls of models that the price table does not know, in the time that is shown. What they "
-        "cost is missing on this page.",
+        "Calls of models that are not in the price table, in the time that is shown. Their cost "
+        "is missing on this page.",
         PIECES,
         total(LLM_UNPRICED),
         steps=FEW_ARE_FINE,
@@ -60,8 +60,8 @@ _SPENT = row(
         runbooks=_UNPRICED,
     ),
     number(
-        "Tokens for nothing",
-        "Tokens of runs that gave no answer, in the time that is shown.",
+        "Tokens of runs without an answer",
+        "Input and output tokens of these runs, in the time that is shown.",
         PIECES,
         total(WASTED_TOKENS),
         width=6,
@@ -69,7 +69,7 @@ _SPENT = row(
 )
 
 _WHO = row(
-    "Who spends it",
+    "Spending",
     graph(
         "Spending by agent",
         "US dollars an hour. An agent that costs several times its usual hour is an alert.",
@@ -88,15 +88,15 @@ _WHO = row(
     ),
     graph(
         "Cost of a run, by agent",
-        "What one run costs in the mean. It grows with iterations, with longer prompts and with "
-        "dearer models.",
+        "Mean cost of one run. It grows with iterations, with longer prompts and with more "
+        "expensive models.",
         DOLLARS,
         share(rate(LLM_COST, AGENT), rate(RUNS, AGENT)),
         runbooks=_SPIKE,
     ),
     bars(
         "Calls without a price, by model",
-        "Models that the price table does not know, in the time that is shown.",
+        "Models that are not in the price table, in the time that is shown.",
         PIECES,
         total(LLM_UNPRICED, PROVIDER, MODEL),
         runbooks=_UNPRICED,
@@ -104,17 +104,17 @@ _WHO = row(
 )
 
 _FOR = row(
-    "What it buys",
+    "Tokens and agents",
     graph(
         "Input read from the cache, by model",
-        "The part of the input that the provider had in its cache, and that costs less.",
+        "The share of the input that the provider had in its cache, and that costs less.",
         PART,
         share(rate(LLM_TOKENS, MODEL, type="cache_read"), rate(LLM_TOKENS, MODEL, type="input")),
         most=1,
     ),
     graph(
-        "Tokens of runs that gave no answer",
-        "What was paid for and thrown away, each minute, by how the runs ended.",
+        "Tokens of runs without an answer, by outcome",
+        "Tokens that were paid for, each minute, by how the runs ended.",
         PIECES,
         per_minute(WASTED_TOKENS, WASTED),
         stacked=True,
@@ -123,10 +123,10 @@ _FOR = row(
         "All agents",
         "One line for each agent, over the time that is shown.",
         Column("spent", growth(LLM_COST, AGENT), DOLLARS),
-        Column("for each run", share(growth(LLM_COST, AGENT), growth(RUNS, AGENT)), DOLLARS),
+        Column("cost of a run", share(growth(LLM_COST, AGENT), growth(RUNS, AGENT)), DOLLARS),
         Column("tokens in", total(LLM_TOKENS, AGENT, type="input"), PIECES),
         Column("tokens out", total(LLM_TOKENS, AGENT, type="output"), PIECES),
-        Column("tokens for nothing", total(WASTED_TOKENS, AGENT), PIECES),
+        Column("tokens without an answer", total(WASTED_TOKENS, AGENT), PIECES),
         Column("calls without a price", total(LLM_UNPRICED, AGENT), PIECES, FEW_ARE_FINE),
         runbooks=_SPIKE,
     ),
@@ -134,11 +134,11 @@ _FOR = row(
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Cost."""
+    """Return the dashboard "Cost"."""
     return Dashboard(
         Board.COST,
         "5 Cost",
-        "What do the agents cost, what of it was for nothing, and what has no price?",
+        "What do the agents cost, how much of it brought no answer, and what has no price?",
         (_SPENT, _WHO, _FOR),
         since="now-24h",
     )

@@ -1,4 +1,4 @@
-"""How many turns runs need, what stops them, and what held those that ran out of time."""
+"""Iterations of runs, the limits that stop them, and the phase of runs that time out."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -53,7 +53,7 @@ _TIMEOUTS = ("AgentRunTimeouts",)
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Iterations and timeouts."""
+    """Return the dashboard "Iterations and timeouts"."""
     return Dashboard(
         Board.ITERATIONS,
         "2 Iterations and timeouts",
@@ -63,7 +63,7 @@ def dashboard(values: Values) -> Dashboard:
 
 
 def _of_runs(outcome: str) -> Query:
-    """The part of each agent's runs that ended so."""
+    """Return the share of each agent's runs with that outcome."""
     return share(rate(RUNS, AGENT, outcome=outcome), rate(RUNS, AGENT, outcome=COUNTED))
 
 
@@ -78,7 +78,7 @@ def _need(values: Values) -> Row:
             spread(ITERATIONS),
         ),
         graph(
-            "Iterations beside their limit",
+            "Iterations and limit, by agent",
             "All but one in twenty runs of an agent needed fewer iterations than this. The dashed "
             "lines are the agents' limits.",
             PIECES,
@@ -87,7 +87,7 @@ def _need(values: Values) -> Row:
             runbooks=_NEAR,
         ),
         graph(
-            "How near runs come to their limit",
+            "Iterations as a share of the limit",
             "Iterations over the run's own limit, which a request may lower; p95 of each agent. "
             "Above the dashed line there is a warning.",
             PART,
@@ -98,7 +98,7 @@ def _need(values: Values) -> Row:
         ),
         bars(
             "Runs near their limit",
-            "The part of runs that used more than 80 % of their iterations, in the time that is "
+            "The share of runs that used more than 80 % of their iterations, in the time that is "
             "shown.",
             PART,
             beyond(NEAR, ITERATION_RATIO, AGENT),
@@ -120,8 +120,8 @@ def _limit(values: Values) -> Row:
             runbooks=_HITS,
         ),
         graph(
-            "Part of runs stopped at their limit",
-            "Of an agent's runs, those that were stopped. Above the dashed line there is an alert.",
+            "Share of runs stopped at their limit",
+            "Stopped runs over all runs of an agent. Above the dashed line there is an alert.",
             PART,
             _of_runs("iteration_limit"),
             alarms=(values["AgentIterationLimitHits"].number("share"),),
@@ -142,19 +142,18 @@ def _limit(values: Values) -> Row:
 
 def _deadline(values: Values) -> Row:
     return row(
-        "Out of time",
+        "Timeouts",
         graph(
-            "What held runs at their deadline",
-            "What a run was doing when its time was over: waiting for a place (queue), for a model "
-            "(llm), for a tool, or something else.",
+            "What runs were waiting for at their deadline",
+            "A slot (queue), a model (llm), a tool, or anything else (other).",
             PER_MINUTE,
             per_minute(TIMEOUTS, PHASE),
             stacked=True,
             runbooks=_TIMEOUTS,
         ),
         graph(
-            "Part of runs that timed out",
-            "Of an agent's runs, those that did not meet their deadline. Above the dashed line "
+            "Share of runs that timed out",
+            "The share of an agent's runs that missed their deadline. Above the dashed line "
             "there is an alert.",
             PART,
             _of_runs("timeout"),
@@ -162,15 +161,15 @@ def _deadline(values: Values) -> Row:
             runbooks=_TIMEOUTS,
         ),
         bars(
-            "Which agent, held by what",
-            "Timeouts in the time that is shown.",
+            "Timeouts, by agent and phase",
+            "Which agent was waiting for what, in the time that is shown.",
             PIECES,
             total(TIMEOUTS, AGENT, PHASE).put_into("{} > 0"),
             width=8,
             runbooks=_TIMEOUTS,
         ),
         graph(
-            "Time to an answer beside the deadline",
+            "Time to an answer and deadline",
             "All but one in twenty answers of an agent took less than this. The dashed lines are "
             "the agents' deadlines. Runs without an answer are not in it; background runs "
             "are, and they have a deadline of their own.",
@@ -182,8 +181,8 @@ def _deadline(values: Values) -> Row:
         ),
         graph(
             "Oldest run in flight",
-            "How long the oldest run has been waiting or at work. No run should be older than the "
-            "longest deadline there may be, which is the dashed line.",
+            "How long the oldest run has been queued or running. No run should be older than the "
+            "longest possible deadline, which is the dashed line.",
             SECONDS,
             level("max", OLDEST_AGE, STATE),
             limits=(level("max", LONGEST_DEADLINE).named("longest deadline"),),
@@ -195,18 +194,18 @@ def _deadline(values: Values) -> Row:
 
 
 _LOST = row(
-    "Work that was thrown away",
+    "Work of runs without an answer",
     graph(
-        "Time of runs that gave no answer",
-        "Seconds of work, each minute, that ended without an answer. 60 means that one run is "
-        "always at work for nothing.",
+        "Time of runs without an answer",
+        "Seconds of work, each minute, that ended without an answer. 60 is one run that works all "
+        "the time without an answer.",
         "suffix: s/min",
         per_minute(WASTED_SECONDS, WASTED),
         stacked=True,
         runbooks=_TIMEOUTS,
     ),
     graph(
-        "Tokens of runs that gave no answer",
+        "Tokens of runs without an answer",
         "Tokens that were paid for, each minute, by runs that ended without an answer.",
         PIECES,
         per_minute(WASTED_TOKENS, WASTED),

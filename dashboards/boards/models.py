@@ -1,4 +1,4 @@
-"""The providers of models: do they answer, how fast, and what is asked of them."""
+"""Model providers: their errors, their latency, and the load on them."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -47,17 +47,17 @@ _SLOW = ("AgentLlmFirstTokenSlow",)
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Model providers."""
+    """Return the dashboard "Model providers"."""
     return Dashboard(
         Board.MODELS,
         "3 Model providers",
-        "Do the providers answer, how fast, and what do we ask of them?",
+        "Do the providers answer, how fast, and how much do we use them?",
         (_ill(values), _fast(values), _ASKED, _ALL),
     )
 
 
 def _of_calls(*outcomes: str) -> Query:
-    """The part of each model's calls that ended so."""
+    """Return the share of each model's calls with that outcome."""
     return share(
         rate(LLM_DURATION, PROVIDER, MODEL, outcome=outcomes),
         rate(LLM_DURATION, PROVIDER, MODEL, outcome=TRIED),
@@ -78,8 +78,8 @@ def _ill(values: Values) -> Row:
             runbooks=_ERRORS + _LIMITED,
         ),
         graph(
-            "Part of calls that failed",
-            "Calls that failed, hung or came back broken, of those that were not broken off by us. "
+            "Share of calls that failed",
+            "Calls that failed, hung or returned a broken answer. Calls we cancelled do not count. "
             "Above the dashed line there is an alert.",
             PART,
             _of_calls(*BROKEN),
@@ -88,9 +88,8 @@ def _ill(values: Values) -> Row:
             runbooks=_ERRORS,
         ),
         graph(
-            "Part of calls that were limited",
-            "Calls that the provider turned away because we ask too much. Above the dashed line "
-            "there is an alert.",
+            "Share of calls that were rate limited",
+            "Calls that the provider refused with 429. Above the dashed line there is an alert.",
             PART,
             _of_calls("rate_limited"),
             alarms=(values["AgentLlmRateLimited"].number("share"),),
@@ -98,9 +97,9 @@ def _ill(values: Values) -> Row:
             runbooks=_LIMITED,
         ),
         graph(
-            "Answers refused",
-            "Answers in which the model, or a rule of the agent's own, declines. Their runs are "
-            "completed, so a model or a prompt that declines too much shows here alone.",
+            "Refusals",
+            "Answers in which the model, or a rule of the agent, declines. Their runs are "
+            "completed, so only this panel shows a model or a prompt that declines too much.",
             PER_MINUTE,
             per_minute(ANSWERS_REFUSED, AGENT),
             width=6,
@@ -110,9 +109,9 @@ def _ill(values: Values) -> Row:
 
 def _fast(values: Values) -> Row:
     return row(
-        "How fast?",
+        "How fast are they?",
         graph(
-            "Time of a call",
+            "Duration of a call",
             "All but one in twenty calls of a model took less than this.",
             SECONDS,
             quantile(0.95, LLM_DURATION, PROVIDER, MODEL),
@@ -130,7 +129,7 @@ def _fast(values: Values) -> Row:
             runbooks=_SLOW,
         ),
         heat(
-            "How times of calls are spread",
+            "Distribution of call durations",
             "Each column is a stretch of time; the darker a cell, the more calls took that long. "
             "Two bands are often two models, or a cache.",
             SECONDS,
@@ -141,10 +140,10 @@ def _fast(values: Values) -> Row:
 
 
 _ASKED = row(
-    "What is asked of them",
+    "Use of the models",
     graph(
-        "Calls made again",
-        "Calls that were repeated after the first one failed, by what was wrong with it.",
+        "Repeated calls",
+        "Calls that were repeated after the first one failed, by the reason of the failure.",
         PER_MINUTE,
         per_minute(LLM_RETRIES, RETRY_REASON),
         stacked=True,

@@ -1,4 +1,4 @@
-"""The first page of whoever is on call: is anything wrong, with which agent, and since when."""
+"""The first page for the person on call: what is wrong, with which agent, and since when."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -50,16 +50,16 @@ from dashboards.rules.promql import Without
 from dashboards.rules.slo import BAD, COUNTED, objective
 from dashboards.rules.values import Values
 
-# The edge of the buckets from which a run is near its limit.
+# From this edge of the buckets on, a run is near its limit.
 NEAR = 0.8
-# Background runs have places of their own, and take none of these.
+# Background runs have their own slots and take none of these.
 WITH_CALLER = Without(("background",))
-# A run that times out takes as long as it may; beside those, its time says nothing.
+# A run that times out always takes its whole deadline, so its duration means nothing.
 ANSWERED = ("completed", "iteration_limit")
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Overview."""
+    """Return the dashboard "Overview"."""
     good = promised(objective(values).objective)
     return Dashboard(
         Board.OVERVIEW,
@@ -74,7 +74,7 @@ def _now(good: Steps) -> Row:
         "Is anything wrong?",
         number(
             "Good runs",
-            "The part of runs that gave an answer, in the time that is shown. Runs that their "
+            "The share of runs that were completed, in the time that is shown. Runs that their "
             "caller cancelled or left do not count.",
             PART,
             share(growth(RUNS, outcome="completed"), growth(RUNS, outcome=COUNTED)),
@@ -84,15 +84,15 @@ def _now(good: Steps) -> Row:
         ),
         number(
             "Runs",
-            "How many runs end each minute. Zero may mean that nobody asks, or that nobody gets "
-            "through.",
+            "How many runs end each minute. Zero means that no request arrives, or that none gets "
+            "an answer.",
             PER_MINUTE,
             per_minute(RUNS),
         ),
         number(
             "Stopped at the limit",
             "Runs that were stopped at their iteration limit, in the time that is shown. Their "
-            "model went on asking for tools instead of answering.",
+            "model still asked for tools instead of answering.",
             PIECES,
             total(LIMIT_HITS),
             steps=FEW_ARE_FINE,
@@ -107,8 +107,8 @@ def _now(good: Steps) -> Row:
             runbooks=("AgentRunTimeouts",),
         ),
         number(
-            "Places in use",
-            "Runs at work, of those that may work at the same time. At 100 % new runs wait.",
+            "Slots in use",
+            "Running runs, over how many may run at the same time. At 100 % new runs wait.",
             PART,
             share(
                 level("sum", IN_FLIGHT, state="running", mode=WITH_CALLER),
@@ -119,7 +119,7 @@ def _now(good: Steps) -> Row:
         ),
         number(
             "Instances up",
-            "Processes that Prometheus reaches, of all that it knows of.",
+            "Processes that Prometheus reaches, as a share of those that it scrapes.",
             PART,
             share(level("sum", UP), level("count", UP)),
             steps=ALL_IS_GOOD,
@@ -129,10 +129,10 @@ def _now(good: Steps) -> Row:
 
 
 _WORK = row(
-    "What fires, and what is at work",
+    "Alerts and runs in flight",
     table(
-        "Alerts that fire",
-        "Each name leads to a page that says what it means and what to do.",
+        "Firing alerts",
+        "Each name links to a page that explains it and what to do.",
         Column(
             "firing",
             level("count", ALERTS, ALERT_NAME, SEVERITY, AGENT, alertstate="firing"),
@@ -144,8 +144,8 @@ _WORK = row(
     ),
     graph(
         "Runs in flight",
-        "Runs that wait for a place, and runs at work. The dashed line is how many may work at the "
-        "same time. Background runs have places of their own.",
+        "Queued and running runs. The dashed line is how many may run at the same time. "
+        "Background runs have their own slots.",
         PIECES,
         level("sum", IN_FLIGHT, STATE, mode=WITH_CALLER),
         limits=(level("sum", CONCURRENCY_LIMIT).named("limit"),),
@@ -157,8 +157,8 @@ _ENDS = row(
     "How runs end",
     graph(
         "Runs by outcome",
-        "Every run ends in one of these ways. Green gave an answer; orange was stopped at its "
-        "iteration limit, red at its deadline.",
+        "Every run ends with one of these outcomes. Green has an answer; orange was stopped at "
+        "its iteration limit, red at its deadline.",
         PER_MINUTE,
         per_minute(RUNS, OUTCOME),
         stacked=True,
@@ -166,8 +166,8 @@ _ENDS = row(
     ),
     graph(
         "Bad runs by agent",
-        "The part of each agent's runs that failed, timed out, were stopped at the limit or were "
-        "turned away. It tells whether one agent is ill or all of them.",
+        "The share of each agent's runs that failed, timed out, were stopped at the limit or "
+        "were refused. It shows whether one agent has a problem or all of them.",
         PART,
         share(rate(RUNS, AGENT, outcome=BAD), rate(RUNS, AGENT, outcome=COUNTED)),
         most=1,
@@ -176,11 +176,10 @@ _ENDS = row(
 )
 
 _WHY = row(
-    "Why they end so",
+    "Why runs end badly",
     graph(
-        "What held runs at their deadline",
-        "What a run was doing when its time was over: waiting for a place (queue), for a model "
-        "(llm), for a tool, or something else.",
+        "What runs were waiting for at their deadline",
+        "A slot (queue), a model (llm), a tool, or anything else (other).",
         PER_MINUTE,
         per_minute(TIMEOUTS, PHASE),
         stacked=True,
@@ -188,7 +187,7 @@ _WHY = row(
     ),
     bars(
         "Runs near their iteration limit",
-        "The part of each agent's runs that used more than 80 % of their iterations, in the time "
+        "The share of each agent's runs that used more than 80 % of their iterations, in the time "
         "that is shown. It grows before runs are stopped.",
         PART,
         beyond(NEAR, ITERATION_RATIO, AGENT),

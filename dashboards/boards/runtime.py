@@ -1,4 +1,4 @@
-"""The processes themselves, and whether what they tell can be trusted."""
+"""The processes, and whether their telemetry can be trusted."""
 
 from app.telemetry.catalogue import (
     BUILD_INFO,
@@ -49,7 +49,7 @@ _BLOCKED, _DROPPED = ("AgentEventLoopBlocked",), ("AgentTelemetryDropped",)
 _ERRORS, _HEAVY = ("AgentTelemetryErrors",), ("AgentScrapeTooHeavy",)
 
 _RUNS = row(
-    "What runs",
+    "Instances and versions",
     states(
         "Instances",
         "Whether Prometheus reached each instance.",
@@ -58,7 +58,7 @@ _RUNS = row(
     ),
     table(
         "Versions",
-        "What each instance runs. Two lines that stay are a deploy that stopped halfway.",
+        "The version of each instance. If two lines stay, a deploy has stopped halfway.",
         Column("instances", level("count", BUILD_INFO, *BUILD_INFO.labels), PIECES),
         width=12,
         height=5,
@@ -68,17 +68,17 @@ _RUNS = row(
 _LOOP = row(
     "The event loop",
     graph(
-        "How late the event loop is, by instance",
-        "All of an instance's runs share one loop. All but one in a hundred of its timers were "
-        "served within this time; more than a tenth of a second is felt by callers.",
+        "Event loop lag, by instance",
+        "All runs of an instance share one loop. All but one in a hundred of its timers were at "
+        "most this late; callers notice more than a tenth of a second.",
         SECONDS,
         quantile(0.99, LOOP_LAG, INSTANCE),
         width=8,
         runbooks=_BLOCKED,
     ),
     graph(
-        "Blocks of the event loop, by instance",
-        "Times that some code held the loop, and so every run. The log line event_loop_blocked "
+        "Event loop blocked, by instance",
+        "How often code blocked the loop, and so every run. The log line event_loop_blocked "
         "names the line of code.",
         PER_MINUTE,
         per_minute(LOOP_BLOCKED, INSTANCE),
@@ -86,7 +86,7 @@ _LOOP = row(
         runbooks=_BLOCKED,
     ),
     graph(
-        "Threads at work, by instance",
+        "Busy threads, by instance",
         "Threads for sync tools, models and nodes. The dashed line is how many there may be on one "
         "instance.",
         PIECES,
@@ -101,7 +101,7 @@ _PROCESS = row(
     "The processes",
     graph(
         "CPU, by instance",
-        "Cores in use. One process has one event loop: near 1, it has no time left.",
+        "Cores in use. One process has one event loop: near 1 it is fully used.",
         PIECES,
         rate(CPU, INSTANCE),
         width=6,
@@ -109,21 +109,21 @@ _PROCESS = row(
     ),
     graph(
         "Memory, by instance",
-        "Memory that each process holds. A line that only climbs is a leak.",
+        "Memory of each process. If a line only rises, there is a leak.",
         BYTES,
         level("sum", MEMORY, INSTANCE),
         width=6,
     ),
     graph(
         "Open files, by instance",
-        "Files and connections, of those that the system allows. At 100 % nothing can connect.",
+        "Files and connections, as a share of the system's limit. At 100 % nothing can connect.",
         PART,
         share(level("sum", OPEN_FILES, INSTANCE), level("sum", MOST_FILES, INSTANCE)),
         width=6,
     ),
     graph(
         "Age of the process, by instance",
-        "Time since it started. A saw is a process that keeps dying.",
+        "Time since it started. A sawtooth is a process that dies again and again.",
         DURATION,
         since(STARTED, INSTANCE),
         width=6,
@@ -134,11 +134,11 @@ _PROCESS = row(
 
 def _trust(values: Values) -> Row:
     return row(
-        "Can this be trusted?",
+        "Telemetry of the service itself",
         graph(
-            "Faults of the telemetry, by part",
-            "What could not be told. A run is never harmed by it, but something is missing on "
-            "these pages, in the traces or in the log.",
+            "Telemetry errors, by part",
+            "A part of the telemetry raised. Runs are not affected, but data is missing on these "
+            "pages, in the traces or in the log.",
             PER_MINUTE,
             per_minute(TELEMETRY_ERRORS, SINK),
             stacked=True,
@@ -146,8 +146,8 @@ def _trust(values: Values) -> Row:
             runbooks=_ERRORS,
         ),
         graph(
-            "Spans and log lines lost",
-            "Spans that no collector took, and log lines that nobody read in time.",
+            "Lost spans and log lines",
+            "Spans that no collector accepted, and log lines that were not read in time.",
             PER_MINUTE,
             per_minute(SPANS_DROPPED, DROP).named("spans {{reason}}"),
             per_minute(LOGS_DROPPED).named("log lines"),
@@ -156,8 +156,8 @@ def _trust(values: Values) -> Row:
             runbooks=_DROPPED,
         ),
         graph(
-            "Label values told as _other",
-            "Names beyond the room that a label has. What is told as _other cannot be told apart.",
+            "Label values counted as _other",
+            "Values beyond the maximum of a label. They all become _other.",
             PER_MINUTE,
             per_minute(LABEL_OVERFLOW, LABEL),
             stacked=True,
@@ -166,14 +166,14 @@ def _trust(values: Values) -> Row:
         ),
         graph(
             "Samples of a scrape, by instance",
-            "How much an instance tells at once. The dashed line is its budget.",
+            "How many samples an instance has. The dashed line is its budget.",
             PIECES,
             level("max", SCRAPED_SAMPLES, INSTANCE),
             alarms=(SERIES_BUDGET,),
             runbooks=_HEAVY,
         ),
         graph(
-            "Time of a scrape, by instance",
+            "Duration of a scrape, by instance",
             "How long Prometheus waits for it. Above the dashed line there is an alert.",
             SECONDS,
             level("max", SCRAPE_DURATION, INSTANCE),
@@ -184,10 +184,10 @@ def _trust(values: Values) -> Row:
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Runtime and telemetry health."""
+    """Return the dashboard "Runtime and telemetry health"."""
     return Dashboard(
         Board.RUNTIME,
         "8 Runtime and telemetry health",
-        "Are the processes well, and can what they tell be trusted?",
+        "Are the processes healthy, and are their metrics complete?",
         (_RUNS, _LOOP, _PROCESS, _trust(values)),
     )

@@ -1,4 +1,4 @@
-"""The promise: how much of its error budget is left to each agent, and how fast it goes."""
+"""The objective: the remaining error budget of each agent, and its burn rate."""
 
 from app.telemetry.catalogue import AGENT, OUTCOME, RUNS
 from dashboards.borrowed import WINDOWS, bad_runs
@@ -27,13 +27,13 @@ _LEFT: Steps = ((0, RED), (0.1, ORANGE), (0.5, GREEN))
 
 
 def dashboard(values: Values) -> Dashboard:
-    """SLO and error budget."""
+    """Return the dashboard "SLO and error budget"."""
     promise = objective(values)
     return Dashboard(
         Board.SLO,
         "9 SLO and error budget",
-        f"The promise: {_percent(promise.objective)} of an agent's runs are good, over "
-        f"{promise.window}. How much of what may go wrong is left?",
+        f"The objective: {_percent(promise.objective)} of an agent's runs are good, over "
+        f"{promise.window}. How much of the error budget is left?",
         (_budget(promise), _pace(promise), _SPENT),
         since="now-24h",
     )
@@ -46,10 +46,10 @@ def _percent(part: float) -> str:
 def _budget(promise: Objective) -> Row:
     window = promise.window
     return row(
-        "What is left",
+        "Remaining budget",
         number(
             "Good runs",
-            f"The part of runs that were good, over {window}. Promised are "
+            f"The share of runs that were good, over {window}. The objective is "
             f"{_percent(promise.objective)}.",
             PART,
             share(
@@ -64,7 +64,7 @@ def _budget(promise: Objective) -> Row:
         ),
         number(
             "Bad runs",
-            f"Runs that failed, timed out, were stopped at their limit or were turned away, over "
+            f"Runs that failed, timed out, were stopped at their limit or were refused, over "
             f"{window}.",
             PIECES,
             total(RUNS, over=window, outcome=BAD),
@@ -73,9 +73,9 @@ def _budget(promise: Objective) -> Row:
             runbooks=_RUNBOOK,
         ),
         bars(
-            "Budget that is left, by agent",
-            f"Of the bad runs that the promise allows over {window}, the part that is not used up. "
-            "Below zero the promise is broken.",
+            "Remaining error budget, by agent",
+            f"How much of the bad runs that the objective allows over {window} is not used yet. "
+            "Below zero the objective is missed.",
             PART,
             _left(promise),
             steps=_LEFT,
@@ -95,7 +95,7 @@ def _left(promise: Objective) -> Query:
 
 def _pace(promise: Objective) -> Row:
     return row(
-        "How fast it goes",
+        "Burn rate",
         *(_burn(promise, window) for window in ("1h", "6h")),
         _windows(promise),
     )
@@ -104,9 +104,9 @@ def _pace(promise: Objective) -> Row:
 def _burn(promise: Objective, window: str) -> Panel:
     paces = [burn.pace for burn in BURNS if burn.long == window]
     return graph(
-        f"Pace over {window}, by agent",
-        f"At a pace of 1 the budget lasts for exactly {promise.window}. Above the dashed line it "
-        "goes so fast that somebody is woken.",
+        f"Burn rate over {window}, by agent",
+        f"At a burn rate of 1 the budget lasts for exactly {promise.window}. Above the dashed line "
+        "an alert pages the person on call.",
         "suffix: x",
         level("max", bad_runs(window), AGENT).put_into(f"{{}} / {promise.budget:g}"),
         alarms=tuple(paces),
@@ -115,12 +115,12 @@ def _burn(promise: Objective, window: str) -> Panel:
 
 
 def _windows(promise: Objective) -> Panel:
-    """Each window has a pace at which it is an alert; that is where its column turns red."""
+    """Return a column for each window. It turns red at the burn rate of the window's alert."""
     paces = {window: burn.pace for burn in BURNS for window in (burn.short, burn.long)}
     return table(
-        "Bad runs of every window",
-        "The part of runs that was bad, over each of the windows that the alerts look at. Red is "
-        "faster than an alert allows; an alert needs two red windows.",
+        "Bad runs, by window",
+        "The share of bad runs, over each window of the alerts. Red is more than an alert allows; "
+        "an alert needs two red windows.",
         *(
             Column(
                 window,
@@ -135,10 +135,10 @@ def _windows(promise: Objective) -> Panel:
 
 
 _SPENT = row(
-    "What it was spent on",
+    "Use of the budget",
     graph(
         "Bad runs by outcome",
-        "What the budget is spent on.",
+        "Which outcomes use the budget.",
         PER_MINUTE,
         per_minute(RUNS, OUTCOME, outcome=BAD),
         stacked=True,
@@ -146,7 +146,7 @@ _SPENT = row(
     ),
     graph(
         "Bad runs by agent",
-        "Whose runs the budget is spent on.",
+        "Which agents use the budget.",
         PER_MINUTE,
         per_minute(RUNS, AGENT, outcome=BAD),
         stacked=True,

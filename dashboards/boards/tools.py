@@ -1,4 +1,4 @@
-"""The tools: do they work, how long they take, and what is left of those that hang."""
+"""Tools: their errors, their latency, and the threads of tools that hang."""
 
 from app.telemetry.catalogue import (
     AGENT,
@@ -46,11 +46,11 @@ _THREADS = ("AgentToolThreadsAbandoned",)
 
 
 def dashboard(values: Values) -> Dashboard:
-    """Tools."""
+    """Return the dashboard "Tools"."""
     return Dashboard(
         Board.TOOLS,
         "4 Tools",
-        "Do the tools work, how long do they take, and what is left of those that hang?",
+        "Do the tools work, how long do they take, and what do hung ones leave behind?",
         (_work(values), _SLOW, _INVENTIONS, _LEFT, _ALL),
     )
 
@@ -61,15 +61,15 @@ def _work(values: Values) -> Row:
         graph(
             "Tool calls by outcome",
             "How tool calls end. tool_error is an error that the model reads and may work around; "
-            "timeout was cut at the run's deadline.",
+            "timeout was cancelled at the run's deadline.",
             PER_MINUTE,
             per_minute(TOOL_DURATION, TOOL_OUTCOME),
             stacked=True,
             runbooks=_ERRORS,
         ),
         graph(
-            "Part of calls that failed, by tool",
-            "Calls that failed or hung, of those that were not broken off by us. Above the dashed "
+            "Share of calls that failed, by tool",
+            "Calls that failed or hung. Calls that we cancelled do not count. Above the dashed "
             "line there is an alert.",
             PART,
             share(
@@ -86,14 +86,14 @@ def _work(values: Values) -> Row:
 _SLOW = row(
     "How long they take",
     graph(
-        "Time of a call, by tool",
+        "Duration of a call, by tool",
         "All but one in twenty calls of a tool took less than this.",
         SECONDS,
         quantile(0.95, TOOL_DURATION, TOOL),
         runbooks=("AgentRunTimeouts",),
     ),
     heat(
-        "How times of calls are spread",
+        "Distribution of call durations",
         "Each column is a stretch of time; the darker a cell, the more calls took that long.",
         SECONDS,
         spread(TOOL_DURATION),
@@ -101,19 +101,19 @@ _SLOW = row(
 )
 
 _INVENTIONS = row(
-    "Calls that cannot be run",
+    "Rejected calls",
     graph(
-        "Calls that cannot be run, by reason",
-        "The model asked for a tool that does not exist (unknown_tool), with arguments that do not "
-        "fit (invalid_args), or for what it may not have (refused).",
+        "Rejected calls, by reason",
+        "The model asked for a tool that does not exist (unknown_tool), or with arguments that do "
+        "not fit (invalid_args).",
         PER_MINUTE,
         per_minute(TOOL_REJECTED, REJECTION),
         stacked=True,
         runbooks=_INVENTED,
     ),
     graph(
-        "Calls that cannot be run, by agent",
-        "An agent whose model, prompt or tools changed lately is the usual cause.",
+        "Rejected calls, by agent",
+        "The usual cause is a recent change of the model, the prompt or the tools.",
         PER_MINUTE,
         per_minute(TOOL_REJECTED, AGENT),
         runbooks=_INVENTED,
@@ -121,10 +121,10 @@ _INVENTIONS = row(
 )
 
 _LEFT = row(
-    "What is left of tools that hang",
+    "Threads and tasks of hung tools",
     graph(
         "Threads",
-        "Sync tools work on threads. Above the dashed line, calls wait for a thread of their own.",
+        "Sync tools run on threads. Above the dashed line, calls wait for a thread.",
         PIECES,
         level("sum", THREADS_BUSY).named("busy"),
         level("sum", THREADS_ABANDONED).named("abandoned"),
@@ -133,8 +133,8 @@ _LEFT = row(
     ),
     graph(
         "Abandoned work, by instance",
-        "Threads and tasks that still work for runs that have ended. Nothing can stop them but the "
-        "tool itself, or a restart.",
+        "Threads and tasks that still work for runs that have ended. Only the tool itself or a "
+        "restart can stop them.",
         PIECES,
         level("sum", THREADS_ABANDONED, INSTANCE).named("threads {{instance}}"),
         level("sum", TASKS_ABANDONED, INSTANCE).named("tasks {{instance}}"),
@@ -150,7 +150,7 @@ _ALL = row(
         "One line for each tool, over the time that is shown.",
         Column("calls", total(TOOL_DURATION, TOOL), PIECES),
         Column("failed", share(growth(TOOL_DURATION, TOOL, outcome=BROKEN), _CALLS), PART),
-        Column("cut at the deadline", total(TOOL_DURATION, TOOL, outcome="timeout"), PIECES),
+        Column("cancelled at the deadline", total(TOOL_DURATION, TOOL, outcome="timeout"), PIECES),
         Column("p50", quantile(0.5, TOOL_DURATION, TOOL, over=RANGE), SECONDS),
         Column("p95", quantile(0.95, TOOL_DURATION, TOOL, over=RANGE), SECONDS),
         runbooks=_ERRORS,

@@ -1,4 +1,4 @@
-"""Draws a picture of each dashboard, so that somebody can look at it.
+"""Draws a picture of each dashboard, for review.
 
 `python -m dashboards.preview` serves a shop whose agents do all that can go wrong, lets a real
 Prometheus scrape it through some bad minutes, and has headless Chromium draw what Grafana would
@@ -36,14 +36,14 @@ KEPT = HERE / "build"
 SPAN = KEPT / "span.json"
 PICTURES = HERE.parents[1] / "docs" / "pictures"
 _POINTS, _RATE_S = 180, 20
-# The discard port: what was scraped is asked, nothing more is scraped.
+# The discard port: Prometheus answers queries and scrapes nothing more.
 _NOBODY = "127.0.0.1:9"
 _ROW, _HEAD, _WIDTH = 38, 104, 1616
 _DRAWN_WITHIN_S = 120
 
 
 def main() -> None:
-    """Make the traffic, ask for it, draw it."""
+    """Make the traffic, query it and draw it."""
     parser = argparse.ArgumentParser(prog="python -m dashboards.preview", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5, help="how long the traffic lasts")
     parser.add_argument("--redraw", action="store_true", help="draw the last traffic again")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def scrape(seconds: float) -> None:
-    """Serve the shop through bad minutes, and keep what Prometheus saw."""
+    """Serve the shop through bad minutes, and store the data of Prometheus."""
     shutil.rmtree(KEPT, ignore_errors=True)
     KEPT.mkdir()
     (KEPT / "shop.toml").write_text(shop.SETTINGS)
@@ -74,30 +74,33 @@ def scrape(seconds: float) -> None:
         prometheus.until("up == 1")
         began = time.time()
         asyncio.run(traffic.bad_minutes(service.url, seconds))
-        # Without the first and the last seconds, when the traffic swells and ebbs away.
+        # Without the first and the last seconds, in which the traffic starts and ends.
         SPAN.write_text(json.dumps([began + _RATE_S / 2, began + seconds]))
 
 
 def answer(made: Mapping[str, str]) -> None:
-    """Put beside each dashboard what Prometheus answers to its queries."""
+    """Store the answers of Prometheus to the queries of each dashboard."""
     began, ended = span = json.loads(SPAN.read_text())
     DATA.mkdir(exist_ok=True)
     with scraping(_NOBODY, KEPT) as prometheus:
         for uid, text in made.items():
-            told = {"range": span, "answers": answered(prometheus, json.loads(text), began, ended)}
+            document = {
+                "range": span,
+                "answers": answered(prometheus, json.loads(text), began, ended),
+            }
             (DATA / f"{uid}.json").write_text(text)
-            (DATA / f"{uid}.data.json").write_text(json.dumps(told))
+            (DATA / f"{uid}.data.json").write_text(json.dumps(document))
 
 
 def build() -> None:
-    """Bundle the page."""
+    """Bundle the page of the preview."""
     node = Path(executable.ROOT_DIR) / "bin" / "node"
     command = [str(node), "node_modules/vite/bin/vite.js", "build"]
     subprocess.run(command, cwd=HERE, check=True, timeout=600)
 
 
 def answered(prometheus: Prometheus, board: Json, began: float, ended: float) -> Json:
-    """The answers to a dashboard, by panel and query: series over time, or the last of them."""
+    """Return the answers to a dashboard, by panel and query: series, or their last values."""
     times = {"$__rate_interval": f"{_RATE_S}s", "$__range": f"{int(ended - began)}s"}
 
     def one(panel: Json, target: Json) -> list[Json]:
@@ -114,7 +117,7 @@ def answered(prometheus: Prometheus, board: Json, began: float, ended: float) ->
 
 @contextmanager
 def page() -> Iterator[str]:
-    """The page, served on loopback."""
+    """Serve the page on loopback."""
     handler = partial(_Quiet, directory=str(PAGE))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -124,11 +127,11 @@ def page() -> Iterator[str]:
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of each request."""
+        """Log nothing."""
 
 
 def draw(url: str, board: Json, picture: Path) -> None:
-    """Have the browser draw a dashboard, as high as it is."""
+    """Draw a dashboard with the browser, in its full height."""
     browser = shutil.which("chromium")
     if browser is None:
         raise SystemExit("chromium is missing: install Debian's package.")

@@ -18,7 +18,7 @@ _GROUPS = {
 
 
 def groups(values: Values) -> tuple[Group, ...]:
-    """Every rule there is."""
+    """Return every rule."""
     made = [
         Group(name, tuple(build(values[alert]) for alert, build in alerts.items()))
         for name, alerts in _GROUPS.items()
@@ -27,18 +27,18 @@ def groups(values: Values) -> tuple[Group, ...]:
 
 
 def alerts(values: Values) -> list[Alert]:
-    """Every alert; those on the error budget share one name."""
+    """Return every alert. Those on the error budget share one name."""
     return [rule for group in groups(values) for rule in group.rules if isinstance(rule, Alert)]
 
 
 def links(values: Values) -> Links:
-    """Where runbooks and dashboards are found."""
+    """Return the addresses of runbooks and dashboards."""
     where = values["links"]
     return Links(where.text("runbooks"), where.text("dashboards"))
 
 
 def files(values: Values | None = None) -> Mapping[str, str]:
-    """The text of every generated file, by its path below dashboards/generated."""
+    """Return the text of every generated file, by its path below dashboards/generated."""
     values = values or Values.load()
     promise, *others = groups(values)
     return {

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """Who is told: critical wakes somebody, warning is a ticket, info is read in the morning."""
+    """The severity: critical wakes a person, warning is a ticket, info can wait."""
 
     CRITICAL = "critical"
     WARNING = "warning"
@@ -15,7 +15,7 @@ class Severity(StrEnum):
 
 
 class Board(StrEnum):
-    """The dashboard to open; the value is its stable uid."""
+    """The dashboard to open. The value is its stable uid."""
 
     OVERVIEW = "watchkeeper-overview"
     ITERATIONS = "watchkeeper-iterations"
@@ -30,10 +30,10 @@ class Board(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One rule that wakes somebody, or tells somebody.
+    """One rule that notifies a person.
 
-    `lasts` is how long the expression has to hold. Summary and description are Prometheus'
-    templates; the description says the value in words.
+    The expression has to hold for `lasts`. Summary and description are templates of Prometheus; the
+    description has the value.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A series that Prometheus computes ahead, since several rules and panels ask for it."""
+    """A series that Prometheus computes ahead, since several rules and panels use it."""
 
     name: str
     expr: str
@@ -56,13 +56,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rules that are evaluated together, in this order."""
+    """Rules that Prometheus evaluates together, in this order."""
 
     name: str
     rules: tuple[Alert | Record, ...]
 
 
-# The dashboard opens on what the alert is about.
+# The dashboard opens with the labels of the alert.
 _ON_SUBJECT = (
     "?{{ with $labels.job }}var-job={{ . }}{{ end }}"
     "{{ with $labels.agent }}&var-agent={{ . }}{{ end }}"
@@ -72,15 +72,15 @@ _ON_SUBJECT = (
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where runbooks and dashboards are found."""
+    """The addresses of runbooks and dashboards."""
 
     runbooks: str
     dashboards: str
 
     def runbook(self, alert: str) -> str:
-        """The page that says what to do."""
+        """Return the address of the runbook."""
         return f"{self.runbooks}/{alert}.md"
 
     def dashboard(self, board: Board) -> str:
-        """The page that shows it, as a template."""
+        """Return the address of the dashboard, as a template."""
         return f"{self.dashboards}/{board}{_ON_SUBJECT}"

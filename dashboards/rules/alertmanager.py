@@ -1,4 +1,4 @@
-"""Who is told of an alert, and which alert makes another one needless."""
+"""The receivers of alerts, and the alerts that suppress others."""
 
 from dashboards.rules.values import Values
 from dashboards.rules.writing import HEAD
@@ -13,7 +13,7 @@ route:
   group_interval: {interval}
   repeat_interval: {repeat}
   routes:
-    # Always fires; its receiver raises the alarm when it hears nothing.
+    # Always fires; its receiver raises the alarm if notifications stop.
     - receiver: deadman
       matchers: ['alertname = "AgentWatchdog"']
       group_wait: 0s
@@ -27,11 +27,11 @@ route:
       matchers: ['severity =~ "warning|info"']
 
 inhibit_rules:
-  # An instance that is down says nothing else worth reading.
+  # If an instance is down, its other alerts add nothing.
   - source_matchers: ['alertname = "AgentServiceDown"']
     target_matchers: ['alertname != "AgentServiceDown"', 'instance =~ ".+"']
     equal: [job, instance]
-  # Whoever is woken for an agent looks at all of it. A label that neither has would be equal too,
+  # A person who is woken for an agent looks at all of it. A label that both lack counts as equal,
   # so both must name an agent.
   - source_matchers: ['severity = "critical"', 'agent =~ ".+"']
     target_matchers: ['severity =~ "warning|info"', 'agent =~ ".+"']
@@ -52,7 +52,7 @@ receivers:
 
 
 def configuration(values: Values) -> str:
-    """The file that Alertmanager reads."""
+    """Return the configuration of Alertmanager."""
     receivers = values["receivers"]
     return _TEMPLATE.format(
         head=HEAD,

@@ -1,4 +1,4 @@
-"""Alerts on background runs and the store that keeps them.
+"""Alerts on background runs and their store.
 
 Their gauges are read from the store, so every replica says the same: `max`, never `sum`.
 """
@@ -18,7 +18,7 @@ from dashboards.rules.values import Knobs
 
 
 def task_backlog(knobs: Knobs) -> Alert:
-    """Accepted background runs wait and nobody takes them."""
+    """Accepted background runs wait, and no worker takes them."""
     oldest = now("max", TASK_OLDEST_AGE, AGENT, state="queued")
     return Alert(
         name=knobs.name,
@@ -35,7 +35,7 @@ def task_backlog(knobs: Knobs) -> Alert:
 
 
 def task_recoveries(knobs: Knobs) -> Alert:
-    """Processes die at work, and others take over what they leave."""
+    """Processes die while they execute runs, and others take those over."""
     window = knobs.span("window")
     return Alert(
         name=knobs.name,
@@ -52,7 +52,7 @@ def task_recoveries(knobs: Knobs) -> Alert:
 
 
 def tasks_unservable(knobs: Knobs) -> Alert:
-    """Accepted runs wait for an agent that nobody serves any more."""
+    """Accepted runs wait for an agent that no process serves."""
     return Alert(
         name=knobs.name,
         expr=f"{now('max', TASKS_UNSERVABLE)} > {knobs.number('tasks'):g}",
@@ -68,7 +68,7 @@ def tasks_unservable(knobs: Knobs) -> Alert:
 
 
 def store_disk_low(knobs: Knobs) -> Alert:
-    """The disk of the store is nearly full: soon new background runs are refused."""
+    """The disk of the store is nearly full: soon the service refuses new background runs."""
     free, reserve = now("min", STORE_FREE, INSTANCE), now("max", STORE_RESERVE, INSTANCE)
     return Alert(
         name=knobs.name,
@@ -85,7 +85,7 @@ def store_disk_low(knobs: Knobs) -> Alert:
 
 
 def store_unusable(knobs: Knobs) -> Alert:
-    """The store does not answer, or has no room: background runs are refused, others go on."""
+    """The store does not answer, or has no room: the service refuses background runs only."""
     return Alert(
         name=knobs.name,
         expr=f"{now('min', READY, INSTANCE, check='store')} == 0",

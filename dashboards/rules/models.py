@@ -14,7 +14,7 @@ from dashboards.rules.promql import Without, increase, quantile, share
 from dashboards.rules.values import Knobs
 
 BROKEN = ("failed", "timeout", "incomplete")
-# What our side broke off says nothing of the provider.
+# Calls that our side cancelled are no errors of the provider.
 TRIED = Without(("cancelled", "interrupted"))
 
 
@@ -41,7 +41,7 @@ def llm_errors(knobs: Knobs) -> Alert:
 
 
 def llm_rate_limited(knobs: Knobs) -> Alert:
-    """A provider answers 429: we ask too much, or somebody else with our key does."""
+    """A provider answers 429: we, or another user of our key, send too many requests."""
     window = knobs.span("window")
     tried = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome=TRIED)
     limited = increase(LLM_DURATION, window, PROVIDER, MODEL, outcome="rate_limited")
@@ -63,7 +63,7 @@ def llm_rate_limited(knobs: Knobs) -> Alert:
 
 
 def llm_first_token_slow(knobs: Knobs) -> Alert:
-    """People who read a stream wait long for its first word."""
+    """Readers of streams wait long for the first token."""
     window = knobs.span("window")
     slow = quantile(0.95, LLM_FIRST_TOKEN, window, PROVIDER, MODEL)
     return Alert(
@@ -72,7 +72,7 @@ def llm_first_token_slow(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.MODELS,
-        summary="{{ $labels.model }} of {{ $labels.provider }} is slow to begin",
+        summary="{{ $labels.model }} of {{ $labels.provider }} is slow to send its first token",
         description=(
             "One streamed call in twenty of {{ $labels.model }} waited "
             f"{{{{ $value | humanizeDuration }}}} or longer for its first token, in the last "
@@ -82,7 +82,7 @@ def llm_first_token_slow(knobs: Knobs) -> Alert:
 
 
 def spend_spike(knobs: Knobs) -> Alert:
-    """An agent costs much more in an hour than its usual hour of the day before."""
+    """An agent costs much more in an hour than in a usual hour of the day before."""
     window = knobs.span("window")
     usual_over = f"{knobs.span('usual_over')} offset {window}"
     spent = increase(LLM_COST, window, AGENT)
@@ -106,7 +106,7 @@ def spend_spike(knobs: Knobs) -> Alert:
 
 
 def unpriced_calls(knobs: Knobs) -> Alert:
-    """Calls of a model that has no price: what it costs is missing from every sum."""
+    """A model without a price: every sum lacks its cost."""
     window = knobs.span("window")
     unpriced = increase(LLM_UNPRICED, window, PROVIDER, MODEL)
     return Alert(
@@ -118,7 +118,7 @@ def unpriced_calls(knobs: Knobs) -> Alert:
         summary="{{ $labels.model }} has no price",
         description=(
             '{{ $value | printf "%.0f" }} calls of {{ $labels.model }} of {{ $labels.provider }} '
-            f"were not priced in the last {window}: costs are larger than they look."
+            f"were not priced in the last {window}: costs are higher than shown."
         ),
     )
 

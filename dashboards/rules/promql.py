@@ -9,7 +9,7 @@ from app.telemetry.catalogue import Kind, Label, Metric
 
 JOB, INSTANCE = Label("job"), Label("instance")
 
-# What Prometheus itself says of each target; not in the catalogue, since no service tells it.
+# The metric of Prometheus itself for each target, so the catalogue does not have it.
 UP = Metric("up", Kind.GAUGE, "1 where the last scrape went well.", (JOB, INSTANCE))
 SCRAPED_SAMPLES = Metric(
     "scrape_samples_scraped", Kind.GAUGE, "Samples of the last scrape.", (JOB, INSTANCE)
@@ -31,16 +31,16 @@ Wanted = str | tuple[str, ...] | Without
 
 
 def series(metric: Metric, part: str = "", /, **wanted: Wanted) -> str:
-    """The series of a metric with these label values.
+    """Return the series of a metric with these label values.
 
-    Raises ValueError for a label that the metric has not, or a value that the label cannot take.
+    Raises ValueError for a label that the metric does not have, or a value that it cannot take.
     """
     matchers = ", ".join(_matcher(metric, name, value) for name, value in wanted.items())
     return f"{metric.name}{part}" + (f"{{{matchers}}}" if matchers else "")
 
 
 def increase(metric: Metric, over: str, /, *by: Label, **wanted: Wanted) -> str:
-    """How much a counter, or the count of a histogram, grew in the last `over`.
+    """Return the increase of a counter, or of the count of a histogram, in the last `over`.
 
     `1d offset 1h` is the day that ended an hour ago.
     """
@@ -50,12 +50,12 @@ def increase(metric: Metric, over: str, /, *by: Label, **wanted: Wanted) -> str:
 
 
 def rate(metric: Metric, over: str, /, *by: Label, **wanted: Wanted) -> str:
-    """How much a counter, or the count of a histogram, grew each second."""
+    """Return the rate a second of a counter, or of the count of a histogram."""
     return _sum(by, metric, f"rate({_counted(metric, wanted)}[{over}])")
 
 
 def quantile(share: float, metric: Metric, over: str, /, *by: Label) -> str:
-    """The value that this share of the observations of a histogram did not exceed."""
+    """Return the value that this share of the observations of a histogram did not exceed."""
     if metric.kind is not Kind.HISTOGRAM:
         raise ValueError(f"{metric.name} is a {metric.kind}: only a histogram has quantiles.")
     buckets = f"rate({series(metric, '_bucket')}[{over}])"
@@ -63,19 +63,19 @@ def quantile(share: float, metric: Metric, over: str, /, *by: Label) -> str:
 
 
 def now(how: str, metric: Metric, /, *by: Label, **wanted: Wanted) -> str:
-    """A gauge as it is, over everything but `by`, taken together by `max`, `min` or `sum`."""
+    """Return a gauge, aggregated over all labels but `by` with `max`, `min` or `sum`."""
     if metric.kind is not Kind.GAUGE:
         raise ValueError(f"{metric.name} is a {metric.kind}: only a gauge is read as it is.")
     return _grouped(how, by, metric, series(metric, **wanted))
 
 
 def share(part: str, whole: str) -> str:
-    """One sum over another that has the same labels."""
+    """Return one sum over another with the same labels."""
     return f"(\n  {part}\n  /\n  {whole}\n)"
 
 
 def on(*labels: Label) -> str:
-    """The labels on which two sides meet."""
+    """Return the labels that match two sides."""
     return f"on (job, {', '.join(label.name for label in labels)})"
 
 

@@ -19,7 +19,7 @@ from dashboards.rules.values import Knobs
 
 
 def iteration_limit_hits(knobs: Knobs) -> Alert:
-    """A share of an agent's runs is stopped before the agent had an answer of its own."""
+    """A share of an agent's runs reaches its limit before the agent has an answer."""
     window = knobs.span("window")
     hits = increase(LIMIT_HITS, window, AGENT)
     hit_share = share(hits, increase(RUNS, window, AGENT, outcome=COUNTED))
@@ -58,7 +58,7 @@ def iterations_near_limit(knobs: Knobs) -> Alert:
 
 
 def run_timeouts(knobs: Knobs) -> Alert:
-    """Runs miss their deadlines; the phase says what held them."""
+    """Runs miss their deadlines, by their phase at that moment."""
     window = knobs.span("window")
     missed = increase(RUNS, window, AGENT, outcome="timeout")
     missed_share = share(missed, increase(RUNS, window, AGENT, outcome=COUNTED))
@@ -74,7 +74,7 @@ def run_timeouts(knobs: Knobs) -> Alert:
         summary="Runs of {{ $labels.agent }} time out in phase {{ $labels.phase }}",
         description=(
             '{{ $value | printf "%.0f" }} runs of {{ $labels.agent }} missed their deadline in the '
-            f"last {window}; what held them was {{{{ $labels.phase }}}}."
+            f"last {window}; they were waiting in phase {{{{ $labels.phase }}}}."
         ),
     )
 
@@ -89,16 +89,16 @@ def run_stuck(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.CRITICAL,
         board=Board.OVERVIEW,
-        summary="A run of {{ $labels.agent }} has outlived every deadline",
+        summary="A run of {{ $labels.agent }} is older than every deadline",
         description=(
-            "The oldest run of {{ $labels.agent }} on {{ $labels.instance }} has been at work for "
+            "The oldest run of {{ $labels.agent }} on {{ $labels.instance }} has been running for "
             "{{ $value | humanizeDuration }}, longer than any deadline that a caller may ask for."
         ),
     )
 
 
 def no_success(knobs: Knobs) -> Alert:
-    """An agent is asked and does not answer at all."""
+    """An agent gets runs and completes none."""
     window = knobs.span("window")
     bad = increase(RUNS, window, AGENT, outcome=BAD)
     last = now("max", LAST_SUCCESS, AGENT)
@@ -111,7 +111,7 @@ def no_success(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.CRITICAL,
         board=Board.OVERVIEW,
-        summary="{{ $labels.agent }} answers nobody",
+        summary="No run of {{ $labels.agent }} succeeds",
         description=(
             '{{ $value | printf "%.0f" }} runs of {{ $labels.agent }} ended badly in the last '
             f"{window}, and not one was completed."
@@ -120,7 +120,7 @@ def no_success(knobs: Knobs) -> Alert:
 
 
 def queue_backlog(knobs: Knobs) -> Alert:
-    """Runs spend much of their deadline waiting for a place."""
+    """Runs spend much of their deadline waiting for a slot."""
     oldest = now("max", OLDEST_AGE, INSTANCE, AGENT, state="queued")
     deadline = now("max", DEADLINE, INSTANCE, AGENT)
     return Alert(
@@ -129,10 +129,10 @@ def queue_backlog(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.OVERVIEW,
-        summary="Runs of {{ $labels.agent }} wait too long for a place",
+        summary="Runs of {{ $labels.agent }} wait too long for a slot",
         description=(
             "The oldest queued run of {{ $labels.agent }} on {{ $labels.instance }} has waited for "
-            "{{ $value | humanizeDuration }}, and its deadline does not wait with it."
+            "{{ $value | humanizeDuration }}, which counts against its deadline."
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Alerts on the service as a process: gone, full, blocked, or too talkative."""
+"""Alerts on the service as a process: down, full, blocked, or with too many series."""
 
 from app.telemetry.catalogue import (
     BUILD_INFO,
@@ -40,7 +40,7 @@ def service_down(knobs: Knobs) -> Alert:
 
 
 def service_absent(knobs: Knobs) -> Alert:
-    """No instance at all tells what it is: all are down, or none is scraped."""
+    """No instance reports its build: all are down, or none is scraped."""
     return Alert(
         name=knobs.name,
         expr=f"absent({series(BUILD_INFO, job=knobs.job)})",
@@ -56,7 +56,7 @@ def service_absent(knobs: Knobs) -> Alert:
 
 
 def watchdog(knobs: Knobs) -> Alert:
-    """Always fires. Whoever misses it knows that alerting itself is broken."""
+    """Always fires. If it is missing, alerting itself is broken."""
     return Alert(
         name=knobs.name,
         expr="vector(1)",
@@ -65,15 +65,15 @@ def watchdog(knobs: Knobs) -> Alert:
         board=Board.OVERVIEW,
         summary="Alerting works",
         description=(
-            "This alert always fires. If its receiver hears nothing, Prometheus, Alertmanager or "
+            "This alert always fires. If its receiver does not get it, Prometheus, Alertmanager or "
             "the way between them is broken."
         ),
     )
 
 
 def saturated(knobs: Knobs) -> Alert:
-    """Nearly every place is taken: the next peak is queued or refused."""
-    # Background runs have places of their own.
+    """Nearly every slot is in use: the next peak is queued or refused."""
+    # Background runs have slots of their own.
     running = now("sum", IN_FLIGHT, INSTANCE, state="running", mode=Without(("background",)))
     limit = now("max", CONCURRENCY_LIMIT, INSTANCE)
     return Alert(
@@ -84,13 +84,13 @@ def saturated(knobs: Knobs) -> Alert:
         board=Board.OVERVIEW,
         summary="{{ $labels.instance }} is full",
         description=(
-            "{{ $value }} runs are at work on {{ $labels.instance }}: nearly every place is taken."
+            "{{ $value }} runs are running on {{ $labels.instance }}: nearly every slot is in use."
         ),
     )
 
 
 def requests_shed(knobs: Knobs) -> Alert:
-    """Callers are sent away because the service is full."""
+    """The service refuses callers because it is full."""
     window = knobs.span("window")
     shed = increase(REJECTED, window, INSTANCE, reason="overloaded")
     return Alert(
@@ -99,7 +99,7 @@ def requests_shed(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.API,
-        summary="{{ $labels.instance }} sends callers away",
+        summary="{{ $labels.instance }} refuses requests",
         description=(
             '{{ $value | printf "%.0f" }} requests were refused as overloaded by '
             f"{{{{ $labels.instance }}}} in the last {window}."
@@ -108,7 +108,7 @@ def requests_shed(knobs: Knobs) -> Alert:
 
 
 def event_loop_blocked(knobs: Knobs) -> Alert:
-    """Code holds the event loop, so that every run and every health check waits."""
+    """Code blocks the event loop, so that every run and every health check waits."""
     window = knobs.span("window")
     return Alert(
         name=knobs.name,
@@ -120,13 +120,13 @@ def event_loop_blocked(knobs: Knobs) -> Alert:
         description=(
             '{{ $value | printf "%.0f" }} times in the last '
             f"{window} something held the event loop of {{{{ $labels.instance }}}} for more than "
-            "half a second; all its runs stood still."
+            "half a second; none of its runs could continue."
         ),
     )
 
 
 def scrape_too_heavy(knobs: Knobs) -> Alert:
-    """A scrape tells more, or takes longer, than it should."""
+    """A scrape has more series, or takes longer, than it should."""
     job = knobs.job
     samples, slow = series(SCRAPED_SAMPLES, job=job), series(SCRAPE_DURATION, job=job)
     return Alert(

@@ -1,8 +1,7 @@
-"""What is promised of runs, as data, and the rules that say how fast the promise is being broken.
+"""The objective of runs, as data, and the rules on the burn rate of its error budget.
 
-A run counts against the promise when the service, its agent or its model is to blame. What a
-caller did itself (cancelled, disconnected) and what needs a human (interrupted) stand on neither
-side.
+A run is bad if the service, its agent or its model is to blame. Runs that their caller ended
+(cancelled, disconnected) or that need a human (interrupted) do not count.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ COUNTED = ("completed", *BAD)
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A promise: this share of the counted runs is good, over this window."""
+    """An objective: this share of the counted runs is good, over this window."""
 
     name: str
     objective: float
@@ -32,9 +31,9 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """A pace at which the budget goes, seen over a long window and still over a short one.
+    """A burn rate of the budget, over a long window and still over a short one.
 
-    At a pace of 1 the budget lasts exactly for the window of the objective.
+    At a burn rate of 1 the budget lasts exactly for the window of the objective.
     """
 
     pace: float
@@ -53,7 +52,7 @@ BURNS = (
 
 
 def objective(values: Values) -> Objective:
-    """The promise of runs, as the values have it. Raises ValueError for one that cannot be."""
+    """Return the objective of runs from the values. Raises ValueError for an impossible one."""
     knobs = values["slo.runs"]
     promised = knobs.number("objective")
     if not 0 < promised < 1:
@@ -62,12 +61,12 @@ def objective(values: Values) -> Objective:
 
 
 def bad_share(window: str) -> str:
-    """The name of the recorded share of bad runs. The dashboards ask for it too."""
+    """Return the name of the recorded share of bad runs. The dashboards use it too."""
     return f"agent:runs_bad:ratio_rate{window}"
 
 
 def group(values: Values) -> Group:
-    """The recorded shares and the alerts on them: in one group, each alert sees the newest."""
+    """Return the recorded shares and their alerts. In one group, alerts read the newest shares."""
     windows = dict.fromkeys(window for burn in BURNS for window in (burn.short, burn.long))
     records = [_record(values, window) for window in windows]
     promise = objective(values)
@@ -91,14 +90,15 @@ def _alert(values: Values, promise: Objective, burn: Burn) -> Alert:
         summary=f"{{{{ $labels.agent }}}} burns its error budget {burn.pace:g} times too fast",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of the runs of {{{{ $labels.agent }}}} were "
-            f"bad in the last {burn.long}, and it goes on. {promise.budget:.2%} of the runs of "
-            f"{promise.window} may be; at this pace that is used up in {_gone_in(promise, burn)}."
+            f"bad in the last {burn.long}, and they still are. {promise.budget:.2%} of the runs of "
+            f"{promise.window} may be; at this burn rate that is used up in "
+            f"{_gone_in(promise, burn)}."
         ),
         labels={"slo": promise.name, "long": burn.long, "short": burn.short},
     )
 
 
 def _gone_in(promise: Objective, burn: Burn) -> str:
-    """How long the whole budget lasts at the pace of the rule."""
+    """Return how long the whole budget lasts at the burn rate of the rule."""
     hours = int(promise.window.removesuffix("d")) * 24 / burn.pace
     return f"{hours:.0f} hours" if hours < 72 else f"{hours / 24:.0f} days"

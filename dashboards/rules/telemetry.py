@@ -1,4 +1,4 @@
-"""Alerts on the telemetry itself: what it loses makes every other signal less true."""
+"""Alerts on the telemetry itself: its losses make every other signal less reliable."""
 
 from app.telemetry.catalogue import (
     DROP,
@@ -35,7 +35,7 @@ def telemetry_dropped(knobs: Knobs) -> Alert:
 
 
 def telemetry_errors(knobs: Knobs) -> Alert:
-    """A part of the telemetry raises; runs go on, and what it should tell is missing."""
+    """A part of the telemetry raises. Runs go on, and its signals are missing."""
     window = knobs.span("window")
     return Alert(
         name=knobs.name,
@@ -43,16 +43,16 @@ def telemetry_errors(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.RUNTIME,
-        summary="The {{ $labels.sink }} of {{ $labels.instance }} raise errors of their own",
+        summary="The {{ $labels.sink }} of {{ $labels.instance }} raise errors",
         description=(
             '{{ $value | printf "%.0f" }} faults in the {{ $labels.sink }} of '
-            f"{{{{ $labels.instance }}}} in the last {window}: what they tell is not complete."
+            f"{{{{ $labels.instance }}}} in the last {window}: their output is incomplete."
         ),
     )
 
 
 def label_overflow(knobs: Knobs) -> Alert:
-    """A label has more values than there is room for; the rest is told as `_other`."""
+    """A label has more values than its bound. The rest is counted as `_other`."""
     window = knobs.span("window")
     overflow = increase(LABEL_OVERFLOW, window, LABEL)
     return Alert(
@@ -61,10 +61,10 @@ def label_overflow(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.INFO,
         board=Board.RUNTIME,
-        summary="Label {{ $labels.label }} has run out of room",
+        summary="Label {{ $labels.label }} has too many values",
         description=(
             '{{ $value | printf "%.0f" }} times in the last '
-            f"{window} a value of the label {{{{ $labels.label }}}} was told as _other."
+            f"{window} a value of the label {{{{ $labels.label }}}} was counted as _other."
         ),
     )
 

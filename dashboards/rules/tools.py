@@ -18,7 +18,7 @@ TRIED = Without(("cancelled", "interrupted"))
 
 
 def tool_errors(knobs: Knobs) -> Alert:
-    """A tool raises or does not come back in time; its agent goes on without it."""
+    """A tool raises or does not return in time. Its agent goes on without the result."""
     window = knobs.span("window")
     tried = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=TRIED)
     broken = increase(TOOL_DURATION, window, AGENT, TOOL, outcome=BROKEN)
@@ -34,13 +34,13 @@ def tool_errors(knobs: Knobs) -> Alert:
         summary="Tool {{ $labels.tool }} of {{ $labels.agent }} fails",
         description=(
             "{{ $value | humanizePercentage }} of the calls of {{ $labels.tool }} by "
-            f"{{{{ $labels.agent }}}} failed or did not come back in the last {window}."
+            f"{{{{ $labels.agent }}}} failed or did not return in the last {window}."
         ),
     )
 
 
 def tool_threads_abandoned(knobs: Knobs) -> Alert:
-    """Sync code goes on for runs that have ended, and takes threads with it."""
+    """Sync code of ended runs still executes, and uses threads."""
     abandoned = now("max", THREADS_ABANDONED, INSTANCE)
     limit = now("max", THREADS_LIMIT, INSTANCE)
     return Alert(
@@ -49,10 +49,10 @@ def tool_threads_abandoned(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.WARNING,
         board=Board.TOOLS,
-        summary="Hung sync code piles up on {{ $labels.instance }}",
+        summary="Threads of hung sync code accumulate on {{ $labels.instance }}",
         description=(
             "{{ $value }} threads of {{ $labels.instance }} work for runs that have ended: sync "
-            "tools, models or nodes that do not come back."
+            "tools, models or nodes that do not return."
         ),
     )
 
@@ -68,7 +68,7 @@ def hallucinated_tools(knobs: Knobs) -> Alert:
         lasts=knobs.span("for"),
         severity=Severity.INFO,
         board=Board.TOOLS,
-        summary="The model of {{ $labels.agent }} asks for what cannot be run",
+        summary="The model of {{ $labels.agent }} asks for tool calls that cannot be run",
         description=(
             '{{ $value | printf "%.0f" }} tool calls of {{ $labels.agent }} could not be run in '
             f"the last {window}: {{{{ $labels.reason }}}}."

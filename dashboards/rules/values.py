@@ -1,4 +1,4 @@
-"""What a team may turn without touching a rule: `dashboards/values.toml`, read and checked.
+"""The settings of the rules, read from `dashboards/values.toml` and checked.
 
 All durations pass through here, so that the fire drills can run the same rules in a shorter time.
 """
@@ -15,9 +15,9 @@ _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class Knobs:
-    """One table of the values. Each knob has to be asked for, or `unused` names it.
+    """One table of the values. If no rule reads a knob, `unused` has its name.
 
-    `job` is the job by which Prometheus scrapes the service.
+    `job` is the name of the service's job in Prometheus.
     """
 
     def __init__(self, name: str, table: Mapping[str, Any], speed: float, job: str) -> None:
@@ -27,27 +27,27 @@ class Knobs:
         self._asked: set[str] = set()
 
     def number(self, knob: str) -> float:
-        """A threshold. Raises KeyError when the table has none of that name."""
+        """Return a threshold. Raises KeyError if the table does not have it."""
         found = self._get(knob)
         if isinstance(found, bool) or not isinstance(found, int | float):
             raise TypeError(f"{knob} of {self.name} is not a number: {found!r}.")
         return found
 
     def text(self, knob: str) -> str:
-        """A word or an address."""
+        """Return a word or an address."""
         return str(self._get(knob))
 
     def span(self, knob: str) -> str:
-        """A duration, as PromQL writes it."""
+        """Return a duration in the form of PromQL."""
         return scaled(self.text(knob), self._speed)
 
     def seconds(self, knob: str) -> float:
-        """A duration, as a number of seconds to compare with."""
+        """Return a duration in seconds."""
         return milliseconds(self.span(knob)) / 1000
 
     @property
     def unused(self) -> set[str]:
-        """Knobs that turn nothing."""
+        """Return the names of knobs that no rule reads."""
         return set(self._table) - self._asked
 
     def _get(self, knob: str) -> Any:
@@ -58,7 +58,7 @@ class Knobs:
 
 
 class Values:
-    """All tables. Durations are divided by `speed`."""
+    """All tables. `speed` divides every duration."""
 
     def __init__(self, tables: Mapping[str, Mapping[str, Any]], speed: float = 1) -> None:
         self.speed = speed
@@ -68,7 +68,7 @@ class Values:
 
     @classmethod
     def load(cls, file: Path = FILE, speed: float = 1) -> "Values":
-        """Those of a file."""
+        """Read the values of a file."""
         return cls(tomllib.loads(file.read_text(encoding="utf-8")), speed)
 
     def __getitem__(self, name: str) -> Knobs:
@@ -77,16 +77,16 @@ class Values:
         return self._knobs[name]
 
     def span(self, duration: str) -> str:
-        """A duration that is part of a rule and nobody's to turn."""
+        """Return a fixed duration of a rule, divided by `speed`."""
         return scaled(duration, self.speed)
 
     def unused(self) -> list[str]:
-        """Every knob that turns nothing, once all rules are built."""
+        """Return every knob that no rule reads, once all rules are built."""
         return sorted(f"{k.name}.{knob}" for k in self._knobs.values() for knob in k.unused)
 
 
 def milliseconds(duration: str) -> int:
-    """How long `90s` or `1h30m` is. Raises ValueError for what is no duration."""
+    """Return `90s` or `1h30m` in milliseconds. Raises ValueError for an invalid duration."""
     parts = re.findall(r"(\d+)(ms|[smhd])", duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration:
         raise ValueError(f"{duration!r} is no duration such as 30s, 15m, 6h or 3d.")
@@ -94,7 +94,7 @@ def milliseconds(duration: str) -> int:
 
 
 def scaled(duration: str, speed: float) -> str:
-    """The duration divided by `speed`, in the largest unit that says it without a fraction."""
+    """Return the duration divided by `speed`, in the largest unit without a fraction."""
     if speed == 1:
         milliseconds(duration)
         return duration

@@ -20,7 +20,7 @@ from langgraph.runtime import Runtime, get_runtime
 from pydantic import BaseModel
 
 from tests import fakes
-from tests.agents.sync_parts import agent, fine, graph, said
+from tests.agents.sync_parts import agent, answer_of, fine, graph
 
 
 @wrap_model_call
@@ -66,11 +66,11 @@ class Loose(TypedDict):
 
 
 async def greets(state: Any, runtime: Runtime[Caller]) -> dict[str, Any]:
-    return said(f"Hello {runtime.context.user}")
+    return answer_of(f"Hello {runtime.context.user}")
 
 
 async def greets_or_not(state: Any, runtime: Runtime[Settings]) -> dict[str, Any]:
-    return said((runtime.context or {}).get("model", "fine"))
+    return answer_of((runtime.context or {}).get("model", "fine"))
 
 
 @dynamic_prompt
@@ -100,35 +100,35 @@ def look_for_some(runtime: ToolRuntime[Caller]) -> str:
 
 
 async def of_tenant(state: Any, config: RunnableConfig) -> dict[str, Any]:
-    return said(f"Tenant {config['configurable']['tenant']}")
+    return answer_of(f"Tenant {config['configurable']['tenant']}")
 
 
 def of_tenant_by_name(state: Any, config: RunnableConfig) -> dict[str, Any]:
     settings = config["configurable"]
     tenant = settings["tenant"]
-    return said(f"Tenant {tenant}")
+    return answer_of(f"Tenant {tenant}")
 
 
 async def of_tenant_or_none(state: Any, config: RunnableConfig) -> dict[str, Any]:
-    return said(config["configurable"].get("tenant", "fine"))
+    return answer_of(config["configurable"].get("tenant", "fine"))
 
 
 def of_tenant_if_any(state: Any, config: RunnableConfig) -> dict[str, Any]:
     if "tenant" not in config["configurable"]:
-        return said("fine")
-    return said(config["configurable"]["tenant"])
+        return answer_of("fine")
+    return answer_of(config["configurable"]["tenant"])
 
 
 def of_tenant_tried(state: Any, config: RunnableConfig) -> dict[str, Any]:
     try:
-        return said(config["configurable"]["tenant"])
+        return answer_of(config["configurable"]["tenant"])
     except KeyError:
-        return said("fine")
+        return answer_of("fine")
 
 
 def of_thread(state: Any, config: RunnableConfig) -> dict[str, Any]:
     assert config["configurable"]["thread_id"]
-    return said("fine")
+    return answer_of("fine")
 
 
 # What needs other keys of its input.
@@ -197,11 +197,11 @@ class AgentOf(AgentState[Any]):
 
 
 async def on_topic(state: Any) -> dict[str, Any]:
-    return said(f"About {state['topic']}")
+    return answer_of(f"About {state['topic']}")
 
 
 async def on_topic_if_any(state: Any) -> dict[str, Any]:
-    return said(state.get("topic", "fine"))
+    return answer_of(state.get("topic", "fine"))
 
 
 @entrypoint()

@@ -36,14 +36,14 @@ def agent(*tools: Any, **options: Any) -> Any:
     return create_agent(model, list(tools), **options)
 
 
-def said(text: str) -> dict[str, Any]:
+def answer_of(text: str) -> dict[str, Any]:
     """What a node writes that answers."""
     return {"messages": [AIMessage(text)]}
 
 
 def fine(state: Any) -> dict[str, Any]:
     """A node that needs nothing."""
-    return said("fine")
+    return answer_of("fine")
 
 
 @tool("look")

@@ -50,8 +50,8 @@ NONE: dict[str, list[BaseMessage]] = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_answers(name: str) -> None:
     """The last message that speaks to whoever asked is the answer."""
-    said, text = ANSWERS[name]
-    answer = answer_in(said, {}, NAMES)
+    messages, text = ANSWERS[name]
+    answer = answer_in(messages, {}, NAMES)
     assert (answer.text, answer.output, answer.refused, answer.limit) == (text, None, False, None)
 
 
@@ -87,14 +87,14 @@ def test_blocks() -> None:
 
 def test_structured_output() -> None:
     """The message of an output tool speaks only where there is output."""
-    said: list[BaseMessage] = [
+    messages: list[BaseMessage] = [
         AIMessage("", tool_calls=[{**CALL, "name": "Shape"}]),
         row("Thanks!", "Shape"),
     ]
-    answer = answer_in(said, {"structured_response": {"sides": 3}}, NAMES)
+    answer = answer_in(messages, {"structured_response": {"sides": 3}}, NAMES)
     assert (answer.text, answer.output) == ("Thanks!", {"sides": 3})
     with pytest.raises(NoAnswer):
-        answer_in(said, {}, NAMES)
+        answer_in(messages, {}, NAMES)
 
 
 def test_other_keys() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from app.agents.builder import build_agent
 from app.runs.events import (
     ModelCallFinished,
     ModelCallRetried,
@@ -16,6 +15,9 @@ from app.runs.events import (
 from tests import fakes, faults, loops
 from tests import utterances as u
 from tests.service import Served, served
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 ROWS = {True: u.STREAMED, False: u.NOT_STREAMED}
 # Nothing is wrong with the way in which these came, but they are no answer.
@@ -49,11 +51,11 @@ async def refused(service: Served, name: str) -> str:
     """Why an agent's broken answer was not refused as it should have been; empty if it was."""
     before = len(service.facts)
     response = await service.ask(agent=name)
-    told = response.json()
+    body = response.json()
     facts = service.facts[before:]
     calls = [fact for fact in facts if isinstance(fact, ModelCallStarted)]
     tools = [fact for fact in facts if isinstance(fact, ToolCallStarted)]
-    if response.status_code != 500 or (told["code"], told["retryable"]) != ("model_failed", True):
+    if response.status_code != 500 or (body["code"], body["retryable"]) != ("model_failed", True):
         return f"{response.status_code} {response.text}"
     if faults.SECRET in response.text:
         return "a secret left"
@@ -87,9 +89,9 @@ async def test_refused_later(kind: str, streamed: bool) -> None:
     model = u.Utters(takes=[ASKS[streamed], take], streaming=streamed)
     async with served({"a": agent_of(kind, model, desk.tools())}) as service:
         response = await service.ask()
-    told = response.json()
-    assert (response.status_code, told["code"]) == (500, "model_failed")
-    assert (told["iterations"], told["tool_calls"]) == (1, 1)
+    body = response.json()
+    assert (response.status_code, body["code"]) == (500, "model_failed")
+    assert (body["iterations"], body["tool_calls"]) == (1, 1)
     assert desk.started == ["look"]
     outcomes = [fact.outcome for fact in service.facts_of(ModelCallFinished)]
     assert outcomes == ["completed", "incomplete"]
@@ -132,11 +134,11 @@ async def test_not_refused(kind: str) -> None:
         model = u.Utters(takes=takes, streaming=True, provider="somebody")
         agents[names[row]] = agent_of(kind, model, desk.tools())
     async with served(agents) as service:
-        told = {row: (await service.ask(agent=name)).json() for row, name in names.items()}
-    assert {row: run.get("outcome") for row, run in told.items()} == dict.fromkeys(
+        body = {row: (await service.ask(agent=name)).json() for row, name in names.items()}
+    assert {row: run.get("outcome") for row, run in body.items()} == dict.fromkeys(
         WHOLE, "completed"
     )
-    assert {row: run["tool_calls"] for row, run in told.items()} == dict.fromkeys(WHOLE, 2)
+    assert {row: run["tool_calls"] for row, run in body.items()} == dict.fromkeys(WHOLE, 2)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -154,9 +156,9 @@ async def test_recovered(streamed: bool) -> None:
     outcomes = [response.json().get("outcome") for response in responses]
     assert dict(zip(names, outcomes, strict=True)) == dict.fromkeys(names, "completed")
     for response in responses:
-        told = response.json()
-        assert (told["answer"], told["iterations"], told["tool_calls"]) == (loops.ANSWER, 1, 1)
-        facts = [f for f in service.facts if f.run_id == told["run_id"]]
+        body = response.json()
+        assert (body["answer"], body["iterations"], body["tool_calls"]) == (loops.ANSWER, 1, 1)
+        facts = [f for f in service.facts if f.run_id == body["run_id"]]
         assert [f.iteration for f in facts if isinstance(f, ModelCallRetried)] == [1, 2]
     assert desk.started == ["look"] * len(names)
 
@@ -194,8 +196,8 @@ async def test_recovered_at_the_limit(streamed: bool) -> None:
     model = u.Utters(takes=takes, streaming=streamed)
     agent = build_agent(model, fakes.ToolDesk().tools(), max_iterations=1)
     async with served({"a": agent}) as service:
-        told = (await service.ask()).json()
-    assert (told["outcome"], told.get("answer")) == ("iteration_limit", loops.ANSWER)
+        body = (await service.ask()).json()
+    assert (body["outcome"], body.get("answer")) == ("iteration_limit", loops.ANSWER)
 
 
 async def test_text_in_blocks() -> None:
@@ -206,5 +208,5 @@ async def test_text_in_blocks() -> None:
         take = AIMessage(content=list(blocks), response_metadata={"finish_reason": "stop"})
         agents[kind] = agent_of(kind, u.Utters(takes=[take]), [])
     async with served(agents) as service:
-        told = {kind: (await service.ask(agent=kind)).json()["answer"] for kind in agents}
-    assert told == dict.fromkeys(fakes.KINDS, "all is well")
+        body = {kind: (await service.ask(agent=kind)).json()["answer"] for kind in agents}
+    assert body == dict.fromkeys(fakes.KINDS, "all is well")

@@ -14,6 +14,8 @@ from tests import fakes, loops
 from tests.service import served
 from tests.upstreams import llmock, set_scenario
 
+pytestmark = pytest.mark.waits
+
 SAYS = {"type": "reply", "text": loops.ANSWER, "times": None}
 
 
@@ -59,13 +61,13 @@ async def test_limits() -> None:
     )
     async with served({"a": agent}) as service:
         [shown] = (await service.client.get("/agents")).json()["agents"]
-        told = (await service.ask()).json()
+        body = (await service.ask()).json()
     assert (shown["kind"], shown["iteration_limit"], shown["early_stopping"]) == (
         "create_agent",
         2,
         "force",
     )
-    assert (told["outcome"], told["iterations"], len(model.asked)) == ("iteration_limit", 2, 2)
+    assert (body["outcome"], body["iterations"], len(model.asked)) == ("iteration_limit", 2, 2)
     assert model.asked[0][0].text == "Be brief."
 
 
@@ -78,11 +80,11 @@ async def test_by_name(streaming: bool, upstream: str) -> None:
     async with served({"a": build_agent(model, desk.tools())}) as service:
         response = await service.ask("look an order up")
         [shown] = (await service.client.get("/agents")).json()["agents"]
-    told = response.json()
+    body = response.json()
     assert response.status_code == 200, response.text
-    assert (told["outcome"], told["iterations"]) == ("completed", 1)
-    assert told["usage"]["input_tokens"] > 0
-    assert told["usage"]["output_tokens"] > 0
+    assert (body["outcome"], body["iterations"]) == ("completed", 1)
+    assert body["usage"]["input_tokens"] > 0
+    assert body["usage"]["output_tokens"] > 0
     assert shown["model"] == "gpt-4.1-mini"
     sent = await requests(upstream)
     assert [request["model"] for request in sent] == ["gpt-4.1-mini"] * 2
@@ -94,8 +96,8 @@ async def test_compatible_endpoints(name: str, upstream: str) -> None:
     await set_scenario(upstream, SAYS)
     model = chat_openai(name, streaming=True)
     async with served({"a": build_agent(model, [])}) as service:
-        told = (await service.ask()).json()
-    assert told["answer"] == loops.ANSWER
+        body = (await service.ask()).json()
+    assert body["answer"] == loops.ANSWER
     assert [request["path"] for request in await requests(upstream)] == ["/v1/chat/completions"]
 
 
@@ -152,9 +154,9 @@ async def test_one_request_for_each_attempt(upstream: str) -> None:
     """An attempt is one request: nothing is tried again behind the agent's back."""
     await set_scenario(upstream, {"type": "fail", "status": 500}, SAYS)
     async with served({"a": build_agent(chat_openai("m", streaming=True), [])}) as service:
-        told = (await service.ask()).json()
+        body = (await service.ask()).json()
         assert len(service.facts_of(ModelCallStarted)) == 2
-    assert told["outcome"] == "completed"
+    assert body["outcome"] == "completed"
     assert [request["status"] for request in await requests(upstream)] == [500, 200]
 
 

@@ -12,6 +12,8 @@ from app.agents.conversations import Conversations, InMemoryThreads
 from tests import fakes
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 KINDS = ("create_agent", "langgraph", "with_history")
 
 
@@ -53,8 +55,8 @@ async def test_threads_are_apart(kind: str) -> None:
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     async with served({"a": build(kind, model), "b": build(kind, model)}) as service:
         await service.ask("one", thread_id="t")
-        for agent, told in (("a", {"thread_id": "u"}), ("a", {}), ("b", {"thread_id": "t"})):
-            await service.ask("two", agent=agent, **told)
+        for agent, thread in (("a", {"thread_id": "u"}), ("a", {}), ("b", {"thread_id": "t"})):
+            await service.ask("two", agent=agent, **thread)
             assert spoken(model) == ["two"]
 
 
@@ -94,14 +96,14 @@ async def test_an_executor_without_a_place_for_it() -> None:
 
 async def test_what_is_kept_is_bounded() -> None:
     """Of many threads the oldest go, of many messages the oldest questions with their answers."""
-    kept = Conversations("a", InMemoryThreads())
+    conversations = Conversations("a", InMemoryThreads())
 
     def run(thread_id: str) -> Any:
         return SimpleNamespace(run_id="r", thread_id=thread_id, fence=None)
 
     for number in range(1_100):
-        await kept.store(run(f"t{number}"), [HumanMessage("q"), AIMessage("a")])
-    assert (await kept.history("t99"), len(await kept.history("t100"))) == ([], 2)
+        await conversations.store(run(f"t{number}"), [HumanMessage("q"), AIMessage("a")])
+    assert (await conversations.history("t99"), len(await conversations.history("t100"))) == ([], 2)
     long = [m for n in range(80) for m in (HumanMessage(f"q{n}"), AIMessage(f"a{n}"))]
-    await kept.store(run("long"), long)
-    assert [m.text for m in (await kept.history("long"))[:2]] == ["q30", "a30"]
+    await conversations.store(run("long"), long)
+    assert [m.text for m in (await conversations.history("long"))[:2]] == ["q30", "a30"]

@@ -63,9 +63,9 @@ def calls(messages: Sequence[AnyMessage]) -> list[tuple[str, dict[str, Any]]]:
 )
 async def test_answers(agent: Agent, question: str, facts: list[str]) -> None:
     """A question about the shop is answered with the facts, below the demo label."""
-    said = await answer(agent, question)
-    assert said.startswith(LABEL)
-    assert [fact for fact in facts if fact not in said] == []
+    text = await answer(agent, question)
+    assert text.startswith(LABEL)
+    assert [fact for fact in facts if fact not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ async def test_answers(agent: Agent, question: str, facts: list[str]) -> None:
 )
 async def test_chinese(agent: Agent, question: str, facts: list[str]) -> None:
     """A Chinese question gets a Chinese answer, below a Chinese label."""
-    said = await answer(agent, question)
-    assert said.startswith(LABEL_ZH)
-    assert [fact for fact in facts if fact not in said] == []
+    text = await answer(agent, question)
+    assert text.startswith(LABEL_ZH)
+    assert [fact for fact in facts if fact not in text] == []
 
 
 async def test_unknown_order(agent: Agent) -> None:
@@ -120,7 +120,7 @@ async def test_too_many_calls(agent: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "expected"),
     [
         ("Where is my order?", "Please tell me the order id, for example 10023."),
         ("Where is order 7?", "for example 10023; 7 does not look like one."),
@@ -131,11 +131,11 @@ async def test_too_many_calls(agent: Agent) -> None:
         ("What's your policy?", "Please tell me the topic: refunds, delivery"),
     ],
 )
-async def test_asks_for_what_is_missing(agent: Agent, question: str, said: str) -> None:
+async def test_asks_for_what_is_missing(agent: Agent, question: str, expected: str) -> None:
     """Without a usable argument the model asks for it and calls nothing."""
     messages = await ask(agent, question)
     assert calls(messages) == []
-    assert said in messages[-1].text
+    assert expected in messages[-1].text
 
 
 @pytest.mark.parametrize("question", ["Can I buy 3 apples?", "Will it rain in 2027?", "hi", ""])
@@ -185,11 +185,11 @@ async def test_metadata(agent: Agent) -> None:
 async def test_concurrent_runs(agent: Agent) -> None:
     """Fifty runs of one agent at once each get the answer to their own question."""
     ids = [str(10021 + n) for n in range(12)] + [str(70000 + n) for n in range(38)]
-    said = await asyncio.gather(*(answer(agent, f"Where is order {id_}?") for id_ in ids))
+    answers = await asyncio.gather(*(answer(agent, f"Where is order {id_}?") for id_ in ids))
     alone = [await answer(agent, f"Where is order {id_}?") for id_ in ids]
-    assert said == alone
-    assert all(id_ in text for id_, text in zip(ids, said, strict=True))
-    assert len(set(said)) == 50
+    assert answers == alone
+    assert all(id_ in text for id_, text in zip(ids, answers, strict=True))
+    assert len(set(answers)) == 50
 
 
 async def test_earlier_turns(agent: Agent) -> None:
@@ -202,6 +202,7 @@ async def test_earlier_turns(agent: Agent) -> None:
     assert "10023" not in new[-1].text
 
 
+@pytest.mark.waits
 def test_importing_reads_nothing() -> None:
     """Importing the demo opens no data file: that waits for build()."""
     code = (

@@ -108,7 +108,7 @@ async def test_other_tools(question: str, call: tuple[str, dict[str, Any]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "expected"),
     [
         (
             ToolMessage('{"ticket_id": "7", "by": "Ada"}', tool_call_id="1"),
@@ -123,10 +123,10 @@ async def test_other_tools(question: str, call: tuple[str, dict[str, Any]]) -> N
         ),
     ],
 )
-async def test_other_results(result: ToolMessage, said: str) -> None:
+async def test_other_results(result: ToolMessage, expected: str) -> None:
     """A result without a summary is told as it came, and a failure is told as one."""
     messages = [SystemMessage("Be kind."), HumanMessage("find it"), AIMessage(""), result]
-    assert (await DemoChatModel().ainvoke(messages)).text == f"{LABEL} {said}"
+    assert (await DemoChatModel().ainvoke(messages)).text == f"{LABEL} {expected}"
 
 
 async def test_spaces_survive_streaming() -> None:
@@ -142,6 +142,7 @@ async def test_no_tools() -> None:
     assert "gave me no tools" in (await DemoChatModel().ainvoke("Where is order 10023?")).text
 
 
+@pytest.mark.waits
 async def test_delays() -> None:
     """The delays are kept, whether or not the answer streams."""
     model = DemoChatModel(first_token_delay_s=0.03, token_delay_s=0.001)

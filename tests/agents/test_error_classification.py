@@ -69,8 +69,8 @@ def chain(take: AIMessage, *steps: Any) -> Callable[[], object]:
 
 
 def react() -> object:
-    said = model(u.whole("I do not know what to do."))
-    runnable = create_react_agent(said, [look], PROMPT)
+    chat_model = model(u.whole("I do not know what to do."))
+    runnable = create_react_agent(chat_model, [look], PROMPT)
     executor: Any = AgentExecutor(agent=runnable, tools=[look], stream_runnable=False)
     return executor.invoke({"input": "hi"})
 
@@ -192,18 +192,20 @@ KINDS: dict[str, tuple[Callable[[BaseException], object], dict[str, Callable[[],
 @pytest.mark.parametrize("kind", KINDS)
 def test_known(kind: str) -> None:
     """Each kind is known, inside any library's or agent's own exception."""
-    tells, runs = KINDS[kind]
-    assert {row: bool(tells(raised(run))) for row, run in runs.items()} == dict.fromkeys(runs, True)
+    recognises, runs = KINDS[kind]
+    assert {row: bool(recognises(raised(run))) for row, run in runs.items()} == dict.fromkeys(
+        runs, True
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_not_known(kind: str) -> None:
     """An exception that the agent raised itself or has handled is of no kind."""
-    tells, _ = KINDS[kind]
+    recognises, _ = KINDS[kind]
     others = {"models": (LIMITS, BLOCKS), "limits": (MODELS, BLOCKS, REFUSED)}
     rest = others.get(kind, (LIMITS,))
     runs = {**NONE, **{row: run for table in rest for row, run in table.items()}}
-    assert {row: bool(tells(raised(run))) for row, run in runs.items()} == dict.fromkeys(
+    assert {row: bool(recognises(raised(run))) for row, run in runs.items()} == dict.fromkeys(
         runs, False
     )
 
@@ -216,8 +218,8 @@ def test_refusals_text() -> None:
 
 def test_stream_of_a_parser() -> None:
     """A parser that passes a stream on has nothing to do with what is raised above it."""
-    said: Any = u.Utters(takes=[[u.word("fine"), u.end("stop")]], streaming=True)
-    asked = said | RunnableLambda(own) | StrOutputParser()
+    chat_model: Any = u.Utters(takes=[[u.word("fine"), u.end("stop")]], streaming=True)
+    asked = chat_model | RunnableLambda(own) | StrOutputParser()
     error = raised(lambda: list(asked.stream("hi")))
     assert "did not like it: fine" in str(error)
     assert not error_classification.is_model_error(error)

@@ -131,6 +131,7 @@ async def test_what_was_opened_before_it_failed_is_closed() -> None:
     assert log == ["open inner"]
 
 
+@pytest.mark.waits
 async def test_a_factory_that_never_returns() -> None:
     """A factory that gives no agent in time is cancelled, with the setting that may be turned."""
     cancelled = asyncio.Event()

@@ -40,6 +40,7 @@ async def test_one_that_fails_to_close(error: BaseException) -> None:
     containment.release(asyncio.get_running_loop())
 
 
+@pytest.mark.waits
 async def test_one_that_takes_too_long_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not close in time is cut and named; the end waits no longer for it."""
     monkeypatch.setattr("app.agents.factories._CLOSE_S", 0.05)
@@ -126,6 +127,7 @@ async def test_what_a_factory_opened_fails(factory: Any, kind: str) -> None:
     assert (reports.died, reports.not_closed) == ([("a", kind)], [])
 
 
+@pytest.mark.waits
 async def test_a_scope_that_is_left_open_keeps_nobody_busy() -> None:
     """A scope whose task is gone is not cancelled over and over."""
     reports = Reports()

@@ -20,14 +20,14 @@ class Fence:
         self._tools = tools
         self._calls = calls
 
-    def passed_in_thread(self) -> None:
+    def confirm_owned_in_thread(self) -> None:
         """Raises HandedOver."""
         if len(self._tools.started) >= self._calls:
             raise HandedOver
 
-    async def passed(self) -> None:
+    async def confirm_owned(self) -> None:
         """Raises HandedOver."""
-        self.passed_in_thread()
+        self.confirm_owned_in_thread()
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)

@@ -22,8 +22,8 @@ class FinishReason(Enum):
     JAILBREAK = 6
 
 
-Said = dict[str, Any]
-NATURAL: dict[str, Said] = {
+Metadata = dict[str, Any]
+NATURAL: dict[str, Metadata] = {
     "openai": {"finish_reason": "stop"},
     "openai, calls": {"finish_reason": "tool_calls"},
     "openai, long ago": {"finish_reason": "function_call"},
@@ -51,7 +51,7 @@ NATURAL: dict[str, Said] = {
     "vllm": {"finish_reason": "stop", "stop_reason": 128009},
     "a word of its own": {"finish_reason": "wavelength"},
 }  # fmt: skip
-CUT: dict[str, Said] = {
+CUT: dict[str, Metadata] = {
     "openai": {"finish_reason": "length"},
     "responses": {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
     "responses, without details": {"status": "incomplete"},
@@ -80,7 +80,7 @@ CUT: dict[str, Said] = {
     "watsonx": {"stop_reason": "time_limit"},
     "openrouter": {"finish_reason": "stop", "native_finish_reason": "MAX_TOKENS"},
 }
-FILTERED: dict[str, Said] = {
+FILTERED: dict[str, Metadata] = {
     "openai": {"finish_reason": "content_filter"},
     "azure": {"finish_reason": "content_filter", "content_filter_results": {"hate": {}}},
     "responses": {"status": "incomplete", "incomplete_details": {"reason": "content_filter"}},
@@ -108,28 +108,28 @@ FILTERED: dict[str, Said] = {
 }  # fmt: skip
 KINDS = {FinishKind.NATURAL: NATURAL, FinishKind.CUT: CUT, FinishKind.FILTERED: FILTERED}
 TABLE = [
-    pytest.param(said, kind, id=f"{kind.name}: {row}")
+    pytest.param(metadata, kind, id=f"{kind.name}: {row}")
     for kind, rows in KINDS.items()
-    for row, said in rows.items()
+    for row, metadata in rows.items()
 ]
 
 
-@pytest.mark.parametrize(("said", "kind"), TABLE)
-def test_kind(said: Said, kind: FinishKind) -> None:
+@pytest.mark.parametrize(("metadata", "kind"), TABLE)
+def test_kind(metadata: Metadata, kind: FinishKind) -> None:
     """The word is found in the response, beside the content and in a chunk."""
     for message in (
-        AIMessage("Half of a sent", response_metadata=said),
-        AIMessage("Half of a sent", additional_kwargs=said),
-        AIMessageChunk(content="Half of a sent", response_metadata=said),
+        AIMessage("Half of a sent", response_metadata=metadata),
+        AIMessage("Half of a sent", additional_kwargs=metadata),
+        AIMessageChunk(content="Half of a sent", response_metadata=metadata),
     ):
         assert finish_reasons.of_message(message).kind is kind
-    assert finish_reasons.of({}, said).kind is kind
+    assert finish_reasons.of({}, metadata).kind is kind
 
 
-@pytest.mark.parametrize(("said", "kind"), TABLE)
-def test_refused(said: Said, kind: FinishKind) -> None:
+@pytest.mark.parametrize(("metadata", "kind"), TABLE)
+def test_refused(metadata: Metadata, kind: FinishKind) -> None:
     """A cut answer is refused. It is worth asking again unless a filter cut it."""
-    message = AIMessage("Half of a sent", response_metadata=said)
+    message = AIMessage("Half of a sent", response_metadata=metadata)
     if kind is FinishKind.NATURAL:
         raise_if_incomplete(message, "openai", None)
         return
@@ -138,12 +138,12 @@ def test_refused(said: Said, kind: FinishKind) -> None:
     assert isinstance(refused.value, FilteredAnswer) is (kind is FinishKind.FILTERED)
     assert is_retryable(refused.value) is (kind is FinishKind.CUT)
     with pytest.raises(type(refused.value)):
-        raise_if_cut(finish_reasons.of(said))
+        raise_if_cut(finish_reasons.of(metadata))
 
 
 def test_completion() -> None:
     """A model that completes text has the word beside its text, or beside all of them."""
-    infos: list[tuple[Said | None, Said | None]] = [
+    infos: list[tuple[Metadata | None, Metadata | None]] = [
         ({"finish_reason": "length"}, None),
         (None, {"finish_reason": "length"}),
     ]
@@ -155,11 +155,11 @@ def test_completion() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{}, {"finish_reason": None}, {"finish_reason": ""}, {"done": False}, {"status": 7}]
+    "metadata", [{}, {"finish_reason": None}, {"finish_reason": ""}, {"done": False}, {"status": 7}]
 )
-def test_unsaid(said: Said) -> None:
+def test_unsaid(metadata: Metadata) -> None:
     """An answer without any word is refused if its provider always gives one."""
-    message = AIMessage("Half of a sent", response_metadata=said)
+    message = AIMessage("Half of a sent", response_metadata=metadata)
     assert finish_reasons.of_message(message) == finish_reasons.FinishReason(
         FinishKind.NOT_REPORTED
     )
@@ -189,7 +189,7 @@ def test_merged_chunks() -> None:
     )
 
 
-REASONS: dict[str, tuple[Said, str | None]] = {
+REASONS: dict[str, tuple[Metadata, str | None]] = {
     "as it is": ({"finish_reason": "stop"}, "stop"),
     "in another key": ({"finish_reason": None, "done_reason": "length"}, "length"),
     "joined": ({"finish_reason": "STOPSTOP"}, "STOP"),
@@ -205,6 +205,6 @@ REASONS: dict[str, tuple[Said, str | None]] = {
 
 @pytest.mark.parametrize("row", REASONS)
 def test_reason(row: str) -> None:
-    """The reason that is reported is the provider's own word, once."""
-    said, reason = REASONS[row]
-    assert model_responses.finish_reason(AIMessage("", response_metadata=said)) == reason
+    """The reported reason is the provider's own word, once."""
+    metadata, reason = REASONS[row]
+    assert model_responses.finish_reason(AIMessage("", response_metadata=metadata)) == reason

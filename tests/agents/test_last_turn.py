@@ -28,27 +28,27 @@ def test_calls_are_cut() -> None:
         tool_calls=[LOOK],
         additional_kwargs={"tool_calls": [{}], "other": 1},
     )
-    said = last_turn.cut(reply)
-    assert (said.text, said.tool_calls, said.content) == (
+    shortened = last_turn.cut(reply)
+    assert (shortened.text, shortened.tool_calls, shortened.content) == (
         "I know.", [], [{"type": "text", "text": "I know."}],
     )  # fmt: skip
-    assert said.additional_kwargs == {"other": 1}
+    assert shortened.additional_kwargs == {"other": 1}
     assert reply.tool_calls, "the model's own message stays as it is"
 
 
 def test_chunks_are_cut() -> None:
     """A chunk gives no call away either."""
     part: Any = {"name": "look", "args": "{}", "id": "1", "index": 0, "type": "tool_call_chunk"}
-    said = last_turn.cut(AIMessageChunk(content="I ", tool_call_chunks=[part]))
-    assert (said.text, said.tool_calls, said.tool_call_chunks) == ("I ", [], [])
-    assert (said + AIMessageChunk(content="know.")).tool_calls == []
+    shortened = last_turn.cut(AIMessageChunk(content="I ", tool_call_chunks=[part]))
+    assert (shortened.text, shortened.tool_calls, shortened.tool_call_chunks) == ("I ", [], [])
+    assert (shortened + AIMessageChunk(content="know.")).tool_calls == []
 
 
 def test_output_stays() -> None:
     """The call by which the agent gives its output stays."""
-    said = last_turn.cut(AIMessage("", tool_calls=[LOOK, SHAPE]), frozenset({"Shape"}))
-    assert said.tool_calls == [SHAPE]
-    assert not last_turn.is_empty(said)
+    shortened = last_turn.cut(AIMessage("", tool_calls=[LOOK, SHAPE]), frozenset({"Shape"}))
+    assert shortened.tool_calls == [SHAPE]
+    assert not last_turn.is_empty(shortened)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -55,8 +55,8 @@ def test_nothing_to_tell(kind: str) -> None:
 def test_a_verbose_agent(kind: str, option: str) -> None:
     """An agent that prints what it does is named."""
     options: dict[str, Any] = {option: True}
-    [told] = leaks.switches(served_as(kind, None, **options))
-    assert "orders" in told
+    [warning] = leaks.switches(served_as(kind, None, **options))
+    assert "orders" in warning
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
@@ -64,16 +64,16 @@ def test_a_verbose_tool(kind: str) -> None:
     """A tool that prints its results is told of, too."""
     [tool, *_] = fakes.ToolDesk().tools()
     tool.verbose = True
-    [told] = leaks.switches(served_as(kind, [tool]))
-    assert "orders" in told
+    [warning] = leaks.switches(served_as(kind, [tool]))
+    assert "orders" in warning
 
 
 @pytest.mark.parametrize(("switch", "name"), [(set_debug, "debug"), (set_verbose, "verbose")])
 def test_a_switch_of_the_library(switch: Any, name: str) -> None:
     """The library's own switches are named."""
     switch(True)
-    [told] = leaks.switches({})
-    assert name in told
+    [warning] = leaks.switches({})
+    assert name in warning
 
 
 @pytest.mark.parametrize("value", ["true", "TRUE", "1"])
@@ -81,8 +81,8 @@ def test_a_switch_of_the_library(switch: Any, name: str) -> None:
 def test_tracing(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing by LangSmith is told of by the variable that turned it on."""
     monkeypatch.setenv(variable, value)
-    [told] = leaks.switches({})
-    assert variable in told
+    [warning] = leaks.switches({})
+    assert variable in warning
 
 
 @pytest.mark.parametrize("value", ["", "false", "0"])
@@ -92,6 +92,7 @@ def test_tracing_that_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(leaks.switches({})) == []
 
 
+@pytest.mark.waits
 def test_at_start(tmp_path: Path) -> None:
     """A real service says at start what leaves it, and warns when a run reached its limit."""
     (tmp_path / "mine.py").write_text(MODULE)
@@ -102,20 +103,22 @@ def test_at_start(tmp_path: Path) -> None:
     arguments = ("loud=mine:loud", "quiet=mine:quiet", "--log-format", "json")
     with serving(tmp_path, *arguments, variables=variables) as service:
         body = {"question": QUESTION}
-        told = httpx.post(f"{service.url}/agents/quiet", json=body, timeout=30).json()
+        result = httpx.post(f"{service.url}/agents/quiet", json=body, timeout=30).json()
         service.signal()
         assert service.wait(30) == 0
         lines = list(_lines(service.out))
-    assert told["outcome"] == "iteration_limit"
+    assert result["outcome"] == "iteration_limit"
     leaving = [line for line in lines if line["event"] == "content_leaves"]
     assert {line["level"] for line in leaving} == {"warning"}
-    said = " / ".join(line["how"] for line in leaving)
-    assert all(word in said for word in ("set_debug", "agent loud is verbose", "LANGSMITH_TRACING"))
-    assert "agent quiet" not in said
+    causes = " / ".join(line["how"] for line in leaving)
+    assert all(
+        word in causes for word in ("set_debug", "agent loud is verbose", "LANGSMITH_TRACING")
+    )
+    assert "agent quiet" not in causes
     started = next(n for n, line in enumerate(lines) if line["event"] == "service_started")
     assert max(map(lines.index, leaving)) < started
 
-    of_run = {line["event"]: line for line in lines if line.get("run_id") == told["run_id"]}
+    of_run = {line["event"]: line for line in lines if line.get("run_id") == result["run_id"]}
     assert of_run["iteration_limit_reached"]["level"] == "warning"
     assert of_run["iteration_limit_reached"]["agent"] == "quiet"
     assert of_run["run_finished"]["level"] == "warning"

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from app import settings as configuration
-from app.agents.builder import build_agent
 from app.agents.final_answer import fixed_sentence
 from app.runs.model import EarlyStopping
 from app.settings import AgentSettings
 from tests import fakes, loops
 from tests.service import served
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 TABLE = {"max_iterations": 4}
 
@@ -47,11 +49,11 @@ async def reached(
         listed = (await service.client.get("/agents")).json()["agents"]
         shown = {view["name"]: view["iteration_limit"] for view in listed}
         for kind in kinds:
-            told = (await service.ask(agent=kind, **(body or {}))).json()
-            assert told["outcome"] == "iteration_limit", kind
-            assert told["iterations"] == told["iteration_limit"], kind
-            assert body or shown[kind] == told["iterations"], kind
-            limits.add(told["iterations"])
+            result = (await service.ask(agent=kind, **(body or {}))).json()
+            assert result["outcome"] == "iteration_limit", kind
+            assert result["iterations"] == result["iteration_limit"], kind
+            assert body or shown[kind] == result["iterations"], kind
+            limits.add(result["iterations"])
     return limits
 
 
@@ -117,8 +119,8 @@ async def test_own_limit_below_the_service(kind: str) -> None:
     model = loops.asks_times(kind, 2)
     made = loops.build(kind, model, fakes.ToolDesk().tools(), max_iterations=2)
     async with served({"a": made}) as service:
-        told = (await service.ask()).json()
-    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
+        body = (await service.ask()).json()
+    assert (body["outcome"], body["answer"]) == ("iteration_limit", loops.ANSWER)
     assert len(model.asked) == 3
 
 
@@ -130,9 +132,9 @@ async def test_execution_time(kind: str, seconds: float) -> None:
     model.delay_s = 0.02
     made = loops.build(kind, model, fakes.ToolDesk().tools(), max_execution_time=seconds)
     async with served({"a": made}) as service:
-        told = (await service.ask()).json()
-    assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER)
-    assert told["iterations"] == 2
+        body = (await service.ask()).json()
+    assert (body["outcome"], body["answer"]) == ("completed", loops.ANSWER)
+    assert body["iterations"] == 2
 
 
 FORCE, GENERATE = EarlyStopping.FORCE, EarlyStopping.GENERATE
@@ -166,8 +168,8 @@ async def test_early_stopping(kind: str, service_wide: EarlyStopping) -> None:
         shown = {view["name"]: view["early_stopping"] for view in listed}
         for name, (own, table, in_force) in cases.items():
             expected = in_force if own or table else service_wide
-            told = (await service.ask(agent=name)).json()
-            assert (told["outcome"], told["answer"]) == ("iteration_limit", fixed_sentence(1))
+            body = (await service.ask(agent=name)).json()
+            assert (body["outcome"], body["answer"]) == ("iteration_limit", fixed_sentence(1))
             assert len(made[name][1].asked) == (2 if expected is GENERATE else 1)
             assert shown[name] == expected
 
@@ -190,5 +192,5 @@ async def test_several_limits_in_one_service() -> None:
     first, _ = agent("agent_executor", max_iterations=2)
     second, _ = agent("create_agent")
     async with served({"first": first, "second": second}, max_iterations=3) as service:
-        told = [(await service.ask(agent=name)).json() for name in ("first", "second")]
-    assert [answer["iterations"] for answer in told] == [2, 3]
+        body = [(await service.ask(agent=name)).json() for name in ("first", "second")]
+    assert [answer["iterations"] for answer in body] == [2, 3]

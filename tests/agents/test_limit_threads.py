@@ -13,6 +13,8 @@ from app.agents.final_answer import fixed_sentence
 from tests import fakes, loops
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 KINDS = ("create_agent", "langgraph")
 
 
@@ -68,8 +70,8 @@ async def test_the_ceiling(kind: str) -> None:
         first = (await service.ask("one", thread_id="t")).json()
         second = (await service.ask("two", thread_id="t")).json()
     assert (first["outcome"], second["outcome"]) == ("iteration_limit", "completed")
-    said = turns_of(model.asked[-1])
-    assert said == [("human", "one"), ("ai", loops.ANSWER), ("human", "two")]
+    turns = turns_of(model.asked[-1])
+    assert turns == [("human", "one"), ("ai", loops.ANSWER), ("human", "two")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

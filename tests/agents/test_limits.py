@@ -23,6 +23,8 @@ from app.settings import AgentSettings
 from tests import fakes, loops
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 LIMITS = (1, 3, 10)
 SHAPES = [(kind, 1) for kind in loops.ALL] + [(kind, 3) for kind in fakes.KINDS]
 
@@ -36,34 +38,34 @@ async def limited(agent: Any, limit: int, stopping: str = "generate", **body: An
     async with served({"a": agent}, max_iterations=limit, early_stopping=stopping) as service:
         response = await service.ask(**body)
         assert response.status_code == 200, response.text
-        told = response.json()
-        assert not [s for s in loops.LIBRARY_SENTENCES if s in told["answer"]]
+        result = response.json()
+        assert not [s for s in loops.LIBRARY_SENTENCES if s in result["answer"]]
         service.books_balance()
-        return told, service
+        return result, service
 
 
 @pytest.mark.parametrize(("kind", "parallel"), SHAPES)
 async def test_generate(kind: str, parallel: int) -> None:
     """An agent that never stops is asked for its answer in call N + 1, after N turns."""
     models = {n: loops.asks_times(kind, n, parallel=parallel) for n in LIMITS}
-    async for limit, told, facts in each_limit(kind, models, "generate"):
-        assert told["answer"] == loops.ANSWER
+    async for limit, body, facts in each_limit(kind, models, "generate"):
+        assert body["answer"] == loops.ANSWER
         assert len(models[limit].asked) == limit + 1
-        assert told["tool_calls"] == limit * parallel
+        assert body["tool_calls"] == limit * parallel
         assert len([f for f in facts if isinstance(f, ModelCallStarted)]) == limit + 1
         counted = [(f.iteration, f.tool_calls) for f in facts if isinstance(f, IterationCounted)]
         assert counted == [(n + 1, parallel) for n in range(limit)]
-        assert told["usage"]["input_tokens"] == 10 * (limit + 1)
+        assert body["usage"]["input_tokens"] == 10 * (limit + 1)
 
 
 @pytest.mark.parametrize(("kind", "parallel"), SHAPES)
 async def test_force(kind: str, parallel: int) -> None:
     """With `force` no call follows the N turns, and a fixed sentence is the answer."""
     models = {n: loops.asks_times(kind, math.inf, parallel=parallel) for n in LIMITS}
-    async for limit, told, _ in each_limit(kind, models, "force"):
-        assert told["answer"] == fixed_sentence(limit)
+    async for limit, body, _ in each_limit(kind, models, "force"):
+        assert body["answer"] == fixed_sentence(limit)
         assert len(models[limit].asked) == limit
-        assert told["tool_calls"] == limit * parallel
+        assert body["tool_calls"] == limit * parallel
 
 
 async def each_limit(
@@ -74,10 +76,10 @@ async def each_limit(
     own = {f"a{n}": AgentSettings(max_iterations=n) for n in models}
     async with served(agents, agents=own, early_stopping=stopping) as service:
         for limit in models:
-            told = (await service.ask(agent=f"a{limit}")).json()
-            assert told["outcome"] == "iteration_limit"
-            assert (told["iterations"], told["iteration_limit"]) == (limit, limit)
-            yield limit, told, [f for f in service.facts if f.run_id == told["run_id"]]
+            body = (await service.ask(agent=f"a{limit}")).json()
+            assert body["outcome"] == "iteration_limit"
+            assert (body["iterations"], body["iteration_limit"]) == (limit, limit)
+            yield limit, body, [f for f in service.facts if f.run_id == body["run_id"]]
         service.books_balance()
 
 
@@ -89,30 +91,30 @@ async def every_kind(
     agents = {kind: loops.build(kind, model, desk()) for kind, model in models.items()}
     async with served(agents, max_iterations=limit) as service:
         for kind, model in models.items():
-            told = (await service.ask(agent=kind)).json()
-            yield kind, model, told, [f for f in service.facts if f.run_id == told["run_id"]]
+            body = (await service.ask(agent=kind)).json()
+            yield kind, model, body, [f for f in service.facts if f.run_id == body["run_id"]]
 
 
 async def test_one_before_the_limit() -> None:
     """An agent that answers one turn before its limit has completed."""
-    async for kind, model, told, facts in every_kind(2, 3):
-        assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER), kind
-        assert (told["iterations"], len(model.asked)) == (2, 3), kind
+    async for kind, model, body, facts in every_kind(2, 3):
+        assert (body["outcome"], body["answer"]) == ("completed", loops.ANSWER), kind
+        assert (body["iterations"], len(model.asked)) == (2, 3), kind
         assert not [fact for fact in facts if isinstance(fact, IterationLimitReached)], kind
 
 
 async def test_exactly_at_the_limit() -> None:
     """An agent that would have answered next has reached its limit none the less."""
-    async for kind, model, told, _ in every_kind(3, 3):
-        assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3), kind
+    async for kind, model, body, _ in every_kind(3, 3):
+        assert (body["outcome"], body["iterations"]) == ("iteration_limit", 3), kind
         assert len(model.asked) == 4, kind
 
 
 async def test_no_text() -> None:
     """A model that asks for tools even in the last call gets the fixed sentence as its answer."""
-    async for kind, model, told, _ in every_kind(math.inf, 2):
-        assert told["answer"] == fixed_sentence(2), kind
-        assert (told["iterations"], told["tool_calls"]) == (2, 2), kind
+    async for kind, model, body, _ in every_kind(math.inf, 2):
+        assert body["answer"] == fixed_sentence(2), kind
+        assert (body["iterations"], body["tool_calls"]) == (2, 2), kind
         assert len(model.asked) == 3, kind
 
 
@@ -148,9 +150,9 @@ async def test_no_model_found() -> None:
         call = {"name": "look", "args": {}, "id": f"c{len(asked)}", "type": "tool_call"}
         return {"messages": [AIMessage("", tool_calls=[call])]}
 
-    told, _ = await limited(thinking(think), 2)
-    assert (told["outcome"], told["answer"]) == ("iteration_limit", fixed_sentence(2))
-    assert (told["iterations"], len(asked)) == (2, 2)
+    body, _ = await limited(thinking(think), 2)
+    assert (body["outcome"], body["answer"]) == ("iteration_limit", fixed_sentence(2))
+    assert (body["iterations"], len(asked)) == (2, 2)
 
 
 async def test_hidden_model() -> None:
@@ -164,8 +166,8 @@ async def test_hidden_model() -> None:
         async def think(self, state: fakes.GraphState) -> dict[str, Any]:
             return {"messages": [await self.hidden.ainvoke(state["messages"])]}
 
-    told, _ = await limited(thinking(Thinker().think), 2)
-    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
+    body, _ = await limited(thinking(Thinker().think), 2)
+    assert (body["outcome"], body["answer"]) == ("iteration_limit", loops.ANSWER)
     assert len(model.asked) == 3
 
 
@@ -183,15 +185,15 @@ def thinking(think: Any) -> Any:
 @pytest.mark.parametrize("stopping", ["generate", "force"])
 async def test_never_follows_the_format(stopping: str) -> None:
     """A ReAct agent that never follows the format is stopped as any other: such turns count."""
-    chats = loops.says("I would rather chat about the weather.")
+    chats = loops.replies("I would rather chat about the weather.")
     models = {n: fakes.ScriptedModel(script=chats) for n in LIMITS}
-    async for limit, told, facts in each_limit("react", models, stopping):
-        assert told["tool_calls"] == 0
+    async for limit, body, facts in each_limit("react", models, stopping):
+        assert body["tool_calls"] == 0
         assert len(models[limit].asked) == limit + (stopping == "generate")
         assert [f.tool_calls for f in facts if isinstance(f, IterationCounted)] == [0] * limit
         assert not [f for f in facts if isinstance(f, ToolCallRejected)]
-        assert not [s for s in loops.LIBRARY_SENTENCES if s in told["answer"]]
-        assert "Invalid Format" not in told["answer"]
+        assert not [s for s in loops.LIBRARY_SENTENCES if s in body["answer"]]
+        assert "Invalid Format" not in body["answer"]
 
 
 async def test_parse_errors_among_calls() -> None:
@@ -200,18 +202,18 @@ async def test_parse_errors_among_calls() -> None:
     model = fakes.ScriptedModel(
         script=lambda _: AIMessage(next(turns, f"Final Answer: {loops.ANSWER}"))
     )
-    told, service = await limited(loops.react(model, desk()), 3)
-    assert (told["iterations"], told["tool_calls"]) == (3, 1)
+    body, service = await limited(loops.react(model, desk()), 3)
+    assert (body["iterations"], body["tool_calls"]) == (3, 1)
     assert [fact.tool_calls for fact in service.facts_of(IterationCounted)] == [0, 1, 0]
-    assert told["answer"] == loops.ANSWER
+    assert body["answer"] == loops.ANSWER
 
 
 async def test_told_once() -> None:
     """Reaching the limit is one fact; `test_leaks.test_at_start` reads the log lines made of it."""
     model = loops.asks_times("create_agent", math.inf)
-    told, service = await limited(fakes.build("create_agent", model, desk()), 2)
+    body, service = await limited(fakes.build("create_agent", model, desk()), 2)
     [fact] = service.facts_of(IterationLimitReached)
-    assert (fact.run_id, fact.agent, fact.iteration_limit) == (told["run_id"], "a", 2)
+    assert (fact.run_id, fact.agent, fact.iteration_limit) == (body["run_id"], "a", 2)
 
 
 async def test_nothing_runs_after_the_limit() -> None:
@@ -232,9 +234,9 @@ async def test_own_recursion_limit() -> None:
     """A recursion limit that a user bound to a graph is obeyed, and ends as at the limit."""
     model = loops.asks_times("create_agent", 3)
     agent = fakes.build("create_agent", model, desk()).with_config(recursion_limit=5)
-    told, _ = await limited(agent, 10)
-    assert (told["outcome"], told["iterations"]) == ("iteration_limit", 3)
-    assert told["answer"] == loops.ANSWER
+    body, _ = await limited(agent, 10)
+    assert (body["outcome"], body["iterations"]) == ("iteration_limit", 3)
+    assert body["answer"] == loops.ANSWER
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
@@ -256,7 +258,7 @@ async def test_mixed_parallel_failures(kind: str) -> None:
         return AIMessage("", tool_calls=calls)
 
     model = fakes.ScriptedModel(script=lambda messages: both(len(messages)))
-    told, service = await limited(fakes.build(kind, model, [look]), 2)
-    assert (told["iterations"], told["tool_calls"]) == (2, 4)
+    body, service = await limited(fakes.build(kind, model, [look]), 2)
+    assert (body["iterations"], body["tool_calls"]) == (2, 4)
     assert len(model.asked) == 3
     assert len(service.facts_of(ModelCallFinished)) == 3

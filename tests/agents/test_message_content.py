@@ -129,9 +129,11 @@ def test_no_blocks(row: str) -> None:
 @pytest.mark.parametrize(
     "block", [{"type": "image_url"}, {"type": "image_url", "image_url": 7}, {"type": "image"}, {}]
 )
-@pytest.mark.parametrize("said", [OPENAI, GOOGLE, {"model_provider": "anthropic"}, {}])
-def test_blocks_that_are_not_as_they_should(block: dict[str, Any], said: dict[str, str]) -> None:
+@pytest.mark.parametrize("metadata", [OPENAI, GOOGLE, {"model_provider": "anthropic"}, {}])
+def test_blocks_that_are_not_as_they_should(
+    block: dict[str, Any], metadata: dict[str, str]
+) -> None:
     """A block on which LangChain's own translation fails does not hide the others."""
-    found = blocks_of(AIMessage([block, IMAGE], response_metadata=said))
+    found = blocks_of(AIMessage([block, IMAGE], response_metadata=metadata))
     assert found is not None
     assert IMAGE in found

@@ -14,6 +14,8 @@ from tests import fakes, loops
 from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
 
+pytestmark = pytest.mark.waits
+
 Behaviors = list[dict[str, Any]]
 READ_S = 0.25
 # Of a server that leaves its client waiting: no pause of the machine makes it look in time.
@@ -90,10 +92,10 @@ async def failure(service: Served, desk: fakes.ToolDesk) -> str:
     service.facts.clear()
     desk.started.clear()
     response = await service.ask(timeout=10.0)
-    told = response.json()
+    body = response.json()
     if desk.started or service.facts_of(ToolCallStarted):
         return "a tool ran"
-    if response.status_code != 500 or (told["code"], told["retryable"]) != ("model_failed", True):
+    if response.status_code != 500 or (body["code"], body["retryable"]) != ("model_failed", True):
         return f"{response.status_code} {response.text}"
     return "" if len(service.facts_of(ModelCallStarted)) == 1 else "asked again"
 
@@ -132,9 +134,9 @@ async def test_whole(kind: str, streaming: bool, upstream: str) -> None:
     ):
         for behaviors in (whole, [*whole, {"type": "delay", "seconds": READ_S / 2}]):
             await set_scenario(upstream, *behaviors)
-            told = (await service.ask(include_steps=True)).json()
-            assert (told["outcome"], told["answer"]) == ("completed", "it is on its way")
-            assert [step["arguments"] for step in told["steps"]] == [{"order": ORDER}]
+            body = (await service.ask(include_steps=True)).json()
+            assert (body["outcome"], body["answer"]) == ("completed", "it is on its way")
+            assert [step["arguments"] for step in body["steps"]] == [{"order": ORDER}]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -148,9 +150,9 @@ async def test_unknown_tool(kind: str, streaming: bool, upstream: str) -> None:
         served({"a": agent_of(kind, chat, desk.tools())}) as service,
     ):
         response = await service.ask()
-        told = response.json()
-        assert (response.status_code, told["outcome"]) == (200, "completed")
-        assert (told["iterations"], told["tool_calls"], desk.started) == (1, 0, [])
+        body = response.json()
+        assert (response.status_code, body["outcome"]) == (200, "completed")
+        assert (body["iterations"], body["tool_calls"], desk.started) == (1, 0, [])
         assert [fact.reason for fact in service.facts_of(ToolCallRejected)] == ["unknown_tool"]
 
 
@@ -178,8 +180,8 @@ async def test_the_clients_own_retries(upstream: str) -> None:
         model(upstream, max_retries=2, timeout=30) as chat,
         served({"a": agent_of("create_agent", chat, [])}) as service,
     ):
-        told = (await service.ask()).json()
-        assert told["outcome"] == "completed"
+        body = (await service.ask()).json()
+        assert body["outcome"] == "completed"
         assert len(service.facts_of(ModelCallStarted)) == 1
 
 

@@ -110,9 +110,9 @@ async def refusal(*specs: str) -> str:
     """The sentence with which a start is refused: one line that ends as a sentence does."""
     with pytest.raises(AgentLoadError) as refused:
         await load(*specs)
-    said = str(refused.value)
-    assert "\n" not in said.strip()
-    return said
+    message = str(refused.value)
+    assert "\n" not in message.strip()
+    return message
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ async def test_wrong_import_string(shop: Path, spec: str) -> None:
 )
 async def test_bad_name(shop: Path, name: str) -> None:
     """A name that could not stand in an address is refused, with an example of a good one."""
-    said = await refusal(f"{name}=wk_shop:orders")
-    assert said.startswith(f"{name!r} cannot be the name of an agent")
-    assert said.endswith("as in my-agent=wk_shop:orders.")
+    message = await refusal(f"{name}=wk_shop:orders")
+    assert message.startswith(f"{name!r} cannot be the name of an agent")
+    assert message.endswith("as in my-agent=wk_shop:orders.")
 
 
 async def test_an_attribute_that_is_no_name(shop: Path) -> None:
@@ -186,14 +186,14 @@ async def test_an_attribute_that_is_no_name(shop: Path) -> None:
 
 async def test_two_of_one_name(shop: Path) -> None:
     """Two agents of one name are refused before any module is imported."""
-    said = await refusal("orders=wk_nothing:a", "wk_shop:orders")
-    assert said == "Two agents are named 'orders'; give one another name: OTHER=wk_shop:orders."
+    message = await refusal("orders=wk_nothing:a", "wk_shop:orders")
+    assert message == "Two agents are named 'orders'; give one another name: OTHER=wk_shop:orders."
 
 
 async def test_missing_module(here: Path) -> None:
     """A module that is nowhere is named, with where it was looked for."""
-    said = await refusal("wk_nowhere.agents:orders")
-    assert said == (
+    message = await refusal("wk_nowhere.agents:orders")
+    assert message == (
         "There is no module 'wk_nowhere' for wk_nowhere.agents:orders; it was looked for in "
         f"{here} and among the installed packages."
     )
@@ -209,9 +209,9 @@ async def test_missing_module_in_a_package(here: Path) -> None:
 async def test_a_module_that_misses_another(here: Path, missing: str) -> None:
     """A module that is there but imports what is not is not called missing itself."""
     (here / "wk_shop.py").write_text(f"import {missing}\n")
-    said = await refusal("wk_shop:orders")
-    assert said.startswith("Importing wk_shop failed: ModuleNotFoundError: No module named ")
-    assert repr(missing) in said
+    message = await refusal("wk_shop:orders")
+    assert message.startswith("Importing wk_shop failed: ModuleNotFoundError: No module named ")
+    assert repr(missing) in message
 
 
 @pytest.mark.parametrize(
@@ -228,16 +228,16 @@ async def test_a_module_that_misses_another(here: Path, missing: str) -> None:
 async def test_a_module_that_fails(here: Path, code: str, words: str) -> None:
     """A module that raises when it is imported is named, with what it raised."""
     (here / "wk_shop.py").write_text(code)
-    said = await refusal("wk_shop:orders")
-    assert said.startswith("Importing wk_shop failed: ")
-    assert words in said
+    message = await refusal("wk_shop:orders")
+    assert message.startswith("Importing wk_shop failed: ")
+    assert words in message
 
 
 @pytest.mark.parametrize("attribute", ["nothing", "Shop.nothing", "orders.nothing.more"])
 async def test_missing_attribute(shop: Path, attribute: str) -> None:
     """An attribute that the module does not have is named."""
-    said = await refusal(f"a=wk_shop:{attribute}")
-    assert said == f"Module wk_shop has no attribute {attribute!r}."
+    message = await refusal(f"a=wk_shop:{attribute}")
+    assert message == f"Module wk_shop has no attribute {attribute!r}."
 
 
 @pytest.mark.parametrize(
@@ -246,15 +246,15 @@ async def test_missing_attribute(shop: Path, attribute: str) -> None:
 )
 async def test_no_agent(shop: Path, attribute: str, given: str) -> None:
     """A thing that is no agent is named by its type, with what is wanted."""
-    said = await refusal(f"a=wk_shop:{attribute}")
-    assert said.startswith(f"wk_shop:{attribute} is no agent: it gave a {given}")
-    assert "wanted is a compiled LangGraph graph over 'messages'" in said
+    message = await refusal(f"a=wk_shop:{attribute}")
+    assert message.startswith(f"wk_shop:{attribute} is no agent: it gave a {given}")
+    assert "wanted is a compiled LangGraph graph over 'messages'" in message
 
 
 async def test_a_class(shop: Path) -> None:
     """A class is neither an agent nor a factory."""
-    said = await refusal("a=wk_shop:Shop")
-    assert said == "wk_shop:Shop is a class, not an agent or a function."
+    message = await refusal("a=wk_shop:Shop")
+    assert message == "wk_shop:Shop is a class, not an agent or a function."
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ async def test_a_class(shop: Path) -> None:
 )
 async def test_a_factory_that_fails(shop: Path, factory: str, words: str) -> None:
     """A factory that raises is named, with what it raised."""
-    said = await refusal(f"wk_shop:{factory}")
-    assert said.startswith(f"The factory wk_shop:{factory} failed: {words}")
+    message = await refusal(f"wk_shop:{factory}")
+    assert message.startswith(f"The factory wk_shop:{factory} failed: {words}")
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,11 @@ async def test_a_factory_that_fails(shop: Path, factory: str, words: str) -> Non
 )
 async def test_a_factory_that_wants_arguments(shop: Path, factory: str, wanted: str) -> None:
     """A factory that cannot be called without arguments is refused, naming them."""
-    said = await refusal(f"wk_shop:{factory}")
-    assert said.startswith(f"The factory wk_shop:{factory} wants {wanted}, and Watchkeeper calls")
-    assert "give it a default" in said
+    message = await refusal(f"wk_shop:{factory}")
+    assert message.startswith(
+        f"The factory wk_shop:{factory} wants {wanted}, and Watchkeeper calls"
+    )
+    assert "give it a default" in message
 
 
 async def test_what_was_opened_before_a_broken_one_is_closed(shop: Path) -> None:

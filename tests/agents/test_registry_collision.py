@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.waits
+
 LOAD = """
 import asyncio, json, sys
 import app.main
@@ -51,7 +53,7 @@ SPECS = (
 )
 
 
-def said(directory: Path, *specs: str) -> Any:
+def load_messages(directory: Path, *specs: str) -> Any:
     """What loading each of these says in that directory."""
     ended = subprocess.run(
         [sys.executable, "-P", "-c", LOAD, *specs],
@@ -75,7 +77,7 @@ def with_a_package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         file.write_text(AGENT)
     (here / "beside.py").write_text("from app.shop import orders\n")
     (here / "unrelated.py").write_text(AGENT)
-    answers = said(here, *SPECS, "beside:orders", "unrelated:orders", "")
+    answers = load_messages(here, *SPECS, "beside:orders", "unrelated:orders", "")
     assert isinstance(answers, dict)
     return answers | {"here": str(here)}
 
@@ -109,7 +111,7 @@ def test_the_demo_is_served_beside_it(with_a_package: dict[str, str]) -> None:
 def test_a_module_that_is_hidden(tmp_path: Path) -> None:
     """Whoever has a module `app.py` is told that our package hides it."""
     (tmp_path / "app.py").write_text(AGENT)
-    words = said(tmp_path, "app:orders")["app:orders"]
+    words = load_messages(tmp_path, "app:orders")["app:orders"]
     assert "Watchkeeper's own package" in words
     assert f"{tmp_path}/app.py" in words
     assert words.count("MODULE") == 0, "the advice names the module"
@@ -117,5 +119,5 @@ def test_a_module_that_is_hidden(tmp_path: Path) -> None:
 
 def test_no_collision_where_there_is_no_app(tmp_path: Path) -> None:
     """Where there is no `app` of the user's, a missing module of it is just missing."""
-    words = said(tmp_path, "app.nowhere:orders")["app.nowhere:orders"]
+    words = load_messages(tmp_path, "app.nowhere:orders")["app.nowhere:orders"]
     assert words.startswith("There is no module 'app.nowhere'")

@@ -57,8 +57,8 @@ def test_a_graph_without_messages() -> None:
     graph.add_node("add", lambda state: {"number": state["number"] + 1})
     graph.add_edge(START, "add")
     graph.add_edge("add", END)
-    said = refusal(graph.compile())
-    assert said.startswith("shop:orders is a graph without 'messages' in its state;")
+    message = refusal(graph.compile())
+    assert message.startswith("shop:orders is a graph without 'messages' in its state;")
 
 
 def test_a_graph_that_is_not_compiled() -> None:
@@ -66,16 +66,16 @@ def test_a_graph_that_is_not_compiled() -> None:
     graph = StateGraph(fakes.GraphState)
     graph.add_node("add", lambda state: state)
     graph.add_edge(START, "add")
-    said = refusal(graph)
-    assert "it gave a StateGraph" in said
-    assert "compiled LangGraph graph" in said
+    message = refusal(graph)
+    assert "it gave a StateGraph" in message
+    assert "compiled LangGraph graph" in message
 
 
 def test_an_executor_with_memory() -> None:
     """An executor with memory is refused, since all its callers would share it."""
-    said = refusal(fakes.build("agent_executor", model(), tools(), memory=_memory()))
-    assert said.startswith("shop:orders is an AgentExecutor with memory")
-    assert "thread_id" in said
+    message = refusal(fakes.build("agent_executor", model(), tools(), memory=_memory()))
+    assert message.startswith("shop:orders is an AgentExecutor with memory")
+    assert "thread_id" in message
 
 
 def _memory() -> Any:
@@ -85,8 +85,8 @@ def _memory() -> Any:
 
 def test_an_executor_that_wants_other_inputs() -> None:
     """An executor whose prompt wants more than the question is refused, naming what."""
-    said = refusal(executor([("system", "You serve {customer}.")]))
-    assert "AgentExecutor whose prompt wants ['customer']" in said
+    message = refusal(executor([("system", "You serve {customer}.")]))
+    assert "AgentExecutor whose prompt wants ['customer']" in message
 
 
 def test_an_executor_that_wants_no_input() -> None:
@@ -100,10 +100,11 @@ def test_a_react_executor_that_wants_other_inputs() -> None:
         "{tools} {tool_names} Serve {customer}.\nQuestion: {input}\nThought:{agent_scratchpad}"
     )
     agent = create_react_agent(model(), tools(), PromptTemplate.from_template(template))
-    said = refusal(AgentExecutor(agent=agent, tools=tools()))
-    assert "['customer']" in said
+    message = refusal(AgentExecutor(agent=agent, tools=tools()))
+    assert "['customer']" in message
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
     "extra",
     [
@@ -178,10 +179,13 @@ def test_the_executor_stays_as_it_was() -> None:
 def test_every_graph_continues_conversations(kind: str) -> None:
     """A graph continues conversations whether or not it brings what stores them."""
     without = adapt(fakes.build(kind, model(), tools()), "s:o", SERVED)
-    kept = adapt(fakes.build(kind, model(), tools(), checkpointer=InMemorySaver()), "s:o", SERVED)
-    assert (without.info.conversations, kept.info.conversations) == (True, True)
+    adapted = adapt(
+        fakes.build(kind, model(), tools(), checkpointer=InMemorySaver()), "s:o", SERVED
+    )
+    assert (without.info.conversations, adapted.info.conversations) == (True, True)
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
 async def test_a_graph_with_its_own_checkpointer_needs_no_thread(kind: str) -> None:
     """Each run of a graph that keeps conversations is one of its own unless it names another."""

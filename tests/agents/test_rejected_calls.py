@@ -10,16 +10,18 @@ from app.runs.model import Rejection
 from tests import fakes, loops
 from tests.agents.test_tool_errors import Turn, run_each, run_once
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.parametrize("kind", loops.ALL)
 async def test_unknown_tool(kind: str) -> None:
     """A tool that does not exist is refused, the model is told, and the run goes on."""
-    told, read, facts = await run_once(
+    body, read, facts = await run_once(
         kind, fakes.ToolDesk().tools(), ("no_such_tool", {"order": "1"})
     )
     [fact] = facts.of(ToolCallRejected)
     assert (fact.tool, fact.reason) == ("no_such_tool", Rejection.UNKNOWN_TOOL)
-    assert told["tool_calls"] == 0
+    assert body["tool_calls"] == 0
     assert facts.of(ToolCallStarted) == []
     assert "no_such_tool" in read
 
@@ -29,8 +31,8 @@ async def test_unknown_beside_known(kind: str) -> None:
     """A call that can be run is run, whatever was asked for beside it."""
     desk = fakes.ToolDesk()
     calls: list[Turn] = [("no_such_tool", {}), ("look", {"order": "7"})]
-    told, read, facts = await run_once(kind, desk.tools(), *calls)
-    assert (told["tool_calls"], desk.started) == (1, ["look"])
+    body, read, facts = await run_once(kind, desk.tools(), *calls)
+    assert (body["tool_calls"], desk.started) == (1, ["look"])
     assert len(facts.of(ToolCallRejected)) == 1
     assert "order 7 shipped" in read
 
@@ -60,10 +62,10 @@ async def test_invalid_arguments(kind: str) -> None:
     """Arguments that do not fit are refused, the model is told, and the run goes on."""
     tools = {name: [counts(**own)] for name, own in OWN.items()}
     rejected = {}
-    async for name, told, read, facts in run_each(kind, tools, ("count", {"number": "many"})):
+    async for name, body, read, facts in run_each(kind, tools, ("count", {"number": "many"})):
         rejected[name] = [(fact.tool, fact.reason) for fact in facts.of(ToolCallRejected)]
         assert "counted" not in read, name
-        assert [step["outcome"] for step in told["steps"]] == ["tool_error"], name
+        assert [step["outcome"] for step in body["steps"]] == ["tool_error"], name
     assert rejected == {name: [("count", Rejection.INVALID_ARGS)] for name in OWN}
 
 
@@ -79,8 +81,8 @@ async def test_missing_arguments(kind: str) -> None:
 async def test_two_arguments_for_a_classic_tool(kind: str) -> None:
     """A classic tool that is sent two arguments tells the model so."""
     classic = Tool("look", lambda order: order, "Look an order up.")
-    told, read, _ = await run_once(kind, [classic], ("look", {"a": "1", "b": "2"}))
-    assert told["steps"][0]["outcome"] == "tool_error"
+    body, read, _ = await run_once(kind, [classic], ("look", {"a": "1", "b": "2"}))
+    assert body["steps"][0]["outcome"] == "tool_error"
     assert "Too many arguments" in read
 
 

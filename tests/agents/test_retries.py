@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pytest
 
 from app.agents import retry
-from app.agents.builder import build_agent
 from app.agents.openai import StrictChatOpenAI, chat_openai
 from app.agents.retry import is_retryable
 from app.runs.events import Event, ModelCallRetried, ModelCallStarted
@@ -16,6 +15,9 @@ from tests import fakes, loops
 from tests.agents.test_model_faults import ASKS, EITHER_WAY, READ_S, SAYS, STREAMED
 from tests.service import Served, served
 from tests.upstreams import llmock, set_scenario
+from watchkeeper import build_agent
+
+pytestmark = pytest.mark.waits
 
 PASSING = {name: b for name, b in EITHER_WAY.items() if name != "401" and "Retry" not in name}
 PASSING["503"] = [{"type": "fail", "status": 503}]
@@ -55,12 +57,12 @@ class Serving(NamedTuple):
     def be_patient_when_asked_again(self) -> None:
         """The first attempt shall fail of impatience, and none after it."""
         runner = self.service.service.runner
-        tell = runner.emit
+        emit_to_sinks = runner.emit
 
         def emit(fact: Event) -> None:
             if isinstance(fact, ModelCallRetried):
                 self.chat.root_async_client.timeout = PATIENT
-            tell(fact)
+            emit_to_sinks(fact)
 
         runner.emit = emit
 
@@ -93,10 +95,10 @@ async def test_recovered(streaming: bool, upstream: str, quick: None) -> None:
             desk.started.clear()
             answer = {"type": "reply", "text": ANSWER, "times": None}
             await set_scenario(upstream, *behaviors, ASKS, answer)
-            told = (await service.ask()).json()
+            body = (await service.ask()).json()
             asked = [(f.iteration, f.attempt) for f in service.facts_of(ModelCallStarted)]
             retracted = [fact.iteration for fact in service.facts_of(ModelCallRetried)]
-            seen = (told.get("answer"), desk.started, asked, retracted)
+            seen = (body.get("answer"), desk.started, asked, retracted)
             if seen != (ANSWER, ["look"], [(1, 1), (1, 2), (2, 1)], [1]):
                 wrong[name] = seen
     assert wrong == {}
@@ -113,8 +115,8 @@ async def test_given_up(streaming: bool, upstream: str, quick: None) -> None:
             service.facts.clear()
             await set_scenario(upstream, *({**b, "times": None} for b in behaviors))
             response = await service.ask()
-            told = response.json()
-            seen = (response.status_code, told.get("code"), told.get("retryable"), desk.started)
+            body = response.json()
+            seen = (response.status_code, body.get("code"), body.get("retryable"), desk.started)
             calls = len(service.facts_of(ModelCallStarted))
             if (*seen, calls) != (500, "model_failed", True, [], 2):
                 wrong[name] = (*seen, calls)
@@ -150,10 +152,10 @@ async def test_retry_after(status: int, upstream: str) -> None:
     """A wait that fits is waited for in full, and belongs to the model's time."""
     async with serving(upstream) as (service, _, _):
         await set_scenario(upstream, {"type": "fail", "status": status, "retry_after": 1}, SAYS)
-        told = (await service.ask(timeout=30.0)).json()
-    assert told["outcome"] == "completed"
-    assert 1.0 <= told["duration_s"] < 20
-    assert told["timings"]["llm_s"] >= 1.0
+        body = (await service.ask(timeout=30.0)).json()
+    assert body["outcome"] == "completed"
+    assert 1.0 <= body["duration_s"] < 20
+    assert body["timings"]["llm_s"] >= 1.0
 
 
 async def test_retries_end_with_the_run(upstream: str) -> None:
@@ -163,19 +165,19 @@ async def test_retries_end_with_the_run(upstream: str) -> None:
         began = time.monotonic()
         response = await service.ask(timeout=3.0)
         assert time.monotonic() - began < 20
-    told = response.json()
-    assert (response.status_code, told["code"]) in ((500, "model_failed"), (504, "timeout"))
-    assert told["phase"] == "llm" or told["code"] == "model_failed"
+    body = response.json()
+    assert (response.status_code, body["code"]) in ((500, "model_failed"), (504, "timeout"))
+    assert body["phase"] == "llm" or body["code"] == "model_failed"
 
 
 @pytest.mark.parametrize("stopping", ["generate", "force"])
 async def test_retries_within_the_ceiling(stopping: str, quick: None) -> None:
     """Retries count towards the ceiling of model calls, those of the last answer included."""
-    failing = fakes.ScriptedModel(script=loops.says(""), error=TimeoutError())
+    failing = fakes.ScriptedModel(script=loops.replies(""), error=TimeoutError())
     agent = build_agent(failing, [], attempts=30, max_iterations=1)
     async with served({"a": agent}, early_stopping=stopping) as service:
-        told = (await service.ask()).json()
-    assert told["outcome"] == ("iteration_limit" if stopping == "force" else "failed")
+        body = (await service.ask()).json()
+    assert body["outcome"] == ("iteration_limit" if stopping == "force" else "failed")
     assert len(failing.asked) <= 4 * (1 + 1)
 
 
@@ -184,8 +186,8 @@ async def test_retries_are_no_iterations(upstream: str, quick: None) -> None:
     fault = {"type": "tool_fault", "kind": "malformed_arguments"}
     async with serving(upstream) as (service, desk, _):
         await set_scenario(upstream, ASKS, fault, ASKS, ASKS, {**SAYS, "times": None})
-        told = (await service.ask(max_iterations=3)).json()
-    assert (told["outcome"], told["iterations"], told["tool_calls"]) == ("completed", 2, 2)
+        body = (await service.ask(max_iterations=3)).json()
+    assert (body["outcome"], body["iterations"], body["tool_calls"]) == ("completed", 2, 2)
     assert desk.started == ["look", "look"]
 
 

@@ -24,6 +24,8 @@ from app.runs.events import IterationCounted, ModelCallStarted
 from tests import fakes, faults, loops
 from tests.service import Served, served
 
+pytestmark = pytest.mark.waits
+
 LIMIT = 2
 CEILING = 4 * (LIMIT + 1)
 
@@ -71,12 +73,12 @@ async def test_looping_sub_agent(kind: str, flavour: str) -> None:
     """A sub-agent that loops inside a tool ends the run at 4 × (N + 1) model calls in all."""
     sub, inner = looping_sub_agent()
     outer = loops.asks_times(kind, 1)
-    told, service = await stopped(loops.build(kind, outer, [sub_agent_tool(sub, flavour)]))
-    assert told["outcome"] == "iteration_limit"
-    assert told["answer"] == loops.ANSWER
+    body, service = await stopped(loops.build(kind, outer, [sub_agent_tool(sub, flavour)]))
+    assert body["outcome"] == "iteration_limit"
+    assert body["answer"] == loops.ANSWER
     assert len(inner.asked) + len(outer.asked) == CEILING
     assert len(service.facts_of(ModelCallStarted)) == CEILING
-    assert (told["iterations"], told["tool_calls"]) == (1, 1)
+    assert (body["iterations"], body["tool_calls"]) == (1, 1)
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
@@ -87,8 +89,8 @@ async def test_parallel_looping_sub_agents(kind: str) -> None:
     outer = loops.asks_times(kind, 1, parallel=3)
     agent = loops.build(kind, outer, [sub_agent_tool(sub, "sync")])
     async with served({"a": agent}, max_iterations=LIMIT) as service:
-        told = (await service.ask(timeout=10.0)).json()
-        assert told["outcome"] == "iteration_limit"
+        body = (await service.ask(timeout=10.0)).json()
+        assert body["outcome"] == "iteration_limit"
         await asyncio.sleep(0.2)
         try:
             assert len(inner.asked) + len(outer.asked) <= CEILING
@@ -103,9 +105,9 @@ async def test_modest_sub_agent(kind: str) -> None:
     inner = loops.asks_times("create_agent", 3)
     sub = create_agent(inner, fakes.ToolDesk().tools())
     outer = loops.asks_times(kind, 1)
-    told, service = await stopped(loops.build(kind, outer, [sub_agent_tool(sub, "async")]))
-    assert (told["outcome"], told["iterations"], told["tool_calls"]) == ("completed", 1, 1)
-    assert told["usage"]["input_tokens"] == 10 * (len(inner.asked) + len(outer.asked)) == 60
+    body, service = await stopped(loops.build(kind, outer, [sub_agent_tool(sub, "async")]))
+    assert (body["outcome"], body["iterations"], body["tool_calls"]) == ("completed", 1, 1)
+    assert body["usage"]["input_tokens"] == 10 * (len(inner.asked) + len(outer.asked)) == 60
     assert len(service.facts_of(IterationCounted)) == 1
 
 
@@ -116,8 +118,8 @@ async def test_agent_as_a_node() -> None:
     graph.add_node("worker", sub)
     graph.add_edge(START, "worker")
     graph.add_edge("worker", END)
-    told, _ = await stopped(graph.compile(), early_stopping="force")
-    assert (told["outcome"], told["iterations"]) == ("iteration_limit", LIMIT)
+    body, _ = await stopped(graph.compile(), early_stopping="force")
+    assert (body["outcome"], body["iterations"]) == ("iteration_limit", LIMIT)
     assert len(model.asked) == LIMIT
 
 
@@ -135,10 +137,10 @@ async def test_own_retries(on_failure: Any) -> None:
     model = fakes.ScriptedModel(script=script)
     retry = ModelRetryMiddleware(max_retries=50, on_failure=on_failure, initial_delay=0.0)
     agent = fakes.build("create_agent", model, fakes.ToolDesk().tools(), middleware=[retry])
-    told, _ = await stopped(agent, max_iterations=3, early_stopping="force")
-    assert told["outcome"] == "iteration_limit"
-    assert (told["iterations"], len(model.asked)) == (3, 9)
-    assert "Model call failed" not in told["answer"]
+    body, _ = await stopped(agent, max_iterations=3, early_stopping="force")
+    assert body["outcome"] == "iteration_limit"
+    assert (body["iterations"], len(model.asked)) == (3, 9)
+    assert "Model call failed" not in body["answer"]
 
 
 async def test_endless_retries() -> None:
@@ -154,14 +156,14 @@ async def test_endless_retries() -> None:
     retry = ModelRetryMiddleware(max_retries=10_000, initial_delay=0.0, on_failure="error")
     agent = fakes.build("create_agent", model, [], middleware=[retry])
     async with served({"a": agent}, max_iterations=LIMIT) as service:
-        told = (await service.ask(timeout=10.0)).json()
-    assert told["outcome"] == "iteration_limit"
+        body = (await service.ask(timeout=10.0)).json()
+    assert body["outcome"] == "iteration_limit"
     assert len(model.asked) == CEILING
 
 
 async def test_own_retries_that_give_up() -> None:
     """The error text that a user's own middleware puts in the model's place is no answer."""
-    model = fakes.ScriptedModel(script=loops.says(""), error=ConnectionError(faults.SECRET))
+    model = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError(faults.SECRET))
     retry = ModelRetryMiddleware(max_retries=1, initial_delay=0.0)
     agent = fakes.build("create_agent", model, [], middleware=[retry])
     async with served({"a": agent}) as service:
@@ -173,22 +175,22 @@ async def test_own_retries_that_give_up() -> None:
 
 async def test_fallback_model() -> None:
     """A model that stands in for one that failed is heard, and held to the same limit."""
-    failing = fakes.ScriptedModel(script=loops.says(""), error=ConnectionError("down"))
+    failing = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError("down"))
     standing_in = loops.asks_times("create_agent", LIMIT)
     fallback = ModelFallbackMiddleware(standing_in)
     agent = fakes.build("create_agent", failing, fakes.ToolDesk().tools(), middleware=[fallback])
-    told, _ = await stopped(agent, early_stopping="force")
-    assert (told["outcome"], told["iterations"]) == ("iteration_limit", LIMIT)
+    body, _ = await stopped(agent, early_stopping="force")
+    assert (body["outcome"], body["iterations"]) == ("iteration_limit", LIMIT)
     assert (len(failing.asked), len(standing_in.asked)) == (LIMIT, LIMIT)
 
 
 async def test_fallback_model_that_answers() -> None:
     """An answer of a model that stands in is an answer."""
-    failing = fakes.ScriptedModel(script=loops.says(""), error=ConnectionError("down"))
+    failing = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError("down"))
     fallback = ModelFallbackMiddleware(loops.asks_times("create_agent", 1))
     agent = fakes.build("create_agent", failing, fakes.ToolDesk().tools(), middleware=[fallback])
-    told, _ = await stopped(agent)
-    assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER)
+    body, _ = await stopped(agent)
+    assert (body["outcome"], body["answer"]) == ("completed", loops.ANSWER)
 
 
 @pytest.mark.parametrize("stopping", ["generate", "force"])
@@ -197,11 +199,11 @@ async def test_the_library_limit(stopping: str) -> None:
     model = loops.asks_times("create_agent", 2, arguments={"order": "77"})
     own = ModelCallLimitMiddleware(run_limit=2, exit_behavior="end")
     agent = fakes.build("create_agent", model, fakes.ToolDesk().tools(), middleware=[own])
-    told, _ = await stopped(agent, max_iterations=5, early_stopping=stopping)
-    assert (told["outcome"], told["iterations"]) == ("iteration_limit", 2)
-    assert "limit exceeded" not in told["answer"].lower()
-    assert "Model call limits" not in told["answer"]
-    assert (told["answer"] == loops.ANSWER) is (stopping == "generate")
+    body, _ = await stopped(agent, max_iterations=5, early_stopping=stopping)
+    assert (body["outcome"], body["iterations"]) == ("iteration_limit", 2)
+    assert "limit exceeded" not in body["answer"].lower()
+    assert "Model call limits" not in body["answer"]
+    assert (body["answer"] == loops.ANSWER) is (stopping == "generate")
     if stopping == "generate":
         results = [m for m in model.asked[-1] if isinstance(m, ToolMessage)]
         assert len(results) == 2, "the last call knows every result"
@@ -210,7 +212,7 @@ async def test_the_library_limit(stopping: str) -> None:
 
 async def test_model_in_a_middleware() -> None:
     """What a middleware asks of a model of its own is no turn, and stands in nobody's way."""
-    checks = fakes.ScriptedModel(script=loops.says("harmless"))
+    checks = fakes.ScriptedModel(script=loops.replies("harmless"))
 
     class Checked(AgentMiddleware[Any, Any, Any]):
         async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -220,9 +222,9 @@ async def test_model_in_a_middleware() -> None:
     desk = fakes.ToolDesk()
     model = loops.asks_times("create_agent", LIMIT)
     agent = fakes.build("create_agent", model, desk.tools(), middleware=[Checked()])
-    told, _ = await stopped(agent)
-    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
-    assert (told["iterations"], told["tool_calls"]) == (LIMIT, LIMIT)
+    body, _ = await stopped(agent)
+    assert (body["outcome"], body["answer"]) == ("iteration_limit", loops.ANSWER)
+    assert (body["iterations"], body["tool_calls"]) == (LIMIT, LIMIT)
     assert desk.started == ["look"] * LIMIT
     assert (len(model.asked), len(checks.asked)) == (LIMIT + 1, LIMIT + 1)
     assert model.asked[-1][0].text == fakes.SYSTEM_PROMPT
@@ -254,18 +256,18 @@ async def test_structured_output() -> None:
         fakes.ToolDesk().tools(),
         response_format=ToolStrategy(Verdict),
     )
-    told, _ = await stopped(agent)
-    assert (told["outcome"], told["output"]) == ("completed", {"state": "shipped"})
-    assert (told["iterations"], told["tool_calls"]) == (1, 1)
+    body, _ = await stopped(agent)
+    assert (body["outcome"], body["output"]) == ("completed", {"state": "shipped"})
+    assert (body["iterations"], body["tool_calls"]) == (1, 1)
 
 
 async def test_structured_output_that_never_fits() -> None:
     """A turn whose structured output does not fit asked for nothing usable, so it counts."""
     model = structured({"state": ""})
     agent = create_agent(model, fakes.ToolDesk().tools(), response_format=ToolStrategy(Verdict))
-    told, _ = await stopped(agent, max_iterations=3, early_stopping="force")
-    assert told["outcome"] == "iteration_limit"
-    assert (told["iterations"], len(model.asked)) == (3, 3)
+    body, _ = await stopped(agent, max_iterations=3, early_stopping="force")
+    assert body["outcome"] == "iteration_limit"
+    assert (body["iterations"], len(model.asked)) == (3, 3)
 
 
 class Completing(LLM):
@@ -287,8 +289,8 @@ async def test_model_that_completes_text() -> None:
     """A ReAct agent over a model that completes text keeps its instructions in the last call."""
     turn = "\nAction: look\nAction Input: 77"
     model = Completing(replies=[turn, turn, f"Final Answer: {loops.ANSWER}"])
-    told, _ = await stopped(loops.react(model, fakes.ToolDesk().tools()))
-    assert (told["outcome"], told["answer"]) == ("iteration_limit", loops.ANSWER)
+    body, _ = await stopped(loops.react(model, fakes.ToolDesk().tools()))
+    assert (body["outcome"], body["answer"]) == ("iteration_limit", loops.ANSWER)
     assert len(model.prompts) == LIMIT + 1
     assert loops.INSTRUCTIONS["react"] in model.prompts[-1]
     assert model.prompts[-1].count("order 77 shipped") == 2

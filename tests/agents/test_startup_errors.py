@@ -26,7 +26,7 @@ DO = "; start what should answer there, or correct the address"
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "expected"),
     [
         (ValueError("no key"), "ValueError: no key"),
         (ValueError(), "ValueError"),
@@ -50,9 +50,9 @@ DO = "; start what should answer there, or correct the address"
         ),
     ],
 )
-def test_reason(raised: BaseException, said: str) -> None:
+def test_reason(raised: BaseException, expected: str) -> None:
     """The leaves of a group are named, and what refused a connection, and where to."""
-    assert describe(raised) == said
+    assert describe(raised) == expected
 
 
 def test_a_long_text_is_cut() -> None:

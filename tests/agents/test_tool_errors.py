@@ -21,6 +21,8 @@ from app.runs.model import CallOutcome
 from tests import fakes, faults, loops
 from tests.service import served
 
+pytestmark = pytest.mark.waits
+
 Turn = tuple[str, dict[str, Any]]
 
 
@@ -37,8 +39,8 @@ def asks_once(kind: str, *calls: Turn) -> fakes.ScriptedModel:
     turns = iter(range(1_000))
     if kind == "react":
         [(name, given)] = calls
-        said = "".join(map(str, given.values()))
-        first = AIMessage(f"\nAction: {name}\nAction Input: {said}")
+        action_input = "".join(map(str, given.values()))
+        first = AIMessage(f"\nAction: {name}\nAction Input: {action_input}")
     else:
         asked: Any = [
             {"name": name, "args": given, "id": f"call-{n}", "type": "tool_call"}
@@ -59,11 +61,11 @@ async def run_each(
         for name, model in models.items():
             response = await service.ask(agent=names[name], include_steps=True, timeout=10.0)
             assert response.status_code == 200, response.text
-            told = response.json()
-            assert (told["outcome"], told["answer"]) == ("completed", loops.ANSWER)
-            assert told["iterations"] == 1
-            facts = Facts(fact for fact in service.facts if fact.run_id == told["run_id"])
-            yield name, told, _read(model.asked[-1], kind), facts
+            body = response.json()
+            assert (body["outcome"], body["answer"]) == ("completed", loops.ANSWER)
+            assert body["iterations"] == 1
+            facts = Facts(fact for fact in service.facts if fact.run_id == body["run_id"])
+            yield name, body, _read(model.asked[-1], kind), facts
         service.books_balance()
 
 
@@ -71,8 +73,8 @@ async def run_once(
     kind: str, tools: Sequence[BaseTool], *calls: Turn
 ) -> tuple[dict[str, Any], str, Facts]:
     """One run that asks for these calls: what came of it, what the model read, its facts."""
-    [(_, told, read, facts)] = [run async for run in run_each(kind, {"a": tools}, *calls)]
-    return told, read, facts
+    [(_, body, read, facts)] = [run async for run in run_each(kind, {"a": tools}, *calls)]
+    return body, read, facts
 
 
 def _read(messages: Sequence[BaseMessage], kind: str) -> str:
@@ -122,23 +124,23 @@ async def test_a_slow_sibling(kind: str) -> None:
     """A tool that raises beside slow ones leaves them to finish, and the run to go on."""
     desk = fakes.ToolDesk(seconds=0.1)
     calls: list[Turn] = [("nap", {}), ("broken", {}), ("block", {})]
-    told, read, _ = await run_once(kind, desk.tools(), *calls)
+    body, read, _ = await run_once(kind, desk.tools(), *calls)
     assert sorted(desk.finished) == ["block", "nap"]
     assert desk.cancelled == []
-    outcomes = {step["tool"]: step["outcome"] for step in told["steps"]}
+    outcomes = {step["tool"]: step["outcome"] for step in body["steps"]}
     assert outcomes == {"nap": "completed", "broken": "tool_error", "block": "completed"}
     assert sorted(read.split("\n")) == ["Tool broken failed: ValueError", "blocked", "slept"]
-    assert faults.SECRET not in json.dumps(told)
+    assert faults.SECRET not in json.dumps(body)
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
 async def test_told_by_name_and_type(kind: str) -> None:
     """The model reads the tool's name and the exception's type, and none of its text."""
     tools = {flavour: [looks(KeyError(faults.SECRET), flavour)] for flavour in FLAVOURS}
-    async for flavour, told, read, facts in run_each(kind, tools, ("look", {"order": "1"})):
+    async for flavour, body, read, facts in run_each(kind, tools, ("look", {"order": "1"})):
         assert read.startswith("Tool look failed: KeyError"), flavour
         assert faults.SECRET not in read, flavour
-        [step] = told["steps"]
+        [step] = body["steps"]
         result = (step["outcome"], step["result"])
         assert result == ("tool_error", "Tool look failed: KeyError"), flavour
         [finished] = facts.of(ToolCallFinished)
@@ -150,9 +152,9 @@ async def test_told_by_name_and_type(kind: str) -> None:
 async def test_tool_exception(kind: str) -> None:
     """The words of a ToolException are meant for the model, so it reads them."""
     tools = {flavour: [looks(ToolException("try order 7"), flavour)] for flavour in FLAVOURS}
-    async for flavour, told, read, _ in run_each(kind, tools, ("look", {"order": "1"})):
+    async for flavour, body, read, _ in run_each(kind, tools, ("look", {"order": "1"})):
         assert read == "Tool look failed: ToolException: try order 7", flavour
-        assert told["steps"][0]["outcome"] == "tool_error", flavour
+        assert body["steps"][0]["outcome"] == "tool_error", flavour
 
 
 OWN: dict[str, tuple[Any, str]] = {
@@ -172,9 +174,9 @@ async def test_own_handling(kind: str) -> None:
         wanted.handle_tool_error = other.handle_tool_error = own
         other.name = "other"
         tools[name] = [wanted, other]
-    async for name, told, read, _ in run_each(kind, tools, ("look", {}), ("other", {})):
+    async for name, body, read, _ in run_each(kind, tools, ("look", {}), ("other", {})):
         assert read.split("\n") == [OWN[name][1], "Tool other failed: ValueError"], name
-        assert {step["outcome"] for step in told["steps"]} == {"tool_error"}, name
+        assert {step["outcome"] for step in body["steps"]} == {"tool_error"}, name
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
@@ -192,10 +194,10 @@ async def test_call_ids(kind: str) -> None:
     """Every step has a call id of its own."""
     tools = fakes.ToolDesk().tools()
     calls: list[Turn] = [("look", {"order": "1"}), ("look", {"order": "2"}), ("broken", {})]
-    told, _, facts = await run_once(kind, tools, *(calls[:1] if kind == "react" else calls))
-    ids = [step["call_id"] for step in told["steps"]]
+    body, _, facts = await run_once(kind, tools, *(calls[:1] if kind == "react" else calls))
+    ids = [step["call_id"] for step in body["steps"]]
     assert all(isinstance(call_id, str) and call_id for call_id in ids)
-    assert len(set(ids)) == len(told["steps"]) == told["tool_calls"]
+    assert len(set(ids)) == len(body["steps"]) == body["tool_calls"]
     started = facts.of(ToolCallStarted)
     assert len({fact.call_id for fact in started}) == len(ids)
 
@@ -206,8 +208,8 @@ async def test_repeated_call_ids(kind: str) -> None:
     turns = iter([fakes.asks("look", {"order": "1"}), fakes.asks("look", {"order": "2"})])
     model = fakes.ScriptedModel(script=lambda _: next(turns, AIMessage(loops.ANSWER)))
     async with served({"a": loops.build(kind, model, fakes.ToolDesk().tools())}) as service:
-        told = (await service.ask(include_steps=True)).json()
-    assert len({step["call_id"] for step in told["steps"]}) == 2
+        body = (await service.ask(include_steps=True)).json()
+    assert len({step["call_id"] for step in body["steps"]}) == 2
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
@@ -219,8 +221,8 @@ async def test_a_result_of_the_wrong_shape(kind: str) -> None:
         """Look an order up."""
         return "only the content"
 
-    told, read, _ = await run_once(kind, [look], ("look", {}))
-    assert told["steps"][0]["outcome"] == "tool_error"
+    body, read, _ = await run_once(kind, [look], ("look", {}))
+    assert body["steps"][0]["outcome"] == "tool_error"
     assert read == "Tool look failed: ValueError"
 
 
@@ -284,5 +286,5 @@ async def test_served_twice() -> None:
     model = asks_once("create_agent", ("look", {}))
     agent = fakes.build("create_agent", model, [broken])
     async with served({"a": agent, "b": agent}) as service:
-        told = (await service.ask(agent="b", include_steps=True)).json()
-    assert told["steps"][0]["result"] == "Tool look failed: ToolException: try order 7"
+        body = (await service.ask(agent="b", include_steps=True)).json()
+    assert body["steps"][0]["result"] == "Tool look failed: ToolException: try order 7"

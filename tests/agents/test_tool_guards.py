@@ -37,8 +37,8 @@ async def test_a_result_is_unchanged(make: Make) -> None:
 @makes
 async def test_an_exception_is_told_by_its_type(make: Make) -> None:
     """The model is told the name of the tool and the type of what it raised, never the text."""
-    said = await ask(make(ValueError(SECRET)), text="x")
-    assert said == ("Tool probe failed: ValueError", "error")
+    answer = await ask(make(ValueError(SECRET)), text="x")
+    assert answer == ("Tool probe failed: ValueError", "error")
 
 
 @sync_makes
@@ -82,25 +82,26 @@ for make in MAKES:
 """
 
 
+@pytest.mark.waits
 def test_a_tool_that_wants_to_exit() -> None:
     """A tool that calls sys.exit has failed; the service goes on."""
     ended = subprocess.run(
         [sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=60, check=False
     )
-    told = [f"{make.__name__} | Tool probe failed: SystemExit" for make in MAKES]
-    assert ended.stdout.splitlines() == told, ended.stderr
+    expected = [f"{make.__name__} | Tool probe failed: SystemExit" for make in MAKES]
+    assert ended.stdout.splitlines() == expected, ended.stderr
 
 
 @makes
 async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
     """What a tool says on purpose to the model reaches it."""
-    said = await ask(make(ToolException("no order 7")), text="x")
-    assert said == ("Tool probe failed: ToolException: no order 7", "error")
+    answer = await ask(make(ToolException("no order 7")), text="x")
+    assert answer == ("Tool probe failed: ToolException: no order 7", "error")
 
 
 @makes
 @pytest.mark.parametrize(
-    ("handler", "told"),
+    ("handler", "content"),
     [
         (True, "no order 7"),
         ("ask again", "ask again"),
@@ -109,17 +110,17 @@ async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
     ],
     ids=["true", "text", "function", "false"],
 )
-async def test_the_users_own_handler_is_kept(make: Make, handler: Any, told: str) -> None:
+async def test_the_users_own_handler_is_kept(make: Make, handler: Any, content: str) -> None:
     """A tool whose author said how its ToolExceptions are told is told in that way."""
     probe = make(ToolException("no order 7"), handle_tool_error=handler)
-    assert await ask(probe, text="x") == (told, "error")
+    assert await ask(probe, text="x") == (content, "error")
 
 
 @pytest.mark.parametrize("handler", [True, "ask again", lambda error: f"handled {error}"])
 async def test_the_users_handler_is_not_asked_about_other_exceptions(handler: Any) -> None:
     """A handler for ToolExceptions is not handed anything else."""
-    said = await ask(classic(ValueError(SECRET), handle_tool_error=handler), text="x")
-    assert said == ("Tool probe failed: ValueError", "error")
+    answer = await ask(classic(ValueError(SECRET), handle_tool_error=handler), text="x")
+    assert answer == ("Tool probe failed: ValueError", "error")
 
 
 async def test_a_tool_exception_without_words() -> None:
@@ -211,16 +212,16 @@ async def test_artifacts_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "content"),
     [
         (ValueError(SECRET), "Tool probe failed: ValueError"),
         (ToolException("none"), "Tool probe failed: ToolException: none"),
     ],
     ids=["ValueError", "ToolException"],
 )
-async def test_a_failure_instead_of_an_artifact(error: Exception, told: str) -> None:
+async def test_a_failure_instead_of_an_artifact(error: Exception, content: str) -> None:
     """A tool with artifacts that raises is told of as any other."""
-    assert await ask(with_artifact(error)) == (told, "error")
+    assert await ask(with_artifact(error)) == (content, "error")
 
 
 @pytest.mark.parametrize("result", ["words only", ("a", "b", "c"), None], ids=repr)

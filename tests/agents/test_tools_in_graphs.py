@@ -15,11 +15,13 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode
 from langgraph.types import Command, interrupt
 
-from app.runs import remaining
 from app.runs.events import ToolCallFinished, ToolCallStarted
 from app.runs.model import CallOutcome
 from tests import fakes
 from tests.service import Served, served
+from watchkeeper import remaining
+
+pytestmark = pytest.mark.waits
 
 
 @tool
@@ -138,8 +140,8 @@ async def test_a_failing_sibling_leaves_the_others_alone(kind: str) -> None:
 
     model = fakes.ScriptedModel(script=script)
     async with served({"a": fakes.build(kind, model, desk.tools())}) as service:
-        said = await answer_of(service)
-        assert said == "Tool broken failed: ValueError | order 1 shipped"
+        answer = await answer_of(service)
+        assert answer == "Tool broken failed: ValueError | order 1 shipped"
         outcomes = {fact.outcome for fact in service.facts_of(ToolCallFinished)}
         assert outcomes == {CallOutcome.TOOL_ERROR, CallOutcome.COMPLETED}
 

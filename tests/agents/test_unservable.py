@@ -68,6 +68,7 @@ async def desk() -> AsyncIterator[Served]:
         yield service
 
 
+@pytest.mark.waits
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", SERVED)
 async def test_served(desk: Served, name: str) -> None:

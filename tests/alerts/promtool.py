@@ -39,7 +39,7 @@ def given(
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class FiringAlert:
     """One alert that fires: its labels beside those of the rule, and its words."""
 
     labels: Mapping[str, str]
@@ -50,20 +50,20 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What an alert does at a moment; without anything said it is silent."""
+    """What an alert does at a moment; without an alert that fires it is silent."""
 
     alert: str
     title: str
     given: Sequence[Given]
     at: str
-    said: Sequence[Said] = ()
+    firing: Sequence[FiringAlert] = ()
     # The time between two values, which is that between two evaluations too.
     every: str = "1m"
 
     @property
     def fires(self) -> bool:
         """Whether the alert is meant to fire."""
-        return bool(self.said)
+        return bool(self.firing)
 
 
 def fires(
@@ -78,8 +78,8 @@ def fires(
     every: str = "1m",
 ) -> Case:
     """The alert fires once, with these labels and words. `rule` picks one of several rules."""
-    said = Said({"job": JOB, **labels}, summary, description, rule or {})
-    return Case(alert, title, series, at, (said,), every)
+    alert_fired = FiringAlert({"job": JOB, **labels}, summary, description, rule or {})
+    return Case(alert, title, series, at, (alert_fired,), every)
 
 
 def silent(alert: str, title: str, *series: Given, at: str, every: str = "1m") -> Case:
@@ -131,7 +131,9 @@ def _tests(cases: Sequence[Case], groups: Sequence[Group], values: Values) -> di
                     {
                         "eval_time": case.at,
                         "alertname": case.alert,
-                        "exp_alerts": [_expected(said, case, groups, values) for said in case.said],
+                        "exp_alerts": [
+                            _expected(alert, case, groups, values) for alert in case.firing
+                        ],
                     }
                 ],
             }
@@ -141,7 +143,7 @@ def _tests(cases: Sequence[Case], groups: Sequence[Group], values: Values) -> di
 
 
 def _expected(
-    said: Said, case: Case, groups: Sequence[Group], values: Values
+    firing: FiringAlert, case: Case, groups: Sequence[Group], values: Values
 ) -> dict[str, Mapping[str, str]]:
     [alert] = [
         rule
@@ -149,21 +151,21 @@ def _expected(
         for rule in group.rules
         if isinstance(rule, Alert)
         and rule.name == case.alert
-        and said.rule.items() <= rule.labels.items()
+        and firing.rule.items() <= rule.labels.items()
     ]
-    told = annotations(alert, rules.links(values))
-    link = told["dashboard_url"].partition("?")[0]
+    annotated = annotations(alert, rules.links(values))
+    link = annotated["dashboard_url"].partition("?")[0]
     subject = "&".join(
-        f"var-{name}={said.labels[name]}"
+        f"var-{name}={firing.labels[name]}"
         for name in ("job", "agent", "instance")
-        if name in said.labels
+        if name in firing.labels
     )
     return {
-        "exp_labels": {**said.labels, **alert.labels, "severity": str(alert.severity)},
+        "exp_labels": {**firing.labels, **alert.labels, "severity": str(alert.severity)},
         "exp_annotations": {
-            "summary": said.summary,
-            "description": said.description,
-            "runbook_url": told["runbook_url"],
+            "summary": firing.summary,
+            "description": firing.description,
+            "runbook_url": annotated["runbook_url"],
             "dashboard_url": f"{link}?{subject}",
         },
     }

@@ -12,6 +12,8 @@ from dashboards.rules.values import Values
 from tests.alerts.promtool import program
 from tests.command import ROOT
 
+pytestmark = pytest.mark.waits
+
 CONFIGURATION = ROOT / "dashboards" / "generated" / "alertmanager" / "alertmanager.yml"
 RECEIVERS = {"critical": "page", "warning": "ticket", "info": "ticket", "none": "deadman"}
 

@@ -8,7 +8,7 @@ from dashboards import rules
 from dashboards.rules.promql import OF_PROMETHEUS
 from dashboards.rules.values import Values, milliseconds, scaled
 from tests.command import ROOT
-from tests.drills import watch
+from tests.drills import monitoring
 from tests.drills.__main__ import main, without
 from tests.drills.every import DRILLS, WITHOUT
 
@@ -45,7 +45,7 @@ def test_a_window_holds_scrapes() -> None:
     windows = re.findall(
         r"\[(\w+)\]", " ".join(a.expr for a in rules.alerts(Values.load(speed=60)))
     )
-    interval = milliseconds(scaled(watch.SCRAPE_INTERVAL, watch.SPEED))
+    interval = milliseconds(scaled(monitoring.SCRAPE_INTERVAL, monitoring.SPEED))
     assert min(map(milliseconds, windows)) >= 4 * interval
     assert OF_PROMETHEUS
 

@@ -37,6 +37,7 @@ def of(alert: str) -> list[Case]:
     return [case for case in CASES if case.alert == alert]
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.title}")
 def test_case(case: Case, tmp_path: Path) -> None:
     """The alert does what the case says, with its labels and in its words."""
@@ -70,6 +71,7 @@ def turned(table: str, knob: str, value: object) -> Values:
     return Values({**tables, table: {**tables[table], knob: value}})
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(("table", "knob", "value"), knobs())
 def test_every_threshold_is_held_from_both_sides(
     table: str, knob: str, value: float, tmp_path: Path
@@ -78,12 +80,14 @@ def test_every_threshold_is_held_from_both_sides(
     assert judge(of(table), turned(table, knob, value), tmp_path) != ""
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("alert", sorted(set(NAMES) - {"AgentErrorBudgetBurn"}))
 def test_an_alert_waits(alert: str, tmp_path: Path) -> None:
     """An alert that has to last far longer does not fire in its case."""
     assert judge(of(alert), turned(alert, "for", "30d"), tmp_path) != ""
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(("objective", "fires"), [(0.5, True), (0.9999, False)])
 def test_the_objective_is_held_from_both_sides(
     objective: float, fires: bool, tmp_path: Path
@@ -94,6 +98,7 @@ def test_the_objective_is_held_from_both_sides(
     assert judge([case], values, tmp_path) != ""
 
 
+@pytest.mark.waits
 def test_promtool_finds_nothing_to_lint() -> None:
     """The generated rules pass promtool's every check."""
     files = sorted(map(str, (GENERATED / "prometheus").glob("*.yml")))
@@ -193,12 +198,12 @@ def test_an_impossible_objective_is_refused(objective: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("duration", "speed", "said"),
+    ("duration", "speed", "expected"),
     [("5m", 1, "5m"), ("5m", 60, "5s"), ("15s", 60, "250ms"), ("1d", 60, "24m"), ("0s", 60, "0s")],
 )
-def test_durations_are_scaled(duration: str, speed: float, said: str) -> None:
+def test_durations_are_scaled(duration: str, speed: float, expected: str) -> None:
     """The drills run the same rules in a shorter time."""
-    assert scaled(duration, speed) == said
+    assert scaled(duration, speed) == expected
 
 
 def test_the_budget_is_what_the_objective_leaves() -> None:

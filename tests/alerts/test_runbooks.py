@@ -37,8 +37,8 @@ def test_the_index_has_them_all() -> None:
     assert [name for name, _, _ in rows] == list(ALERTS)
     for name, target, severities in rows:
         assert name == target
-        told = {str(a.severity) for a in rules.alerts(Values.load()) if a.name == name}
-        assert set(severities.split(" or ")) == told
+        defined = {str(a.severity) for a in rules.alerts(Values.load()) if a.name == name}
+        assert set(severities.split(" or ")) == defined
 
 
 @pytest.mark.parametrize("page", runbooks.PAGES, ids=lambda page: page.stem)
@@ -80,11 +80,13 @@ def unknown(query: str) -> set[str]:
     return {n for n in named - known - functions if not re.fullmatch(FOREIGN, n)}
 
 
+@pytest.mark.waits
 def test_every_query_parses(tmp_path: Path) -> None:
     """Prometheus' parser takes every query."""
     assert unparsed([snippet.text for snippet in runbooks.of("promql")], tmp_path) == ""
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("query", ["sum by (job (up)", "rate(up)", "up > 0.8 * on (job) up"])
 def test_a_wrong_query_is_noticed(query: str, tmp_path: Path) -> None:
     """A query that does not parse would fail the test above."""
@@ -114,9 +116,9 @@ def test_a_wrong_name_is_noticed(query: str) -> None:
 @pytest.mark.parametrize("snippet", runbooks.of("traceql"), ids=lambda s: s.name)
 def test_every_trace_query_names_attributes_that_are_told(snippet: runbooks.Snippet) -> None:
     """Every attribute and span in a trace query is one of ours."""
-    told = {value for value in vars(conventions).values() if isinstance(value, str)}
-    assert set(re.findall(r"span\.([\w.]+)", snippet.text)) <= told
-    assert set(re.findall(r'name =~ "(\w+)', snippet.text)) <= told
+    known = {value for value in vars(conventions).values() if isinstance(value, str)}
+    assert set(re.findall(r"span\.([\w.]+)", snippet.text)) <= known
+    assert set(re.findall(r'name =~ "(\w+)', snippet.text)) <= known
 
 
 def test_every_log_query_names_events_that_are_told() -> None:

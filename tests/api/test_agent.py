@@ -1,4 +1,4 @@
-"""Asking an agent and getting an answer: what a finished run says of itself."""
+"""Asking an agent and getting an answer: the fields of a finished run."""
 
 import asyncio
 import re
@@ -15,11 +15,11 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from app.agents import demo
-from app.runs import remaining
 from app.runs.events import ModelCallFinished
 from app.runs.model import Outcome
 from tests import fakes, faults
 from tests.service import Served, served, until
+from watchkeeper import remaining
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
@@ -87,8 +87,8 @@ async def desk() -> AsyncIterator[Served]:
 
 
 @kinds
-async def test_a_finished_run_has_every_field(desk: Served, kind: str) -> None:
-    """A finished run says all that the contract names, in the contract's types."""
+async def test_finished_run_has_every_field(desk: Served, kind: str) -> None:
+    """A finished run has every field of the contract, in the contract's types."""
     response = await desk.ask("where is 7?", agent=f"one-{kind}")
     run = response.json()
     assert response.status_code == 200
@@ -107,7 +107,7 @@ async def test_a_finished_run_has_every_field(desk: Served, kind: str) -> None:
 @pytest.mark.parametrize(
     ("agent", "iterations", "tool_calls"), [("talk", 0, 0), ("one", 1, 1), ("many", 2, 6)]
 )
-async def test_counts(
+async def test_parallel_calls_are_one_iteration(
     desk: Served, kind: str, agent: str, iterations: int, tool_calls: int
 ) -> None:
     """Parallel calls of one turn are one iteration."""
@@ -122,7 +122,7 @@ async def test_counts(
 
 
 @kinds
-async def test_usage(desk: Served, kind: str) -> None:
+async def test_usage_is_the_sum_over_model_calls(desk: Served, kind: str) -> None:
     """Usage is the sum over every model call of the run, while its price is unknown."""
     run = (await desk.ask(agent=f"many-{kind}")).json()
     assert run["usage"] == {"input_tokens": 30, "output_tokens": 15, "cost_usd": None}
@@ -148,11 +148,11 @@ async def test_timings_add_up(desk: Served, kind: str) -> None:
     assert all(seconds >= 0 for seconds in timings.values())
 
 
-async def test_server_timing(desk: Served) -> None:
-    """Server-Timing says the same as the body, in milliseconds."""
+async def test_server_timing_equals_the_body(desk: Served) -> None:
+    """Server-Timing has the times of the body, in milliseconds."""
     response = await desk.ask(agent="naps-create_agent")
-    said = response.headers["server-timing"].split(", ")
-    durations = {name: float(ms) for name, ms in (part.split(";dur=") for part in said)}
+    parts = response.headers["server-timing"].split(", ")
+    durations = {name: float(ms) for name, ms in (part.split(";dur=") for part in parts)}
     run = response.json()
     assert durations.keys() == {"queue", "llm", "tools", "total"}
     assert durations["total"] == pytest.approx(run["duration_s"] * 1000, abs=0.2)
@@ -161,14 +161,14 @@ async def test_server_timing(desk: Served) -> None:
 
 
 async def test_run_id_header(desk: Served) -> None:
-    """The run's id stands in a header too."""
+    """A header has the run's id too."""
     response = await desk.ask()
     assert response.headers["x-run-id"] == response.json()["run_id"]
 
 
 @kinds
-async def test_steps_when_asked(desk: Served, kind: str) -> None:
-    """Steps are given when they are asked for, one for each tool call."""
+async def test_steps_are_returned_if_asked_for(desk: Served, kind: str) -> None:
+    """Steps are returned if asked for, one for each tool call."""
     response = await desk.ask(agent=f"many-{kind}", include_steps=True)
     steps = response.json()["steps"]
     assert [step["iteration"] for step in steps] == [1, 1, 1, 2, 2, 2]
@@ -184,7 +184,7 @@ async def test_steps_when_asked(desk: Served, kind: str) -> None:
 
 
 @kinds
-async def test_a_step_is_cut(desk: Served, kind: str) -> None:
+async def test_step_result_is_cut_at_4_kb(desk: Served, kind: str) -> None:
     """A step's result is cut at 4 KB, never inside a character, while the answer is whole."""
     run = (await desk.ask(agent=f"recite-{kind}", include_steps=True)).json()
     result = run["steps"][0]["result"]
@@ -194,7 +194,7 @@ async def test_a_step_is_cut(desk: Served, kind: str) -> None:
 
 
 async def test_structured_output(desk: Served) -> None:
-    """A structured response is the run's output, and asking for it is no iteration."""
+    """A structured response is the run's output, and the call for it is no iteration."""
     run = (await desk.ask(agent="structured")).json()
     assert run["output"] == {"order": "7", "arrives": "2026-03-01T00:00:00Z"}
     assert (run["iterations"], run["tool_calls"]) == (1, 1)
@@ -205,17 +205,17 @@ async def test_content_blocks(desk: Served) -> None:
     assert (await desk.ask(agent="blocks")).json()["answer"] == "one two"
 
 
-async def test_half_a_character(desk: Served) -> None:
-    """What a model or a tool says is sent on even where it is not Unicode."""
+async def test_half_a_surrogate_pair_is_sent(desk: Served) -> None:
+    """Text of a model or a tool is sent even if it is not valid Unicode."""
     response = await desk.ask(agent="halves", include_steps=True)
     assert response.status_code == 200, response.text
     (step,) = response.json()["steps"]
     assert step["arguments"]["order"] in ("?", "\ufffd")
-    kept = await desk.client.get(f"/runs/{response.json()['run_id']}")
-    assert kept.status_code == 200
+    record = await desk.client.get(f"/runs/{response.json()['run_id']}")
+    assert record.status_code == 200
 
 
-async def test_the_demo_says_so(desk: Served) -> None:
+async def test_demo_answer_is_marked(desk: Served) -> None:
     """An answer of the demo model is marked as such."""
     run = (await desk.ask("Where is order 10023?", agent="demo")).json()
     assert run["demo"] is True
@@ -223,13 +223,13 @@ async def test_the_demo_says_so(desk: Served) -> None:
     assert "10023" in run["answer"]
 
 
-async def test_the_default_agent(desk: Served) -> None:
+async def test_first_agent_is_the_default(desk: Served) -> None:
     """POST /agent asks the agent that was named first."""
     assert (await desk.ask()).json()["agent"] == f"one-{fakes.KINDS[0]}"
 
 
 @kinds
-async def test_max_iterations(desk: Served, kind: str) -> None:
+async def test_caller_may_lower_the_iteration_limit(desk: Served, kind: str) -> None:
     """A caller may lower the iteration limit."""
     run = (await desk.ask(agent=f"many-{kind}", max_iterations=1)).json()
     assert (run["outcome"], run["iterations"]) == ("iteration_limit", 1)
@@ -243,7 +243,7 @@ async def test_max_iterations(desk: Served, kind: str) -> None:
     ids=lambda question: ascii(question[:8]),
 )  # fmt: skip
 @kinds
-async def test_any_language(desk: Served, kind: str, question: str) -> None:
+async def test_question_in_any_script_comes_back(desk: Served, kind: str, question: str) -> None:
     """A question in any writing reaches the agent and comes back as it was."""
     response = await desk.ask(question, agent=f"talk-{kind}")
     assert response.status_code == 200
@@ -251,7 +251,7 @@ async def test_any_language(desk: Served, kind: str, question: str) -> None:
 
 
 @kinds
-async def test_answers_do_not_mix(desk: Served, kind: str) -> None:
+async def test_hundred_callers_get_their_own_answers(desk: Served, kind: str) -> None:
     """A hundred callers at once each get the answer to their own question."""
     asked = [desk.ask(f"q{number}", agent=f"one-{kind}", timeout=60) for number in range(100)]
     responses = await asyncio.gather(*asked)
@@ -267,7 +267,7 @@ async def test_answers_do_not_mix(desk: Served, kind: str) -> None:
     await until(lambda: desk.service.runner.admission.running == 0)
 
 
-async def test_the_agents(desk: Served) -> None:
+async def test_agents_are_listed(desk: Served) -> None:
     """GET /agents shows every agent, the default one first."""
     response = await desk.client.get("/agents")
     agents = response.json()["agents"]
@@ -281,19 +281,19 @@ async def test_the_agents(desk: Served) -> None:
     assert (first["timeout_s"], first["max_timeout_s"]) == (30.0, 300.0)
 
 
-async def test_a_run_that_knows_its_deadline() -> None:
+async def test_tool_may_ask_for_the_remaining_time() -> None:
     """A tool may ask how many seconds its run has left."""
-    told: list[float] = []
+    seen: list[float] = []
 
     @tool
     async def look() -> str:
         """Look."""
-        told.append(remaining())
+        seen.append(remaining())
         return "looked"
 
     agents = {kind: fakes.build(kind, faults.model(), [look]) for kind in fakes.KINDS}
     async with served(agents) as service:
         for kind in agents:
             assert (await service.ask(agent=kind, timeout=90)).status_code == 200
-    assert len(told) == len(agents)
-    assert all(30 < left < 90 for left in told)
+    assert len(seen) == len(agents)
+    assert all(30 < left < 90 for left in seen)

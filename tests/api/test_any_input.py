@@ -1,4 +1,4 @@
-"""Any bytes at all: random JSON, too much of it, and what is not even HTTP."""
+"""Any bytes at all: random JSON, bodies above the limit, and requests that are not HTTP."""
 
 import json
 import time
@@ -28,14 +28,14 @@ async def desk() -> AsyncIterator[Served]:
 
 
 @pytest.mark.parametrize("path", ["/agent", "/agents/orders"])
-async def test_too_large(desk: Served, path: str) -> None:
+async def test_body_above_the_limit_is_413(desk: Served, path: str) -> None:
     """A body above the limit is 413."""
     body = json.dumps({"question": CANARY, "metadata": {"a": "x" * 3_000_000}}).encode()
     is_problem(await desk.client.post(path, content=body, headers=JSON), 413, "too_large")
 
 
-async def test_too_large_in_chunks(desk: Served) -> None:
-    """A body that does not say its length is cut all the same."""
+async def test_chunked_body_above_the_limit_is_413(desk: Served) -> None:
+    """A chunked body is cut at the limit."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield f'{{"question": "{CANARY}'.encode()
@@ -46,8 +46,8 @@ async def test_too_large_in_chunks(desk: Served) -> None:
     is_problem(response, 413, "too_large")
 
 
-async def test_too_large_is_refused_before_it_is_sent(desk: Served) -> None:
-    """A body that says it is too large is refused without being read."""
+async def test_announced_length_above_the_limit_is_refused_unread(desk: Served) -> None:
+    """A body whose announced length is above the limit is refused without being read."""
     announced = wire.request(headers={"content-length": "900000000"})
     is_problem(await wire.exchange(desk.url, announced), 413, "too_large")
 
@@ -58,8 +58,8 @@ async def test_too_large_is_refused_before_it_is_sent(desk: Served) -> None:
      wire.request(headers={"content-length": "-5"}), wire.request(headers={"canary 5f1c": "x"})],
     ids=["method", "line", "length", "header"],
 )  # fmt: skip
-async def test_no_http(desk: Served, sent: bytes) -> None:
-    """What is not HTTP is answered with a problem too."""
+async def test_request_that_is_not_http_gets_a_problem(desk: Served, sent: bytes) -> None:
+    """A request that is not HTTP is answered with a problem too."""
     reply = await wire.exchange(desk.url, sent)
     assert reply.headers["content-type"] == "application/problem+json"
     is_problem(reply, 400, reply.json()["code"])
@@ -90,7 +90,7 @@ bodies = anything | st.fixed_dictionaries(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_any_json(desk: Served, body: Any) -> None:
-    """Any JSON at all is answered, refused, or runs out of the time that it asked for."""
+    """Any JSON is answered, refused, or runs out of the time that it asked for."""
     began = time.monotonic()
     response = await desk.client.post("/agent", content=json.dumps(body), headers=JSON)
     assert response.status_code in (200, 422, 504), response.text
@@ -108,7 +108,7 @@ async def test_any_json(desk: Served, body: Any) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_any_bytes(desk: Served, body: bytes) -> None:
-    """Any bytes at all are refused, as no JSON or as no question."""
+    """Any bytes are refused, as no JSON or as no question."""
     response = await desk.client.post("/agent", content=body, headers=JSON)
     codes = {400: "invalid_json", 422: "invalid_request"}
     is_problem(response, response.status_code, codes[response.status_code])

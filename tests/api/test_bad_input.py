@@ -1,4 +1,4 @@
-"""Bad input: a 4xx problem with a stable code that never says back what was sent."""
+"""Bad input: a 4xx problem with a stable code that never repeats the input."""
 
 import json
 from collections.abc import AsyncIterator
@@ -121,8 +121,8 @@ NOT_JSON = {
 
 @pytest.mark.parametrize(("body", "field"), INVALID.values(), ids=INVALID.keys())
 @pytest.mark.parametrize("path", ["/agent", "/agents/orders"])
-async def test_invalid(desk: Served, path: str, body: bytes, field: str) -> None:
-    """What is JSON but no question is 422 and names the field."""
+async def test_invalid_question_is_422(desk: Served, path: str, body: bytes, field: str) -> None:
+    """JSON that is no valid question is 422, naming the field."""
     response = await desk.client.post(path, content=body, headers=JSON)
     problem = is_problem(response, 422, "invalid_request")
     assert field in {error["field"] for error in problem["errors"]}
@@ -130,13 +130,13 @@ async def test_invalid(desk: Served, path: str, body: bytes, field: str) -> None
 
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
-async def test_not_json(desk: Served, body: bytes) -> None:
-    """What is no JSON is 400."""
+async def test_body_that_is_not_json_is_400(desk: Served, body: bytes) -> None:
+    """A body that is not JSON is 400."""
     is_problem(await desk.client.post("/agent", content=body, headers=JSON), 400, "invalid_json")
 
 
-async def test_the_limit_is_named(desk: Served) -> None:
-    """Who asks for more time than there is learns how much there is."""
+async def test_maximum_timeout_is_named(desk: Served) -> None:
+    """A caller who asks for too long a timeout reads the maximum."""
     problem = is_problem(await desk.ask(CANARY, timeout=1e9), 422, "invalid_request")
     assert str(LIMIT) in problem["errors"][0]["message"]
     assert (await desk.ask(timeout=LIMIT)).status_code == 200
@@ -149,15 +149,15 @@ async def test_the_limit_is_named(desk: Served) -> None:
      "application/jsonp", "json", "application/xml", "text/json+json"],
 )  # fmt: skip
 @pytest.mark.parametrize("body", [_said(), CANARY.encode()], ids=["json", "words"])
-async def test_wrong_content_type(desk: Served, content_type: str, body: bytes) -> None:
+async def test_wrong_content_type_is_415(desk: Served, content_type: str, body: bytes) -> None:
     """A body that is not declared as JSON is 415."""
     headers = {"content-type": content_type}
     response = await desk.client.post("/agent", content=body, headers=headers)
     is_problem(response, 415, "unsupported_media_type")
 
 
-async def test_no_content_type(desk: Served) -> None:
-    """A body of which nothing is declared is refused."""
+async def test_missing_content_type_is_415(desk: Served) -> None:
+    """A body without a content type is refused."""
     reply = await wire.exchange(desk.url, wire.request(body=_said(), headers={"content-type": ""}))
     assert reply.status in (415, 422)
     is_problem(reply, reply.status, reply.json()["code"])
@@ -167,8 +167,8 @@ async def test_no_content_type(desk: Served) -> None:
     "content_type",
     ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.shop+json"],
 )
-async def test_right_content_type(desk: Served, content_type: str) -> None:
-    """JSON by any of its names is taken."""
+async def test_json_content_types_are_accepted(desk: Served, content_type: str) -> None:
+    """Every content type that means JSON is accepted."""
     headers = {"content-type": content_type}
     response = await desk.client.post("/agent", content=_said(), headers=headers)
     assert response.status_code == 200
@@ -176,7 +176,7 @@ async def test_right_content_type(desk: Served, content_type: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", CANARY])
 @pytest.mark.parametrize("body", [_said(), b"\x1f\x8b\x08\x00"], ids=["json", "gzip"])
-async def test_encoded_body(desk: Served, encoding: str, body: bytes) -> None:
+async def test_encoded_body_is_415(desk: Served, encoding: str, body: bytes) -> None:
     """An encoded body is 415, whatever is in it."""
     headers = {**JSON, "content-encoding": encoding}
     response = await desk.client.post("/agent", content=body, headers=headers)
@@ -186,7 +186,7 @@ async def test_encoded_body(desk: Served, encoding: str, body: bytes) -> None:
 @pytest.mark.parametrize(
     "name", ["nobody", CANARY, "ORDERS", "orders%20", "orders%00", "%ff", "..%2fagent", "é", "-a"]
 )
-async def test_unknown_agent(desk: Served, name: str) -> None:
+async def test_unknown_agent_is_404(desk: Served, name: str) -> None:
     """An agent that is not served is 404."""
     response = await desk.client.post(f"/agents/{name}", content=_said(), headers=JSON)
     is_problem(response, 404, "not_found")
@@ -203,8 +203,8 @@ async def test_unknown_agent(desk: Served, name: str) -> None:
      ("POST", "/openapi.json", "GET, HEAD"),
      ("POST", "/static-offline-docs/swagger-ui.css", "GET, HEAD")],
 )  # fmt: skip
-async def test_wrong_method(desk: Served, method: str, path: str, allowed: str) -> None:
-    """A method that an address does not take is 405 and names those it takes."""
+async def test_wrong_method_is_405(desk: Served, method: str, path: str, allowed: str) -> None:
+    """A wrong method is 405, naming the methods of that address."""
     response = await desk.client.request(method, path, content=_said(), headers=JSON)
     is_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == allowed
@@ -216,14 +216,14 @@ async def test_wrong_method(desk: Served, method: str, path: str, allowed: str) 
      "/agents/orders/async/", "/%00", "/%ff%fe", "/redoc"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_unknown_path(desk: Served, method: str, path: str) -> None:
-    """An address that does not exist, or not yet, is 404."""
+async def test_unknown_path_is_404(desk: Served, method: str, path: str) -> None:
+    """An address that does not exist is 404."""
     response = await desk.client.request(method, path, content=_said(), headers=JSON)
     is_problem(response, 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["nothing", "%2e%2e/x", "%2e%2e/%2e%2e/%2e%2e/etc/passwd", "%00"])
-async def test_unknown_file(desk: Served, path: str) -> None:
+async def test_unknown_file_is_404(desk: Served, path: str) -> None:
     """A file that /docs does not need is 404."""
     response = await desk.client.get(f"/static-offline-docs/{path}")
     is_problem(response, 404, "not_found")
@@ -234,22 +234,22 @@ async def test_unknown_file(desk: Served, path: str) -> None:
     [("state=canary-5f1c", ["state"]), ("limit=0", ["limit"]), ("limit=501", ["limit"]),
      ("limit=x", ["limit"]), ("limit=0&state=canary-5f1c", ["limit", "state"])],
 )  # fmt: skip
-async def test_bad_query(desk: Served, query: str, named: list[str]) -> None:
-    """A query that cannot be served is 422 and names what was wrong with it."""
+async def test_invalid_query_is_422(desk: Served, query: str, named: list[str]) -> None:
+    """An invalid query is 422, naming the fault."""
     problem = is_problem(await desk.client.get(f"/runs?{query}"), 422, "invalid_request")
     assert sorted(error["field"] for error in problem["errors"]) == named
 
 
-async def test_no_conversations() -> None:
-    """An agent that cannot continue a conversation refuses to."""
+async def test_agent_without_conversations_refuses_a_thread() -> None:
+    """An agent that cannot continue a conversation refuses a thread."""
     agent = fakes.build("agent_executor", faults.model(), fakes.ToolDesk().tools())
     async with served({"a": agent}) as desk:
         problem = is_problem(await desk.ask(thread_id=CANARY), 422, "invalid_request")
     assert problem["errors"][0]["field"] == "thread_id"
 
 
-async def test_nothing_was_run() -> None:
-    """A request that is refused starts no run."""
+async def test_refused_request_starts_no_run() -> None:
+    """A refused request starts no run."""
     async with served({"orders": fakes.build("create_agent", faults.model(), [])}) as desk:
         for body in (_said(timeout=0), _said(timeout=1e9), _said(x=1), b"{"):
             await desk.client.post("/agent", content=body, headers=JSON)

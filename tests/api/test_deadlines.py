@@ -1,4 +1,4 @@
-"""The deadline is hard, whatever holds the run, and the 504 says what did."""
+"""The deadline is hard, whatever blocks the run, and the 504 names the cause."""
 
 import asyncio
 import time
@@ -126,8 +126,8 @@ def timed_out(desk: Served, answers: dict[str, Late], agent: str) -> Any:
     return problem
 
 
-async def test_the_deadline_is_hard(answers: dict[str, Late]) -> None:
-    """Answers leave within a moment of their deadlines; a machine may hold some of them up."""
+async def test_answers_leave_at_their_deadlines(answers: dict[str, Late]) -> None:
+    """Answers leave within a moment of their deadlines; a busy machine may delay some."""
     late = sorted(answer.late_s for answer in answers.values())
     assert late[0] >= 0
     assert late[len(late) // 4] < LATE_S
@@ -135,10 +135,10 @@ async def test_the_deadline_is_hard(answers: dict[str, Late]) -> None:
 
 @kinds
 @pytest.mark.parametrize("holder", HOLDERS)
-async def test_a_tool_holds_the_run(
+async def test_tool_cannot_delay_the_answer(
     desk: Served, answers: dict[str, Late], kind: str, holder: str
 ) -> None:
-    """A tool that sleeps, that will not be cancelled or that blocks cannot hold the answer."""
+    """A tool that sleeps, ignores its cancellation or blocks cannot delay the answer."""
     problem = timed_out(desk, answers, f"{holder}-{kind}")
     assert problem["phase"] == f"tool:{holder}"
     assert (problem["iterations"], problem["tool_calls"]) == (2, 2)
@@ -149,7 +149,9 @@ async def test_a_tool_holds_the_run(
 
 
 @kinds
-async def test_the_call_that_died(desk: Served, answers: dict[str, Late], kind: str) -> None:
+async def test_open_call_is_a_step_with_its_outcome(
+    desk: Served, answers: dict[str, Late], kind: str
+) -> None:
     """The call that was open at the deadline is a step like any other, with that outcome."""
     steps = timed_out(desk, answers, f"nap-{kind}")["steps"]
     assert [step["outcome"] for step in steps] == ["completed", "timeout"]
@@ -159,10 +161,10 @@ async def test_the_call_that_died(desk: Served, answers: dict[str, Late], kind: 
 
 @kinds
 @pytest.mark.parametrize("model", MODELS)
-async def test_a_model_holds_the_run(
+async def test_model_cannot_delay_the_answer(
     desk: Served, answers: dict[str, Late], kind: str, model: str
 ) -> None:
-    """A slow model, whether it can be cancelled or not, cannot hold the answer."""
+    """A slow model, whether it can be cancelled or not, cannot delay the answer."""
     problem = timed_out(desk, answers, f"{model}-{kind}")
     assert problem["phase"] == "llm"
     assert (problem["iterations"], problem["tool_calls"]) == (0, 0)
@@ -171,13 +173,13 @@ async def test_a_model_holds_the_run(
     assert timings["tools_s"] == 0
 
 
-async def test_a_node_holds_the_run(desk: Served, answers: dict[str, Late]) -> None:
-    """A sync node of a graph cannot hold the answer."""
+async def test_sync_node_cannot_delay_the_answer(desk: Served, answers: dict[str, Late]) -> None:
+    """A sync node of a graph cannot delay the answer."""
     assert timed_out(desk, answers, "node")["phase"] == "other"
 
 
 @kinds
-async def test_parallel_tools_hold_the_run(
+async def test_parallel_tools_count_once_in_the_timings(
     desk: Served, answers: dict[str, Late], kind: str
 ) -> None:
     """Parallel calls that hang are counted once in the timings and each in the count."""
@@ -189,8 +191,10 @@ async def test_parallel_tools_hold_the_run(
 
 
 @kinds
-async def test_no_steps_unless_asked(desk: Served, answers: dict[str, Late], kind: str) -> None:
-    """Without include_steps nothing that was said stands in a 504."""
+async def test_timeout_has_no_steps_unless_asked_for(
+    desk: Served, answers: dict[str, Late], kind: str
+) -> None:
+    """Without include_steps a 504 has no content of the run."""
     assert timed_out(desk, answers, f"brief-{kind}").get("steps") is None
     text = answers[f"brief-{kind}"].response.text
     assert "shipped" not in text
@@ -198,10 +202,10 @@ async def test_no_steps_unless_asked(desk: Served, answers: dict[str, Late], kin
 
 
 @kinds
-async def test_what_can_be_cancelled_is(
+async def test_async_tool_is_cancelled_at_the_deadline(
     desk: Served, answers: dict[str, Late], tools: fakes.ToolDesk, kind: str
 ) -> None:
-    """An async tool is cancelled at the deadline, and nothing of it is left."""
+    """An async tool is cancelled at the deadline and leaves nothing behind."""
     for name in ("nap", "brief"):
         run_id = timed_out(desk, answers, f"{name}-{kind}")["run_id"]
         assert not [f for f in desk.facts_of(WorkAbandoned) if f.run_id == run_id]
@@ -213,7 +217,7 @@ async def test_what_can_be_cancelled_is(
     ("holder", "threads", "tasks"),
     [("stubborn", 0, 1), ("block", 1, 0), ("sync-model", 1, 0), ("blocks", 3, 0)],
 )
-async def test_what_is_left(
+async def test_work_that_will_not_stop_is_counted(
     desk: Served, answers: dict[str, Late], kind: str, holder: str, threads: int, tasks: int
 ) -> None:
     """Work that will not stop is counted exactly."""
@@ -224,7 +228,7 @@ async def test_what_is_left(
 
 @kinds
 @pytest.mark.parametrize("model", MODELS)
-async def test_open_calls_end_as_timeout(
+async def test_open_model_call_ends_as_timeout(
     desk: Served, answers: dict[str, Late], kind: str, model: str
 ) -> None:
     """The model call that was open at the deadline ends as `timeout` in the facts too."""
@@ -233,7 +237,7 @@ async def test_open_calls_end_as_timeout(
     assert [call.outcome for call in calls] == [CallOutcome.TIMEOUT]
 
 
-async def test_a_deadline_that_has_passed(desk: Served) -> None:
+async def test_shortest_timeout_is_a_504(desk: Served) -> None:
     """The shortest timeout there is gives a 504 like any other."""
     responses = await asyncio.gather(
         *(desk.ask(agent=f"nap-{kind}", timeout=1e-9) for kind in fakes.KINDS)
@@ -243,7 +247,7 @@ async def test_a_deadline_that_has_passed(desk: Served) -> None:
         assert desk.end_of(response.headers["x-run-id"]).tool_calls == 0
 
 
-async def test_others_do_not_notice(desk: Served) -> None:
+async def test_hanging_run_delays_no_other(desk: Served) -> None:
     """While a run hangs, others are served at once."""
     hanging = asyncio.ensure_future(desk.ask(agent="block-create_agent"))
     runs = desk.service.runner.in_flight
@@ -256,8 +260,8 @@ async def test_others_do_not_notice(desk: Served) -> None:
 
 
 @kinds
-async def test_a_tool_that_holds_the_loop(kind: str) -> None:
-    """When a tool holds the event loop itself, its run is answered once the loop is back."""
+async def test_blocked_event_loop_answers_once_it_is_free(kind: str) -> None:
+    """If a tool blocks the event loop, its run is answered once the loop is free."""
     hog = fakes.ToolDesk(seconds=0.8)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("hog"))
     async with served({"hog": fakes.build(kind, model, hog.tools())}) as desk:

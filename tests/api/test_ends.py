@@ -1,4 +1,4 @@
-"""The end of a run is total: whatever an agent ends with, every way and every signal says the same.
+"""Every end of a run is reported alike, in every mode and by every signal.
 
 Agents of the core's own port stand in the places of graphs, so that they can end with anything.
 """
@@ -127,7 +127,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch(mode: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+async def signals(mode: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
     agents = {name: faults.graph_of(len) for name in (*OUTPUTS, *TOLD)}
     agents |= {name: make() for name, make in REAL.items()}
     store = tmp_path_factory.mktemp("ends") / "store.sqlite"
@@ -154,9 +154,9 @@ class Ended:
     response: httpx.Response | None
 
 
-async def ask(watch: Watched, name: str, mode: str, key: str | None = None) -> Ended:
+async def ask(signals: Watched, name: str, mode: str, key: str | None = None) -> Ended:
     """Ask an agent in one of three ways, and wait for the end."""
-    client, asked = watch.desk.client, {"question": "q", "include_steps": True}
+    client, asked = signals.desk.client, {"question": "q", "include_steps": True}
     place = {"sync": "", "stream": "/stream", "background": "/async"}[mode]
     headers = {} if key is None else {"Idempotency-Key": key}
     response = await client.post(f"/agents/{name}{place}", json=asked, headers=headers)
@@ -171,34 +171,36 @@ async def ask(watch: Watched, name: str, mode: str, key: str | None = None) -> E
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_an_output(watch: Watched, name: str, mode: str) -> None:
-    """It is sent as plain values, or its run fails, once and everywhere the same."""
+async def test_output_is_plain_values_or_fails(signals: Watched, name: str, mode: str) -> None:
+    """The output is sent as plain values, or the run fails alike everywhere."""
     form = OUTPUTS[name][1]
-    ended = await ask(watch, name, mode)
+    ended = await ask(signals, name, mode)
     outcome = Outcome.COMPLETED if form is not None else Outcome.FAILED
     if form is not None:
         assert (ended.body["output"], ended.body["answer"]) == (form, "done?")
     else:
         assert (ended.body["code"], ended.body["retryable"]) == ("agent_failed", False)
-        line = await watch.log.one("run_finished", run_id=ended.run_id)
+        line = await signals.log.one("run_finished", run_id=ended.run_id)
         assert line["error_type"]
     error = None if form is not None else "agent_failed"
     args = (name, ended.run_id, ended.response, outcome, (0, 0))
-    await agree(watch, *args, error=error, mode=mode)
+    await agree(signals, *args, error=error, mode=mode)
 
 
-async def test_a_structured_output(watch: Watched, mode: str) -> None:
-    """Bytes of a model's fields are text, as any value that JSON has no form for."""
-    ended = await ask(watch, "picture", mode)
+async def test_bytes_of_an_output_are_text(signals: Watched, mode: str) -> None:
+    """Bytes in a model's fields become text, as any value that JSON cannot express."""
+    ended = await ask(signals, "picture", mode)
     assert ended.body["output"] == {"png": "iVBOR/8=", "other": None}
     args = ("picture", ended.run_id, ended.response, Outcome.COMPLETED, (0, 0))
-    await agree(watch, *args, mode=mode)
+    await agree(signals, *args, mode=mode)
 
 
 @pytest.mark.parametrize(("name", "calls"), [("ids", 3), ("no-ids", 2), ("arguments", 1)])
-async def test_what_a_model_says(watch: Watched, name: str, calls: int, mode: str) -> None:
-    """Ids, names, arguments and results of any kind are told; each call has an id of its own."""
-    ended = await ask(watch, name, mode)
+async def test_calls_of_any_form_are_reported(
+    signals: Watched, name: str, calls: int, mode: str
+) -> None:
+    """Ids, names, arguments and results of any kind are reported; each call has its own id."""
+    ended = await ask(signals, name, mode)
     assert (ended.body["outcome"], ended.body["answer"]) == ("completed", "ok ?")
     steps = ended.body["steps"]
     assert [step["result"] for step in steps] == ["seen ?\0"] * calls
@@ -206,53 +208,53 @@ async def test_what_a_model_says(watch: Watched, name: str, calls: int, mode: st
     assert len(ids) == calls
     assert all(0 < len(i) <= 200 and i.isprintable() for i in ids)
     args = (name, ended.run_id, ended.response, Outcome.COMPLETED, (1, calls))
-    await agree(watch, *args, mode=mode)
-    samples = await watch.scrape()
+    await agree(signals, *args, mode=mode)
+    samples = await signals.scrape()
     called = samples.all("agent_llm_call_duration_seconds_count", agent=name)
     assert {s.labels["provider"] for s in called} == {"p??"}
     assert {s.labels["model"] for s in called} == {MODEL}
-    assert f"chat {MODEL}" in {span.name for span in await watch.trace_of(ended.run_id)}
+    assert f"chat {MODEL}" in {span.name for span in await signals.trace_of(ended.run_id)}
 
 
-async def test_events_have_the_ids_of_the_steps(watch: Watched) -> None:
-    """Calls that came without an id have one that start, end and step agree on."""
+async def test_events_have_the_ids_of_the_steps(signals: Watched) -> None:
+    """Calls that came without an id have one that start, end and step share."""
     asked = {"question": "q", "include_steps": True}
-    response = await watch.desk.client.post("/agents/no-ids-again/stream", json=asked)
-    told = parse(response.content)
-    ids = [[event["call_id"] for event in of(told, name)] for name in ("tool_start", "tool_end")]
-    steps = [step["call_id"] for step in of(told, "end")[0]["steps"]]
+    response = await signals.desk.client.post("/agents/no-ids-again/stream", json=asked)
+    events = parse(response.content)
+    ids = [[event["call_id"] for event in of(events, name)] for name in ("tool_start", "tool_end")]
+    steps = [step["call_id"] for step in of(events, "end")[0]["steps"]]
     assert sorted(ids[0]) == sorted(ids[1]) == sorted(steps)
     assert all(steps)
 
 
-async def test_the_limit(watch: Watched, mode: str) -> None:
-    """Which limit stopped a run is in the answer, the line, the span and the record."""
-    ended = await ask(watch, "limited", mode)
-    line = await watch.log.one("run_finished", run_id=ended.run_id)
-    reached = await watch.log.one("iteration_limit_reached", run_id=ended.run_id)
+async def test_limit_is_reported_everywhere(signals: Watched, mode: str) -> None:
+    """The answer, the line, the span and the record name the limit that stopped the run."""
+    ended = await ask(signals, "limited", mode)
+    line = await signals.log.one("run_finished", run_id=ended.run_id)
+    reached = await signals.log.one("iteration_limit_reached", run_id=ended.run_id)
     assert (reached["limit"], reached["iteration_limit"]) == ("model_calls", 10)
-    span = root_of(await watch.trace_of(ended.run_id), ended.run_id)
-    record = (await watch.desk.client.get(f"/runs/{ended.run_id}")).json()
-    for told in (ended.body, line, record):
-        assert (told["outcome"], told["limit"], told["refused"]) == (
+    span = root_of(await signals.trace_of(ended.run_id), ended.run_id)
+    record = (await signals.desk.client.get(f"/runs/{ended.run_id}")).json()
+    for source in (ended.body, line, record):
+        assert (source["outcome"], source["limit"], source["refused"]) == (
             "iteration_limit", "model_calls", False,
         )  # fmt: skip
     assert span.attributes["agent.run.limit"] == "model_calls"
     assert "agent.run.refused" not in span.attributes
 
 
-async def test_a_refusal(watch: Watched, mode: str) -> None:
-    """A refusal is a completed run that says so in the answer, the line, the span, the record."""
+async def test_refusal_is_reported_everywhere(signals: Watched, mode: str) -> None:
+    """A refusal is a completed run that the answer, the line, the span and the record mark."""
     refused = "agent_answers_refused_total"
-    before = (await watch.scrape()).total(refused, agent="refused")
-    ended, again = [await ask(watch, "refused", mode, key="refused") for _ in range(2)]
+    before = (await signals.scrape()).total(refused, agent="refused")
+    ended, again = [await ask(signals, "refused", mode, key="refused") for _ in range(2)]
     assert again.body == ended.body
-    line = await watch.log.one("run_finished", run_id=ended.run_id)
-    span = root_of(await watch.trace_of(ended.run_id), ended.run_id)
-    record = (await watch.desk.client.get(f"/runs/{ended.run_id}")).json()
-    for told in (ended.body, line, record):
-        assert (told["outcome"], told["limit"], told["refused"]) == ("completed", None, True)
+    line = await signals.log.one("run_finished", run_id=ended.run_id)
+    span = root_of(await signals.trace_of(ended.run_id), ended.run_id)
+    record = (await signals.desk.client.get(f"/runs/{ended.run_id}")).json()
+    for source in (ended.body, line, record):
+        assert (source["outcome"], source["limit"], source["refused"]) == ("completed", None, True)
     assert span.attributes["agent.run.refused"] is True
     assert "agent.run.limit" not in span.attributes
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     assert (before, samples.total(refused, agent="refused")) == (0, 1)

@@ -1,4 +1,4 @@
-"""Code of a user that asks the process to end: its run ends, and nothing else does."""
+"""User code that asks the process to exit ends its own run and nothing else."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -59,8 +59,8 @@ def _names(raised: BaseException | None) -> set[str]:
 
 @pytest.mark.parametrize("how", EXITS)
 @pytest.mark.parametrize("place", PLACES)
-async def test_who_leaves_ends_its_own_run(desk: Served, place: str, how: str) -> None:
-    """A node, model, hook, callback or parser that asks the process to end ends its run alone."""
+async def test_exit_request_ends_its_own_run_only(desk: Served, place: str, how: str) -> None:
+    """A node, model, hook, callback or parser that asks the process to exit ends its run alone."""
     seen = not {place, f"{place}-{how}"} & set(UNSEEN)
     await ends_alone(desk, f"{place}-{how}", how, seen=seen)
 
@@ -68,15 +68,17 @@ async def test_who_leaves_ends_its_own_run(desk: Served, place: str, how: str) -
 @pytest.mark.parametrize("how", BEYOND_TOOLS)
 @pytest.mark.parametrize("thread", ["loop", "thread"])
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_tool_that_is_interrupted(desk: Served, kind: str, thread: str, how: str) -> None:
-    """A tool that raises what is no failure of a tool ends its run alone."""
+async def test_interrupt_in_a_tool_ends_its_run_only(
+    desk: Served, kind: str, thread: str, how: str
+) -> None:
+    """A tool that raises an interrupt of the process ends its run alone."""
     await ends_alone(desk, f"tool-{kind}-{thread}-{how}", how)
 
 
 @pytest.mark.parametrize("thread", ["loop", "thread"])
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_tool_that_exits(desk: Served, kind: str, thread: str) -> None:
-    """A tool that calls sys.exit() failed as a tool does, and its run goes on."""
+async def test_sys_exit_in_a_tool_fails_the_tool(desk: Served, kind: str, thread: str) -> None:
+    """A tool that calls sys.exit() fails as a tool, and its run goes on."""
     run = (await desk.ask("q", f"tool-{kind}-{thread}-exit", include_steps=True)).json()
     assert (run["outcome"], run["answer"]) == ("completed", "done: q: Tool look failed: SystemExit")
     assert [step["outcome"] for step in run["steps"]] == ["tool_error"]

@@ -1,4 +1,4 @@
-"""Failures of models, agents and tools: honest 500s out of which nothing leaks."""
+"""Failures of models, agents and tools: precise 500s that leak nothing."""
 
 import asyncio
 import sys
@@ -139,7 +139,7 @@ async def fails(desk: Served, agent: str, code: str, **body: Any) -> httpx.Respo
 
 @kinds
 @pytest.mark.parametrize("name", MODEL_ERRORS)
-async def test_the_model_raises(desk: Served, kind: str, name: str) -> None:
+async def test_exception_of_a_model_is_model_failed(desk: Served, kind: str, name: str) -> None:
     """A model that raises is `model_failed`, whatever it raises; a TimeoutError is no 504."""
     problem = (await fails(desk, f"model-{name}-{kind}", "model_failed")).json()
     assert (problem["outcome"], problem["phase"]) == ("failed", "llm")
@@ -149,27 +149,27 @@ async def test_the_model_raises(desk: Served, kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AGENT_ERRORS)
-async def test_the_agent_raises(desk: Served, name: str) -> None:
+async def test_exception_of_an_agent_is_agent_failed(desk: Served, name: str) -> None:
     """An agent that raises is `agent_failed`, whatever it raises; a TimeoutError is no 504."""
     problem = (await fails(desk, name, "agent_failed")).json()
     assert (problem["outcome"], problem["phase"]) == ("failed", "other")
     assert desk.end_of(problem["run_id"]).error is not None
 
 
-async def test_an_answer_that_cannot_be_read(desk: Served) -> None:
+async def test_unparsable_answer_is_model_failed(desk: Served) -> None:
     """An answer that the agent's own parser cannot read is `model_failed`."""
     problem = (await fails(desk, "unreadable", "model_failed")).json()
     assert problem["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("name", ASKING)
-async def test_the_agent_asks_for_a_human(desk: Served, name: str) -> None:
+async def test_interrupt_is_interrupted(desk: Served, name: str) -> None:
     """An interrupt is `interrupted`, which a retry would not help."""
     problem = (await fails(desk, name, "interrupted")).json()
     assert problem["outcome"] == "interrupted"
 
 
-async def test_an_interrupted_call(desk: Served) -> None:
+async def test_call_that_asks_for_a_human_is_interrupted(desk: Served) -> None:
     """The call of a tool that asked for a human ends as `interrupted`."""
     run_id = (await fails(desk, "tool-asks", "interrupted")).json()["run_id"]
     calls = [f for f in desk.facts_of(ToolCallFinished) if f.run_id == run_id]
@@ -178,8 +178,8 @@ async def test_an_interrupted_call(desk: Served) -> None:
 
 @kinds
 @pytest.mark.parametrize("name", [*TOOL_ERRORS, "sync"])
-async def test_a_tool_raises(desk: Served, kind: str, name: str) -> None:
-    """A tool that raises does not end the run, and its text is told to nobody."""
+async def test_exception_of_a_tool_ends_no_run(desk: Served, kind: str, name: str) -> None:
+    """A tool that raises does not end the run, and nobody reads its text."""
     response = await desk.ask("q", agent=f"tool-{name}-{kind}", include_steps=True)
     assert response.status_code == 200, response.text
     run = response.json()
@@ -192,14 +192,14 @@ async def test_a_tool_raises(desk: Served, kind: str, name: str) -> None:
 
 
 @kinds
-async def test_a_tool_speaks_to_the_model(desk: Served, kind: str) -> None:
-    """Only what a ToolException says is told to the model."""
+async def test_model_reads_a_tool_exception_only(desk: Served, kind: str) -> None:
+    """The model reads the text of a ToolException and of no other exception."""
     run = (await desk.ask("q", agent=f"tool-spoken-{kind}")).json()
     assert run["answer"] == "done: q: Tool spoken failed: ToolException: ask for a number"
 
 
 @kinds
-async def test_all_of_several_tools_raise(desk: Served, kind: str) -> None:
+async def test_each_failing_parallel_tool_is_an_error(desk: Served, kind: str) -> None:
     """Parallel tools that all raise are an error each."""
     run = (await desk.ask(agent=f"tool-parallel-{kind}", include_steps=True)).json()
     assert (run["outcome"], run["tool_calls"]) == ("completed", 3)
@@ -207,16 +207,16 @@ async def test_all_of_several_tools_raise(desk: Served, kind: str) -> None:
 
 
 @kinds
-async def test_siblings_go_on(desk: Served, kind: str) -> None:
-    """A tool that raises does not stop those beside it."""
+async def test_exception_of_a_tool_stops_no_sibling(desk: Served, kind: str) -> None:
+    """A tool that raises does not stop the parallel ones."""
     run = (await desk.ask(agent=f"siblings-{kind}", include_steps=True)).json()
     outcomes = {step["tool"]: (step["outcome"], step["result"]) for step in run["steps"]}
     assert outcomes["nap"] == ("completed", "slept")
     assert outcomes["broken"] == ("tool_error", "Tool broken failed: ValueError")
 
 
-async def test_places_come_back(desk: Served) -> None:
-    """A run that failed holds nothing."""
+async def test_failed_run_releases_its_slot(desk: Served) -> None:
+    """A failed run holds nothing."""
     await fails(desk, "node", "agent_failed")
     assert desk.service.runner.admission.running == 0
     assert not desk.service.runner.in_flight
@@ -251,11 +251,11 @@ asyncio.run(main())
 """
 
 
-async def test_a_tool_that_exits() -> None:
-    """A tool that calls sys.exit() neither ends its run nor the service."""
+async def test_sys_exit_in_a_tool_ends_nothing() -> None:
+    """A tool that calls sys.exit() ends neither its run nor the service."""
     ran = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _EXITING, stdout=asyncio.subprocess.PIPE
     )
-    said, _ = await asyncio.wait_for(ran.communicate(), 60)
-    lines = [line for line in said.decode().splitlines() if line[:5] in ("threa", "loop ")]
+    output, _ = await asyncio.wait_for(ran.communicate(), 60)
+    lines = [line for line in output.decode().splitlines() if line[:5] in ("threa", "loop ")]
     assert (lines, ran.returncode) == (["thread 200", "loop 200"], 0)

@@ -1,4 +1,4 @@
-"""What machines ask: alive, ready, started; and how quickly the smallest answer comes."""
+"""Health endpoints: alive, ready, started; and the latency of the smallest answer."""
 
 import asyncio
 import time
@@ -30,24 +30,24 @@ async def desk() -> AsyncIterator[Served]:
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live"])
-async def test_alive(desk: Served, path: str) -> None:
-    """A service that is alive says so."""
+async def test_liveness(desk: Served, path: str) -> None:
+    """A living service reports that it is alive."""
     response = await desk.client.get(path)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
     assert response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", ["/health/ready", "/health/startup"])
-async def test_ready(desk: Served, path: str) -> None:
-    """A service that has its agents is ready, each check by name."""
+async def test_readiness(desk: Served, path: str) -> None:
+    """A service with its agents is ready, each check by name."""
     response = await desk.client.get(path)
-    said = response.json()
-    assert (response.status_code, said["status"], said["demo"]) == (200, "ready", False)
-    assert {check["state"] for check in said["checks"].values()} == {"ok"}
+    body = response.json()
+    assert (response.status_code, body["status"], body["demo"]) == (200, "ready", False)
+    assert {check["state"] for check in body["checks"].values()} == {"ok"}
 
 
-async def test_full_is_not_red(desk: Served) -> None:
-    """A service whose places are taken is degraded by name, and stays ready and alive."""
+async def test_full_service_stays_ready(desk: Served) -> None:
+    """A service without a free slot is degraded by name, and stays ready and alive."""
     asking = asyncio.ensure_future(desk.ask())
     await until(lambda: desk.service.runner.admission.running)
     assert (await desk.ask()).status_code == 503
@@ -60,20 +60,20 @@ async def test_full_is_not_red(desk: Served) -> None:
     (run_id,) = desk.service.runner.in_flight
     await desk.client.delete(f"/runs/{run_id}")
     assert (await asking).status_code == 503
-    said = (await desk.client.get("/health/ready")).json()
-    assert {check["state"] for check in said["checks"].values()} == {"ok"}
+    body = (await desk.client.get("/health/ready")).json()
+    assert {check["state"] for check in body["checks"].values()} == {"ok"}
 
 
-async def test_the_demo_shows() -> None:
-    """Readiness shows that a demo model answers."""
+async def test_readiness_shows_the_demo_model() -> None:
+    """Readiness reports that a demo model answers."""
     agent = await asyncio.to_thread(demo.build)  # it reads a file
     async with served({"demo": agent}) as desk:
         assert (await desk.client.get("/health/ready")).json()["demo"] is True
 
 
 @pytest.mark.parametrize("path", ["/health/ready", "/health/startup"])
-async def test_while_agents_are_built(path: str) -> None:
-    """Until its agents are built a service is not ready, and alive."""
+async def test_not_ready_while_agents_are_built(path: str) -> None:
+    """Until its agents are built a service is alive but not ready."""
     async with served(_agents(0.0)) as desk:
         desk.service.agents = {}
         response = await desk.client.get(path)
@@ -82,7 +82,7 @@ async def test_while_agents_are_built(path: str) -> None:
         assert (await desk.client.get("/health/live")).status_code == 200
 
 
-async def test_draining() -> None:
+async def test_draining_turns_readiness_red() -> None:
     """A draining service is red while it still accepts, then refuses, and lets runs finish."""
     async with served(_agents(0.6)) as desk:
         early = asyncio.ensure_future(desk.ask())
@@ -103,8 +103,8 @@ async def test_draining() -> None:
         desk.books_balance()
 
 
-async def test_cut_by_the_drain() -> None:
-    """A run that outlives the drain is a 503 `draining` that tells what was done."""
+async def test_run_cut_by_the_drain_is_503() -> None:
+    """A run that outlives the drain is a 503 `draining` that reports what was done."""
     async with served(_agents(60.0), max_running_runs=1) as desk:
         running = asyncio.ensure_future(desk.ask(include_steps=True))
         runs = desk.service.runner.in_flight
@@ -125,7 +125,7 @@ async def test_cut_by_the_drain() -> None:
         desk.books_balance()
 
 
-async def test_small_answers_are_not_held_back(desk: Served) -> None:
+async def test_small_answers_are_not_delayed(desk: Served) -> None:
     """An answer leaves at once: 30 on one connection take nowhere near 40 ms each."""
     await desk.client.get("/health")
     took_s = list[float]()

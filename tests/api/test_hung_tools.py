@@ -1,4 +1,4 @@
-"""Sync tools that hold every thread: who waits, and who does not notice."""
+"""Sync tools that hold every thread: which runs wait and which do not."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ async def desk_without_threads(kind: str) -> AsyncIterator[tuple[Served, fakes.T
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_threads_run_out(kind: str) -> None:
+async def test_sync_tool_waits_for_a_thread(kind: str) -> None:
     """When runs in flight hold every thread, a sync tool waits for one until its deadline."""
     async with desk_with_slow_tools(kind) as (desk, tools):
         holding = [asyncio.ensure_future(desk.ask(agent="block", timeout=90)) for _ in range(2)]
@@ -65,7 +65,7 @@ async def test_threads_run_out(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_hung_tools_make_room(kind: str) -> None:
+async def test_hung_tools_of_ended_runs_block_no_thread(kind: str) -> None:
     """Hung tools of ended runs that hold every thread do not keep other sync tools from one."""
     async with desk_without_threads(kind) as (desk, tools):
         assert desk.service.threads.abandoned == 2
@@ -75,8 +75,8 @@ async def test_hung_tools_make_room(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_hung_tool_hurts_nobody_else(kind: str) -> None:
-    """When hung tools hold every thread, a run without sync tools is served as ever."""
+async def test_hung_tools_delay_no_run_without_sync_tools(kind: str) -> None:
+    """When hung tools hold every thread, a run without sync tools is served as usual."""
     async with desk_without_threads(kind) as (desk, _):
         began = time.monotonic()
         assert (await desk.ask(agent="look")).status_code == 200

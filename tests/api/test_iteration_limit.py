@@ -1,4 +1,4 @@
-"""At the iteration limit a run is stopped from outside and answers all the same."""
+"""At the iteration limit the service stops a run from outside, and the run still answers."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -45,10 +45,10 @@ async def desk(agents: dict[str, Any]) -> AsyncIterator[Served]:
 @kinds
 @pytest.mark.parametrize("limit", [1, 3, 10])
 @pytest.mark.parametrize("parallel", [1, 3])
-async def test_one_more_call(
+async def test_endless_model_is_asked_once_more(
     desk: Served, models: dict[str, fakes.ScriptedModel], kind: str, limit: int, parallel: int
 ) -> None:
-    """A model that never stops is asked N times and once more, by the agent's own prompt."""
+    """An endless model is asked N times, and once more with the agent's own prompt."""
     model = models[f"{parallel}-{kind}"]
     model.asked.clear()
     response = await desk.ask(agent=f"{parallel}-{kind}", max_iterations=limit)
@@ -62,28 +62,28 @@ async def test_one_more_call(
     assert "Agent stopped" not in run["answer"]
     end = desk.end_of(run["run_id"])
     assert (end.outcome, end.tool_calls) == (Outcome.ITERATION_LIMIT, limit * parallel)
-    told = [f for f in desk.facts_of(IterationLimitReached) if f.run_id == run["run_id"]]
-    assert len(told) == 1
+    facts = [f for f in desk.facts_of(IterationLimitReached) if f.run_id == run["run_id"]]
+    assert len(facts) == 1
 
 
 @kinds
-async def test_just_enough(desk: Served, kind: str) -> None:
-    """An agent that would have answered next is stopped at its limit all the same."""
+async def test_limit_stops_a_run_that_was_about_to_answer(desk: Served, kind: str) -> None:
+    """An agent that would have answered next is still stopped at its limit."""
     run = (await desk.ask(agent=f"two-{kind}", max_iterations=2)).json()
     assert (run["outcome"], run["iterations"]) == ("iteration_limit", 2)
     run = (await desk.ask(agent=f"two-{kind}", max_iterations=3)).json()
     assert run["outcome"] == "completed"
 
 
-async def test_the_service_has_a_limit(agents: dict[str, Any]) -> None:
-    """Who names no limit gets the service's."""
+async def test_default_limit_is_that_of_the_service(agents: dict[str, Any]) -> None:
+    """A caller who names no limit gets the service's."""
     async with served(agents, max_iterations=2) as desk:
         for kind in fakes.KINDS:
             assert (await desk.ask(agent=f"1-{kind}")).json()["iterations"] == 2
             assert (await desk.ask(agent=f"1-{kind}", max_iterations=3)).status_code == 422
 
 
-async def test_a_fixed_sentence(
+async def test_force_answers_with_a_fixed_sentence(
     agents: dict[str, Any], models: dict[str, fakes.ScriptedModel]
 ) -> None:
     """With `force` no model writes the answer, and it is not the library's sentence."""
@@ -95,8 +95,8 @@ async def test_a_fixed_sentence(
             assert len(models[f"1-{kind}"].asked) == 2
 
 
-async def test_the_executor_has_its_own() -> None:
-    """A limit that was set on an AgentExecutor counts, and its time limit never speaks."""
+async def test_limit_of_an_executor_counts() -> None:
+    """A limit set on an AgentExecutor counts, and its time limit never answers."""
     agent = fakes.build(
         "agent_executor",
         _runs_on(),

@@ -1,4 +1,4 @@
-"""The OpenAPI document tells all of what is served and nothing else; /docs needs no network."""
+"""The OpenAPI document describes all that is served and nothing else; /docs needs no network."""
 
 import mimetypes
 import re
@@ -62,18 +62,18 @@ async def desk() -> AsyncIterator[Served]:
 async def document(desk: Served) -> dict[str, Any]:
     response = await desk.client.get("/openapi.json")
     assert response.status_code == 200
-    said: dict[str, Any] = response.json()
-    return said
+    schema: dict[str, Any] = response.json()
+    return schema
 
 
-async def test_every_call(document: dict[str, Any]) -> None:
-    """The document has the calls that are served, and no other."""
-    said = {(method, path) for path, calls in document["paths"].items() for method in calls}
-    assert said == set(STATUSES)
+async def test_every_call_is_documented(document: dict[str, Any]) -> None:
+    """The document has exactly the calls that are served."""
+    calls_found = {(method, path) for path, calls in document["paths"].items() for method in calls}
+    assert calls_found == set(STATUSES)
 
 
 @calls
-async def test_every_status(document: dict[str, Any], method: str, path: str) -> None:
+async def test_every_status_is_documented(document: dict[str, Any], method: str, path: str) -> None:
     """A call has every status that it may answer with, each described."""
     responses = document["paths"][path][method]["responses"]
     assert set(responses) == STATUSES[method, path]
@@ -81,8 +81,10 @@ async def test_every_status(document: dict[str, Any], method: str, path: str) ->
 
 
 @calls
-async def test_errors_are_problems(document: dict[str, Any], method: str, path: str) -> None:
-    """An error is documented as what it is: a problem, of its own media type."""
+async def test_errors_are_documented_as_problems(
+    document: dict[str, Any], method: str, path: str
+) -> None:
+    """An error is documented as a problem, of its own media type."""
     for status, response in document["paths"][path][method]["responses"].items():
         if int(status) < 400 or path.startswith(HEALTH):
             continue
@@ -91,13 +93,13 @@ async def test_errors_are_problems(document: dict[str, Any], method: str, path: 
         assert schema == {"$ref": "#/components/schemas/Problem"}
 
 
-async def test_no_foreign_errors(document: dict[str, Any]) -> None:
+async def test_framework_errors_are_not_documented(document: dict[str, Any]) -> None:
     """The framework's own error shapes, which are never sent, are not documented."""
     assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
 
 
 @calls
-async def test_headers(document: dict[str, Any], method: str, path: str) -> None:
+async def test_headers_are_documented(document: dict[str, Any], method: str, path: str) -> None:
     """The headers of every response are documented."""
     for status, response in document["paths"][path][method]["responses"].items():
         named = {name.lower() for name in response.get("headers", {})}
@@ -111,25 +113,27 @@ async def test_headers(document: dict[str, Any], method: str, path: str) -> None
 
 
 @calls
-async def test_when_to_try_again(document: dict[str, Any], method: str, path: str) -> None:
+async def test_retry_after_is_documented_where_it_is_sent(
+    document: dict[str, Any], method: str, path: str
+) -> None:
     """`Retry-After` is documented where it is sent, and nowhere else."""
     looks, accepts = ("get", "/agent/async/{task_id}"), path.endswith(("/async", "/retry"))
     sent = {"409", "503"} | ({"202"} if accepts else set())
     sent |= {"200"} if (method, path) == looks else set()
-    told = document["paths"][path][method]["responses"]
-    named = {status for status in told if "Retry-After" in told[status]["headers"]}
-    assert named == (set() if path.startswith(HEALTH) else sent & told.keys())
+    responses = document["paths"][path][method]["responses"]
+    named = {status for status in responses if "Retry-After" in responses[status]["headers"]}
+    assert named == (set() if path.startswith(HEALTH) else sent & responses.keys())
 
 
-async def test_draining(document: dict[str, Any]) -> None:
-    """What refuses new runs while it drains says so."""
+async def test_draining_is_documented(document: dict[str, Any]) -> None:
+    """Every call that is refused during a drain documents it."""
     for path, calls in document["paths"].items():
         if "post" in calls:
             assert "`draining`" in calls["post"]["responses"]["503"]["description"], path
 
 
 @pytest.mark.parametrize("path", [path for _, path in STATUSES if "stream" in path or "ev" in path])
-async def test_streams(document: dict[str, Any], path: str) -> None:
+async def test_streams_are_documented(document: dict[str, Any], path: str) -> None:
     """A stream is documented as one, with a model for each of its events."""
     calls = document["paths"][path]
     ((_, call),) = calls.items()
@@ -144,7 +148,7 @@ async def test_streams(document: dict[str, Any], path: str) -> None:
     assert ("last-event-id" in queried) is path.endswith("/events")
 
 
-async def test_the_request(document: dict[str, Any]) -> None:
+async def test_request_body_is_documented(document: dict[str, Any]) -> None:
     """The body of a question is documented with its limits, and takes no other fields."""
     body = document["components"]["schemas"]["RunBody"]
     assert body["additionalProperties"] is False
@@ -159,7 +163,7 @@ async def test_the_request(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("schema", "path"), [("FinishedRun", "/agent"), ("AgentList", "/agents"), ("RunList", "/runs")]
 )
-async def test_answers_are_as_documented(
+async def test_answers_match_their_documentation(
     desk: Served, document: dict[str, Any], schema: str, path: str
 ) -> None:
     """An answer has exactly the fields that are documented for it."""
@@ -183,7 +187,7 @@ async def test_docs_need_no_network(desk: Served) -> None:
 
 
 async def test_docs_can_be_closed() -> None:
-    """Where /docs is turned off there is neither the page nor a trace of it."""
+    """If /docs is turned off there is neither the page nor a trace of it."""
     async with served(_agents(), docs="off") as s:
         for path in ("/docs", "/redoc"):
             response = await s.client.get(path)
@@ -191,7 +195,7 @@ async def test_docs_can_be_closed() -> None:
 
 
 @pytest.mark.parametrize(("host", "status"), [("0.0.0.0", 404), ("127.0.0.1", 200), ("::1", 200)])
-async def test_docs_are_for_loopback(host: str, status: int) -> None:
+async def test_docs_are_open_on_loopback_only(host: str, status: int) -> None:
     """Unless a setting opens it, /docs is open on loopback and closed on a public address."""
     async with served(_agents(), host=host) as service:
         assert (await service.client.get("/docs")).status_code == status

@@ -1,4 +1,4 @@
-"""When there is more work than places: wait, be refused at once, or run out of time waiting."""
+"""When there is more work than slots: wait, be refused at once, or time out in the queue."""
 
 import asyncio
 import math
@@ -76,8 +76,8 @@ def is_refused(response: httpx.Response) -> int:
     return int(after_s)
 
 
-async def test_full() -> None:
-    """When every place and every seat is taken, the next is refused at once."""
+async def test_full_service_refuses() -> None:
+    """When every slot and every queue position is taken, the next run is refused at once."""
     async with desk_with(1, 1, taken=2) as desk:
         began = time.monotonic()
         response = await desk.ask(agent="look")
@@ -88,14 +88,14 @@ async def test_full() -> None:
         assert not [f for f in desk.facts_of(RunStarted) if f.run_id == end.run_id]
 
 
-async def test_no_queue() -> None:
-    """A service without a queue refuses what it has no place for."""
+async def test_service_without_a_queue_refuses() -> None:
+    """A service without a queue refuses a run for which it has no slot."""
     async with desk_with(2, 0, taken=2) as desk:
         is_refused(await desk.ask(agent="look"))
 
 
-async def test_a_queued_run() -> None:
-    """A run that waits is shown as queued, in the phase `queue`."""
+async def test_queued_run_is_shown() -> None:
+    """A waiting run is shown as queued, in the phase `queue`."""
     async with desk_with(1, 3, taken=3) as desk:
         waiting = (await desk.client.get("/runs?state=queued")).json()["runs"]
         assert [(run["state"], run["phase"]) for run in waiting] == [("queued", "queue")] * 2
@@ -104,7 +104,7 @@ async def test_a_queued_run() -> None:
 
 
 async def test_first_come_first_served() -> None:
-    """Runs that waited are served in the order of their arrival, with the wait in their timings."""
+    """Waiting runs start in the order of their arrival, with the wait in their timings."""
     async with desk_with(1, 3, taken=1) as desk:
         asking = []
         for number in range(3):
@@ -124,8 +124,8 @@ async def test_first_come_first_served() -> None:
         assert queued == {run["run_id"] for run in runs}
 
 
-async def test_out_of_time_in_the_queue() -> None:
-    """A run whose time runs out while it waits is a 504 of the phase `queue`."""
+async def test_timeout_in_the_queue_is_a_504() -> None:
+    """A run whose deadline passes in the queue is a 504 of the phase `queue`."""
     async with desk_with(1, 1, taken=1) as desk:
         began = time.monotonic()
         response = await desk.ask(agent="look", timeout=0.3)
@@ -142,8 +142,8 @@ async def test_out_of_time_in_the_queue() -> None:
         assert (end.outcome, str(end.phase)) == (Outcome.TIMEOUT, "queue")
 
 
-async def test_cancelled_in_the_queue() -> None:
-    """A run that is cancelled while it waits never starts."""
+async def test_cancelled_queued_run_never_starts() -> None:
+    """A run that is cancelled in the queue never starts."""
     async with desk_with(1, 1, taken=1) as desk:
         asking = asyncio.ensure_future(desk.ask(agent="look"))
         await until(lambda: desk.service.runner.admission.waiting)
@@ -155,8 +155,8 @@ async def test_cancelled_in_the_queue() -> None:
         assert not [f for f in desk.facts_of(RunStarted) if f.run_id == run["run_id"]]
 
 
-async def test_left_from_the_queue() -> None:
-    """A caller that leaves while it waits gives back its seat within a second."""
+async def test_disconnect_in_the_queue_frees_the_position() -> None:
+    """A caller that disconnects in the queue frees its position within a second."""
     async with desk_with(1, 1, taken=1) as desk:
         async with wire.connection(desk.url) as (_, writer):
             writer.write(wire.ask("/agents/look", question="q"))
@@ -191,8 +191,8 @@ async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fa
         desk.books_balance()
 
 
-async def test_a_wait_that_is_too_long() -> None:
-    """A run whose usual wait alone is longer than its timeout is refused at arrival."""
+async def test_expected_wait_above_the_timeout_is_refused() -> None:
+    """A run whose expected wait exceeds its timeout is refused at arrival."""
     async with taught(0.5, waiting=2) as (desk, _):
         began = time.monotonic()
         response = await desk.ask(agent="nap", timeout=0.4)
@@ -201,15 +201,15 @@ async def test_a_wait_that_is_too_long() -> None:
         assert is_refused(response) == math.ceil(3 * learned_s(desk))
 
 
-async def test_a_deadline_that_cannot_be_met() -> None:
-    """A run that would get its place but not the time to use it is refused at arrival."""
+async def test_unreachable_deadline_is_refused() -> None:
+    """A run that would get its slot too late to use it is refused at arrival."""
     async with taught(0.8, waiting=0) as (desk, _):
         # The place is free in 0.8 s and the run takes 0.8 s more, so 1.1 s cannot be enough.
         is_refused(await desk.ask(agent="nap", timeout=1.1))
 
 
-async def test_a_deadline_that_can_be_met() -> None:
-    """A run that has the time to wait is not refused."""
+async def test_reachable_deadline_is_accepted() -> None:
+    """A run that has the time to wait is accepted."""
     async with taught(0.3, waiting=1) as (desk, tools):
         asking = asyncio.ensure_future(desk.ask(agent="nap", timeout=90))
         await until(lambda: desk.service.runner.admission.waiting == 2)
@@ -219,8 +219,8 @@ async def test_a_deadline_that_can_be_met() -> None:
         assert (await asking).status_code == 200
 
 
-async def test_retry_after_is_learned() -> None:
-    """Retry-After follows what runs took."""
+async def test_retry_after_follows_the_run_times() -> None:
+    """Retry-After follows the durations of past runs."""
     async with taught(0.6, waiting=3) as (desk, _):
         # Three that wait and the one that asks.
         assert is_refused(await desk.ask(agent="nap")) == math.ceil(4 * learned_s(desk))
@@ -232,8 +232,8 @@ async def test_retry_after_is_learned() -> None:
      ("node", 500, "failed"), ("nap", 504, "timeout"), ("stubborn", 504, "timeout"),
      ("block", 504, "timeout")],
 )  # fmt: skip
-async def test_places_come_back(agent: str, status: int, outcome: str) -> None:
-    """However a run ends, its place is free when its caller knows, and the next one gets it."""
+async def test_every_end_frees_the_slot(agent: str, status: int, outcome: str) -> None:
+    """However a run ends, its slot is free before its caller knows, and the next run gets it."""
     async with desk_with(1, 1) as desk:
         for _ in range(3):
             response = await desk.ask(agent=agent, timeout=0.15 if status == 504 else 60.0)
@@ -243,8 +243,8 @@ async def test_places_come_back(agent: str, status: int, outcome: str) -> None:
         assert (await desk.ask(agent="look")).status_code == 200
 
 
-async def test_a_storm() -> None:
-    """Of two hundred callers at once, each is answered or refused, and the places come back."""
+async def test_two_hundred_callers_free_every_slot() -> None:
+    """Each of two hundred callers at once is answered or refused, and every slot is free again."""
     async with desk_with(4, 8, seconds=0.05) as desk:
         responses = await asyncio.gather(*(desk.ask(agent="nap") for _ in range(200)))
         statuses = [response.status_code for response in responses]

@@ -1,4 +1,4 @@
-"""What is in flight and what has ended: `GET /runs`, one run, and the bound of what is kept."""
+"""Runs in flight and ended: `GET /runs`, one run, and the bound of the history."""
 
 import asyncio
 import gc
@@ -62,8 +62,8 @@ async def stop(desk: Served, run_id: str, asking: asyncio.Future[Any]) -> None:
 
 
 @kinds
-async def test_a_run_in_flight(desk: Served, kind: str) -> None:
-    """A run in flight shows what holds it, since when, and what it has done."""
+async def test_run_in_flight_shows_its_phase(desk: Served, kind: str) -> None:
+    """A run in flight shows its phase, since when, and what it has done."""
     began, began_at = time.monotonic(), datetime.now(UTC)
     run_id, asking = await in_flight(desk, f"nap-{kind}", timeout=90, metadata={"from": "desk"})
     run = (await desk.client.get(f"/runs/{run_id}")).json()
@@ -81,8 +81,8 @@ async def test_a_run_in_flight(desk: Served, kind: str) -> None:
     await stop(desk, run_id, asking)
 
 
-async def test_a_run_that_thinks(desk: Served) -> None:
-    """A run whose model has not answered is held by `llm`."""
+async def test_run_that_waits_for_its_model_is_in_llm(desk: Served) -> None:
+    """A run whose model has not answered is in the phase `llm`."""
     run_id, asking = await in_flight(desk, "think-create_agent")
     assert (await desk.client.get(f"/runs/{run_id}")).json()["phase"] == "llm"
     await stop(desk, run_id, asking)
@@ -90,7 +90,7 @@ async def test_a_run_that_thinks(desk: Served) -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 async def test_steps_of_a_run_in_flight(desk: Served, asked: bool) -> None:
-    """The steps that have finished show; what was said in them only if the caller asked."""
+    """Finished steps are listed; their content only if the caller asked for it."""
     run_id, asking = await in_flight(desk, "nap-create_agent", include_steps=asked)
     response = await desk.client.get(f"/runs/{run_id}")
     (step,) = response.json()["steps"]
@@ -100,8 +100,8 @@ async def test_steps_of_a_run_in_flight(desk: Served, asked: bool) -> None:
     await stop(desk, run_id, asking)
 
 
-async def test_no_question_and_no_answer(desk: Served) -> None:
-    """What was asked and answered does not show in the lists."""
+async def test_lists_have_no_question_and_no_answer(desk: Served) -> None:
+    """Lists contain neither questions nor answers."""
     run = (await desk.ask("secret-question", agent="look-create_agent")).json()
     for path in ("/runs", f"/runs/{run['run_id']}"):
         text = (await desk.client.get(path)).text
@@ -109,30 +109,30 @@ async def test_no_question_and_no_answer(desk: Served) -> None:
         assert "shipped" not in text
 
 
-async def test_a_finished_run(desk: Served) -> None:
-    """A run that has ended says how, with the numbers of its answer."""
+async def test_finished_run_shows_its_outcome(desk: Served) -> None:
+    """An ended run shows its outcome and the numbers of its answer."""
     run = (await desk.ask(agent="look-create_agent")).json()
-    kept = (await desk.client.get(f"/runs/{run['run_id']}")).json()
-    assert (kept["state"], kept["outcome"], kept["code"]) == ("finished", "completed", None)
+    record = (await desk.client.get(f"/runs/{run['run_id']}")).json()
+    assert (record["state"], record["outcome"], record["code"]) == ("finished", "completed", None)
     for field in ("agent", "iterations", "tool_calls", "iteration_limit", "timings", "usage"):
-        assert kept[field] == run[field]
+        assert record[field] == run[field]
 
 
-async def test_about_a_run(desk: Served) -> None:
+async def test_run_id_header_on_every_response_about_a_run(desk: Served) -> None:
     """Every response about a run names it in a header."""
     run_id = (await desk.ask(agent="look-create_agent")).json()["run_id"]
     response = await desk.client.get(f"/runs/{run_id}")
     assert response.headers.get("x-run-id") == run_id
 
 
-async def test_times_on_the_wire(desk: Served) -> None:
+async def test_times_are_rfc_3339(desk: Served) -> None:
     """A moment is RFC 3339 in UTC."""
     run_id = (await desk.ask(agent="look-create_agent")).json()["run_id"]
     created = (await desk.client.get(f"/runs/{run_id}")).json()["created_at"]
     assert datetime.fromisoformat(created).utcoffset() == timedelta()
 
 
-async def test_the_list(desk: Served) -> None:
+async def test_list_is_newest_first(desk: Served) -> None:
     """GET /runs lists the newest first, by state if asked."""
     old = (await desk.ask(agent="look-create_agent")).json()["run_id"]
     run_id, asking = await in_flight(desk, "nap-create_agent")
@@ -156,15 +156,15 @@ async def test_the_list(desk: Served) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("run_id", ["none", "00000000-0000-0000-0000-000000000000", "%00", "é"])
-async def test_no_such_run(desk: Served, method: str, run_id: str) -> None:
-    """A run that is not known is 404."""
+async def test_unknown_run_is_404(desk: Served, method: str, run_id: str) -> None:
+    """An unknown run is 404."""
     response = await desk.client.request(method, f"/runs/{run_id}")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_only_the_last_are_kept(desk: Served) -> None:
-    """Of finished runs only the last few are known."""
+async def test_history_keeps_the_last_runs_only(desk: Served) -> None:
+    """The history has only the last few ended runs."""
     ids = [(await desk.ask(agent="look-create_agent")).json()["run_id"] for _ in range(KEPT + 3)]
     finished = (await desk.client.get("/runs?state=finished")).json()["runs"]
     assert [run["run_id"] for run in finished] == ids[: -KEPT - 1 : -1]
@@ -172,8 +172,8 @@ async def test_only_the_last_are_kept(desk: Served) -> None:
     assert (await desk.client.get(f"/runs/{ids[-1]}")).status_code == 200
 
 
-async def test_what_is_kept_is_small() -> None:
-    """What is kept of a finished run does not grow with what was asked or answered."""
+async def test_history_entries_have_a_constant_size() -> None:
+    """The record of an ended run does not grow with its question or answer."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     async with served({"a": fakes.build("create_agent", model, [])}) as desk:
         question = "x" * 100_000

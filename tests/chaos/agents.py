@@ -17,9 +17,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
 
-from app.runs import idempotency_key
 from app.runs.deadline import current
 from tests import fakes
+from watchkeeper import tool_call_key
 
 RECEIPTS = "CHAOS_RECEIPTS"
 # Which attempt at a run this process makes; told by whoever starts one (see `server`).
@@ -92,7 +92,7 @@ def _note(what: str, name: str, n: int, pid: int | None = None) -> None:
     run_id = run.run_id if run else ""
     attempt = ATTEMPTS.get(run_id, 0)
     pid = pid or os.getpid()
-    receipt = Receipt(what, name, n, run_id, pid, attempt, idempotency_key(), time.time())
+    receipt = Receipt(what, name, n, run_id, pid, attempt, tool_call_key(), time.time())
     line = json.dumps(asdict(receipt)) + "\n"
     file = os.open(_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:

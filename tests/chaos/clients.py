@@ -60,10 +60,10 @@ class Client(threading.Thread):
         plan, agent = self._plan(key), self._chance.choice(_AGENTS)
         with self._history.lock:
             self._history.plans[key] = plan
-        place, told = f"/agents/{agent}/async", {"Idempotency-Key": key}
+        place, headers = f"/agents/{agent}/async", {"Idempotency-Key": key}
 
         def submit(port: int) -> None:
-            status, body = call(port, "POST", place, {"question": plan.question}, told)
+            status, body = call(port, "POST", place, {"question": plan.question}, headers)
             if status == 202:
                 with self._history.lock:
                     self._history.accepted[key].add(body["task_id"])

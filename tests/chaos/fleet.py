@@ -38,7 +38,7 @@ class Fleet:
         self._file = folder / "receipts"
         self._log = (folder / "servers.log").open("ab")
         self._lock = threading.Lock()
-        told = {
+        overrides = {
             "WATCHKEEPER_STORE_URL": store_url,
             "WATCHKEEPER_DRAIN_NOTICE_S": "0",
             "WATCHKEEPER_DRAIN_S": "0.5",
@@ -48,7 +48,7 @@ class Fleet:
         }
         self._forks = subprocess.Popen(
             [*under, sys.executable, "-m", "tests.chaos.server"],
-            env=environment(told),
+            env=environment(overrides),
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

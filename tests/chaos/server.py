@@ -22,11 +22,11 @@ def tell_attempts() -> None:
     """Let receipts say which attempt at a run they are of."""
     execute = Background.execute
 
-    async def told(self: Background, attempt: Attempt) -> Result:
+    async def execute_counted(self: Background, attempt: Attempt) -> Result:
         agents.ATTEMPTS[attempt.task_id] = attempt.number
         return await execute(self, attempt)
 
-    Background.execute = told  # type: ignore[method-assign]
+    Background.execute = execute_counted  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -58,8 +58,8 @@ def words(board: Json) -> Iterator[str]:
     for panel in panels(board):
         if not panel.get("title"):
             yield "a panel has no title"
-        said = panel.get("description") or ""
-        if len(said) < 20 or not said.endswith("."):
+        description = panel.get("description") or ""
+        if len(description) < 20 or not description.endswith("."):
             yield f"{panel.get('title')} is not described"
     if len({panel.get("title") for panel in panels(board)}) < len(panels(board)):
         yield "two panels have one title"

@@ -17,8 +17,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
 from pydantic import PrivateAttr
 
-from app.agents.builder import build_agent
 from tests import fakes
+from watchkeeper import build_agent
 
 PLACES, QUEUED = 12, 6
 SETTINGS = f"""
@@ -78,10 +78,12 @@ class Actor(fakes.ScriptedModel):
             raise Limited if what == "limited" else TimeoutError
         self.script = self._script(what)
         result = await super()._agenerate(messages, *args, **kwargs)
-        said = result.generations[0].message
-        assert isinstance(said, AIMessage)
-        said.usage_metadata = self._usage(len(messages))
-        said.response_metadata = {"finish_reason": "tool_calls" if said.tool_calls else "stop"}
+        message = result.generations[0].message
+        assert isinstance(message, AIMessage)
+        message.usage_metadata = self._usage(len(messages))
+        message.response_metadata = {
+            "finish_reason": "tool_calls" if message.tool_calls else "stop"
+        }
         return result
 
     def _script(self, what: str) -> fakes.Script:

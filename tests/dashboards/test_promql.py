@@ -52,6 +52,7 @@ def test_planted_faults_are_found(expr: str, fault: str) -> None:
     assert set(faults(expr)) == {fault}
 
 
+@pytest.mark.waits
 def test_prometheus_can_parse_every_query(tmp_path: Path) -> None:
     """promtool reads every query, once Grafana's variables are filled in."""
     rules = "".join(f"  - {{record: 'a:b{n}', expr: {one!r}}}\n" for n, one in enumerate(_texts()))

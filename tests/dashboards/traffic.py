@@ -36,8 +36,8 @@ class Shop:
     async def ask(self, agent: str, question: str, **options: Any) -> str:
         """How the run ended."""
         asked = {"question": question, **options}
-        told = (await self._client.post(f"/agents/{agent}", json=asked)).json()
-        return str(told.get("outcome") or told["code"])
+        body = (await self._client.post(f"/agents/{agent}", json=asked)).json()
+        return str(body.get("outcome") or body["code"])
 
     async def submit(self, agent: str, question: str) -> None:
         """Ask in the background, and do not wait."""
@@ -46,8 +46,8 @@ class Shop:
     async def follow(self, agent: str, question: str) -> None:
         """Read a stream to its end."""
         path = f"/agents/{agent}/stream"
-        async with self._client.stream("POST", path, json={"question": question}) as told:
-            async for _ in told.aiter_lines():
+        async with self._client.stream("POST", path, json={"question": question}) as response:
+            async for _ in response.aiter_lines():
                 pass
 
     async def leave(self, agent: str, question: str, *, stream: bool = False) -> None:

@@ -34,7 +34,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield service.url
 
 
-def said_by(language: str, text: str, url: str, here: Path) -> str:
+def output_of(language: str, text: str, url: str, here: Path) -> str:
     """What a program prints that asks this service; it ended well, and complained of nothing."""
     commands = {
         "sh": ["bash", "-euc"],
@@ -118,17 +118,17 @@ def breaking(url: str, after_bytes: int = 900) -> Iterator[tuple[str, list[int]]
 @pytest.mark.parametrize(("language", "text"), CLIENTS)
 def test_client(language: str, text: str, url: str, tmp_path: Path) -> None:
     """Every client that is shown prints the answer."""
-    said = said_by(language, text, url, tmp_path)
-    assert ANSWER.replace("×", "\\u00d7") in said or ANSWER in said
+    output = output_of(language, text, url, tmp_path)
+    assert ANSWER.replace("×", "\\u00d7") in output or ANSWER in output
 
 
 @pytest.mark.parametrize(("language", "text"), RESUMING)
 def test_resuming(language: str, text: str, url: str, tmp_path: Path) -> None:
     """A client whose connection breaks again and again reads the whole run, and no text twice."""
     with breaking(url) as (proxy, answers):
-        said = said_by(language, text, proxy, tmp_path)
+        output = output_of(language, text, proxy, tmp_path)
     assert len(answers) > 2
-    before_last, last = said.splitlines()[-2:]
+    before_last, last = output.splitlines()[-2:]
     assert last == f"completed [demo model, no LLM configured] {ANSWER}"
     assert last == f"completed {before_last}"
 
@@ -136,14 +136,14 @@ def test_resuming(language: str, text: str, url: str, tmp_path: Path) -> None:
 def test_in_the_background(url: str, tmp_path: Path) -> None:
     """The commands read each event of one run once, and its result, and stop a second one."""
     [text] = [text for _, text in BLOCKS if "/agent/async" in text]
-    said = said_by("sh", text, url, tmp_path)
+    printed = output_of("sh", text, url, tmp_path)
     before, after = (
-        [int(number) for number in re.findall(r"^id: (\d+)$", told, re.M)]
-        for told in ((tmp_path / "events.txt").read_text(), said)
+        [int(number) for number in re.findall(r"^id: (\d+)$", stored, re.M)]
+        for stored in ((tmp_path / "events.txt").read_text(), printed)
     )
     assert before
     assert before + after == list(range(1, after[-1] + 1))
-    run, stopped = said.splitlines()[-1].replace("}{", "}\n{").splitlines()
+    run, stopped = printed.splitlines()[-1].replace("}{", "}\n{").splitlines()
     assert json.loads(run)["status"] == "completed"
     assert json.loads(run)["result"]["answer"].endswith(ANSWER)
     assert json.loads(stopped)["result"] in ("cancelled", "still_stopping", "already_finished")

@@ -1,4 +1,4 @@
-"""What is promised in prose is checked: links, commands, names, and what the README prints."""
+"""What is promised in prose is checked: links, commands, names, and what pages show of the demo."""
 
 import ast
 import json
@@ -34,6 +34,8 @@ from tests.otlp import Received, receiver
 from tests.upstreams import aimock
 
 README = ROOT / "README.md"
+CONTRACT = ROOT / "docs" / "reference" / "http.md"
+SIGNALS = ROOT / "docs" / "signals.md"
 PAGES = sorted([README, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 # Its programs need a service that runs; test_clients.py runs them.
 CLIENTS = ROOT / "docs" / "clients.md"
@@ -169,13 +171,13 @@ def _line_of(log: Path, event: str) -> Mapping[str, Any]:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
     [line] = found
-    told: Mapping[str, Any] = json.loads(line)
-    return told
+    fields: Mapping[str, Any] = json.loads(line)
+    return fields
 
 
-def printed(language: str, containing: str) -> str:
-    """The block of the README that holds this."""
-    found = [b.text for b in blocks(README) if b.language == language and containing in b.text]
+def printed(page: Path, language: str, containing: str) -> str:
+    """The block of a page that holds this."""
+    found = [b.text for b in blocks(page) if b.language == language and containing in b.text]
     assert len(found) == 1
     return found[0]
 
@@ -200,7 +202,7 @@ def test_python(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of Python runs as it stands."""
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-secret")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    if "app.watch" in block.text:  # it watches the process that it is in
+    if "import watch\n" in block.text:  # it watches the process that it is in
         ended = subprocess.run([sys.executable, "-c", block.text], cwd=ROOT, check=False)
         assert ended.returncode == 0
         return
@@ -220,11 +222,11 @@ def test_toml(block: Block, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", all_blocks("json"), ids=named)
 def test_json(block: Block, tmp_path: Path) -> None:
     """Every block of JSON parses, and a table of prices is taken as one."""
-    said = json.loads(block.text)
-    if "models" in said:
+    body = json.loads(block.text)
+    if "models" in body:
         file = tmp_path / "prices.json"
         file.write_text(block.text)
-        assert set(said["models"]) <= set(Prices.load(file).models)
+        assert set(body["models"]) <= set(Prices.load(file).models)
 
 
 @pytest.mark.parametrize("words", CURLS)
@@ -251,8 +253,8 @@ def test_make_targets() -> None:
 
 
 def test_the_answer(demo: Demo) -> None:
-    """The demo answers what the README prints, but for ids and times."""
-    shown = json.loads(printed("json", '"answer"'))
+    """The demo answers what the contract shows, except for ids and times."""
+    shown = json.loads(printed(CONTRACT, "json", '"answer"'))
     varying = {"run_id": "", "trace_id": "", "duration_s": 0, "timings": dict[str, float]()}
     assert list(shown) == list(demo.answer)
     assert shown["timings"].keys() == demo.answer["timings"].keys()
@@ -260,8 +262,8 @@ def test_the_answer(demo: Demo) -> None:
 
 
 def test_the_metrics(demo: Demo) -> None:
-    """Every sample that the README prints is there after one run; counts are the same."""
-    for line in printed("text", "agent_runs_total").splitlines():
+    """Every sample that the page shows is there after one run; counts are the same."""
+    for line in printed(SIGNALS, "text", "agent_runs_total").splitlines():
         sample, _, exemplar = line.partition(" # ")
         [family] = text_string_to_metric_families(sample + "\n")
         [shown] = family.samples
@@ -271,27 +273,27 @@ def test_the_metrics(demo: Demo) -> None:
 
 
 def demo_trace(exemplar: str) -> bool:
-    """Whether an exemplar names the trace of the answer that is printed above it."""
-    return json.loads(printed("json", '"answer"'))["trace_id"] in exemplar
+    """Whether an exemplar names the trace of the answer that the contract shows."""
+    return json.loads(printed(CONTRACT, "json", '"answer"'))["trace_id"] in exemplar
 
 
 def test_the_trace(demo: Demo) -> None:
-    """The tree that the README prints is that of the run, with these kinds and attributes."""
-    shown = printed("text", "└─ invoke_agent").splitlines()
+    """The tree that the page shows is that of the run, with these kinds and attributes."""
+    shown = printed(SIGNALS, "text", "└─ invoke_agent").splitlines()
     trace = sorted(
         (s for s in demo.spans if s.trace_id == demo.answer["trace_id"]), key=lambda s: s.start_s
     )
     assert len(shown) == len(trace)
     for line, span in zip(shown, trace, strict=True):
-        title, kind, told = re.split(r"\s{2,}(SERVER|INTERNAL|CLIENT)\s+[\d.]+ ms\s+", line)
+        title, kind, pairs = re.split(r"\s{2,}(SERVER|INTERNAL|CLIENT)\s+[\d.]+ ms\s+", line)
         assert (title.lstrip(" │├└─"), kind) == (span.name, span.kind)
-        attributes = dict(pair.split("=") for pair in told.split())
+        attributes = dict(pair.split("=") for pair in pairs.split())
         assert attributes == {name: str(span.attributes[name]) for name in attributes}
 
 
 def test_the_log_line(demo: Demo) -> None:
-    """The line that the README prints has the fields of a real one, and its counts."""
-    shown = json.loads(printed("json", '"run_finished"'))
+    """The line that the page shows has the fields of a real one, and its counts."""
+    shown = json.loads(printed(SIGNALS, "json", '"run_finished"'))
     assert list(shown) == list(demo.line)
     for name, value in shown.items():
         is_own = name.endswith(("_s", "_id")) or name in ("timestamp", "instance")
@@ -299,9 +301,9 @@ def test_the_log_line(demo: Demo) -> None:
 
 
 def test_the_signals_are_of_one_run() -> None:
-    """What the README prints as one run names one run and one trace."""
-    answer = json.loads(printed("json", '"answer"'))
-    line = json.loads(printed("json", '"run_finished"'))
+    """What the pages show as one run names one run and one trace."""
+    answer = json.loads(printed(CONTRACT, "json", '"answer"'))
+    line = json.loads(printed(SIGNALS, "json", '"run_finished"'))
     assert (answer["run_id"], answer["trace_id"]) == (line["run_id"], line["trace_id"])
 
 
@@ -323,8 +325,8 @@ def test_an_agent_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_contract(demo: Demo) -> None:
-    """Every call of the service stands in the contract, and every outcome, status and code."""
-    table = prose(README).partition("## The contract")[2].partition("\nThe body")[0]
+    """The contract has every call of the service, and every outcome, status and code."""
+    table = prose(CONTRACT).partition("\n## Calls\n")[2].partition("\n## ")[0]
     documented = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
     for path in documented:
         assert f"{path}`" in table, path
@@ -343,20 +345,20 @@ def test_what_becomes_of_a_background_run() -> None:
     text = (ROOT / "docs" / "behaviour.md").read_text()
     table = text.partition("| `outcome` | `status` |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines() if "`" in line]
-    told = {
+    documented = {
         Outcome(outcome): status.strip(" `")
         for outcomes, status in rows
         for outcome in re.findall(r"`(\w+)`", outcomes)
     }
-    assert told == {outcome: status_of(outcome) for outcome in told}
-    assert set(Outcome) - set(told) == {Outcome.DISCONNECTED, Outcome.REJECTED}
+    assert documented == {outcome: status_of(outcome) for outcome in documented}
+    assert set(Outcome) - set(documented) == {Outcome.DISCONNECTED, Outcome.REJECTED}
 
 
 @pytest.mark.parametrize("path", ["nowhere", "runs/none", "agent/async/none"])
 def test_the_sentence_of_a_problem(demo: Demo, path: str) -> None:
     """What a problem says stands in the reference, with its code."""
-    told = httpx.get(f"{demo.url}/{path}").json()
-    row = f"| {told['status']} | `{told['code']}` | no | {told['detail']} |"
+    body = httpx.get(f"{demo.url}/{path}").json()
+    row = f"| {body['status']} | `{body['code']}` | no | {body['detail']} |"
     assert row in (ROOT / "docs" / "reference" / "errors.md").read_text()
 
 
@@ -409,3 +411,26 @@ def test_words_of_our_own() -> None:
     """No page names a directory of somebody's machine."""
     for page in PAGES:
         assert not re.search(r"/(?:home|root|work|tmp)/", page.read_text()), page
+
+
+def test_files_that_pages_name_exist() -> None:
+    """Every file of ours that a page names exists."""
+    for page in PAGES:
+        for name in re.findall(
+            r"`((?:app|tests|dashboards|docs|deploy)/[\w./-]+)`", page.read_text()
+        ):
+            assert (ROOT / name).exists(), (page, name)
+        for name in re.findall(
+            r"`((?:runs|agents|api|tasks|telemetry)/\w+\.py)`", page.read_text()
+        ):
+            assert (ROOT / "app" / name).exists(), (page, name)
+
+
+def test_modules_on_the_path_of_a_request_exist() -> None:
+    """Every module in the drawings of the architecture exists."""
+    page = ROOT / "docs" / "architecture.md"
+    drawings = "".join(block.text for block in blocks(page) if block.language == "text")
+    modules = set(re.findall(r"\b((?:runs|agents|api|tasks|telemetry)\.[a-z_]+)\b", drawings))
+    assert len(modules) > 10
+    for module in modules:
+        assert (ROOT / "app" / f"{module.replace('.', '/')}.py").exists(), module

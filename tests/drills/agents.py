@@ -17,12 +17,12 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import BaseTool, tool
 
-from app.agents.builder import build_agent
 from app.runs.errors import RunError
 from app.runs.live import Run
 from app.runs.runner import Runner
 from app.telemetry.metrics import Metrics
 from tests import fakes
+from watchkeeper import build_agent
 
 _HELD_AT_MOST_S = 120.0
 _BLOCKED_S = 0.8

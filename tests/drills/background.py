@@ -36,7 +36,7 @@ def task_backlog(scene: Scene) -> Iterator[None]:
 def task_recoveries(scene: Scene) -> Iterator[None]:
     scene.throw("hang")
     scene.submit("hang", times=4)
-    scene.watch.prometheus.until("agent_tasks_running == 4")
+    scene.monitoring.prometheus.until("agent_tasks_running == 4")
     scene.kill()
     scene.start()
     yield
@@ -54,7 +54,7 @@ def task_recoveries(scene: Scene) -> Iterator[None]:
 def tasks_unservable(scene: Scene) -> Iterator[None]:
     scene.throw("hang")
     scene.submit("hang", agent="former")
-    scene.watch.prometheus.until('agent_tasks_running{agent="former"} == 1')
+    scene.monitoring.prometheus.until('agent_tasks_running{agent="former"} == 1')
     scene.kill()
     scene.start("orders")
     yield

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import otlp
+from tests.drills.monitoring import SCRAPE_INTERVAL, Active, start_monitoring
 from tests.drills.scene import Scene, set_up
-from tests.drills.watch import SCRAPE_INTERVAL, Active, watching
 from tests.upstreams import llmock
 
 WATCHDOG = "AgentWatchdog"
@@ -104,8 +104,8 @@ def run(
         collector = stack.enter_context(otlp.receiver()) if drill.collector else None
         if collector:
             variables |= {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url}
-        watch = stack.enter_context(watching(here, drill.scrape_interval))
-        scene = stack.enter_context(set_up(here, watch, drill.agents, variables))
+        monitoring = stack.enter_context(start_monitoring(here, drill.scrape_interval))
+        scene = stack.enter_context(set_up(here, monitoring, drill.agents, variables))
         scene.upstream, scene.collector = upstream, collector
         script = drill.script(scene)
         say(f"causes: {drill.fault}")
@@ -138,7 +138,7 @@ def _wait(scene: Scene, result: Result, timeout_s: float, *, fires: bool) -> Non
         for name, value in result.drill.labels.items()
     }
     while True:
-        active = scene.watch.alertmanager.alerts()
+        active = scene.monitoring.alertmanager.alerts()
         ours = [alert for alert in active if alert.name == result.drill.alert]
         result.beside |= {alert.name for alert in active} - {WATCHDOG, result.drill.alert}
         for alert in ours:
@@ -152,8 +152,8 @@ def _wait(scene: Scene, result: Result, timeout_s: float, *, fires: bool) -> Non
 
 
 def _look(alert: Active, expected: Mapping[str, str], result: Result) -> None:
-    told = {"alertname", "job"}
+    redundant = {"alertname", "job"}
     if not expected.items() <= alert.labels.items():
         raise Failed(f"fired with {alert.labels} and not with {dict(expected)}")
-    result.labels = {name: value for name, value in alert.labels.items() if name not in told}
+    result.labels = {name: value for name, value in alert.labels.items() if name not in redundant}
     result.suppressed = result.suppressed or alert.suppressed

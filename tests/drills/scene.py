@@ -1,4 +1,4 @@
-"""Where a drill happens: a real service, its watch, and callers that keep asking."""
+"""Where a drill happens: a real service, its monitoring, and callers that keep asking."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from tests.command import Serving, serving
-from tests.drills.watch import Watch, until
+from tests.drills.monitoring import Monitoring, until
 from tests.otlp import Receiver
 
 _PATIENCE_S = 130.0
@@ -22,9 +22,13 @@ class Scene:
     """What a drill may do to a service."""
 
     def __init__(
-        self, here: Path, watch: Watch, agents: Sequence[str], variables: Mapping[str, str]
+        self,
+        here: Path,
+        monitoring: Monitoring,
+        agents: Sequence[str],
+        variables: Mapping[str, str],
     ) -> None:
-        self.watch = watch
+        self.monitoring = monitoring
         self.upstream = ""
         self.collector: Receiver | None = None
         self._here = here
@@ -163,16 +167,16 @@ def _split(agents: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def set_up(
-    here: Path, watch: Watch, agents: Sequence[str], variables: Mapping[str, str]
+    here: Path, monitoring: Monitoring, agents: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator[Scene]:
     """A service that is up, scraped and silent but for the watchdog."""
-    scene = Scene(here, watch, agents, variables)
+    scene = Scene(here, monitoring, agents, variables)
     try:
         scene.start()
-        watch.scrape(scene.instance)
-        watch.prometheus.until("up == 1")
+        monitoring.scrape(scene.instance)
+        monitoring.prometheus.until("up == 1")
         until(
-            lambda: [alert.name for alert in watch.alertmanager.alerts()] == ["AgentWatchdog"],
+            lambda: [alert.name for alert in monitoring.alertmanager.alerts()] == ["AgentWatchdog"],
             60,
             "the watchdog alone should be active before the fault",
         )

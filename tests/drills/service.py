@@ -18,9 +18,9 @@ def service_down(scene: Scene) -> Iterator[None]:
 
 @drill("AgentServiceAbsent", "Prometheus loses its only target", severity="critical")
 def service_absent(scene: Scene) -> Iterator[None]:
-    scene.watch.scrape()
+    scene.monitoring.scrape()
     yield
-    scene.watch.scrape(scene.instance)
+    scene.monitoring.scrape(scene.instance)
 
 
 @drill(

@@ -52,8 +52,8 @@ class Asked:
     @property
     def question(self) -> str:
         """The text of the last human message."""
-        said = [str(m.text) for m in self.messages if isinstance(m, HumanMessage)]
-        return said[-1] if said else ""
+        questions = [str(m.text) for m in self.messages if isinstance(m, HumanMessage)]
+        return questions[-1] if questions else ""
 
     @property
     def text(self) -> str:

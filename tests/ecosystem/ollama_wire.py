@@ -19,8 +19,8 @@ class Ollama:
         return bool(asked.get("stream", True))
 
     def whole(self, turn: Turn, number: int) -> Json:
-        said = {"role": "assistant", "content": turn.text, "tool_calls": _calls(turn)}
-        return {**_ABOUT, "message": said, **_end(turn)}
+        message = {"role": "assistant", "content": turn.text, "tool_calls": _calls(turn)}
+        return {**_ABOUT, "message": message, **_end(turn)}
 
     def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
         if turn.thinking:
@@ -55,6 +55,6 @@ def _end(turn: Turn) -> Json:
     return end
 
 
-def _line(end: Json | None = None, content: str = "", **said: Any) -> bytes:
-    message = {"role": "assistant", "content": content, **said}
+def _line(end: Json | None = None, content: str = "", **fields: Any) -> bytes:
+    message = {"role": "assistant", "content": content, **fields}
     return json.dumps({**_ABOUT, "message": message, "done": False, **(end or {})}).encode() + b"\n"

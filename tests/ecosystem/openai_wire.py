@@ -19,14 +19,19 @@ class Completions:
         return bool(asked.get("stream"))
 
     def whole(self, turn: Turn, number: int) -> Json:
-        said: Json = {"role": "assistant", "content": turn.text or None}
+        message: Json = {"role": "assistant", "content": turn.text or None}
         if turn.refusal:
-            said["refusal"] = turn.refusal
+            message["refusal"] = turn.refusal
         if turn.audio:
-            said["audio"] = {"id": "a1", "data": turn.audio, "expires_at": 1, "transcript": "Hi."}
+            message["audio"] = {
+                "id": "a1",
+                "data": turn.audio,
+                "expires_at": 1,
+                "transcript": "Hi.",
+            }
         if turn.calls:
-            said["tool_calls"] = _calls(turn, number)
-        choice = {"index": 0, "message": said, "finish_reason": _reason(turn)}
+            message["tool_calls"] = _calls(turn, number)
+        choice = {"index": 0, "message": message, "finish_reason": _reason(turn)}
         return {**_ABOUT, "object": "chat.completion", "choices": [choice], "usage": _usage(turn)}
 
     def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:

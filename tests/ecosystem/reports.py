@@ -10,7 +10,7 @@ from typing import Any
 from tests.ecosystem.expected import Expected
 from tests.ecosystem.model import Asked, Model
 from tests.otlp import Received
-from tests.streams.reading import Told, in_order, names_of, of, text_of
+from tests.streams.reading import StreamEvent, in_order, names_of, of, text_of
 from tests.telemetry.watched import Scrape, parent_of, root_of
 
 LEVELS = {"completed": "info", "interrupted": "info", "failed": "error"}
@@ -37,7 +37,7 @@ class Run:
     agent: str
     status: int
     body: Mapping[str, Any]
-    events: list[Told]
+    events: list[StreamEvent]
     line: Mapping[str, Any]
     record: Mapping[str, Any]
     spans: list[Received]

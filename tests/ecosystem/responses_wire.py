@@ -37,8 +37,8 @@ class Responses:
             events += _item_events(index, item, turn)
         if not turn.cut:
             events.append(_event(whole["status"], response=whole))
-        for place, said in enumerate(events):
-            yield event({**said, "sequence_number": place}, said["type"])
+        for place, data in enumerate(events):
+            yield event({**data, "sequence_number": place}, data["type"])
 
     def failure(self, turn: Turn) -> Json:
         sentence = turn.text or "secret-in-exception"
@@ -100,9 +100,11 @@ def _item_events(index: int, item: Json, turn: Turn) -> list[Json]:
         if part["type"] == "refusal":
             events.append(_event("refusal.done", **where, refusal=part["refusal"]))
         else:
-            said = [_event("output_text.delta", **where, delta=w, logprobs=[]) for w in turn.words]
+            deltas = [
+                _event("output_text.delta", **where, delta=w, logprobs=[]) for w in turn.words
+            ]
             done = _event("output_text.done", **where, text=part["text"], logprobs=[])
-            events += [*said, done]
+            events += [*deltas, done]
     for number, part in enumerate(item.get("summary", [])):
         where = {**about, "summary_index": number}
         empty = {"type": "summary_text", "text": ""}

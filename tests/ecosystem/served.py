@@ -11,7 +11,7 @@ import httpx
 
 from tests.ecosystem.expected import Expected
 from tests.ecosystem.reports import Run, assert_agree
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 from tests.tasks import background
 from tests.telemetry.watched import Watched, watched
 
@@ -30,15 +30,15 @@ class _Asking:
 
 @dataclass
 class Served:
-    """A service under watch, and how to ask it."""
+    """A service whose signals are caught, and how to ask it."""
 
-    watch: Watched
+    signals: Watched
 
     async def ask(
         self, agent: str, mode: str = "sync", question: str = "go", key: str = "", **body: Any
     ) -> Run:
         """Ask an agent once, perhaps with an idempotency key, and read every report of the run."""
-        before = await self.watch.scrape()
+        before = await self.signals.scrape()
         asked = _Asking(
             {"question": question, "timeout": TIMEOUT_S, **body},
             {"Idempotency-Key": key} if key else {},
@@ -52,23 +52,23 @@ class Served:
                 response = await self._post(f"/agents/{agent}", asked)
                 status, end, events = response.status_code, response.json(), []
         run_id = str(end["run_id"])
-        line = await self.watch.log.one("run_finished", run_id=run_id)
-        spans = await self.watch.trace_of(run_id)
-        response = await self.watch.desk.client.get(f"/runs/{run_id}")
-        rejected = self.watch.log.of("tool_rejected", run_id=run_id)
-        after = await self.watch.scrape()
+        line = await self.signals.log.one("run_finished", run_id=run_id)
+        spans = await self.signals.trace_of(run_id)
+        response = await self.signals.desk.client.get(f"/runs/{run_id}")
+        rejected = self.signals.log.of("tool_rejected", run_id=run_id)
+        after = await self.signals.scrape()
         return Run(
             mode, agent, status, end, events, line, response.json(), spans, before, after,
             len(rejected),
         )  # fmt: skip
 
     async def _post(self, path: str, asked: "_Asking") -> httpx.Response:
-        client = self.watch.desk.client
+        client = self.signals.desk.client
         return await client.post(path, json=asked.body, headers=asked.headers)
 
     async def _streamed(
         self, agent: str, asked: "_Asking"
-    ) -> tuple[int, Mapping[str, Any], list[Told]]:
+    ) -> tuple[int, Mapping[str, Any], list[StreamEvent]]:
         response = await self._post(f"/agents/{agent}/stream", asked)
         assert response.status_code == 200, response.text
         events = parse(response.content)
@@ -76,13 +76,13 @@ class Served:
 
     async def _in_background(
         self, agent: str, asked: "_Asking"
-    ) -> tuple[int, Mapping[str, Any], list[Told]]:
+    ) -> tuple[int, Mapping[str, Any], list[StreamEvent]]:
         response = await self._post(f"/agents/{agent}/async", asked)
         assert response.status_code == 202, response.text
         task_id = response.json()["task_id"]
-        task = await background.ended(self.watch.desk, task_id)
+        task = await background.ended(self.signals.desk, task_id)
         end: dict[str, Any] = task["result"] or task["error"]
-        events = await background.events(self.watch.desk, task_id)
+        events = await background.events(self.signals.desk, task_id)
         return int(end.get("status", 200)), end, events
 
 
@@ -93,9 +93,9 @@ async def serving(
     """Serve agents by these names; background runs need a folder for the store."""
     if store is not None:
         options["store_url"] = background.url_in(store)
-    async with watched(agents, **options) as watch:
-        yield Served(watch)
-        watch.desk.books_balance()
+    async with watched(agents, **options) as signals:
+        yield Served(signals)
+        signals.desk.books_balance()
 
 
 async def agree_in_all_modes(

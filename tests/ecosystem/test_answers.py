@@ -24,7 +24,7 @@ from tests.ecosystem.model import Model, call, calls
 from tests.ecosystem.reports import assert_agree
 from tests.ecosystem.served import WITHOUT_STORE, serving
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import asking, ends_with, loop_of, says, weather
+from tests.ecosystem.toolbox import answers_with, asking, ends_with, loop_of, weather
 
 LOOK = call("weather", city="Bonn")
 PICTURE = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
@@ -61,7 +61,9 @@ async def test_a_direct_result(serve: Serve) -> None:
 )
 async def test_an_answer_that_is_whole(serve: Serve, metadata: Any) -> None:
     """An answer that ended by itself is an answer, whatever its provider calls that."""
-    await serve(says("A sentence.", metadata), completed("A sentence."), modes=WITHOUT_STORE)
+    await serve(
+        answers_with("A sentence.", metadata), completed("A sentence."), modes=WITHOUT_STORE
+    )
 
 
 NO = "I will not help with that."
@@ -71,9 +73,9 @@ NO = "I will not help with that."
 @pytest.mark.parametrize(
     "build",
     [
-        says("", additional_kwargs={"refusal": NO}),
-        says([{"type": "refusal", "refusal": NO}]),
-        says("", {"finish_reason": "stop"}, additional_kwargs={"refusal": NO}),
+        answers_with("", additional_kwargs={"refusal": NO}),
+        answers_with([{"type": "refusal", "refusal": NO}]),
+        answers_with("", {"finish_reason": "stop"}, additional_kwargs={"refusal": NO}),
     ],
     ids=["field", "block", "field and reason"],
 )
@@ -125,7 +127,7 @@ async def test_a_middleware_that_blocks(
 
 def pictures() -> Any:
     """A model that answers with a picture alone."""
-    return says([PICTURE])()
+    return answers_with([PICTURE])()
 
 
 def draws_directly() -> Any:
@@ -150,14 +152,14 @@ async def test_blocks_alone(
 
 async def test_text_and_blocks(serve: Serve) -> None:
     """Of text blocks the answer is their text."""
-    build = says([{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}])
+    build = answers_with([{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}])
     await serve(build, completed("One. Two."))
 
 
 async def test_a_human_message_with_a_name(serve: Serve) -> None:
     """A last human message that carries an agent's name is that agent's answer."""
-    said = HumanMessage("The report is ready.", name="writer")
-    await serve(lambda: ends_with(said), completed("The report is ready."))
+    message = HumanMessage("The report is ready.", name="writer")
+    await serve(lambda: ends_with(message), completed("The report is ready."))
 
 
 @pytest.mark.parametrize(

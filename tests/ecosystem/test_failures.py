@@ -103,8 +103,8 @@ def beside_another() -> Any:
 
     async def both(state: MessagesState) -> dict[str, Any]:
         models = (real(), slow)
-        said = await asyncio.gather(*(m.ainvoke("go") for m in models), return_exceptions=True)
-        return {"messages": [m for m in said if isinstance(m, AIMessage)]}
+        replies = await asyncio.gather(*(m.ainvoke("go") for m in models), return_exceptions=True)
+        return {"messages": [m for m in replies if isinstance(m, AIMessage)]}
 
     graph = StateGraph(MessagesState)
     graph.add_node("both", both)

@@ -33,7 +33,7 @@ from tests.ecosystem.model import Model, call, calls, last_result, loops
 from tests.ecosystem.reports import assert_agree
 from tests.ecosystem.served import MODES, WITHOUT_STORE, serving
 from tests.ecosystem.serves import serves
-from tests.ecosystem.toolbox import TOOLS_PROMPT, asking, down, ends_with, says, weather
+from tests.ecosystem.toolbox import TOOLS_PROMPT, answers_with, asking, down, ends_with, weather
 
 LOOK = call("weather", city="Bonn")
 NO_ANSWER = failed("agent_failed", retryable=False)
@@ -122,8 +122,8 @@ async def test_an_answer_of_an_earlier_question(tmp_path: Path) -> None:
     """In a thread, what was said to the question before is no answer to this one."""
 
     async def answer(state: MessagesState) -> dict[str, Any]:
-        said = str(state["messages"][-1].text)
-        return {"messages": [AIMessage("It is 4.")]} if "first" in said else {}
+        text = str(state["messages"][-1].text)
+        return {"messages": [AIMessage("It is 4.")]} if "first" in text else {}
 
     graph = StateGraph(MessagesState)
     graph.add_node("answer", answer)
@@ -244,4 +244,4 @@ async def test_the_sentence_of_a_retry(serve: Serve) -> None:
 )  # fmt: skip
 async def test_an_answer_that_was_cut(serve: Serve, metadata: Any, expected: Expected) -> None:
     """Half of an answer is a failure of the model; one that a filter cut will be cut again."""
-    await serve(says(metadata=metadata), expected, modes=WITHOUT_STORE)
+    await serve(answers_with(metadata=metadata), expected, modes=WITHOUT_STORE)

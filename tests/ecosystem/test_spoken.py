@@ -22,7 +22,7 @@ ANSWER = "The answer is four."
 LOOK = call("weather", city="Bonn")
 
 
-def says(text: str, name: str = "model") -> Model:
+def speaker(text: str, name: str = "model") -> Model:
     """A model that says this, word by word."""
     return Model(script=[text], model_name=name, delay_s=0.002)
 
@@ -35,7 +35,7 @@ async def streamed(serve: Serve, build: Any, expected: Expected, **body: Any) ->
 
 async def test_text_of_a_hook(serve: Serve) -> None:
     """What a hook asks a model is not the agent's text."""
-    aside = says("A SUMMARY")
+    aside = speaker("A SUMMARY")
 
     @before_model
     async def sum_up(state: Any, runtime: Any) -> None:
@@ -46,7 +46,7 @@ async def test_text_of_a_hook(serve: Serve) -> None:
         await aside.ainvoke("Give it a title.")
 
     def build() -> Any:
-        return create_agent(says(ANSWER), [], middleware=[sum_up, name_it])
+        return create_agent(speaker(ANSWER), [], middleware=[sum_up, name_it])
 
     assert (await streamed(serve, build, completed(ANSWER))).spoken() == ANSWER
 
@@ -55,13 +55,13 @@ async def test_text_that_is_not_to_be_streamed(serve: Serve) -> None:
     """Text of a model that is tagged `nostream` is never streamed."""
 
     async def think(state: MessagesState) -> dict[str, Any]:
-        await says("INTERNAL").with_config(tags=["nostream"]).ainvoke("go")
+        await speaker("INTERNAL").with_config(tags=["nostream"]).ainvoke("go")
         return {}
 
     def build() -> Any:
         graph = StateGraph(MessagesState)
         graph.add_node("think", think)
-        graph.add_node("answer", asking(says(ANSWER)))
+        graph.add_node("answer", asking(speaker(ANSWER)))
         graph.add_edge(START, "think")
         graph.add_edge("think", "answer")
         return graph.compile()
@@ -76,8 +76,8 @@ async def test_text_of_an_agent_that_is_a_node(serve: Serve) -> None:
 
     def build() -> Any:
         graph = StateGraph(MessagesState)
-        graph.add_node("scout", create_agent(says("Some notes."), [], name="scout"))
-        graph.add_node("boss", asking(says(ANSWER)))
+        graph.add_node("scout", create_agent(speaker("Some notes."), [], name="scout"))
+        graph.add_node("boss", asking(speaker(ANSWER)))
         graph.add_edge(START, "scout")
         graph.add_edge("scout", "boss")
         return graph.compile()
@@ -90,7 +90,7 @@ async def test_text_of_an_agent_in_a_tool(serve: Serve) -> None:
     """An agent that a tool asks has its name on its text."""
 
     def build() -> Any:
-        scout = create_agent(says("Some notes."), [], name="scout")
+        scout = create_agent(speaker("Some notes."), [], name="scout")
 
         @tool
         async def ask_scout() -> str:
@@ -113,11 +113,11 @@ async def test_text_of_branches(serve: Serve) -> None:
     """A reader that drops retracted text has the answer alone, not the mixed text of branches."""
 
     async def write(state: Any) -> dict[str, Any]:
-        reply = await says(" ".join(f"{state}{n}" for n in range(5))).ainvoke("go")
+        reply = await speaker(" ".join(f"{state}{n}" for n in range(5))).ainvoke("go")
         return {"parts": [str(reply.text)]}
 
     async def join(state: Parts) -> dict[str, Any]:
-        return {"messages": [await says(ANSWER).ainvoke("go")]}
+        return {"messages": [await speaker(ANSWER).ainvoke("go")]}
 
     def build() -> Any:
         graph = StateGraph(Parts)
@@ -151,7 +151,7 @@ async def test_a_stream_is_ahead_of_redaction(serve: Serve) -> None:
     hides = PIIMiddleware("email", strategy="redact", apply_to_output=True)
 
     def build() -> Any:
-        return create_agent(says("Ask bob@example.com now."), [], middleware=[hides])
+        return create_agent(speaker("Ask bob@example.com now."), [], middleware=[hides])
 
     run = await streamed(serve, build, completed("Ask [REDACTED_EMAIL] now."))
     assert "retract" in names_of(run.events)

@@ -264,8 +264,8 @@ async def test_a_hook_of_a_prebuilt_agent_at_the_limit(serve: Serve) -> None:
 
     async def before(state: Any) -> dict[str, Any]:
         summary = await summariser.ainvoke("Sum it up.")
-        said = SystemMessage(str(summary.text))
-        return {"llm_input_messages": [said, *state["messages"]]}
+        note = SystemMessage(str(summary.text))
+        return {"llm_input_messages": [note, *state["messages"]]}
 
     async def after(state: Any) -> dict[str, Any]:
         await judge().ainvoke("Is it safe?")

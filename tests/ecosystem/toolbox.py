@@ -58,8 +58,8 @@ def asking(model: Runnable[Any, Any], instructions: str = "") -> Any:
     """A node that asks a model with the whole conversation."""
 
     async def ask(state: MessagesState) -> dict[str, Any]:
-        said = [SystemMessage(instructions)] if instructions else []
-        return {"messages": [await model.ainvoke([*said, *state["messages"]])]}
+        prompt = [SystemMessage(instructions)] if instructions else []
+        return {"messages": [await model.ainvoke([*prompt, *state["messages"]])]}
 
     return ask
 
@@ -89,7 +89,9 @@ def ends_with(*messages: Any) -> Any:
     return graph.compile()
 
 
-def says(text: Any = "Half of a sent", metadata: Any = None, **more: Any) -> Callable[[], Any]:
+def answers_with(
+    text: Any = "Half of a sent", metadata: Any = None, **more: Any
+) -> Callable[[], Any]:
     """An agent whose provider reports this of its answer."""
     message = AIMessage(text, response_metadata=metadata or {}, **more)
     return lambda: create_agent(Model(script=[message]), [])

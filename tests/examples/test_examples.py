@@ -85,12 +85,12 @@ async def test_served(build: Callable[[], Any], kind: str) -> None:
     """Served over HTTP, every example answers with the order's state and says what it took."""
     async with served({"orders": build()}) as service:
         response = await service.ask(QUESTION)
-        [told] = (await service.client.get("/agents")).json()["agents"]
+        [body] = (await service.client.get("/agents")).json()["agents"]
     run = response.json()
     assert response.status_code == 200, run
     assert STATE in run["answer"]
     assert (run["outcome"], run["iterations"], run["tool_calls"]) == ("completed", 1, 1)
-    assert (told["kind"], told["tools"], told["demo"]) == (kind, ["query_order"], False)
+    assert (body["kind"], body["tools"], body["demo"]) == (kind, ["query_order"], False)
 
 
 async def test_seed_agent_without_an_id() -> None:

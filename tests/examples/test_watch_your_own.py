@@ -57,9 +57,9 @@ def test_watch_your_own() -> None:
             url = process.stderr.readline().removeprefix("metrics on ").strip()
             process.stdin.write("Where is order 10023?\n")
             process.stdin.flush()
-            said = [process.stdout.readline() for _ in range(2)]
-            [line] = [json.loads(text) for text in said if text.startswith("{")]
-            [answer] = [text for text in said if not text.startswith("{")]
+            printed = [process.stdout.readline() for _ in range(2)]
+            [line] = [json.loads(text) for text in printed if text.startswith("{")]
+            [answer] = [text for text in printed if not text.startswith("{")]
             deadline = time.monotonic() + _UP_WITHIN_S
             while count_of_runs(url) != 1.0:
                 assert time.monotonic() < deadline

@@ -31,9 +31,9 @@ def tool(
 
 def documents(text: str) -> list[Any]:
     """The documents of a YAML text."""
-    told = tool("python", "-c", _TO_JSON, given=text)
-    assert told.returncode == 0, told.stderr
-    read: list[Any] = json.loads(told.stdout)
+    completed = tool("python", "-c", _TO_JSON, given=text)
+    assert completed.returncode == 0, completed.stderr
+    read: list[Any] = json.loads(completed.stdout)
     return read
 
 
@@ -45,9 +45,9 @@ def values(name: str) -> str:
 @cache
 def text(name: str, *settings: str) -> str:
     """What helm renders of a value set, with some values set otherwise."""
-    told = _template(name, *settings)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    completed = _template(name, *settings)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @cache
@@ -80,9 +80,9 @@ def container(name: str, component: str, *settings: str) -> Resource:
 
 def refusal(name: str, *settings: str) -> str:
     """What helm says instead of rendering."""
-    told = _template(name, *settings)
-    assert told.returncode != 0, "helm rendered it"
-    return told.stderr
+    completed = _template(name, *settings)
+    assert completed.returncode != 0, "helm rendered it"
+    return completed.stderr
 
 
 def _template(name: str, *settings: str) -> "subprocess.CompletedProcess[str]":

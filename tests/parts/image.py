@@ -59,8 +59,8 @@ class Builder:
 
     def settings(self, image: str) -> dict[str, Any]:
         """What the image says of how it is run."""
-        told = json.loads(self._buildah("inspect", "--type", "image", image))
-        settings: dict[str, Any] = told["Docker"]["config"]
+        inspected = json.loads(self._buildah("inspect", "--type", "image", image))
+        settings: dict[str, Any] = inspected["Docker"]["config"]
         return settings
 
     @contextmanager

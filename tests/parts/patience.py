@@ -25,18 +25,18 @@ def ended(port: int, task_id: str) -> dict[str, Any]:
     """What a server tells of a background run that has ended."""
 
     def look() -> dict[str, Any] | None:
-        told = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1] or {}
-        return told if told.get("status") not in (None, "pending", "running") else None
+        task = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1] or {}
+        return task if task.get("status") not in (None, "pending", "running") else None
 
-    told = until(look, f"{task_id} has not ended")
-    assert told is not None
-    return told
+    task = until(look, f"{task_id} has not ended")
+    assert task is not None
+    return task
 
 
 def submitted(port: int, question: str, agent: str = "graph", **body: Any) -> str:
     """A background run that was accepted; its id."""
     asked = {"question": question, **body}
-    status, told = call(port, "POST", f"/agents/{agent}/async", asked, timeout_s=30)
-    assert status == 202, told
-    task_id: str = told["task_id"]
+    status, accepted = call(port, "POST", f"/agents/{agent}/async", asked, timeout_s=30)
+    assert status == 202, accepted
+    task_id: str = accepted["task_id"]
     return task_id

@@ -111,16 +111,16 @@ def _hangs(served: Served) -> None:
     ships.signal(owner, signal.SIGSTOP)
     held_at = time.time()
     try:
-        told = ended(other, task_id)
+        task = ended(other, task_id)
     finally:
         ships.signal(owner, signal.SIGCONT)
     print(f"ended by another process after {time.time() - held_at:.1f} s")
-    assert (told["status"], told["error"]["code"], told["attempts"]) == ("timeout", "timeout", 2)
+    assert (task["status"], task["error"]["code"], task["attempts"]) == ("timeout", "timeout", 2)
     time.sleep(3)  # in which it would go on
     begun = [r for r in ships.receipts(plan.name) if r.what == "begin"]
     assert all(r.at < held_at for r in begun), begun
     for port in ships.ports:
-        assert call(port, "GET", f"/agent/async/{task_id}")[1] == told
+        assert call(port, "GET", f"/agent/async/{task_id}")[1] == task
     assert sum(map(_timeouts, ships.ports)) == 1
 
 
@@ -145,8 +145,8 @@ def _refuses(served: Served) -> None:
     for write, plan in plans.items():
         faults.refuse(write, ids[write])  # before it can be written
         body, key = {"question": plan.question}, {"Idempotency-Key": plan.name}
-        told = call(port, "POST", "/agents/graph/async", body, key, timeout_s=30)
-        assert (told[0], told[1]["task_id"]) == (202, ids[write])
+        reply = call(port, "POST", "/agents/graph/async", body, key, timeout_s=30)
+        assert (reply[0], reply[1]["task_id"]) == (202, ids[write])
 
     def calls(write: Write) -> list[tuple[str, int]]:
         return [(r.what, r.n) for r in ships.receipts(plans[write].name)]
@@ -154,8 +154,8 @@ def _refuses(served: Served) -> None:
     until(lambda: all(calls(w) == _TWO_TURNS for w in (_RESULT, _END)), "they have not worked")
     time.sleep(2)  # in which their ends are refused
     for write, task_id in ids.items():
-        told = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
-        assert told["status"] == "running"
+        reply = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
+        assert reply["status"] == "running"
         faults.accept(write)
     # A run whose result was kept is taken up again and not worked again.
     for write, attempts in ((_LOG, 1), (_RESULT, 2), (_END, 1)):

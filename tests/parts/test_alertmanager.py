@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.alerts.test_alertmanager import CONFIGURATION
-from tests.drills.watch import alertmanager, until
+from tests.drills.monitoring import alertmanager, until
 
 _AT_A = {"job": "watchkeeper", "instance": "a:8000"}
 _AT_B = {"job": "watchkeeper", "instance": "b:8000"}

@@ -22,8 +22,8 @@ every_set = pytest.mark.parametrize("name", VALUES)
 @every_set
 def test_helm_finds_no_fault(name: str) -> None:
     """It passes helm's own check, where a warning counts as a fault."""
-    told = chart.tool("helm", "lint", "--strict", str(CHART), "-f", chart.values(name))
-    assert told.returncode == 0, told.stdout
+    completed = chart.tool("helm", "lint", "--strict", str(CHART), "-f", chart.values(name))
+    assert completed.returncode == 0, completed.stdout
 
 
 @every_set
@@ -31,17 +31,19 @@ def test_kubernetes_would_take_it(name: str, tmp_path: Path) -> None:
     """Every resource of Kubernetes has a schema, and no field that is not in it."""
     file = tmp_path / "rendered.yaml"
     file.write_text(chart.text(name))
-    told = chart.tool("kubernetes-validate", "--strict", "-k", "1.35", str(file))
-    assert told.returncode == 0 or set(_unknown(told.stdout + told.stderr)), told.stdout
-    said = told.stdout + told.stderr
-    assert "ERROR" not in said
-    assert set(_unknown(said)) <= CUSTOM
-    passed = len(re.findall(r"passed for resource", said))
+    completed = chart.tool("kubernetes-validate", "--strict", "-k", "1.35", str(file))
+    assert completed.returncode == 0 or set(_unknown(completed.stdout + completed.stderr)), (
+        completed.stdout
+    )
+    output = completed.stdout + completed.stderr
+    assert "ERROR" not in output
+    assert set(_unknown(output)) <= CUSTOM
+    passed = len(re.findall(r"passed for resource", output))
     assert passed == sum(r["kind"] not in CUSTOM for r in chart.documents(chart.text(name)))
 
 
-def _unknown(said: str) -> list[str]:
-    return re.findall(r"find schema for kind (\w+)", said)
+def _unknown(output: str) -> list[str]:
+    return re.findall(r"find schema for kind (\w+)", output)
 
 
 @pytest.mark.parametrize("name", ["monitoring", "everything"])
@@ -50,13 +52,13 @@ def test_the_operator_would_take_it(name: str) -> None:
     ours = [r for kind in CUSTOM for r in chart.resources(name, kind).values()]
     assert {r["kind"] for r in ours} == CUSTOM
     node = Path(executable.ROOT_DIR) / "bin/node"
-    told = subprocess.run(
+    completed = subprocess.run(
         [str(node), str(ROOT / "tests/deploy/tools/custom.mjs")],
         input=json.dumps(ours),
         capture_output=True,
         text=True,
     )
-    assert (told.returncode, told.stdout) == (0, ""), told.stderr
+    assert (completed.returncode, completed.stdout) == (0, ""), completed.stderr
 
 
 @every_set
@@ -64,12 +66,12 @@ def test_checkov_finds_no_fault(name: str, tmp_path: Path) -> None:
     """It passes every check of checkov's but those that deploy/helm/checkov.yaml argues against."""
     file = tmp_path / "rendered.yaml"
     file.write_text(chart.text(name))
-    told = chart.tool(
+    completed = chart.tool(
         "checkov",
         *("--config-file", str(ROOT / "deploy/helm/checkov.yaml"), "--file", str(file)),
         *("--compact", "--quiet", "--skip-download", "--output", "json"),
     )
-    report = json.loads(told.stdout)
+    report = json.loads(completed.stdout)
     assert report.get("results", {}).get("failed_checks", []) == []
     assert (report.get("summary", report)["failed"]) == 0
     assert (report.get("summary", report)["passed"]) > 50
@@ -148,8 +150,8 @@ def test_dashboards_are_the_generated_ones() -> None:
 
 def test_a_package_carries_them(tmp_path: Path) -> None:
     """`helm package` follows the link to the generated files, leaving out what it never reads."""
-    told = chart.tool("helm", "package", str(CHART), "-d", str(tmp_path))
-    assert told.returncode == 0, told.stderr
+    completed = chart.tool("helm", "package", str(CHART), "-d", str(tmp_path))
+    assert completed.returncode == 0, completed.stderr
     [package] = tmp_path.glob("*.tgz")
     with tarfile.open(package) as archive:
         names = set(archive.getnames())
@@ -188,8 +190,10 @@ def test_the_adapter_answers_what_scaling_asks(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     record = {"record": "asked", "expr": query}
     rules.write_text(json.dumps({"groups": [{"name": "adapter", "rules": [record]}]}))
-    told = subprocess.run([binary("promtool"), "check", "rules", str(rules)], capture_output=True)
-    assert told.returncode == 0, told.stderr
+    completed = subprocess.run(
+        [binary("promtool"), "check", "rules", str(rules)], capture_output=True
+    )
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_an_ingress_leaves_operations_inside() -> None:

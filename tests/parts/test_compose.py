@@ -34,9 +34,9 @@ def config(**filled: str) -> "subprocess.CompletedProcess[str]":
 
 @cache
 def services() -> dict[str, Any]:
-    told = config(**FILLED)
-    assert told.returncode == 0, told.stderr
-    [read] = chart.documents(told.stdout)
+    completed = config(**FILLED)
+    assert completed.returncode == 0, completed.stderr
+    [read] = chart.documents(completed.stdout)
     found: dict[str, Any] = read["services"]
     return found
 
@@ -44,9 +44,9 @@ def services() -> dict[str, Any]:
 @pytest.mark.parametrize("missing", FILLED)
 def test_no_secret_has_a_default(missing: str) -> None:
     """A password that was not set is asked for by name."""
-    told = config(**{name: value for name, value in FILLED.items() if name != missing})
-    assert told.returncode != 0
-    assert f"Set {missing} in .env" in told.stderr
+    completed = config(**{name: value for name, value in FILLED.items() if name != missing})
+    assert completed.returncode != 0
+    assert f"Set {missing} in .env" in completed.stderr
 
 
 def test_the_example_names_what_is_asked_for() -> None:
@@ -60,7 +60,7 @@ def test_the_example_names_what_is_asked_for() -> None:
 def test_it_fits_the_specification() -> None:
     """dclint finds no error, with the schema of the specification among its rules."""
     program = ROOT / "tests/deploy/tools/node_modules/dclint"
-    told = subprocess.run(
+    completed = subprocess.run(
         [
             *(str(Path(executable.ROOT_DIR) / "bin/node"), str(program / "bin/dclint.cjs")),
             # What is built gets a name to be found by.
@@ -69,17 +69,17 @@ def test_it_fits_the_specification() -> None:
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_it_is_safe() -> None:
     """compose-lint finds nothing but what deploy/compose/.compose-lint.yml argues against."""
-    told = chart.tool(
+    completed = chart.tool(
         "compose-lint",
         *("check", "--no-env", "--fail-on", "low", str(FILE)),
         *("--config", str(FOLDER / ".compose-lint.yml")),
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 def test_every_version_is_pinned() -> None:
@@ -150,13 +150,13 @@ def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
     """promtool takes the configuration with the rules in the place where they are mounted."""
     (tmp_path / "prometheus.yml").write_text((FOLDER / "prometheus.yml").read_text())
     (tmp_path / "rules").symlink_to(ROOT / "dashboards/generated/prometheus")
-    told = subprocess.run(
+    completed = subprocess.run(
         [binary("promtool"), "check", "config", str(tmp_path / "prometheus.yml")],
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert re.search(r"SUCCESS: \d+ rules found", told.stdout)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert re.search(r"SUCCESS: \d+ rules found", completed.stdout)
 
 
 def test_all_of_ours_are_scraped() -> None:
@@ -205,8 +205,8 @@ def test_traces_worth_keeping_are_kept() -> None:
 def test_the_dockerfile_of_aimock_is_clean() -> None:
     """hadolint finds nothing, and what it copies is in its context."""
     dockerfile = FOLDER / "aimock.Dockerfile"
-    told = chart.tool("hadolint", str(dockerfile))
-    assert (told.returncode, told.stdout) == (0, "")
+    completed = chart.tool("hadolint", str(dockerfile))
+    assert (completed.returncode, completed.stdout) == (0, "")
     for line in re.findall(r"^COPY (.+) \./$", dockerfile.read_text(), re.M):
         for name in line.split():
             assert (ROOT / "tests/upstream" / name).is_file()

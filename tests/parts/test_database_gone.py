@@ -38,9 +38,9 @@ def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
     server.stop(at_once=True)
     try:
         began = time.monotonic()
-        told = {"Idempotency-Key": "while-gone"}
+        headers = {"Idempotency-Key": "while-gone"}
         body = {"question": refused.question}
-        status, problem = call(port, "POST", "/agent/async", body, told, timeout_s=30)
+        status, problem = call(port, "POST", "/agent/async", body, headers, timeout_s=30)
         took_s = time.monotonic() - began
         print(f"refused after {took_s:.2f} s")
         assert (status, problem["code"]) == (503, "store_unavailable")
@@ -51,9 +51,9 @@ def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
         server.start()
     assert ended(port, task_id)["status"] == "completed"
     assert not ships.receipts(refused.name)
-    status, told_again = call(port, "POST", "/agent/async", body, told, timeout_s=30)
+    status, repeated = call(port, "POST", "/agent/async", body, headers, timeout_s=30)
     assert status == 202
-    assert ended(port, told_again["task_id"])["status"] == "completed"
+    assert ended(port, repeated["task_id"])["status"] == "completed"
     assert len({r.run_id for r in ships.receipts(refused.name)}) == 1
 
 
@@ -64,8 +64,8 @@ def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
 
     def becomes(state: str) -> None:
         def is_so() -> bool:
-            status, told = call(port, "GET", "/health/ready")
-            return status == 200 and bool(told["checks"]["store"]["state"] == state)
+            status, health = call(port, "GET", "/health/ready")
+            return status == 200 and bool(health["checks"]["store"]["state"] == state)
 
         until(is_so, f"it is not {state}")
 
@@ -89,11 +89,11 @@ def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
     time.sleep(_LONG_S)
     server.start()
     back_at = time.monotonic()
-    told = ended(port, task_id)
+    task = ended(port, task_id)
     took_s = time.monotonic() - back_at
     print(f"ended {took_s:.1f} s after it was back")
-    assert (told["status"], told["attempts"]) == ("completed", 1)
-    assert (told["result"]["answer"], told["result"]["iterations"]) == (plan.answer, 3)
+    assert (task["status"], task["attempts"]) == ("completed", 1)
+    assert (task["result"]["answer"], task["result"]["iterations"]) == (plan.answer, 3)
     assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2]
     assert took_s < 15
 
@@ -124,9 +124,9 @@ def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path)
     assert code == 0
     assert took_s < _DRAIN_S + 15
     with serving(tmp_path, agent, variables=variables) as second:
-        told = ended(_port(second), task_id)
-    assert (told["status"], told["attempts"]) == ("completed", 2)
-    assert told["result"]["answer"] == plan.answer
+        task = ended(_port(second), task_id)
+    assert (task["status"], task["attempts"]) == ("completed", 2)
+    assert task["result"]["answer"] == plan.answer
     assert [r.n for r in receipts(file) if r.what == "begin"].count(0) == 1
 
 

@@ -26,8 +26,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Pr
         url = sa.make_url(server.url)
         assert url.port is not None
         with proxy(url.port) as between:
-            told = url.set(port=between.port).render_as_string()
-            with fleet(tmp_path_factory.mktemp("silent"), told, 1) as ships:
+            store_url = url.set(port=between.port).render_as_string()
+            with fleet(tmp_path_factory.mktemp("silent"), store_url, 1) as ships:
                 ships.start_all()
                 yield ships, between
 
@@ -53,8 +53,8 @@ def _refused(
 
 def _store_is(port: int, state: str) -> Callable[[], bool]:
     def look() -> bool:
-        status, told = call(port, "GET", "/health/ready")
-        return status == 200 and bool(told["checks"]["store"]["state"] == state)
+        status, health = call(port, "GET", "/health/ready")
+        return status == 200 and bool(health["checks"]["store"]["state"] == state)
 
     return look
 
@@ -79,12 +79,12 @@ def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
     assert (status, answer["answer"]) == (200, "plain: 1")
     assert not ships.receipts(once.name)
     between.go(Way.OPEN)
-    told = ended(port, task_id)
-    assert (told["status"], told["attempts"]) == ("completed", 1)
+    task = ended(port, task_id)
+    assert (task["status"], task["attempts"]) == ("completed", 1)
     assert [r.n for r in ships.receipts(work.name) if r.what == "begin"] == [0, 1, 2]
     replies = [call(port, "POST", "/agent/async", body, key, timeout_s=30) for _ in range(2)]
     assert [status for status, _ in replies] == [202, 202]
-    [one] = {told["task_id"] for _, told in replies}
+    [one] = {task["task_id"] for _, task in replies}
     assert ended(port, one)["status"] == "completed"
     assert [r.run_id for r in ships.receipts(once.name) if r.what == "begin"] == [one]
     until(_store_is(port, "ok"), "readiness stays red")
@@ -105,10 +105,10 @@ def test_whoever_waits_is_answered_in_time(
         asking = caller.submit(_last_word, port, path, body, {"Idempotency-Key": name})
         until(lambda: ships.receipts(plan.name), "its call has not begun")
         between.go(way)
-        told = asking.result(30)
+        answer = asking.result(30)
     took_s = time.monotonic() - began
     print(f"{path} answered after {took_s:.2f} s")
-    assert '"timeout"' in told
+    assert '"timeout"' in answer
     assert 2.9 < took_s < 3.0 + 1.5
     between.go(Way.OPEN)
     until(_store_is(port, "ok"), "readiness stays red")
@@ -130,12 +130,14 @@ def test_slow(served: tuple[Fleet, Proxy]) -> None:
     between.delay_s = 0.25
     between.go(Way.SLOW)
     began = time.monotonic()
-    status, told = call(port, "POST", "/agent/async", body, {"Idempotency-Key": "s"}, timeout_s=30)
+    status, accepted = call(
+        port, "POST", "/agent/async", body, {"Idempotency-Key": "s"}, timeout_s=30
+    )
     print(f"accepted after {time.monotonic() - began:.2f} s")
     assert status == 202
-    assert call(port, "GET", f"/agent/async/{told['task_id']}", timeout_s=30)[0] == 200
+    assert call(port, "GET", f"/agent/async/{accepted['task_id']}", timeout_s=30)[0] == 200
     between.delay_s = 0.1  # or the test would take as long
-    assert ended(port, told["task_id"])["result"]["answer"] == plan.answer
+    assert ended(port, accepted["task_id"])["result"]["answer"] == plan.answer
     print(f"ended after {time.monotonic() - began:.2f} s")
 
 

@@ -46,8 +46,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Dis
     mount = _DISK.format(place=shlex.quote(str(place)))
     under = ["unshare", "--mount", *mapped, "sh", "-c", mount, "sh"]
     # No reserve: the disk is to be full, not only nearly.
-    told = {"WATCHKEEPER_STORE_RESERVE_BYTES": "0"}
-    with fleet(folder, f"sqlite:///{place / 'store.sqlite'}", 1, told, under) as ships:
+    variables = {"WATCHKEEPER_STORE_RESERVE_BYTES": "0"}
+    with fleet(folder, f"sqlite:///{place / 'store.sqlite'}", 1, variables, under) as ships:
         ships.start_all()
         [pid] = ships.pids.values()
         yield ships, Disk(Path(f"/proc/{pid}/root{place}"))
@@ -69,8 +69,8 @@ def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
     assert call(port, "GET", "/health/live")[0] == 200
     assert call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]["status"] == "running"
     disk.empty()
-    told = ended(port, task_id)
-    assert (told["status"], told["result"]["answer"]) == ("completed", plan.answer)
+    task = ended(port, task_id)
+    assert (task["status"], task["result"]["answer"]) == ("completed", plan.answer)
     assert [r.n for r in ships.receipts(plan.name) if r.what == "begin"] == [0, 1, 2, 3]
     assert not ships.receipts(refused.name)
     status, again = call(port, "POST", "/agent/async", body, key, timeout_s=30)

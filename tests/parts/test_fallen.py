@@ -61,8 +61,8 @@ async def test_a_run_that_has_fallen_down(url: str) -> None:
         [fell], [up] = desk.facts_of(RunFinished), desk.facts_of(RunRecovered)
         print(f"taken up after {up.at - fell.at:.1f} s")
         assert up.at - fell.at > 8
-        told = await ended(desk, task_id)
-        assert (told["status"], told["attempts"]) == ("completed", 1)  # its result was kept
-        assert told["result"]["tool_calls"] == 1
+        task = await ended(desk, task_id)
+        assert (task["status"], task["attempts"]) == ("completed", 1)  # its result was kept
+        assert task["result"]["tool_calls"] == 1
         assert tools.started == ["look"]
     await asyncio.to_thread(store.close)

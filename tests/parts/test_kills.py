@@ -16,7 +16,7 @@ from tests.chaos.agents import Plan, Receipt
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.parts.patience import until as soon
 from tests.parts.postgres import cluster
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 
 WITHIN_S = 60.0
 
@@ -46,9 +46,9 @@ def up(ships: Fleet) -> None:
 
 def submit(ships: Fleet, plan: Plan, agent: str = "graph", **body: Any) -> str:
     asked = {"question": plan.question, **body}
-    status, told = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
-    assert status == 202, told
-    task_id: str = told["task_id"]
+    status, accepted = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
+    assert status == 202, accepted
+    task_id: str = accepted["task_id"]
     return task_id
 
 
@@ -56,9 +56,9 @@ def ended(ships: Fleet, task_id: str, ports: Sequence[int] = ()) -> dict[str, An
     end = time.monotonic() + WITHIN_S
     while time.monotonic() < end:
         for port in ports or ships.ports:
-            told: dict[str, Any] | None = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1]
-            if told and told.get("status") not in (None, "pending", "running"):
-                return told
+            task: dict[str, Any] | None = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1]
+            if task and task.get("status") not in (None, "pending", "running"):
+                return task
     raise AssertionError(f"{task_id} has not ended")
 
 
@@ -85,12 +85,12 @@ def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
     begun = until(ships, plan, "begin", 5)
     ships.kill(ships.port_of(begun.pid))
     killed_at = time.time()
-    told = ended(ships, task_id)
+    task = ended(ships, task_id)
     taken = min(r.at for r in ships.receipts(plan.name) if r.pid != begun.pid)
     print(f"taken over after {taken - killed_at:.2f} s")
     assert taken - killed_at < 15
-    result = told["result"]
-    assert (told["status"], result["answer"], told["attempts"]) == ("completed", plan.answer, 2)
+    result = task["result"]
+    assert (task["status"], result["answer"], task["attempts"]) == ("completed", plan.answer, 2)
     assert (result["iterations"], result["tool_calls"]) == (4, 8)
     assert result["usage"]["input_tokens"] == 50
     begins, ends = counted(ships, plan, "begin"), counted(ships, plan, "end")
@@ -115,9 +115,9 @@ def test_an_executor_runs_whole_again(ships: Fleet) -> None:
     plan = Plan("whole", turns=3, seconds=0.1, held=2)
     task_id = submit(ships, plan, "executor")
     ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
-    told = ended(ships, task_id)
-    assert told["result"]["answer"] == plan.answer
-    assert (told["result"]["iterations"], told["result"]["tool_calls"]) == (3, 3)
+    task = ended(ships, task_id)
+    assert task["result"]["answer"] == plan.answer
+    assert (task["result"]["iterations"], task["result"]["tool_calls"]) == (3, 3)
     assert [counted(ships, plan, "begin")[n] for n in range(3)] == [2, 2, 2]
     assert len({(r.n, r.key) for r in ships.receipts(plan.name)}) == 3
 
@@ -131,8 +131,8 @@ def test_live_work_is_not_stolen(ships: Fleet) -> None:
     ships.kill(other)
     ships.start(other)
     ships.until_up(other)
-    told = ended(ships, task_id)
-    assert (told["attempts"], told["status"]) == (1, "completed")
+    task = ended(ships, task_id)
+    assert (task["attempts"], task["status"]) == (1, "completed")
     assert set(counted(ships, plan, "begin").values()) == {1}
 
 
@@ -140,7 +140,7 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
     """Ids go on without holes while both servers are killed, one after the other."""
     plan = Plan("followed", turns=9, seconds=0.7)
     task_id = submit(ships, plan)
-    seen: list[Told] = []
+    seen: list[StreamEvent] = []
 
     def follow() -> None:
         end, turn = time.monotonic() + WITHIN_S, 0
@@ -162,7 +162,7 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
     assert seen[-1].data["answer"] == plan.answer
 
 
-def _some(port: int, task_id: str, after: int) -> list[Told]:
+def _some(port: int, task_id: str, after: int) -> list[StreamEvent]:
     """What a server tells after an id, until its end, or its death."""
     connection, read = HTTPConnection("127.0.0.1", port, timeout=5), b""
     try:
@@ -192,7 +192,7 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
     reviver = threading.Thread(target=revive)
     reviver.start()
     try:
-        told = ended(ships, task_id)
+        ended_task = ended(ships, task_id)
     finally:
         over.set()
         reviver.join()
@@ -200,9 +200,9 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
         if not ships.is_up(port):
             ships.start(port)
         ships.until_up(port)
-    assert (told["status"], told["error"]["code"]) == ("failed", "worker_lost")
+    assert (ended_task["status"], ended_task["error"]["code"]) == ("failed", "worker_lost")
     assert counted(ships, plan, "begin")[0] == 11
-    assert told["error"]["run_id"] == task_id
+    assert ended_task["error"]["run_id"] == task_id
 
     def ends() -> list[dict[str, Any]]:
         return [line for line in ships.lines("run_finished") if line["run_id"] == task_id]
@@ -223,15 +223,15 @@ def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
     other = next(port for port in ships.ports if port != hung)
     ships.signal(hung, signal.SIGSTOP)
     try:
-        told = ended(ships, task_id, [other])
-        assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
-        assert told["attempts"] == 2
+        task = ended(ships, task_id, [other])
+        assert (task["status"], task["error"]["code"]) == ("timeout", "timeout")
+        assert task["attempts"] == 2
     finally:
         ships.signal(hung, signal.SIGCONT)
     ships.until_up(hung)
     time.sleep(1.5)  # it has looked three times
     for port in ships.ports:
-        assert call(port, "GET", f"/agent/async/{task_id}")[1] == told
+        assert call(port, "GET", f"/agent/async/{task_id}")[1] == task
     assert set(counted(ships, plan, "begin")) == {0}
 
 
@@ -241,10 +241,10 @@ def test_a_run_is_handed_over(ships: Fleet) -> None:
     task_id = submit(ships, plan)
     port = ships.port_of(until(ships, plan, "begin", 1).pid)
     ships.signal(port, signal.SIGTERM)
-    told = ended(ships, task_id)
+    task = ended(ships, task_id)
     soon(lambda: not ships.is_up(port), "it has not ended itself")
-    assert (told["status"], told["attempts"]) == ("completed", 2)
-    assert told["result"]["iterations"] == 4
+    assert (task["status"], task["attempts"]) == ("completed", 2)
+    assert task["result"]["iterations"] == 4
     assert [counted(ships, plan, "begin")[n] for n in range(4)] == [1, 2, 1, 1]
     assert set(counted(ships, plan, "end").values()) == {1}
 
@@ -263,7 +263,7 @@ def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
         left_behind = children()
         ships.kill(ships.port_of(begun.pid))
         killed_at = time.time()
-        told = ended(ships, task_id)
+        task = ended(ships, task_id)
         for child in left_behind:
             os.kill(child, 0)  # it was there all the time
     finally:
@@ -272,5 +272,5 @@ def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
                 os.kill(child, signal.SIGKILL)
     taken = min(r.at for r in ships.receipts(plan.name) if r.at > killed_at)
     assert taken - killed_at < 15
-    assert (told["status"], told["attempts"]) == ("completed", 2)
+    assert (task["status"], task["attempts"]) == ("completed", 2)
     assert [counted(ships, plan, "begin")[n] for n in range(3)] == [1, 2, 1]

@@ -46,8 +46,8 @@ def test_both_start_and_work(fresh: tuple[Fleet, Callable[[], None]]) -> None:
         one, other = ships.ports
         for port, elsewhere in ((one, other), (other, one)):
             plan = Plan(f"{turn} {port}")
-            told = ended(elsewhere, submitted(port, plan.question))
-            assert told["result"]["answer"] == plan.answer
+            task = ended(elsewhere, submitted(port, plan.question))
+            assert task["result"]["answer"] == plan.answer
         for port in ships.ports:
             ships.kill(port)
         renew()

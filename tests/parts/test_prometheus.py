@@ -49,11 +49,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         )
         try:
             assert process.stderr is not None
-            said = re.search(r"http://([\d.:]+)", process.stderr.readline())
-            assert said is not None
-            url = said[0]
+            address = re.search(r"http://([\d.:]+)", process.stderr.readline())
+            assert address is not None
+            url = address[0]
             wait_until_up(url)
-            with scraping(said[1], tmp_path_factory.mktemp("prometheus")) as prometheus:
+            with scraping(address[1], tmp_path_factory.mktemp("prometheus")) as prometheus:
                 traffic(url)
                 yield Watched(url, prometheus)
         finally:

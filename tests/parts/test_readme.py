@@ -30,8 +30,8 @@ UP_S, ENDED_S = 30.0, 30.0
 @contextmanager
 def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[str]:
     """Paste lines into a shell, the last of which serves; the address that it tells."""
-    said = here / f"stderr-{time.monotonic_ns()}.log"
-    with said.open("wb") as stderr, open(os.devnull, "wb") as stdout:
+    log_file = here / f"stderr-{time.monotonic_ns()}.log"
+    with log_file.open("wb") as stderr, open(os.devnull, "wb") as stdout:
         process = subprocess.Popen(
             ["bash", "-eu", "-c", script],
             cwd=here,
@@ -43,9 +43,9 @@ def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[st
         )
     try:
         end = time.monotonic() + UP_S
-        while not (found := re.search(r"on (http://127\.0\.0\.1:\d+)", said.read_text())):
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
+        while not (found := re.search(r"on (http://127\.0\.0\.1:\d+)", log_file.read_text())):
+            assert process.poll() is None, log_file.read_text()
+            assert time.monotonic() < end, log_file.read_text()
             time.sleep(0.05)
         yield found[1]
     finally:
@@ -83,13 +83,13 @@ def test_the_lines_that_move_to_postgresql(tmp_path: Path) -> None:
             asked = {"question": "Where is order 10023?"}
             task = httpx.post(f"{url}/agent/async", json=asked, timeout=10).json()
             place = f"{url}/agent/async/{task['task_id']}"
-            told: dict[str, Any] = httpx.get(place, params={"wait": 30}, timeout=40).json()
-            assert told["status"] == "completed", told
-            assert "Order 10023 is on its way." in told["result"]["answer"]
+            body: dict[str, Any] = httpx.get(place, params={"wait": 30}, timeout=40).json()
+            assert body["status"] == "completed", body
+            assert "Order 10023 is on its way." in body["result"]["answer"]
             with pasted(f"{store}\n{worker}", tmp_path, variables) as other:
                 assert httpx.get(f"{other}/health/ready").status_code == 200
         database = server.url.removesuffix("/postgres") + "/watchkeeper"
         with psycopg.connect(database) as connection:
-            kept = connection.execute("select workflow_uuid, status from dbos.workflow_status")
-            assert kept.fetchall() == [(task["task_id"], "SUCCESS")]
+            rows = connection.execute("select workflow_uuid, status from dbos.workflow_status")
+            assert rows.fetchall() == [(task["task_id"], "SUCCESS")]
     assert not (tmp_path / ".watchkeeper").exists()

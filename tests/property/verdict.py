@@ -84,9 +84,9 @@ def _as_seen(plan: Plan, right: Forecast, run: Run) -> list[str]:
         wrong.append(f"iterations {body['iterations']} beyond the limit {limit}")
     own = {worker.whose for worker in oracle.workers(plan.steps)}
     worked = len([tool for tool in ledger.worked if tool.whose in own])
-    told = body["tool_calls"]
-    if told != worked if right.exact else told < worked and not goes_on:
-        wrong.append(f"tool_calls {told}, seen were {worked}")
+    reported = body["tool_calls"]
+    if reported != worked if right.exact else reported < worked and not goes_on:
+        wrong.append(f"tool_calls {reported}, seen were {worked}")
     helped = len([asked for asked in ledger.asked if asked.helps])
     for kind, calls in (("helpers", helped), ("agents", len(ledger.asked) - helped)):
         if calls > oracle.ceiling(limit):
@@ -112,10 +112,12 @@ def _calls(right: Forecast, run: Run) -> list[str]:
         return []
     asked = len(run.ledger.asked)
     tokens = len([a for a in run.ledger.asked if a.answered]) * TOKENS["input_tokens"]
-    said = (run.samples["model_calls"], run.spans["chat"], run.body["usage"]["input_tokens"])
+    reported = (run.samples["model_calls"], run.spans["chat"], run.body["usage"]["input_tokens"])
     wrong = list[str]()
-    if said != (asked, asked, tokens):
-        wrong.append(f"model calls by samples, spans, tokens: {said}, seen were {asked}, {tokens}")
+    if reported != (asked, asked, tokens):
+        wrong.append(
+            f"model calls by samples, spans, tokens: {reported}, seen were {asked}, {tokens}"
+        )
     if run.spans["execute_tool"] != len(run.ledger.worked):
         wrong.append(f"{run.spans['execute_tool']} spans of tools for {len(run.ledger.worked)}")
     return wrong
@@ -124,22 +126,24 @@ def _calls(right: Forecast, run: Run) -> list[str]:
 def _signals(run: Run) -> list[str]:
     """The line, the span, the record and the samples say the same as the body."""
     body, wrong = run.body, list[str]()
-    told = {name: body[name] for name in ("outcome", "iterations", "tool_calls")}
+    expected = {name: body[name] for name in ("outcome", "iterations", "tool_calls")}
     places = {
-        "line": {name: run.line[name] for name in told},
-        "span": {name: run.span[f"agent.run.{name}"] for name in told},
-        "record": {name: run.record[name] for name in told},
+        "line": {name: run.line[name] for name in expected},
+        "span": {name: run.span[f"agent.run.{name}"] for name in expected},
+        "record": {name: run.record[name] for name in expected},
     }
-    wrong += [f"{place} says {said}" for place, said in places.items() if said != told]
+    wrong += [
+        f"{place} says {reported}" for place, reported in places.items() if reported != expected
+    ]
     counted = {
         "iterations": body["iterations"],
         "tool_calls": body["tool_calls"],
     }
     if run.status == 200:
         counted["limit_hits"] = int(body["outcome"] == "iteration_limit")
-    said = {name: run.samples[name] for name in counted}
-    if said != counted:
-        wrong.append(f"samples say {said}, the answer {counted}")
+    reported = {name: run.samples[name] for name in counted}
+    if reported != counted:
+        wrong.append(f"samples say {reported}, the answer {counted}")
     if len(run.record["steps"]) != body["tool_calls"]:
         wrong.append(f"{len(run.record['steps'])} steps for {body['tool_calls']} tool calls")
     return wrong

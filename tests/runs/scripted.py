@@ -45,8 +45,8 @@ class ScriptedAgent:
     async def answer(self, call: AgentCall) -> AgentAnswer:
         """Follow the script."""
         self.calls.append(call)
-        said = await self._script(call)
-        return said if isinstance(said, AgentAnswer) else AgentAnswer(said)
+        scripted = await self._script(call)
+        return scripted if isinstance(scripted, AgentAnswer) else AgentAnswer(scripted)
 
 
 async def at_once(call: AgentCall) -> str:
@@ -197,10 +197,17 @@ class Desk:
         admission = Admission(self.places, self.queue)
         self.runner = Runner(admission, self.threads, self.facts.append, self.keep)
 
-    def start(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Run:
+    def start(
+        self,
+        script: Script,
+        question: str = "q",
+        *,
+        timeout_s: float = 30.0,
+        mode: Mode = Mode.SYNC,
+    ) -> Run:
         """Begin a run of an agent that follows the script."""
         request = RunRequest(question=question, timeout_s=timeout_s)
-        return self.runner.start(ScriptedAgent(script), request, Mode.SYNC)
+        return self.runner.start(ScriptedAgent(script), request, mode)
 
     async def ask(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Ended:
         """Begin a run and wait for its end."""
@@ -219,7 +226,7 @@ class Desk:
     async def release(self, run: Run) -> None:
         """Wait until the work that an ended run left behind is over."""
         async with asyncio.timeout(30):
-            while run.task is not None:  # noqa: ASYNC110 - nothing tells of it
+            while self.runner.is_stuck(run):  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.005)
 
     def idle(self) -> bool:

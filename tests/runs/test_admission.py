@@ -18,25 +18,25 @@ def nothing() -> None:
 def busy(admission: Admission, service_s: float) -> None:
     """Let the admission learn a service time."""
     ticket = admission.enter(nothing, 100.0)
-    assert ticket.placed_at is not None
-    ticket.placed_at -= service_s
+    assert ticket.admitted_at is not None
+    ticket.admitted_at -= service_s
     admission.leave(ticket)
 
 
 def test_a_free_place_starts_a_run_at_once() -> None:
     """A run that finds a place starts before enter returns."""
     started: list[int] = []
-    admission = Admission(places=1, queue=0)
+    admission = Admission(slots=1, queue=0)
     ticket = admission.enter(lambda: started.append(1), 10.0)
     assert started == [1]
-    assert ticket.placed_at is not None
+    assert ticket.admitted_at is not None
     assert (admission.running, admission.waiting) == (1, 0)
 
 
 def test_the_queue_is_first_come_first_served() -> None:
     """Those who wait start in the order of their arrival."""
     started: list[int] = []
-    admission = Admission(places=1, queue=3)
+    admission = Admission(slots=1, queue=3)
     first = admission.enter(nothing, 10.0)
     tickets = [
         admission.enter(lambda number=number: started.append(number), 10.0)  # type: ignore[misc]
@@ -50,7 +50,7 @@ def test_the_queue_is_first_come_first_served() -> None:
 
 def test_a_full_queue_refuses() -> None:
     """With every place and seat taken a run is refused and told when to come back."""
-    admission = Admission(places=1, queue=1)
+    admission = Admission(slots=1, queue=1)
     for _ in range(2):
         admission.enter(nothing, 10.0)
     with pytest.raises(Overloaded) as refused:
@@ -61,7 +61,7 @@ def test_a_full_queue_refuses() -> None:
 
 def test_no_queue_refuses_at_once() -> None:
     """Without a queue a second run is refused, not held."""
-    admission = Admission(places=1, queue=0)
+    admission = Admission(slots=1, queue=0)
     admission.enter(nothing, 10.0)
     with pytest.raises(Overloaded):
         admission.enter(nothing, 10.0)
@@ -69,7 +69,7 @@ def test_no_queue_refuses_at_once() -> None:
 
 def test_a_run_that_cannot_meet_its_deadline_is_refused() -> None:
     """Who would have no time left to work after the usual wait is refused, that wait as advice."""
-    admission = Admission(places=2, queue=10)
+    admission = Admission(slots=2, queue=10)
     busy(admission, 800.0)
     for _ in range(2):
         admission.enter(nothing, 10_000.0)
@@ -86,7 +86,7 @@ def test_a_run_that_cannot_meet_its_deadline_is_refused() -> None:
 
 def test_nobody_is_refused_before_anything_was_learned() -> None:
     """Before the first run has ended, a seat is given however short the time."""
-    admission = Admission(places=1, queue=1)
+    admission = Admission(slots=1, queue=1)
     admission.enter(nothing, 10.0)
     admission.enter(nothing, 0.001)
     assert admission.waiting == 1
@@ -95,7 +95,7 @@ def test_nobody_is_refused_before_anything_was_learned() -> None:
 def test_leaving_the_queue_frees_the_seat() -> None:
     """A run that gives up waiting starts nobody and frees one seat."""
     started: list[str] = []
-    admission = Admission(places=1, queue=1)
+    admission = Admission(slots=1, queue=1)
     admission.enter(nothing, 10.0)
     waiting = admission.enter(lambda: started.append("waiting"), 10.0)
     admission.leave(waiting)
@@ -106,7 +106,7 @@ def test_leaving_the_queue_frees_the_seat() -> None:
 
 def test_waiting_is_not_service() -> None:
     """Time spent in the queue does not count as service time."""
-    admission = Admission(places=1, queue=1)
+    admission = Admission(slots=1, queue=1)
     first = admission.enter(nothing, 10.0)
     waiting = admission.enter(nothing, 10.0)
     admission.leave(waiting)
@@ -117,7 +117,7 @@ def test_waiting_is_not_service() -> None:
 
 def test_the_mean_follows_what_is_seen() -> None:
     """The running mean moves towards the service times that are observed."""
-    admission = Admission(places=1, queue=1)
+    admission = Admission(slots=1, queue=1)
     busy(admission, 1_000.0)
     for _ in range(50):
         busy(admission, 100.0)
@@ -144,15 +144,15 @@ def test_places_are_never_lost_or_given_twice(places: int, queue: int, moves: li
             admission.leave(inside.pop(move % len(inside)))
         assert admission.running == min(len(inside), places)
         assert admission.waiting == len(inside) - admission.running
-        assert sum(t.placed_at is not None for t in inside) == admission.running
+        assert sum(t.admitted_at is not None for t in inside) == admission.running
     for ticket in list(inside):
         admission.leave(ticket)
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-def test_placed_at_is_monotonic_time() -> None:
+def test_admitted_at_is_monotonic_time() -> None:
     """A ticket says when its place was given."""
     before = time.monotonic()
     ticket = Admission(1, 0).enter(nothing, 1.0)
-    assert ticket.placed_at is not None
-    assert before <= ticket.placed_at <= time.monotonic()
+    assert ticket.admitted_at is not None
+    assert before <= ticket.admitted_at <= time.monotonic()

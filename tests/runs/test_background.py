@@ -18,6 +18,8 @@ from app.runs.tasks import Attempt, Result
 from tests.runs import scripted
 from tests.runs.scripted import Desk, ScriptedAgent
 
+pytestmark = pytest.mark.waits
+
 
 class Store:
     """What an attempt writes, by place; `refuse` says what happens to the next ones."""
@@ -47,7 +49,7 @@ class Store:
             raise self.refuse.pop(0)
 
     @property
-    def told(self) -> list[str]:
+    def written(self) -> list[str]:
         """The names of all events, in order, of a log without a hole."""
         assert sorted(self.rows) == list(range(len(self.rows)))
         return [name for place in sorted(self.rows) for name, _ in self.rows[place]["events"]]
@@ -95,7 +97,7 @@ async def test_what_is_said_is_written_once() -> None:
 
     result = await worked(desk, ScriptedAgent(talks), store.attempt())
     assert result.outcome is Outcome.COMPLETED
-    assert store.told == ["run", "iteration", "iteration", "iteration", "token"]
+    assert store.written == ["run", "iteration", "iteration", "iteration", "token"]
 
 
 async def test_the_fence_asks_when_there_is_nothing_to_write() -> None:
@@ -104,8 +106,8 @@ async def test_the_fence_asks_when_there_is_nothing_to_write() -> None:
 
     async def calls_twice(call: AgentCall) -> str:
         assert call.fence is not None
-        await call.fence.passed()
-        await call.fence.passed()
+        await call.fence.confirm_owned()
+        await call.fence.confirm_owned()
         return "done"
 
     await worked(desk, ScriptedAgent(calls_twice), store.attempt())
@@ -121,9 +123,9 @@ async def test_a_lost_run_stops_at_the_fence(when: str) -> None:
     async def acts(call: AgentCall) -> str:
         assert call.fence is not None
         if when == "asking":
-            await call.fence.passed()
+            await call.fence.confirm_owned()
         store.refuse = [HandedOver()] * 3
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         done.append("acted")
         return "done"
 
@@ -145,7 +147,7 @@ async def test_a_run_that_was_cancelled_elsewhere_is_cancelled(raises: bool) -> 
         store.refuse = [Cancelled()] * 3
         if raises:
             raise HandedOver  # what keeps steps or conversations knows no more
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         return "done"
 
     result = await worked(desk, ScriptedAgent(acts), store.attempt())
@@ -167,7 +169,7 @@ async def test_nobody_asks_for_a_thread_that_has_left() -> None:
 
     async def on_a_thread(call: AgentCall) -> str:
         assert call.fence is not None
-        await asyncio.to_thread(call.fence.passed_in_thread)
+        await asyncio.to_thread(call.fence.confirm_owned_in_thread)
         return "done"
 
     attempt = store.attempt(timeout_s=0.5, write=write)
@@ -185,7 +187,7 @@ async def test_a_store_that_is_away_holds_a_run_up() -> None:
     result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt())
     assert result.outcome is Outcome.COMPLETED
     assert store.ended == [Outcome.COMPLETED]
-    assert store.told == ["run", "token"]
+    assert store.written == ["run", "token"]
 
 
 async def test_a_row_that_the_store_refuses() -> None:
@@ -198,7 +200,7 @@ async def test_a_row_that_the_store_refuses() -> None:
 
     async def acts(call: AgentCall) -> str:
         assert call.fence is not None
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         return "done"
 
     result = await worked(desk, ScriptedAgent(acts), store.attempt(write=write))
@@ -248,7 +250,7 @@ async def cut(
         scripted.tool_ends(call)
         scripted.iteration(call, call.iterations + 1)
         assert call.fence is not None
-        await call.fence.passed()
+        await call.fence.confirm_owned()
         store.refuse = [HandedOver()] * 3
         raise HandedOver
 
@@ -307,7 +309,7 @@ async def test_a_row_that_nobody_waits_for() -> None:
     """A row that is refused when its writer has left is nobody's error."""
     desk, store = Desk(), Store()
     unheard: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: unheard.append(told))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
     async def refuse(place: int, row: Mapping[str, Any]) -> None:
         await asyncio.sleep(0.15)  # the run ends meanwhile
@@ -326,13 +328,13 @@ async def test_a_row_that_nobody_waits_for() -> None:
 async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
     """Once, when the store is there again, and whether its work has stopped."""
     desk, store = Desk(), Store()
-    told: list[tuple[str, Any, bool]] = []
+    stored: list[tuple[str, Any, bool]] = []
     away = [StoreUnavailable(), StoreUnavailable()]
 
     async def record_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
         if away:
             raise away.pop()
-        told.append((task_id, body, stuck))
+        stored.append((task_id, body, stuck))
 
     door = asyncio.Event()
     agent = ScriptedAgent(scripted.after(60) if stops else scripted.stubborn(door))
@@ -345,4 +347,4 @@ async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
     result = await asyncio.wait_for(working, 60)
     door.set()
     assert result.outcome is Outcome.CANCELLED
-    assert told == [("t", result.body, not stops)]
+    assert stored == [("t", result.body, not stops)]

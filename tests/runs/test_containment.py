@@ -227,8 +227,9 @@ asyncio.new_event_loop().run_until_complete(main())
 BUILDS = "containment.building.set(True)"
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
-    ("error", "before", "code", "said"),
+    ("error", "before", "code", "printed"),
     [
         ("SystemExit(3)", "pass", 3, ""),
         ("KeyboardInterrupt", "pass", -2, ""),
@@ -243,10 +244,10 @@ BUILDS = "containment.building.set(True)"
         ),
     ],
 )
-def test_what_is_no_runs(error: str, before: str, code: int, said: str) -> None:
+def test_what_is_no_runs(error: str, before: str, code: int, printed: str) -> None:
     """An exit outside of runs and factories ends the process, and so does the operator's Ctrl-C."""
     program = OUTSIDE.format(error=error, before=before)
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.returncode, ended.stdout) == (code, said), ended.stderr
+    assert (ended.returncode, ended.stdout) == (code, printed), ended.stderr

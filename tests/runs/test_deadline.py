@@ -94,6 +94,7 @@ async def test_runs_do_not_see_each_other() -> None:
     assert remaining() == math.inf
 
 
+@pytest.mark.waits
 async def test_the_queue_counts() -> None:
     """A run that waited for its place has that much less time left."""
     desk = Desk(places=1)

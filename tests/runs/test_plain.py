@@ -80,8 +80,8 @@ def test_what_cannot_say_what_it_is(value: object) -> None:
 def test_facts_have_safe_names() -> None:
     """Names become safe where a fact is made, for all who are told of it."""
     about: dict[str, Any] = {"run_id": "r", "agent": "a", "at": 1.0, "call_id": "c"}
-    told: dict[str, Any] = {"parent_id": None, "tool": "a\nb", "iteration": 1, "arguments": None}
-    started = ToolCallStarted(**about, **told, tool_call_id="i\udcaf" * 1_000)
+    fields: dict[str, Any] = {"parent_id": None, "tool": "a\nb", "iteration": 1, "arguments": None}
+    started = ToolCallStarted(**about, **fields, tool_call_id="i\udcaf" * 1_000)
     assert (started.tool, len(started.tool_call_id or "")) == ("a?b", 200)
     ended = ToolCallFinished(**about, tool="\udcaf", started_at=0.0, outcome=CallOutcome.COMPLETED)
     assert ended.tool == "?"

@@ -111,7 +111,7 @@ def first_token(at: float, call_id: str = "m") -> FirstToken:
     )
 
 
-def told(*facts: Event) -> Progress:
+def progress_of(*facts: Event) -> Progress:
     """A progress that was told these facts."""
     progress = Progress(ARRIVED)
     for fact in facts:
@@ -139,7 +139,7 @@ FACTS: st.SearchStrategy[Event] = st.one_of(
 @given(facts=st.lists(FACTS, max_size=40), rest=st.floats(0, 10))
 def test_timings_add_up_whatever_happens(facts: list[Event], rest: float) -> None:
     """Queue, model, tools and other add up to the duration for any facts in any order."""
-    progress = told(*facts)
+    progress = progress_of(*facts)
     now = max([ARRIVED, *(fact.at for fact in facts)]) + rest
     timings = progress.timings(now)
     parts = (timings.queue_s, timings.llm_s, timings.tools_s, timings.other_s)
@@ -156,7 +156,7 @@ def test_asking_changes_nothing(facts: list[Event]) -> None:
         asked.add(fact)
         asked.timings(fact.at)
     now = ARRIVED + 200
-    one, other = asked.timings(now), told(*facts).timings(now)
+    one, other = asked.timings(now), progress_of(*facts).timings(now)
     assert one.queue_s == pytest.approx(other.queue_s)
     assert one.llm_s == pytest.approx(other.llm_s)
     assert one.tools_s == pytest.approx(other.tools_s)
@@ -164,7 +164,7 @@ def test_asking_changes_nothing(facts: list[Event]) -> None:
 
 def test_each_moment_has_one_owner() -> None:
     """A run's time goes to the queue, the model, the tools and the rest, in its order."""
-    progress = told(
+    progress = progress_of(
         started(ARRIVED + 1), model(ARRIVED + 2), model_end(ARRIVED + 5), tool(ARRIVED + 6)
     )
     timings = progress.timings(ARRIVED + 10)
@@ -173,7 +173,7 @@ def test_each_moment_has_one_owner() -> None:
 
 def test_parallel_tools_count_once() -> None:
     """Two tools at the same time cost the wall clock once."""
-    progress = told(
+    progress = progress_of(
         started(ARRIVED),
         tool(ARRIVED, "1"),
         tool(ARRIVED, "2"),
@@ -185,16 +185,16 @@ def test_parallel_tools_count_once() -> None:
 
 def test_a_model_inside_a_tool_is_the_tool() -> None:
     """A sub-agent's model call is time of the tool that it works in."""
-    progress = told(started(ARRIVED), tool(ARRIVED, name="sub"), model(ARRIVED + 1))
+    progress = progress_of(started(ARRIVED), tool(ARRIVED, name="sub"), model(ARRIVED + 1))
     assert str(progress.phase) == "tool:sub"
     assert progress.timings(ARRIVED + 3).llm_s == 0
 
 
 def test_phase_before_the_start_is_the_queue() -> None:
     """A run that waits for its place is held by the queue."""
-    assert str(told().phase) == "queue"
+    assert str(progress_of().phase) == "queue"
     queued = RunQueued(run_id=RUN, agent=AGENT, at=ARRIVED, mode=Mode.SYNC)
-    assert str(told(queued).phase) == "queue"
+    assert str(progress_of(queued).phase) == "queue"
 
 
 def test_phase_is_the_oldest_open_tool() -> None:
@@ -205,16 +205,16 @@ def test_phase_is_the_oldest_open_tool() -> None:
         tool(ARRIVED + 2, "2", "other"),
         tool(ARRIVED + 3, "3", "third"),
     ]
-    assert str(told(*facts).phase) == "tool:slow"
-    assert str(told(*facts, tool_end(ARRIVED + 4, "1")).phase) == "tool:other"
+    assert str(progress_of(*facts).phase) == "tool:slow"
+    assert str(progress_of(*facts, tool_end(ARRIVED + 4, "1")).phase) == "tool:other"
     ends = [tool_end(ARRIVED + 4, "1"), tool_end(ARRIVED + 5, "2")]
-    assert str(told(*facts, *ends).phase) == "tool:third"
+    assert str(progress_of(*facts, *ends).phase) == "tool:third"
 
 
 def test_phase_is_the_model_during_back_off() -> None:
     """Between a failed model call and the next one the model still holds the run."""
     failed = model_end(ARRIVED + 2, outcome=CallOutcome.RATE_LIMITED)
-    progress = told(started(ARRIVED), model(ARRIVED + 1), failed)
+    progress = progress_of(started(ARRIVED), model(ARRIVED + 1), failed)
     assert str(progress.phase) == "llm"
     progress.add(model(ARRIVED + 7, "again"))
     progress.add(model_end(ARRIVED + 8, "again"))
@@ -225,14 +225,14 @@ def test_phase_is_the_model_during_back_off() -> None:
 def test_a_model_call_that_was_given_up_holds_the_run_no_longer() -> None:
     """What the agent does after it cancelled its model call is its own time."""
     given_up = model_end(ARRIVED + 2, outcome=CallOutcome.CANCELLED)
-    progress = told(started(ARRIVED), model(ARRIVED + 1), given_up)
+    progress = progress_of(started(ARRIVED), model(ARRIVED + 1), given_up)
     assert str(progress.phase) == "other"
     assert progress.timings(ARRIVED + 9).llm_s == 1
 
 
 def test_tools_of_sub_agents_are_not_counted() -> None:
     """Tool calls and steps are the asked agent's own; usage is everybody's."""
-    progress = told(
+    progress = progress_of(
         started(ARRIVED),
         tool(ARRIVED, "1", "sub"),
         tool(ARRIVED + 1, "2", "inner", own=False),
@@ -252,26 +252,28 @@ def test_what_it_cost() -> None:
     priced = model_end(ARRIVED, usage=Usage(1, 1), cost_usd=0.25)
     silent = model_end(ARRIVED)
     unpriced = model_end(ARRIVED, usage=Usage(1, 1))
-    assert told().cost_usd is None
-    assert told(priced, silent, priced).cost_usd == 0.5
-    assert told(priced, unpriced, priced).cost_usd is None
+    assert progress_of().cost_usd is None
+    assert progress_of(priced, silent, priced).cost_usd == 0.5
+    assert progress_of(priced, unpriced, priced).cost_usd is None
 
 
 def test_the_first_token_is_the_first() -> None:
     """The time to the first token counts from the run's arrival, and only once."""
-    assert told().ttft_s is None
-    assert told(first_token(ARRIVED + 2), first_token(ARRIVED + 3, "n")).ttft_s == 2
+    assert progress_of().ttft_s is None
+    assert progress_of(first_token(ARRIVED + 2), first_token(ARRIVED + 3, "n")).ttft_s == 2
 
 
 def test_a_step_says_when_and_how_long() -> None:
     """A step's start counts from the run's arrival."""
-    (step,) = told(started(ARRIVED + 1), tool(ARRIVED + 2), tool_end(ARRIVED + 5)).steps
+    (step,) = progress_of(started(ARRIVED + 1), tool(ARRIVED + 2), tool_end(ARRIVED + 5)).steps
     assert (step.started_s, step.duration_s, step.result) == (2, 3, "ok")
 
 
 def test_an_end_without_a_start_is_ignored() -> None:
     """A call that never started makes no step."""
-    progress = told(started(ARRIVED), tool_end(ARRIVED + 1, "ghost"), model_end(ARRIVED + 1, "x"))
+    progress = progress_of(
+        started(ARRIVED), tool_end(ARRIVED + 1, "ghost"), model_end(ARRIVED + 1, "x")
+    )
     assert progress.steps == []
     assert progress.open == {}
 
@@ -281,12 +283,17 @@ def test_a_call_without_an_id(given: str | None) -> None:
     """A call that its model gave no id, or an empty one, has one of its own."""
     calls = [replace(tool(ARRIVED, call_id), tool_call_id=given) for call_id in ("a", "b")]
     ends = [tool_end(ARRIVED + 1, call_id) for call_id in ("a", "b")]
-    assert [step.call_id for step in told(started(ARRIVED), *calls, *ends).steps] == ["a", "b"]
+    assert [step.call_id for step in progress_of(started(ARRIVED), *calls, *ends).steps] == [
+        "a",
+        "b",
+    ]
 
 
 def test_cut_at_4_kilobytes() -> None:
     """A step's result is at most 4 KB, even in Chinese."""
-    (step,) = told(started(ARRIVED), tool(ARRIVED), tool_end(ARRIVED, result="订" * 5000)).steps
+    (step,) = progress_of(
+        started(ARRIVED), tool(ARRIVED), tool_end(ARRIVED, result="订" * 5000)
+    ).steps
     assert step.result is not None
     assert 4000 < len(step.result.encode()) <= 4096
     assert set(itertools.islice(step.result, 100)) == {"订"}

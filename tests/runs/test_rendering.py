@@ -69,7 +69,7 @@ class Silent:
     """Says nothing of itself."""
 
 
-class Said:
+class WithText:
     def __str__(self) -> str:
         return "said"
 
@@ -116,7 +116,7 @@ FORMS: list[tuple[Any, Any]] = [
     (Point(1, SecretStr("hunter2")), {"x": 1, "key": "**********"}),
     (Order(when=NOON, key=SecretStr("hunter2")),
      {"when": "2026-03-01T12:00:00Z", "key": "**********"}),
-    ([Order], ["<ModelMetaclass>"]), (Scalar(), 2.5), (Silent(), "<Silent>"), (Said(), "said"),
+    ([Order], ["<ModelMetaclass>"]), (Scalar(), 2.5), (Silent(), "<Silent>"), (WithText(), "said"),
     (ValueError("secret"), "<ValueError>"), (print, "<builtin_function_or_method>"),
     (endless(), "<generator>"), (iter([1]), "<list_iterator>"),
     (holding_itself(), {"a": 1, "me": ["…"]}),
@@ -150,7 +150,7 @@ def test_half_an_output_is_none(value: Any) -> None:
 
 def test_the_text_counts_too() -> None:
     """Text and output together are bounded."""
-    half = "x" * (rendering.MOST_BYTES // 2 + 1)
+    half = "x" * (rendering.MAX_BYTES // 2 + 1)
     assert AgentAnswer(half).text == AgentAnswer("", output=half).output == half
     for text, output in ((half, half), (half * 2, None)):
         with pytest.raises(TooMuch):
@@ -168,10 +168,10 @@ def test_there_is_room_for_a_large_output() -> None:
 def test_a_preview_is_always_there(value: Any) -> None:
     """A preview shows the beginning of what cannot be shown as a whole."""
     shown = rendering.preview({"first": 1, "value": value}, 4_096)
-    said = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-    assert len(said.encode()) <= 4_096
-    assert said.startswith('{"first": 1, "value": ')
-    assert "secret" not in said
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    assert len(text.encode()) <= 4_096
+    assert text.startswith('{"first": 1, "value": ')
+    assert "secret" not in text
 
 
 foreign = st.recursive(
@@ -188,8 +188,8 @@ foreign = st.recursive(
 def test_any_value_at_all(value: Any, most_bytes: int) -> None:
     """What is made of it is JSON in UTF-8, within its bounds, and made of itself again."""
     shown = rendering.preview(value, most_bytes)
-    said = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-    assert len(said.encode()) <= most_bytes
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    assert len(text.encode()) <= most_bytes
     assert rendering.preview(shown, most_bytes) == shown
     try:
         output = AgentAnswer("", output=value).output

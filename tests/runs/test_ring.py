@@ -35,10 +35,10 @@ async def test_bounded_in_number() -> None:
     it = ring()
     for _ in range(3 * MOST_ENTRIES):
         it.add("token", text="x")
-    kept = it.since(0)
-    assert len(kept) == MOST_ENTRIES
-    assert kept[-1].id == 3 * MOST_ENTRIES
-    assert [entry.id for entry in it.since(kept[0].id)] == [entry.id for entry in kept[1:]]
+    entries = it.since(0)
+    assert len(entries) == MOST_ENTRIES
+    assert entries[-1].id == 3 * MOST_ENTRIES
+    assert [entry.id for entry in it.since(entries[0].id)] == [entry.id for entry in entries[1:]]
 
 
 async def test_bounded_in_bytes() -> None:
@@ -55,8 +55,8 @@ async def test_bytes_are_bytes(letter: str) -> None:
     it = ring()
     for _ in range(2_000):
         it.add("token", text=letter * 5_000)
-    kept = sum(len(entry.data["text"].encode()) for entry in it.since(0))
-    assert 0 < kept <= MOST_BYTES
+    size = sum(len(entry.data["text"].encode()) for entry in it.since(0))
+    assert 0 < size <= MOST_BYTES
 
 
 @pytest.mark.parametrize("field", ["tool", "call_id"])
@@ -82,6 +82,7 @@ async def test_no_text_is_text() -> None:
     assert it.since(0)[0].data == {"text": "", "iteration": 1, "agent": None}
 
 
+@pytest.mark.waits
 async def test_changed() -> None:
     """`changed` waits for what comes after an id, and not for longer than it was told."""
     it = ring()

@@ -11,6 +11,8 @@ from app.runs.ports import AgentCall
 from tests.runs import scripted
 from tests.runs.scripted import Desk, after, at_once, stubborn, until
 
+pytestmark = pytest.mark.waits
+
 
 async def test_the_notice_still_accepts() -> None:
     """While a drain gives notice, new runs are taken and answered."""

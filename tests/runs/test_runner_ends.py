@@ -78,8 +78,8 @@ async def test_the_limit_and_the_refusal_are_told() -> None:
 
     ended = await desk.ask(script)
     [final] = desk.finals()
-    for told in (ended, final):
-        assert (told.outcome, told.limit, told.refused) == (
+    for source in (ended, final):
+        assert (source.outcome, source.limit, source.refused) == (
             Outcome.ITERATION_LIMIT, Limit.MODEL_CALLS, True,
         )  # fmt: skip
 

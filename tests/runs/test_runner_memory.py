@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import pytest
 
 from app.runs.errors import AgentFailed
+from app.runs.model import Mode
 from app.runs.ports import AgentCall
 from app.runs.runner import GRACE_S
 from tests.runs.scripted import Desk, Script, after, at_once, raises, stubborn
@@ -61,6 +62,7 @@ async def late(call: AgentCall) -> str:
     raise ValueError(mine)
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("script", [answering, sleeping, raising, failing, late])
 async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     """A remembered run holds no task, no frame and nothing that its agent held."""
@@ -75,9 +77,10 @@ async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     await asyncio.sleep(0.01)
     desk.facts.clear()
     gc.collect()
-    assert desk.runner.find(run.id) is run
-    assert run.task is None
-    assert run.timers == []
+    found = desk.runner.find(run.id)
+    assert found is not None
+    assert found.task is None
+    assert found.timers == []
     assert payloads, "the script never ran"
     assert [payload() for payload in payloads] == [None]
 
@@ -87,10 +90,30 @@ async def test_a_task_that_goes_on_is_not_forgotten() -> None:
     desk, gate = Desk(), asyncio.Event()
     run = desk.start(stubborn(gate), timeout_s=0.05)
     await run.ended
-    assert run.task is not None
-    assert not run.task.done()
+    assert desk.runner.stuck_tasks == 1
+    assert desk.runner.is_stuck(run)
     gate.set()
     await desk.release(run)
+    assert not desk.runner.is_stuck(run)
+
+
+async def test_a_reader_keeps_what_the_archive_drops() -> None:
+    """The archive drops answers and events; a reader that had the run before still has them."""
+    desk = Desk(keep=1_000)
+    sync, streamed = desk.start(at_once), desk.start(at_once, mode=Mode.STREAM)
+    await streamed.ended
+    for _ in range(120):  # more than stay resumable
+        await desk.start(at_once).ended
+    for run in (sync, streamed):
+        ended = run.ended.result()
+        assert ended.answer is not None
+        assert ended.answer.text == "answer to q"
+        assert run.ring.last_id > 0
+        found = desk.runner.find(run.id)
+        assert found is not None
+        assert found.ended.result().answer is None
+        assert found.ring.closed
+        assert found.ring.last_id == 0
 
 
 async def test_only_so_many_finished_runs_are_remembered() -> None:
@@ -115,6 +138,7 @@ async def test_no_finished_run_is_remembered() -> None:
     assert desk.runner.find(run.id) is None
 
 
+@pytest.mark.waits
 async def test_a_thousand_runs_leave_no_task() -> None:
     """However runs end, no task and no timer of theirs stays on the loop."""
     desk = Desk(places=50, queue=1000, keep=10)

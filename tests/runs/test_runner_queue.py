@@ -30,11 +30,14 @@ async def test_refused_runs_end_once() -> None:
     assert ended.outcome is Outcome.REJECTED
     assert str(ended.phase) == "queue"
     assert len(desk.finals(refused)) == 1
-    assert desk.runner.find(refused.id) is refused
+    found = desk.runner.find(refused.id)
+    assert found is not None
+    assert found.ended.result() == ended
     door.set()
     assert (await first.ended).outcome is Outcome.COMPLETED
 
 
+@pytest.mark.waits
 async def test_the_deadline_in_the_queue() -> None:
     """A run whose deadline passes while it waits ends as a timeout held by the queue."""
     desk = Desk(places=1)

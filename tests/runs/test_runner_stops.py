@@ -31,6 +31,7 @@ from tests.runs.scripted import Desk, after, at_once, stubborn
 SLACK_S, SELDOM_S = 0.25, 10.0
 
 
+@pytest.mark.waits
 async def test_the_deadline() -> None:
     """A run that does not end in time is cancelled, and says so at its deadline."""
     desk = Desk()
@@ -73,6 +74,7 @@ async def test_the_grace_is_short() -> None:
     assert 0.2 <= min(took_s) < 0.2 + SLACK_S
 
 
+@pytest.mark.waits
 async def test_a_thread_that_cannot_be_stopped() -> None:
     """A run whose thread hangs ends in time and says exactly what it left behind."""
     desk = Desk()
@@ -98,6 +100,7 @@ async def test_a_thread_that_cannot_be_stopped() -> None:
     assert (left.threads, left.tasks) == (3, 0)
 
 
+@pytest.mark.waits
 async def test_a_swallowed_cancellation_with_an_answer_is_still_a_timeout() -> None:
     """Whoever answers after the deadline, even within the grace, is too late."""
 
@@ -111,6 +114,7 @@ async def test_a_swallowed_cancellation_with_an_answer_is_still_a_timeout() -> N
     assert (await Desk().ask(script, timeout_s=0.1)).outcome is Outcome.TIMEOUT
 
 
+@pytest.mark.waits
 async def test_a_failure_in_the_clean_up_is_still_a_timeout() -> None:
     """An agent that raises while it is cancelled does not change how its run ended."""
 
@@ -167,6 +171,7 @@ async def test_the_first_reason_counts(first: RunError, obeys: bool) -> None:
     assert [final.code for final in desk.finals(run)] == [first.code]
 
 
+@pytest.mark.waits
 async def test_what_was_done_is_kept() -> None:
     """A run that times out tells its finished steps, its counts and what held it."""
     desk = Desk()

@@ -6,7 +6,7 @@ from typing import Any
 from app.runs import snapshot
 from app.runs.model import CallOutcome, Step, Timings, Usage
 from app.runs.progress import Progress
-from app.runs.snapshot import SoFar
+from app.runs.snapshot import StoredProgress
 
 
 def step(name: str) -> Step:
@@ -16,7 +16,7 @@ def step(name: str) -> Step:
 def row(*steps: str, before: int | None = 0, **counted: Any) -> dict[str, Any]:
     """A row of a log that tells these steps after so many that were told already."""
     progress = Progress(0.0)
-    taken = snapshot.taken(progress, 0 if before is None else before, content=True)
+    taken = snapshot.of(progress, 0 if before is None else before, content=True)
     taken |= {"steps": [asdict(step(name)) for name in steps], **counted}
     if before is None:  # as earlier versions wrote it
         for name in ("steps_before", "tool_calls", "other_s"):
@@ -24,13 +24,13 @@ def row(*steps: str, before: int | None = 0, **counted: Any) -> dict[str, Any]:
     return {"events": [["run", {"iteration_limit": 7}]], "progress": taken}
 
 
-def names(so_far: SoFar) -> list[str]:
+def names(so_far: StoredProgress) -> list[str]:
     return [step.tool for step in so_far.steps]
 
 
 def test_nothing_is_known_before_the_start() -> None:
     """A log without a row tells nothing."""
-    assert snapshot.read([]) == SoFar()
+    assert snapshot.read([]) == StoredProgress()
 
 
 def test_the_last_row_counts() -> None:

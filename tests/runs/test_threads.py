@@ -81,12 +81,12 @@ def test_a_cancelled_waiting_job_is_let_go_of() -> None:
     threads = DaemonThreads(1, "t-pile")
     with hung(threads, 1):
         payload = Payload()
-        gone = weakref.ref(payload)
+        reference = weakref.ref(payload)
         threads.submit(id, payload).cancel()
         del payload
         threads.submit(abs, 1).cancel()  # whoever comes next may do the cleaning
         gc.collect()
-        assert gone() is None
+        assert reference() is None
 
 
 def test_a_finished_job_is_let_go_of() -> None:
@@ -97,12 +97,12 @@ def test_a_finished_job_is_let_go_of() -> None:
 
     threads = DaemonThreads(1, "t-idle")
     payload = Payload()
-    gone = weakref.ref(payload)
+    reference = weakref.ref(payload)
     assert threads.submit(lambda p: [p], payload).result(30)
     del payload
     eventually(lambda: threads._free == 1)
     gc.collect()
-    assert gone() is None
+    assert reference() is None
 
 
 def test_work_is_counted_for_each_run() -> None:
@@ -155,6 +155,7 @@ async def test_the_run_is_known_from_the_context() -> None:
     door.set()
 
 
+@pytest.mark.waits
 async def test_names_are_looked_up_while_every_thread_hangs() -> None:
     """With twice the pool of hung jobs, asyncio's own loop still resolves names at once."""
     loop = asyncio.get_running_loop()

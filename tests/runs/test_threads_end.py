@@ -34,6 +34,7 @@ def test_shutdown_lets_idle_threads_go() -> None:
     eventually(lambda: named("t-idle-go") == 0)
 
 
+@pytest.mark.waits
 async def test_shutdown_lets_the_lookups_go_too() -> None:
     """After shutdown of a service's threads none for name lookups stays."""
     loop = asyncio.get_running_loop()
@@ -92,6 +93,7 @@ print("over")
 """
 
 
+@pytest.mark.waits
 def test_hung_threads_do_not_hold_the_exit() -> None:
     """A process whose threads hang ends at once, with its exit code."""
     began = time.monotonic()

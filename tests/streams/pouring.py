@@ -30,10 +30,10 @@ class _Chatterbox(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         for number in range(_CHUNKS):
             await asyncio.sleep(0.01)
-            said = AIMessageChunk(content="x" * _CHUNK_BYTES)
+            chunk = AIMessageChunk(content="x" * _CHUNK_BYTES)
             if number == _CHUNKS - 1:
-                said.response_metadata = {"finish_reason": "stop"}
-            yield ChatGenerationChunk(message=said)
+                chunk.response_metadata = {"finish_reason": "stop"}
+            yield ChatGenerationChunk(message=chunk)
 
 
 async def _ask_often(state: MessagesState) -> dict[str, Any]:
@@ -54,5 +54,5 @@ def pours() -> Any:
 
 def pours_without_bounds() -> Any:
     """The same over rings that keep everything: what the measurement must see."""
-    ring._MOST_BYTES = ring._MOST_ENTRIES = 1_000_000_000
+    ring._MAX_BYTES = ring._MAX_ENTRIES = 1_000_000_000
     return pours()

@@ -21,7 +21,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
-class Told:
+class StreamEvent:
     """One event as it came."""
 
     id: int
@@ -29,25 +29,25 @@ class Told:
     data: Happening
 
 
-def parse(body: bytes) -> list[Told]:
+def parse(body: bytes) -> list[StreamEvent]:
     """The whole events in what was read; one that was cut is not an event."""
-    told, fields = list[Told](), dict[str, list[str]]()
+    events, fields = list[StreamEvent](), dict[str, list[str]]()
     *lines, _ = _LINE_END.split(body)
     for line in lines:
         if not line:
             if "data" in fields:
                 (number,), (name,) = fields["id"], fields["event"]
-                told.append(Told(int(number), name, json.loads("\n".join(fields["data"]))))
+                events.append(StreamEvent(int(number), name, json.loads("\n".join(fields["data"]))))
             fields = {}
         elif not line.startswith(b":"):
             field, _, value = line.decode().partition(":")
             fields.setdefault(field, []).append(value.removeprefix(" "))
-    return told
+    return events
 
 
 async def stream(
     desk: Served, agent: str = "", question: str = "hello", query: str = "", **body: Any
-) -> list[Told]:
+) -> list[StreamEvent]:
     """Ask for a stream and read it to its end; checks what is true of every stream."""
     response = await desk.client.post(path(agent, query), json={"question": question, **body})
     assert response.status_code == 200, response.text
@@ -56,7 +56,7 @@ async def stream(
     return events
 
 
-async def follow(desk: Served, run_id: str, after: int | None = None) -> list[Told]:
+async def follow(desk: Served, run_id: str, after: int | None = None) -> list[StreamEvent]:
     """The events of a run, after an id."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     response = await desk.client.get(f"/runs/{run_id}/events", headers=headers)
@@ -86,7 +86,7 @@ def deaf(url: str, request: bytes) -> Iterator[socket.socket]:
         yield reader
 
 
-def in_order(events: Sequence[Told]) -> None:
+def in_order(events: Sequence[StreamEvent]) -> None:
     """`run` is first and alone, `end` last and alone, ids count from 1 without holes."""
     names = names_of(events)
     assert [event.id for event in events] == list(range(1, len(events) + 1)), names
@@ -95,22 +95,22 @@ def in_order(events: Sequence[Told]) -> None:
     assert names.count("error") == (names[-2] == "error"), names
 
 
-def names_of(events: Sequence[Told]) -> list[str]:
+def names_of(events: Sequence[StreamEvent]) -> list[str]:
     """The names of events, in order."""
     return [event.name for event in events]
 
 
-def of(events: Sequence[Told], name: str) -> list[Happening]:
+def of(events: Sequence[StreamEvent], name: str) -> list[Happening]:
     """The data of the events of one name."""
     return [event.data for event in events if event.name == name]
 
 
-def text_of(events: Sequence[Told]) -> str:
+def text_of(events: Sequence[StreamEvent]) -> str:
     """The joined top-level tokens after the last `iteration` or `retract`."""
-    said = ""
+    text = ""
     for event in events:
         if event.name in ("iteration", "retract"):
-            said = ""
+            text = ""
         elif event.name == "token" and event.data["agent"] is None:
-            said += event.data["text"]
-    return said
+            text += event.data["text"]
+    return text

@@ -223,8 +223,8 @@ async def test_others_are_unharmed(desk: Served) -> None:
         assert events[-1].data["outcome"] == "completed"
         assert events[-1].data["duration_s"] < 25.0
         for run in drips():
-            kept = sum(len(entry.data.get("text", "")) for entry in run.ring.since(0))
-            assert kept <= 512_000
+            size = sum(len(entry.data.get("text", "")) for entry in run.ring.since(0))
+            assert size <= 512_000
         await until(lambda: all(closed(desk, run_id) for run_id in ids), 60.0)
     await until(lambda: not runner.in_flight, 60.0)
     assert [closed(desk, run_id) for run_id in ids] == [["stalled"]] * DEAF
@@ -246,8 +246,8 @@ async def test_the_first_event(desk: Served) -> None:
     """The time to the first event is told of every stream."""
     end = (await stream(desk, "langgraph"))[-1].data
     await until(lambda: closed(desk, end["run_id"]) == ["completed"])
-    (told,) = [f for f in desk.facts_of(StreamClosed) if f.run_id == end["run_id"]]
-    assert 0 <= told.first_event_s < end["duration_s"]
+    (fact,) = [f for f in desk.facts_of(StreamClosed) if f.run_id == end["run_id"]]
+    assert 0 <= fact.first_event_s < end["duration_s"]
     assert await metric(desk, "agent_stream_time_to_first_event_seconds_count") > 0
     assert await metric(desk, "agent_stream_disconnects_total", 'reason="completed"') == 0
 
@@ -265,18 +265,18 @@ class Endless(EventStream):
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_reader_that_leaves_as_it_is_sent_something(turns: int) -> None:
     """Nothing goes on for it, in whichever turn of the loop it leaves."""
-    gone, sent = asyncio.Event(), 0
+    disconnected, sent = asyncio.Event(), 0
 
     async def send(_: Any) -> None:
         nonlocal sent
         sent += 1
         if sent == 3:
-            gone.set()
+            disconnected.set()
             for _ in range(turns):
                 await asyncio.sleep(0)
 
     async def receive() -> dict[str, Any]:
-        await gone.wait()
+        await disconnected.wait()
         return {"type": "http.disconnect"}
 
     await Endless({"run_id": "r", "agent": "a"}, {}, lambda _: None, 5.0)({}, receive, send)

@@ -19,7 +19,7 @@ from tests.runs.scripted import ScriptedAgent
 from tests.service import Served, served, until
 from tests.streams.reading import (
     SOAK,
-    Told,
+    StreamEvent,
     follow,
     in_order,
     names_of,
@@ -121,7 +121,7 @@ async def test_cut_anywhere(desk: Served) -> None:
         async with at_once, fresh(desk) as own:
             run_id, read = await cut(desk, agent, chance.randrange(1, 2_500))
             first = parse(read)
-            rest = list[Told]()
+            rest = list[StreamEvent]()
             if not first or first[-1].name != "end":
                 rest = await follow(own, run_id, first[-1].id if first else None)
             whole = await follow(own, run_id)
@@ -224,7 +224,7 @@ async def test_several_readers(desk: Served) -> None:
     assert every[0][-1].data["outcome"] == "completed"
 
 
-async def followed(desk: Served, run_id: str, tools: fakes.ToolDesk) -> list[Told]:
+async def followed(desk: Served, run_id: str, tools: fakes.ToolDesk) -> list[StreamEvent]:
     """The events of a run that goes on, as all naps do, once somebody follows it."""
     following = asyncio.create_task(follow(desk, run_id))
     await until(lambda: [f for f in desk.facts_of(StreamOpened) if f.run_id == run_id])

@@ -41,7 +41,9 @@ def _structured() -> Any:
 
 
 def _asks_a_clerk(kind: str) -> Any:
-    clerk = fakes.build("create_agent", fakes.ScriptedModel(script=loops.says("clerk words")), [])
+    clerk = fakes.build(
+        "create_agent", fakes.ScriptedModel(script=loops.replies("clerk words")), []
+    )
 
     @tool
     async def look(order: str = "") -> str:
@@ -50,8 +52,8 @@ def _asks_a_clerk(kind: str) -> Any:
         return str(state["messages"][-1].text)
 
     def thinks(messages: Sequence[BaseMessage]) -> AIMessage:
-        told = "clerk words" in str(messages[-1].content)
-        return loops.answering("react") if told else loops.asking("react", "look", {}, 0, 1)
+        has_answer = "clerk words" in str(messages[-1].content)
+        return loops.answering("react") if has_answer else loops.asking("react", "look", {}, 0, 1)
 
     if kind == "react":
         return loops.react(fakes.ScriptedModel(script=thinks), [look])
@@ -80,7 +82,7 @@ def _agents(tools: Sequence[BaseTool]) -> dict[str, Any]:
         agents[f"words-{kind}"] = loops.build(kind, loops.asks_times(kind, 2), tools)
         naps = loops.asks_times(kind, 1, tool="nap", arguments={})
         agents[f"nap-{kind}"] = loops.build(kind, naps, tools)
-        failing = fakes.ScriptedModel(script=loops.says("x"), error=RuntimeError(faults.SECRET))
+        failing = fakes.ScriptedModel(script=loops.replies("x"), error=RuntimeError(faults.SECRET))
         agents[f"failing-{kind}"] = loops.build(kind, failing, tools)
         forging = fakes.ScriptedModel(script=lambda _, k=kind: loops.answering(k, FORGERY))
         agents[f"forging-{kind}"] = loops.build(kind, forging, tools)
@@ -261,16 +263,16 @@ async def test_a_very_long_answer(desk: Served) -> None:
 async def test_headers(desk: Served) -> None:
     """A stream says what it is, whose run it is, and that it must not be kept or held back."""
     response = await desk.client.post(path("two-langgraph"), json={"question": "q"})
-    said = response.headers
-    assert said["content-type"].startswith("text/event-stream")
-    assert said["cache-control"] in ("no-cache", "no-store")
-    assert said["x-accel-buffering"] == "no"
+    headers = response.headers
+    assert headers["content-type"].startswith("text/event-stream")
+    assert headers["cache-control"] in ("no-cache", "no-store")
+    assert headers["x-accel-buffering"] == "no"
     events = parse(response.content)
-    assert said["x-run-id"] == events[0].data["run_id"]
-    assert said["x-request-id"]
-    assert "content-length" not in said
+    assert headers["x-run-id"] == events[0].data["run_id"]
+    assert headers["x-request-id"]
+    assert "content-length" not in headers
     in_order(events)
-    assert await follow(desk, said["x-run-id"]) == events
+    assert await follow(desk, headers["x-run-id"]) == events
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import httpx2
 import pytest
 from langchain_openai import ChatOpenAI
 
-from app.agents.builder import build_agent
 from app.runs.events import ModelCallStarted
 from tests import fakes
 from tests.service import served
 from tests.streams.reading import names_of, of, stream, text_of
 from tests.upstreams import llmock, set_scenario
+from watchkeeper import build_agent
 
 # Longer than a server that is well may take to go on, and shorter than one stalls.
 READ_S = 2.0

@@ -15,7 +15,7 @@ from app.runs.tasks import TaskStatus
 from tests import fakes
 from tests.parts.postgres import Shared
 from tests.service import Served
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 
 # Nothing is expected to take this long, whatever else the machine does.
 LONG_S = 30.0
@@ -107,18 +107,18 @@ async def view(desk: Served, task_id: str, wait_s: float = 0.0) -> dict[str, Any
     """What is told of a background run."""
     response = await desk.client.get(f"/agent/async/{task_id}", params={"wait": wait_s})
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    body: dict[str, Any] = response.json()
+    return body
 
 
 async def ended(desk: Served, task_id: str) -> dict[str, Any]:
     """What is told of it once it has ended; fails when it takes very long."""
-    told = await view(desk, task_id, LONG_S)
-    assert told["status"] in ENDED, told
-    return told
+    task = await view(desk, task_id, LONG_S)
+    assert task["status"] in ENDED, task
+    return task
 
 
-async def events(desk: Served, task_id: str, after: int | None = None) -> list[Told]:
+async def events(desk: Served, task_id: str, after: int | None = None) -> list[StreamEvent]:
     """Its events after an id, to the end."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)

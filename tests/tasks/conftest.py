@@ -7,7 +7,7 @@ import pytest
 from tests.tasks.patience import be_patient
 
 # This one holds the service to the times in which it answers.
-IN_TIME = {"test_store_holds_nobody"}
+IN_TIME = {"test_silent_store"}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,8 +19,8 @@ TIMES = {
     "app.tasks.rows.STOP_S": LONG_S,
     "app.api.tasks.STOP_S": LONG_S,
     "app.api.task_events._STOP_S": LONG_S,
-    "app.api.claims._WAIT_S": LONG_S,
-    "app.api.claims._PAST_DEADLINE_S": LONG_S,
+    "app.runs.locks._WAIT_S": LONG_S,
+    "app.runs.locks._PAST_DEADLINE_S": LONG_S,
     "app.runs.runner.GRACE_S": 2.0,  # tests of work that will not stop wait for it
 }
 

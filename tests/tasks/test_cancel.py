@@ -47,7 +47,7 @@ async def started(desk: Served, tool: str) -> str:
 
 
 @pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
-async def test_a_running_run_stops(desk: Served, place: str) -> None:
+async def test_cancel_stops_an_executing_run(desk: Served, place: str) -> None:
     """Its tool is cancelled, and the run has ended when the answer comes."""
     before = len(DESK.cancelled)
     task_id = await started(desk, "nap")
@@ -56,17 +56,17 @@ async def test_a_running_run_stops(desk: Served, place: str) -> None:
     assert response.json() == {"run_id": task_id, "result": "cancelled"}
     assert response.headers["x-run-id"] == task_id
     assert len(DESK.cancelled) == before + 1
-    told = await ended(desk, task_id)
-    assert (told["status"], told["error"]["code"]) == ("cancelled", "cancelled")
-    assert told["error"]["phase"] == "tool:nap"
+    task = await ended(desk, task_id)
+    assert (task["status"], task["error"]["code"]) == ("cancelled", "cancelled")
+    assert task["error"]["phase"] == "tool:nap"
     assert desk.end_of(task_id).outcome == "cancelled"
     again = await desk.client.delete(place.format(task_id))
     assert (again.status_code, again.json()["result"]) == (200, "already_finished")
-    assert await view(desk, task_id) == told
+    assert await view(desk, task_id) == task
 
 
 @pytest.mark.parametrize("tool", ["block", "stubborn"])
-async def test_work_that_cannot_be_stopped(desk: Served, tool: str) -> None:
+async def test_cancel_of_work_that_cannot_be_stopped_is_202(desk: Served, tool: str) -> None:
     """A tool on a thread, or one that swallows its cancellation, is still stopping: 202."""
     task_id = await started(desk, tool)
     response = await desk.client.delete(f"/agent/async/{task_id}")
@@ -87,8 +87,8 @@ async def test_work_that_cannot_be_stopped(desk: Served, tool: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
-async def test_a_run_that_has_ended(desk: Served, place: str) -> None:
-    """Nothing is left to cancel, and its result stays."""
+async def test_cancel_of_an_ended_run_changes_nothing(desk: Served, place: str) -> None:
+    """Nothing is left to cancel, and the result stays."""
     task_id = await submit(desk, agent="look")
     before = await ended(desk, task_id)
     for _ in range(2):
@@ -98,17 +98,17 @@ async def test_a_run_that_has_ended(desk: Served, place: str) -> None:
     assert before["status"] == "completed"
 
 
-async def test_a_run_that_waits_never_starts(desk: Served) -> None:
-    """A run cancelled in the queue is over at once, and no process begins it."""
+async def test_cancelled_queued_run_never_starts(desk: Served) -> None:
+    """A run cancelled in the queue is over at once, and no process starts it."""
     holding = [await started(desk, "nap") for _ in range(2)]
     naps = len(DESK.started)
     waiting = await submit(desk, agent="nap")
     response = await desk.client.delete(f"/agent/async/{waiting}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
-    told = await view(desk, waiting)
-    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
-    assert (told["error"]["code"], told["error"]["run_id"]) == ("cancelled", waiting)
-    assert told["created_at"] <= told["finished_at"]
+    task = await view(desk, waiting)
+    assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
+    assert (task["error"]["code"], task["error"]["run_id"]) == ("cancelled", waiting)
+    assert task["created_at"] <= task["finished_at"]
     await until(lambda: any(fact.run_id == waiting for fact in desk.facts_of(RunFinished)), 20)
     end = desk.end_of(waiting)
     assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")
@@ -120,14 +120,14 @@ async def test_a_run_that_waits_never_starts(desk: Served) -> None:
     assert len(DESK.started) == naps + 1
 
 
-async def test_a_run_that_nobody_knows(desk: Served) -> None:
-    """404."""
+async def test_cancel_of_an_unknown_run_is_404(desk: Served) -> None:
+    """An unknown run is 404."""
     response = await desk.client.delete("/agent/async/nobody")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-async def test_what_tools_said_can_be_kept(desk: Served) -> None:
-    """The steps of a cancelled run are told to whoever asked for them, a NUL in them included."""
+async def test_steps_of_a_cancelled_run_are_returned_if_asked_for(desk: Served) -> None:
+    """The steps of a cancelled run are returned if asked for, a NUL included."""
     before = DESK.started.count("nap")
     task_id = await submit(desk, agent="odd", include_steps=True)
     await until(lambda: DESK.started.count("nap") > before, 20)

@@ -63,10 +63,8 @@ def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
     return may_store
 
 
-async def test_an_end_that_has_been_told_stands(
-    desk: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a run that ends as it is cancelled, its process has the last word, and nobody another."""
+async def test_reported_end_stands(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a run ends as it is cancelled, its process decides, and nobody overrides it."""
     may_store = ends_wait(monkeypatch)
     task_id = await submit(desk, agent="look", thread_id="kept")
     await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
@@ -78,16 +76,16 @@ async def test_an_end_that_has_been_told_stands(
     response = await asyncio.wait_for(deleting, 20)
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     assert await looking <= {"running", "completed"}
-    for told in (await waiting, await ended(desk, task_id)):
-        assert (told["status"], told["result"]["outcome"]) == ("completed", "completed")
+    for task in (await waiting, await ended(desk, task_id)):
+        assert (task["status"], task["result"]["outcome"]) == ("completed", "completed")
     assert desk.end_of(task_id).outcome == "completed"
     assert (await desk.client.get("/threads/kept?agent=look")).status_code == 200
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert again.json()["result"] == "already_finished"
 
 
-async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once callers were told that a run is cancelled, it is, whatever its process says then."""
+async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a caller has read `cancelled`, the run stays cancelled, whatever its process reports."""
     may_store = ends_wait(monkeypatch)
     for place in ("api.tasks", "tasks.ownership", "tasks.rows"):
         monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
@@ -99,16 +97,16 @@ async def test_an_end_that_is_told_too_late(desk: Served, monkeypatch: pytest.Mo
     assert before["status"] == "cancelled"
     may_store.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.working, 20)
+    await until(lambda: task_id not in engine._worker.executing, 20)
     await asyncio.sleep(1)  # in which it would be stored
     assert await view(desk, task_id) == before
     assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
 
 
-async def test_an_end_that_is_being_stored_stands(
+async def test_end_that_is_being_stored_stands(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the moment in which a run has noted its end nothing is left to cancel."""
+    """From the moment a run has noted its end there is nothing left to cancel."""
     stores = SystemDatabase.update_workflow_outcome
     noted, may_store = threading.Event(), threading.Event()
 
@@ -126,10 +124,10 @@ async def test_an_end_that_is_being_stored_stands(
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_taken_from_the_queue_and_not_begun(
+async def test_claimed_run_that_has_not_started_stops_at_once(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that a process has taken and not begun has stopped at once, and is told of once."""
+    """A claimed run that has not started stops at once and ends once."""
     loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     begin = Worker._begin
 
@@ -145,27 +143,27 @@ async def test_taken_from_the_queue_and_not_begun(
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     may_begin.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.working, 20)
-    told = await ended(desk, task_id)
-    assert (told["status"], told["attempts"], told["started_at"]) == ("cancelled", 0, None)
+    await until(lambda: task_id not in engine._worker.executing, 20)
+    task = await ended(desk, task_id)
+    assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
     await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_a_cancel_that_the_fence_meets_first(desk: Served) -> None:
-    """A run whose store says first that it was cancelled is cancelled, not another process's."""
+async def test_cancel_found_by_the_fence_first(desk: Served) -> None:
+    """If the fence finds the cancellation first, the run is cancelled, not lost."""
     for _ in range(3):
         task_id = await submit(desk, agent="look", question="one")
         await until(partial(has_begun, desk, task_id), 20)
         await desk.service.tasks.cancel(task_id)  # as from another process
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         end = desk.end_of(task_id)
-        assert told["status"] == end.outcome
+        assert task["status"] == end.outcome
     assert not desk.facts_of(RunHandedOver)
 
 
-async def test_cancelled_by_another_process_in_a_tool(desk: Served) -> None:
-    """It stops, and the log's last word is the caller's."""
+async def test_cancel_by_another_process_during_a_tool(desk: Served) -> None:
+    """The run stops, and the last word of its log is the caller's."""
     task_id = (await post(desk, agent="nap")).json()["task_id"]
     await until(lambda: task_id in desk.service.runner.in_flight, 20)
     await desk.service.tasks.cancel(task_id)
@@ -174,14 +172,14 @@ async def test_cancelled_by_another_process_in_a_tool(desk: Served) -> None:
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_an_end_that_was_noted_by_a_process_that_died(
+async def test_noted_end_of_a_dead_process_can_be_cancelled(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has not come: the next attempt at the run can be cancelled."""
+    """The end never happened: the next attempt of the run can be cancelled."""
     begin = Worker._begin
 
     def after_another(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
-        owned.note({OUTCOME: "completed"})
+        owned.merge_attributes({OUTCOME: "completed"})
         return begin(worker, known, owned, stored)
 
     monkeypatch.setattr(Worker, "_begin", after_another)
@@ -193,10 +191,10 @@ async def test_an_end_that_was_noted_by_a_process_that_died(
 
 
 @pytest.mark.parametrize("place", [(SystemDatabase, "get_workflow_statuses"), (Worker, "_begin")])
-async def test_taken_up_again_and_not_begun(
+async def test_taken_over_run_that_has_not_started_stops_at_once(
     desk: Served, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str]
 ) -> None:
-    """So has a run of a process that died, which another has taken and not begun."""
+    """So does a run of a dead process that another has claimed and not started."""
     loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     goes_on = getattr(*place)
     engine: Any = desk.service.engine
@@ -221,8 +219,10 @@ async def test_taken_up_again_and_not_begun(
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is cancelled while it is put back into its queue is told of once."""
+async def test_cancel_while_a_run_is_requeued(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is cancelled while it is requeued ends once."""
     loop, stopped, may_go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     requeue_own = Owned.requeue_own
 
@@ -246,8 +246,8 @@ async def test_handed_over_and_cancelled(desk: Served, monkeypatch: pytest.Monke
     assert ends == ["cancelled"]
 
 
-async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that its process has and does not work has stopped, and is told of once."""
+async def test_cancel_of_an_orphaned_run(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that its process owns but does not execute has stopped, and ends once."""
     begin = Worker._begin
 
     def falls(worker: Worker, *arguments: Any) -> Any:
@@ -264,13 +264,15 @@ async def test_fallen_down_and_cancelled(desk: Served, monkeypatch: pytest.Monke
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
-async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes second waits for what became of it, like the first: a run at work is not over."""
-    may_tell, tell = asyncio.Event(), Background._record_stop
+async def test_second_cancel_waits_for_the_first(
+    desk: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second caller waits for the result as the first does: an executing run is not over."""
+    may_record, record_stop = asyncio.Event(), Background._record_stop
 
     async def later(background: Background, *arguments: Any) -> None:
-        await may_tell.wait()
-        await tell(background, *arguments)
+        await may_record.wait()
+        await record_stop(background, *arguments)
 
     monkeypatch.setattr(Background, "_record_stop", later)
     task_id = await submit(desk, agent="nap")
@@ -281,17 +283,17 @@ async def test_two_cancel_it(desk: Served, monkeypatch: pytest.MonkeyPatch) -> N
     await asyncio.sleep(0.5)
     assert (await view(desk, task_id))["status"] == "running"
     assert not second.done()
-    may_tell.set()
+    may_record.set()
     for response in (await first, await second):
         assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     third = await desk.client.delete(f"/agent/async/{task_id}")
     assert third.json()["result"] == "already_finished"
 
 
-async def test_a_store_that_goes_away_as_it_is_cancelled(
+async def test_cancel_while_the_store_goes_away(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a run that nobody works is told when the store is back."""
+    """The end of a run without a worker is emitted when the store is back."""
     engine: Any = desk.service.engine
     record, asked = engine.record, list[str]()
 

@@ -123,20 +123,24 @@ async def cut(desk: Served, tools: fakes.ToolDesk, **body: Any) -> str:
         (("agent_executor",), ("create_agent",), []),
     ],
 )  # fmt: skip
-async def test_a_node_that_is_gone(
+async def test_removed_next_node_restarts_the_run(
     before: Any, after: Any, nodes: list[str], tmp_path: Path, log: Log
 ) -> None:
-    """A run whose next node the agent no longer has begins again from its input, and says so."""
+    """A run whose next node no longer exists restarts from its input and logs it."""
     shop = Shop()
-    async with served({"a": shop.version(*before)}, store_url=url_in(tmp_path)) as desk:
+    async with served(
+        {"a": shop.version(*before)}, store_url=url_in(tmp_path), log=log.source
+    ) as desk:
         task_id = await cut(desk, shop.desk)
     shop.desk.seconds = 0.0
-    async with served({"a": shop.version(*after)}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+    async with served(
+        {"a": shop.version(*after)}, store_url=url_in(tmp_path), log=log.source
+    ) as desk:
+        task = await ended(desk, task_id)
         story = await events(desk, task_id)
         known = (await desk.client.get(f"/runs/{task_id}")).json()
-    result = told["result"]
-    assert (told["status"], result["answer"]) == ("completed", "rested")
+    result = task["result"]
+    assert (task["status"], result["answer"]) == ("completed", "rested")
     assert shop.desk.started == ["look", "nap", "look", "nap"]
     assert (result["iterations"], result["tool_calls"], known["iterations"]) == (2, 2, 2)
     assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
@@ -148,8 +152,8 @@ async def test_a_node_that_is_gone(
     assert (names_of(story).count("run"), names_of(story)[-1]) == (2, "end")
 
 
-async def test_a_node_that_others_lead_to(tmp_path: Path) -> None:
-    """A run that has come half the way to a node that is gone begins again."""
+async def test_removed_node_of_a_join_restarts_the_run(tmp_path: Path) -> None:
+    """A run that has come half the way to a removed node restarts."""
     tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
     first, second = (_waits(model, tools.tools(), last) for last in ("last", "end"))
@@ -157,36 +161,36 @@ async def test_a_node_that_others_lead_to(tmp_path: Path) -> None:
         task_id = await cut(desk, tools)
     tools.seconds = 0.0
     async with served({"a": second}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         [anew] = desk.facts_of(RunBeganAnew)
     assert anew.nodes == ("last",)
-    assert (told["status"], told["result"]["answer"]) == ("completed", "done: hello: slept")
+    assert (task["status"], task["result"]["answer"]) == ("completed", "done: hello: slept")
     assert tools.started == ["nap", "nap"]
 
 
-async def test_a_node_that_is_gone_twice(tmp_path: Path, log: Log) -> None:
-    """A run that began anew goes on from its new steps, and counts from the beginning."""
+async def test_restarted_run_resumes_from_its_new_steps(tmp_path: Path, log: Log) -> None:
+    """A restarted run resumes from its new steps and counts from the beginning."""
     shop = Shop()
     versions = [shop.version("edges", hands) for hands in ("tools", "hands", "hands")]
     task_id = ""
     for attempt, version in enumerate(versions, start=1):
         shop.desk.seconds = 0.0 if attempt == 3 else 60.0
-        async with served({"a": version}, store_url=url_in(tmp_path)) as desk:
+        async with served({"a": version}, store_url=url_in(tmp_path), log=log.source) as desk:
             task_id = task_id or await submit(desk, include_steps=True)
             if attempt == 3:
-                told = await ended(desk, task_id)
+                task = await ended(desk, task_id)
             else:
                 await until(partial(napped, shop.desk, attempt), 20)
-    result = told["result"]
+    result = task["result"]
     assert shop.desk.started == ["look", "nap", "look", "nap", "nap"]
-    assert (told["status"], result["iterations"]) == ("completed", 2)
+    assert (task["status"], result["iterations"]) == ("completed", 2)
     assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
     assert len(log.of("run_began_anew")) == 1
 
 
 @pytest.mark.parametrize("thread", [{}, {"thread_id": "t"}])
-async def test_a_graph_that_keeps_its_steps(thread: dict[str, str], tmp_path: Path) -> None:
-    """Its conversation is as it was before the run when that begins anew."""
+async def test_restart_restores_the_conversation(thread: dict[str, str], tmp_path: Path) -> None:
+    """When a run restarts, its conversation is as it was before the run."""
     shop = Shop()
     saver: BaseCheckpointSaver[Any] = InMemorySaver()
     first = shop.version("edges", "tools", checkpointer=saver)
@@ -199,48 +203,48 @@ async def test_a_graph_that_keeps_its_steps(thread: dict[str, str], tmp_path: Pa
     shop.desk.seconds = 0.0
     second = shop.version("edges", "hands", checkpointer=saver)
     async with served({"a": second}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         [anew] = desk.facts_of(RunBeganAnew)
     assert anew.nodes == ("tools",)
-    assert (told["status"], told["result"]["answer"]) == ("completed", "rested")
-    assert told["result"]["iterations"] == 2
+    assert (task["status"], task["result"]["answer"]) == ("completed", "rested")
+    assert task["result"]["iterations"] == 2
     assert shop.desk.started == ["look", "nap", "look", "nap"]
-    kept = await second.aget_state(
+    state = await second.aget_state(
         {"configurable": {"thread_id": thread.get("thread_id", task_id)}}
     )
-    said = [message.text for message in kept.values["messages"] if message.type == "human"]
-    assert said == (["before", "hello"] if thread else ["hello"])
+    questions = [message.text for message in state.values["messages"] if message.type == "human"]
+    assert questions == (["before", "hello"] if thread else ["hello"])
 
 
 @pytest.mark.parametrize("kind", ["edges", "create_agent"])
-async def test_a_node_that_is_not_needed(kind: str, tmp_path: Path) -> None:
-    """A run goes on from its last step where the agent has all nodes that come next."""
+async def test_removed_node_that_is_not_next_is_ignored(kind: str, tmp_path: Path) -> None:
+    """A run resumes from its last step if the agent has all nodes that come next."""
     shop = Shop()
     async with served({"a": shop.version(kind)}, store_url=url_in(tmp_path)) as desk:
         task_id = await cut(desk, shop.desk)
     shop.desk.seconds = 0.0
     async with served({"a": shop.version("sends")}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         assert desk.facts_of(RunBeganAnew) == []
-    assert told["status"] == "completed"
+    assert task["status"] == "completed"
     assert shop.desk.started == ["look", "nap", "nap"]
 
 
 @pytest.mark.parametrize("kind", ["langgraph", "create_agent"])
-async def test_a_tool_that_is_gone(kind: str, tmp_path: Path, log: Log) -> None:
-    """A call of a tool that the agent no longer has is rejected, told and counted."""
+async def test_call_of_a_removed_tool_is_rejected(kind: str, tmp_path: Path, log: Log) -> None:
+    """A call of a tool that the agent no longer has is rejected, reported and counted."""
     desk_of_tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=looks_and_naps)
     agents = {"a": fakes.build(kind, model, desk_of_tools.tools())}
-    async with served(agents, store_url=url_in(tmp_path)) as desk:
+    async with served(agents, store_url=url_in(tmp_path), log=log.source) as desk:
         task_id = await cut(desk, desk_of_tools)
     fewer = [tool for tool in desk_of_tools.tools() if tool.name != "nap"]
     agents = {"a": fakes.build(kind, model, fewer)}
-    async with served(agents, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+    async with served(agents, store_url=url_in(tmp_path), log=log.source) as desk:
+        task = await ended(desk, task_id)
         samples = parsed(await desk.client.get("/metrics"))
-    result = told["result"]
-    assert (told["status"], result["iterations"], result["tool_calls"]) == ("completed", 2, 1)
+    result = task["result"]
+    assert (task["status"], result["iterations"], result["tool_calls"]) == ("completed", 2, 1)
     read = fakes.results_since_question(model.asked[-1])
     assert "nap" in read[-1].text
     assert [line["reason"] for line in log.of("tool_rejected")] == ["unknown_tool"]

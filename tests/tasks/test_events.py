@@ -1,4 +1,4 @@
-"""The events of a background run, from the store: contiguous, resumable, and not to be forged."""
+"""Events of a background run, read from the store: contiguous, resumable, impossible to forge."""
 
 import asyncio
 import json
@@ -58,47 +58,47 @@ def held() -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_the_whole_story(desk: Served, kind: str) -> None:
-    """From `run` to `end`, with the answer in between; the end is the result."""
+async def test_events_from_run_to_end(desk: Served, kind: str) -> None:
+    """Events lead from `run` to `end` with the answer in between; the end is the result."""
     task_id = await submit(desk, "one", kind.replace("_", "-"))
-    told = await events(desk, task_id)
-    in_order(told)
+    story = await events(desk, task_id)
+    in_order(story)
     result = (await ended(desk, task_id))["result"]
-    assert names_of(told) == ["run", "iteration", "tool_start", "tool_end", "token", "end"]
-    assert of(told, "run")[0]["run_id"] == task_id
-    assert of(told, "end") == [result]
-    assert text_of(told) == result["answer"] == "done: one: order 7 shipped"
-    assert await events(desk, task_id) == told
+    assert names_of(story) == ["run", "iteration", "tool_start", "tool_end", "token", "end"]
+    assert of(story, "run")[0]["run_id"] == task_id
+    assert of(story, "end") == [result]
+    assert text_of(story) == result["answer"] == "done: one: order 7 shipped"
+    assert await events(desk, task_id) == story
 
 
 @pytest.mark.parametrize("place", ["/agent/async/{}/events", "/runs/{}/events"])
-async def test_from_any_event_on(desk: Served, place: str) -> None:
-    """After any id exactly the rest comes, whichever address is asked."""
+async def test_resume_after_any_event(desk: Served, place: str) -> None:
+    """After any id exactly the rest follows, at either address."""
     task_id = await submit(desk, agent="slow", timeout=0.4)
-    told = await events(desk, task_id)
-    in_order(told)
-    assert names_of(told)[-2:] == ["error", "end"]
-    for after in range(len(told)):
+    story = await events(desk, task_id)
+    in_order(story)
+    assert names_of(story)[-2:] == ["error", "end"]
+    for after in range(len(story)):
         headers = {"Last-Event-ID": str(after)}
         response = await desk.client.get(place.format(task_id), headers=headers)
-        assert parse(response.content) == told[after:], after
+        assert parse(response.content) == story[after:], after
         assert response.headers["x-run-id"] == task_id
 
 
 @pytest.mark.on_file
-async def test_who_resumes_does_not_read_all(
+async def test_resume_reads_only_the_rest_of_the_log(
     desk: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The log is read from the row on that has the event; from its start if no row tells."""
+    """The log is read from the row with that event, or from its start if no row has it."""
     task_id = await submit(desk, agent="slow")
-    told = await events(desk, task_id)
+    story = await events(desk, task_id)
 
     async def numbers(event: int) -> list[int]:
         assert desk.service.engine is not None
         followed = desk.service.engine.follow(task_id, event)
         return [entry.id async for entries in followed for entry in entries]
 
-    last = len(told) - 1
+    last = len(story) - 1
     assert await numbers(0) == list(range(1, last + 1))
     resumed = await numbers(last)
     assert resumed == list(range(resumed[0], last + 1))
@@ -109,12 +109,12 @@ async def test_who_resumes_does_not_read_all(
         earlier = "update streams set value = json_remove(value, '$.first') where workflow_uuid = ?"
         store.execute(earlier, (task_id,))
     assert await numbers(last) == list(range(1, last + 1))
-    for after in range(len(told)):
-        assert await events(desk, task_id, after) == told[after:]
+    for after in range(len(story)):
+        assert await events(desk, task_id, after) == story[after:]
 
 
 @pytest.mark.parametrize("after", ["-1", "x", "1e3", "9" * 16])
-async def test_an_id_that_is_none(desk: Served, after: str) -> None:
+async def test_invalid_last_event_id_is_refused(desk: Served, after: str) -> None:
     """Last-Event-ID is a number."""
     task_id = await submit(desk, agent="langgraph")
     headers = {"Last-Event-ID": after}
@@ -122,20 +122,20 @@ async def test_an_id_that_is_none(desk: Served, after: str) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-async def test_after_the_last_event_there_is_nothing(desk: Served) -> None:
-    """Whoever has read the end is told not to come again: 204."""
+async def test_nothing_after_the_last_event(desk: Served) -> None:
+    """A reader of the end gets 204: do not come again."""
     task_id = await submit(desk, agent="langgraph")
-    told = await events(desk, task_id)
-    for after in (len(told), len(told) + 50):
+    story = await events(desk, task_id)
+    for after in (len(story), len(story) + 50):
         headers = {"Last-Event-ID": str(after)}
         response = await desk.client.get(f"/agent/async/{task_id}/events", headers=headers)
         assert (response.status_code, response.content) == (204, b"")
 
 
-async def test_a_store_that_goes_away_as_it_is_asked_for_the_rest(
+async def test_store_unreachable_while_resuming(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever resumes a run that has ended is told so, and does not wait for the store."""
+    """A reader that resumes an ended run gets an error and does not wait for the store."""
     task_id = await submit(desk, agent="langgraph")
     await ended(desk, task_id)
 
@@ -149,15 +149,15 @@ async def test_a_store_that_goes_away_as_it_is_asked_for_the_rest(
 
 
 async def test_text_cannot_forge_an_event(desk: Served) -> None:
-    """What a model says stays text, line breaks and field names included."""
-    told = await events(desk, await submit(desk, agent="forging"))
-    in_order(told)
-    assert names_of(told) == ["run", "token", "end"]
-    assert of(told, "token")[0]["text"] == of(told, "end")[0]["answer"] == FORGED
+    """Text of a model stays text, line breaks and field names included."""
+    story = await events(desk, await submit(desk, agent="forging"))
+    in_order(story)
+    assert names_of(story) == ["run", "token", "end"]
+    assert of(story, "token")[0]["text"] == of(story, "end")[0]["answer"] == FORGED
 
 
-async def test_events_come_while_it_runs(desk: Served) -> None:
-    """A follower reads that a tool has started before it has ended."""
+async def test_tool_start_is_sent_before_the_tool_ends(desk: Served) -> None:
+    """A follower reads that a tool started before the tool has ended."""
     task_id = await submit(desk, agent="held")
     read = b""
     async with desk.client.stream("GET", f"/agent/async/{task_id}/events") as response:
@@ -170,8 +170,8 @@ async def test_events_come_while_it_runs(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_events_come_between_tools(desk: Served) -> None:
-    """A follower reads that a tool has ended while the model still thinks about its result."""
+async def test_tool_end_is_sent_while_the_model_thinks(desk: Served) -> None:
+    """A follower reads that a tool ended while the model still thinks about its result."""
     task_id = await submit(desk, agent="thoughtful")
     read = b""
     async with desk.client.stream("GET", f"/agent/async/{task_id}/events") as response:
@@ -184,8 +184,8 @@ async def test_events_come_between_tools(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_a_reader_that_leaves_stops_nothing(desk: Served) -> None:
-    """A background run has no reader to lose."""
+async def test_disconnected_reader_stops_nothing(desk: Served) -> None:
+    """A background run goes on when its reader disconnects."""
     task_id = await submit(desk, agent="held")
     impatient = httpx.Timeout(LONG_S, read=0.3)
     with pytest.raises(httpx.ReadTimeout):
@@ -195,7 +195,7 @@ async def test_a_reader_that_leaves_stops_nothing(desk: Served) -> None:
     assert (await ended(desk, task_id))["status"] == "completed"
 
 
-async def test_cut_at_any_byte(desk: Served) -> None:
+async def test_resume_after_a_cut_at_any_byte(desk: Served) -> None:
     """Readers that are cut at random bytes and resume read every event once, in order."""
     chance = random.Random(7)
     tasks = [await submit(desk, f"q{n}", agent="slow") for n in range(12)]
@@ -216,7 +216,7 @@ async def test_cut_at_any_byte(desk: Served) -> None:
             seen += parse(read[:most] if chance.random() < 0.5 else read)
         return seen
 
-    for task_id, told in zip(tasks, await asyncio.gather(*map(follow, tasks)), strict=True):
-        in_order(told)
-        assert of(told, "end")[0]["run_id"] == task_id
-        assert json.dumps(of(told, "end")[0]["answer"])
+    for task_id, story in zip(tasks, await asyncio.gather(*map(follow, tasks)), strict=True):
+        in_order(story)
+        assert of(story, "end")[0]["run_id"] == task_id
+        assert json.dumps(of(story, "end")[0]["answer"])

@@ -1,4 +1,4 @@
-"""A background run whose code asks the process to end: it ends once, and is not taken over."""
+"""Background runs whose code asks the process to exit end once and are not taken over."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,11 +37,11 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 
 @pytest.mark.parametrize("how", [name for name in EXITS if name != "exit"])
-async def test_it_ends_once(desk: Served, how: str) -> None:
-    """Such runs end as failed, each in its first attempt, and others go on."""
+async def test_run_ends_once_as_failed(desk: Served, how: str) -> None:
+    """Such runs end as failed, each in its first attempt, and other runs go on."""
     asked = [await submit(desk, agent=f"{place}-{how}") for place in PLACES]
-    told = await asyncio.gather(*(ended(desk, task_id) for task_id in asked))
-    ends = {(run["status"], run["attempts"], run["error"]["code"]) for run in told}
+    tasks = await asyncio.gather(*(ended(desk, task_id) for task_id in asked))
+    ends = {(run["status"], run["attempts"], run["error"]["code"]) for run in tasks}
     assert ends == {("failed", 1, "agent_failed")}
     for task_id in asked:
         assert len([f for f in desk.facts_of(RunStarted) if f.run_id == task_id]) == 1
@@ -50,9 +50,9 @@ async def test_it_ends_once(desk: Served, how: str) -> None:
     assert (await ended(desk, await submit(desk, agent="quick")))["status"] == "completed"
 
 
-async def test_an_exit(desk: Served) -> None:
-    """So does one that calls sys.exit(), but in a tool, which failed as a tool does."""
+async def test_exit_in_a_tool_fails_the_tool(desk: Served) -> None:
+    """A tool that calls sys.exit() fails as a tool; anywhere else the run fails."""
     asked = {place: await submit(desk, agent=f"{place}-exit") for place in PLACES}
-    told = {place: await ended(desk, task_id) for place, task_id in asked.items()}
-    ends = {place: (run["status"], run["attempts"]) for place, run in told.items()}
+    tasks = {place: await ended(desk, task_id) for place, task_id in asked.items()}
+    ends = {place: (run["status"], run["attempts"]) for place, run in tasks.items()}
     assert ends == dict.fromkeys(PLACES, ("failed", 1)) | {"tool": ("completed", 1)}

@@ -52,11 +52,11 @@ def answer(response: httpx.Response, mode: str) -> dict[str, Any]:
     """The finished run or the problem, by whichever way it came."""
     if mode == "stream":
         return of(parse(response.content), "end")[0]
-    told: dict[str, Any] = response.json()
-    return told
+    body: dict[str, Any] = response.json()
+    return body
 
 
-async def test_a_hundred_at_once_are_one_run(desk: Served) -> None:
+async def test_hundred_posts_with_one_key_are_one_run(desk: Served) -> None:
     """A hundred posts of one key at once: the same 202 for all, one run, one new."""
     looked = len(LOOKS.started)
     replies = await asyncio.gather(*(post(desk, key="hundred") for _ in range(100)))
@@ -71,8 +71,8 @@ async def test_a_hundred_at_once_are_one_run(desk: Served) -> None:
     assert len(LOOKS.started) == looked + 1
 
 
-async def test_another_body_in_the_background(desk: Served) -> None:
-    """422, while it runs and afterwards; the same key with another agent is another run."""
+async def test_key_with_another_body_is_422(desk: Served) -> None:
+    """Another body gets 422, during the run and afterwards; another agent is another run."""
     first = await post(desk, key="body", agent="slow")
     for _ in range(2):
         other = await post(desk, "something else", key="body", agent="slow")
@@ -86,8 +86,8 @@ async def test_another_body_in_the_background(desk: Served) -> None:
 
 @pytest.mark.parametrize("mode", ["", "stream"])
 @pytest.mark.parametrize("ending", ["completed", "iteration_limit", "failed"])
-async def test_what_is_replayed(desk: Served, mode: str, ending: str) -> None:
-    """The stored answer comes again, and the agent is not asked again."""
+async def test_stored_answer_is_replayed(desk: Served, mode: str, ending: str) -> None:
+    """The stored answer is returned again, and the agent is not asked again."""
     agent = "broken" if ending == "failed" else "quick"
     body = {"max_iterations": 1} if ending == "iteration_limit" else {}
     key = f"replay-{mode}-{ending}"
@@ -103,16 +103,16 @@ async def test_what_is_replayed(desk: Served, mode: str, ending: str) -> None:
     assert len(LOOKS.started) == looked
 
 
-async def test_a_replay_as_a_stream(desk: Served) -> None:
-    """`run`, the answer as one token, `end`."""
+async def test_replay_as_a_stream(desk: Served) -> None:
+    """A replay is streamed as `run`, the answer as one token, and `end`."""
     await ask(desk, "", "as-stream")
-    told = parse((await ask(desk, "stream", "as-stream")).content)
-    assert names_of(told) == ["run", "token", "end"]
-    assert text_of(told) == of(told, "end")[0]["answer"]
+    events = parse((await ask(desk, "stream", "as-stream")).content)
+    assert names_of(events) == ["run", "token", "end"]
+    assert text_of(events) == of(events, "end")[0]["answer"]
 
 
 @pytest.mark.parametrize("mode", ["", "stream"])
-async def test_in_flight(desk: Served, mode: str) -> None:
+async def test_key_in_flight_is_409(desk: Served, mode: str) -> None:
     """While a run with that key is in flight: 409, or 422 for another body; then its answer."""
     key, naps = f"flight-{mode}", len(NAPS.started)
     first = asyncio.create_task(ask(desk, mode, key, "slow"))
@@ -130,8 +130,8 @@ async def test_in_flight(desk: Served, mode: str) -> None:
     assert len(NAPS.started) == naps + 1
 
 
-async def test_a_hundred_waiting_callers_are_one_run(desk: Served) -> None:
-    """A hundred of one key at once: one run is asked for, the others are told to come again."""
+async def test_hundred_callers_with_one_key_are_one_run(desk: Served) -> None:
+    """A hundred callers with one key: one run starts, the others learn to come again."""
     naps = len(NAPS.started)
     asked = [asyncio.create_task(ask(desk, "", "crowd", "slow")) for _ in range(100)]
     await until(lambda: sum(one.done() for one in asked) == 99, 20)
@@ -142,8 +142,8 @@ async def test_a_hundred_waiting_callers_are_one_run(desk: Served) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "stream"])
-async def test_a_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
-    """A run that timed out leaves its key free: the next one starts anew."""
+async def test_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
+    """A run that timed out leaves its key free: the next run starts anew."""
     body: dict[str, Any] = {"agent": "slow", "timeout": 1.0}
     first = await ask(desk, mode, f"late-{mode}", **body)
     assert answer(first, mode)["outcome"] == "timeout"
@@ -154,8 +154,8 @@ async def test_a_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "stream"])
-async def test_a_key_is_free_after_its_caller_left(desk: Served, mode: str) -> None:
-    """A run whose caller left leaves its key free."""
+async def test_key_is_free_after_a_disconnect(desk: Served, mode: str) -> None:
+    """A run whose caller disconnected leaves its key free."""
     key = f"left-{mode}"
     place = f"/agents/slow/{mode}".rstrip("/")
     impatient = httpx.Timeout(30, read=0.3)
@@ -173,8 +173,8 @@ async def test_a_key_is_free_after_its_caller_left(desk: Served, mode: str) -> N
     assert "idempotent-replay" not in again.headers
 
 
-async def test_a_key_is_free_after_a_cancelled_run(desk: Served) -> None:
-    """A run that was cancelled leaves its key free."""
+async def test_key_is_free_after_a_cancelled_run(desk: Served) -> None:
+    """A cancelled run leaves its key free."""
     naps = len(NAPS.started)
     first = asyncio.create_task(ask(desk, "", "stopped", "slow"))
     await until(lambda: len(NAPS.started) > naps, 20)
@@ -186,21 +186,21 @@ async def test_a_key_is_free_after_a_cancelled_run(desk: Served) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "stream"])
-async def test_a_key_is_free_after_a_run_that_asked_for_a_human(desk: Served, mode: str) -> None:
-    """A run that nobody could answer leaves its key free."""
+async def test_key_is_free_after_an_interrupted_run(desk: Served, mode: str) -> None:
+    """A run that asked for a human leaves its key free."""
     first, second = [answer(await ask(desk, mode, f"asks-{mode}", "asks"), mode) for _ in range(2)]
     assert (first["outcome"], second["outcome"]) == ("interrupted", "interrupted")
     assert first["run_id"] != second["run_id"]
 
 
-async def test_a_key_belongs_to_an_agent(desk: Served) -> None:
+async def test_key_belongs_to_an_agent(desk: Served) -> None:
     """The same key and body to another agent is another run."""
     first, second = [await ask(desk, "", "two", agent) for agent in ("quick", "other")]
     assert (first.json()["agent"], second.json()["agent"]) == ("quick", "other")
     assert "idempotent-replay" not in second.headers
 
 
-async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:
+async def test_key_is_free_after_a_thread_conflict(desk: Served) -> None:
     """A run that did not get its thread leaves its key free."""
     naps = len(NAPS.started)
     first = asyncio.create_task(desk.ask(agent="slow", thread_id="busy"))
@@ -213,8 +213,8 @@ async def test_a_key_is_free_after_a_conflict(desk: Served) -> None:
     assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)
 
 
-async def test_a_repeat_asks_for_no_thread(desk: Served) -> None:
-    """A repeat in the background is the same run, also while another has its thread by now."""
+async def test_repeat_needs_no_thread(desk: Served) -> None:
+    """A repeat in the background is the same run, even while another run holds its thread."""
     first = await post(desk, key="first", agent="slow", thread_id="shared")
     NAPS.release()
     await ended(desk, first.json()["task_id"])
@@ -229,7 +229,7 @@ async def test_a_repeat_asks_for_no_thread(desk: Served) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-async def test_a_key_that_is_none(desk: Served, key: str) -> None:
+async def test_invalid_key_is_refused(desk: Served, key: str) -> None:
     """A key has one to 255 characters."""
     for place in ("/agent", "/agent/stream", "/agent/async"):
         response = await desk.client.post(

@@ -36,8 +36,8 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [task["task_id"] for task in page["tasks"]]
 
 
-async def test_pages_hold_still(desk: Served) -> None:
-    """Pages give every run once, newest first, whatever is submitted meanwhile."""
+async def test_pages_list_every_run_once(desk: Served) -> None:
+    """Pages list every run once, newest first, whatever is submitted meanwhile."""
     known = [await submit(desk, f"q{n}") for n in range(12)]
     seen, place, pages = list[str](), "/agent/async?limit=5&agent=quick", 0
     while place:
@@ -53,8 +53,8 @@ async def test_pages_hold_still(desk: Served) -> None:
     assert seen == known[::-1]
 
 
-async def test_by_status_and_agent(desk: Served) -> None:
-    """Every status finds its own runs and no others; so does an agent's name."""
+async def test_list_by_status_and_agent(desk: Served) -> None:
+    """Each status and each agent name selects its own runs and no others."""
     done = await submit(desk)
     limited = await submit(desk, max_iterations=1)
     failed = await submit(desk, agent="broken")
@@ -114,8 +114,8 @@ def _cursor(value: Any) -> str:
         _cursor([1, "b"] if ON_FILE else [1, 2]),  # of the other kind of store
     ],
 )
-async def test_a_cursor_that_no_list_gave(desk: Served, cursor: str) -> None:
-    """A cursor that is none is refused as the query's fault."""
+async def test_unknown_cursor_is_refused(desk: Served, cursor: str) -> None:
+    """A cursor that no list returned is refused as an invalid query."""
     response = await desk.client.get("/agent/async", params={"cursor": cursor})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
@@ -123,7 +123,7 @@ async def test_a_cursor_that_no_list_gave(desk: Served, cursor: str) -> None:
 @pytest.mark.parametrize(
     "query", [{"status": "gone"}, {"limit": 0}, {"limit": 501}, {"limit": "many"}]
 )
-async def test_a_bad_query(desk: Served, query: dict[str, Any]) -> None:
-    """A status that there is not, or a page of an impossible length, is refused."""
+async def test_invalid_query_is_refused(desk: Served, query: dict[str, Any]) -> None:
+    """An unknown status or a page of an impossible length is refused."""
     response = await desk.client.get("/agent/async", params=query)
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")

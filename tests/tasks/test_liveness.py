@@ -1,4 +1,4 @@
-"""Locks of processes: what a killed one leaves goes, and a forked child has none of them."""
+"""Process locks: those of killed processes are removed, and a forked child holds none."""
 
 import fcntl
 import os
@@ -67,8 +67,8 @@ def is_open(number: int) -> bool:
     return True
 
 
-def test_files_of_killed_processes_go(tmp_path: Path) -> None:
-    """A sweep removes files that nobody has locked, and leaves that of a living process."""
+def test_sweep_removes_lock_files_of_killed_processes(tmp_path: Path) -> None:
+    """A sweep removes files that nobody has locked and keeps those of living processes."""
     store = tmp_path / "store.sqlite"
     locks = FileLocks(store)
     folder = tmp_path / "store.alive"
@@ -83,8 +83,8 @@ def test_files_of_killed_processes_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.on_file
-async def test_a_start_sweeps(tmp_path: Path) -> None:
-    """A service that starts removes what killed ones left, and leaves nothing itself."""
+async def test_start_sweeps_lock_files(tmp_path: Path) -> None:
+    """A service that starts removes the files of killed processes and leaves none itself."""
     folder = tmp_path / "store.alive"
     folder.mkdir()
     (folder / "killed").touch()
@@ -94,10 +94,10 @@ async def test_a_start_sweeps(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
-def test_a_file_that_is_swept_before_it_is_locked(
+def test_file_swept_before_it_is_locked_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not taken for a lock, since others would not see it; the next one is."""
+    """A swept file is not taken for a lock, since other processes would not see it."""
     locks = FileLocks(tmp_path / "store.sqlite")
     file = tmp_path / "store.alive" / "new"
 
@@ -133,8 +133,8 @@ class Session:
         self.server.close()
 
 
-def test_a_forked_child_closes_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It closes it once: a file of its own that has the number by then stays open."""
+def test_forked_child_closes_the_socket_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked child closes the socket once; a file of its own with that number stays open."""
     session = Session()
     monkeypatch.setattr(psycopg, "connect", lambda *_, **__: session)
     locks = ServerLocks(sa.make_url("postgresql://nobody@127.0.0.1/none"))
@@ -153,8 +153,8 @@ def test_a_forked_child_closes_the_socket(monkeypatch: pytest.MonkeyPatch) -> No
     locks.close()
 
 
-def test_a_fork_while_a_session_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session whose socket a child may have is not used for locks, and is ended."""
+def test_session_made_during_a_fork_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session whose socket a child may have is ended and never used for locks."""
     sessions: list[Session] = []
 
     def connect(*_: Any, **__: Any) -> Session:

@@ -1,4 +1,4 @@
-"""Runs whose deadline is over, as the store has it, while a process is at work on them."""
+"""Runs whose stored deadline has passed while a process still executes them."""
 
 import sqlite3
 from pathlib import Path
@@ -8,8 +8,8 @@ from tests.service import served, until
 from tests.tasks.background import calling, ended, submit, url_in
 
 
-async def test_whoever_has_a_late_run_has_his_time(tmp_path: Path) -> None:
-    """It is not taken from him at once, however long the deadline has been over."""
+async def test_owner_of_an_overdue_run_gets_a_grace_period(tmp_path: Path) -> None:
+    """An overdue run is not taken from its owner at once, however late it is."""
     tools = fakes.ToolDesk(3.0)
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
@@ -18,5 +18,5 @@ async def test_whoever_has_a_late_run_has_his_time(tmp_path: Path) -> None:
             file.execute(
                 "update workflow_status set attributes = json_set(attributes, '$.deadline_at', 1.0)"
             )
-        told = await ended(desk, task_id)
-    assert (told["status"], told["attempts"]) == ("completed", 1)
+        task = await ended(desk, task_id)
+    assert (task["status"], task["attempts"]) == ("completed", 1)

@@ -60,12 +60,12 @@ def calls(service: Serving, tool: str) -> float:
 
 def is_running(service: Serving, task_id: str) -> bool:
     """Whether a run is at work, as a service tells it."""
-    told: str = view(service, task_id)["status"]
-    return told == "running"
+    task: str = view(service, task_id)["status"]
+    return task == "running"
 
 
-def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
-    """Depth, age, events and the end of a run are read from the store, and DELETE reaches it."""
+def test_any_process_reports_and_cancels_a_run(tmp_path: Path) -> None:
+    """Any process reads depth, age, events and end from the store, and DELETE reaches the owner."""
     store = store_in(tmp_path)
     with serving(in_folder(tmp_path, "api"), SLOW, "--no-background", variables=store) as api:
         task_id = post(api, "/agent/async").json()["task_id"]
@@ -86,21 +86,21 @@ def test_what_one_works_another_tells_and_stops(tmp_path: Path) -> None:
             follower = threading.Thread(target=follow)
             follower.start()
             stopped = httpx.delete(place, timeout=LONG_S)
-            told = view(api, task_id)
+            task = view(api, task_id)
             assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
-            assert (told["status"], told["error"]["phase"]) == ("cancelled", "tool:nap")
+            assert (task["status"], task["error"]["phase"]) == ("cancelled", "tool:nap")
             follower.join(60)
             events = parse(read[0])
             assert [event.id for event in events] == list(range(1, len(events) + 1))
             assert names_of(events)[-2:] == ["error", "end"]
-            said = {name: value for name, value in told["error"].items() if value is not None}
-            assert events[-1].data == said
+            error = {name: value for name, value in task["error"].items() if value is not None}
+            assert events[-1].data == error
         left = post(api, "/agent/async").json()["task_id"]
         assert view(api, left, 1.5)["status"] == "pending"
 
 
-def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
-    """Work is left to whoever has it while it lives; after kill -9 another goes on, and says so."""
+def test_run_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    """A living owner keeps its work; after kill -9 another process goes on and logs it."""
     dying, living = store_in(tmp_path, **{NAP_S: "300"}), store_in(tmp_path, **{NAP_S: "0.1"})
     with serving(in_folder(tmp_path, "first"), STEPS, variables=dying) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
@@ -111,9 +111,9 @@ def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
             assert (before["status"], before["attempts"]) == ("running", 1)
             assert logged(second, "task_recovered") == []
             first.process.kill()
-            told = view(second, task_id, LONG_S)
-            assert (told["status"], told["attempts"]) == ("completed", 2)
-            assert told["started_at"] == before["started_at"]
+            task = view(second, task_id, LONG_S)
+            assert (task["status"], task["attempts"]) == ("completed", 2)
+            assert task["started_at"] == before["started_at"]
             assert (calls(second, "look"), calls(second, "nap")) == (0, 1)
             assert seen(lambda: bool(logged(second, "task_recovered")))
             [line] = logged(second, "task_recovered")
@@ -123,10 +123,10 @@ def test_one_dies_and_another_goes_on(tmp_path: Path) -> None:
             place = f"{second.url}/agent/async/{task_id}/events"
             events = parse(httpx.get(place, timeout=60).content)
             assert [event.id for event in events] == list(range(1, len(events) + 1))
-            assert events[-1].data == told["result"]
+            assert events[-1].data == task["result"]
 
 
-def test_places_everywhere(tmp_path: Path) -> None:
+def test_background_slots_are_counted_over_all_processes(tmp_path: Path) -> None:
     """WATCHKEEPER_MAX_BACKGROUND_RUNS_EVERYWHERE counts the runs of all processes together."""
     store = store_in(tmp_path, WATCHKEEPER_MAX_BACKGROUND_RUNS_EVERYWHERE="1")
     with serving(in_folder(tmp_path, "first"), SLOW, variables=store) as first:

@@ -1,4 +1,4 @@
-"""A service that is stopped in the middle of runs, and started again on the same store."""
+"""A service that stops in the middle of runs and starts again on the same store."""
 
 import asyncio
 import sqlite3
@@ -12,12 +12,12 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from app.runs import idempotency_key
 from app.runs.events import RunHandedOver, RunRecovered, RunStarted
 from tests import fakes
 from tests.service import served, until
 from tests.streams.reading import names_of
 from tests.tasks.background import calling, ended, events, post, quick, submit, url_in, view
+from watchkeeper import tool_call_key
 
 CALLS = ("look", "nap")
 
@@ -36,7 +36,7 @@ def napped(tools: fakes.ToolDesk, times: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", [*fakes.KINDS, "own"])
-async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
+async def test_run_resumes_after_two_restarts(kind: str, tmp_path: Path) -> None:
     """A graph goes on from its last step, an executor begins anew; both count every turn once.
 
     So does a graph with a checkpointer of its own, from what that one kept.
@@ -54,14 +54,14 @@ async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
         assert [fact.attempt for fact in desk.facts_of(RunHandedOver)] == [attempt]
     tools.seconds = 0.0
     async with served(agents, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         story = await events(desk, task_id)
         assert desk.facts_of(RunRecovered) == []  # it was put back, and nobody had to take it
         [started] = desk.facts_of(RunStarted)
         assert started.attempt == 3
-    assert (told["status"], told["attempts"]) == ("completed", 3)
-    assert told["started_at"] == before["started_at"]
-    result = told["result"]
+    assert (task["status"], task["attempts"]) == ("completed", 3)
+    assert task["started_at"] == before["started_at"]
+    result = task["result"]
     assert result["iterations"] == 2
     whole = kind == "agent_executor"
     assert [step["tool"] for step in result["steps"]] == ["look", "nap"]
@@ -74,8 +74,8 @@ async def test_a_run_that_is_cut_twice(kind: str, tmp_path: Path) -> None:
     assert (names_of(story).count("run"), names_of(story)[-2:]) == (3, ["token", "end"])
 
 
-async def test_a_turn_that_was_kept_and_not_told(tmp_path: Path) -> None:
-    """A turn counts towards the limit, also if its process died before it could tell of it."""
+async def test_stored_turn_counts_after_a_crash(tmp_path: Path) -> None:
+    """A stored turn counts towards the limit even if its process died before emitting it."""
     tools = fakes.ToolDesk(60.0)
     model = fakes.ScriptedModel(script=fakes.never_stops("nap"))
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
@@ -87,22 +87,22 @@ async def test_a_turn_that_was_kept_and_not_told(tmp_path: Path) -> None:
         assert store.execute("delete from streams").rowcount
     tools.seconds = 0.0
     async with served(agents, **options) as desk:
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         turns = [e.data["iteration"] for e in await events(desk, task_id) if e.name == "iteration"]
-    assert (told["status"], told["result"]["iterations"]) == ("iteration_limit", 2)
+    assert (task["status"], task["result"]["iterations"]) == ("iteration_limit", 2)
     assert tools.started == ["nap"] * 3  # the first of them was cut, and made again
     assert turns == [1, 2]
 
 
-async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
-    """`idempotency_key()` is the same when a call is made again, and another for another call."""
+async def test_repeated_call_has_the_same_idempotency_key(tmp_path: Path) -> None:
+    """`tool_call_key()` is the same when a call is made again, and another for another call."""
     keys: dict[int, list[str | None]] = {1: [], 2: []}
     release = asyncio.Event()
 
     @tool
     async def pay(amount: int) -> str:
         """Pay so much."""
-        keys[amount].append(idempotency_key())
+        keys[amount].append(tool_call_key())
         await release.wait()
         return "paid"
 
@@ -120,16 +120,16 @@ async def test_a_call_that_is_made_again_has_its_key(tmp_path: Path) -> None:
     release.set()
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         assert (await ended(desk, task_id))["status"] == "completed"
-    for said in keys.values():
-        assert len(said) == 2
-        assert said[0] == said[1]
-        assert said[0]
+    for sent_keys in keys.values():
+        assert len(sent_keys) == 2
+        assert sent_keys[0] == sent_keys[1]
+        assert sent_keys[0]
     assert keys[1] != keys[2]
-    assert idempotency_key() is None
+    assert tool_call_key() is None
 
 
-async def test_the_deadline_goes_on(tmp_path: Path) -> None:
-    """The time between two attempts counts: a run that is late when it goes on is over at once."""
+async def test_time_between_attempts_counts(tmp_path: Path) -> None:
+    """The time between two attempts counts: an overdue run ends at once when it resumes."""
     tools = fakes.ToolDesk(60.0)
     agents, timeout_s = {"a": calling("nap", tools)}, 60.0
     async with served(agents, store_url=url_in(tmp_path)) as desk:
@@ -143,13 +143,13 @@ async def test_the_deadline_goes_on(tmp_path: Path) -> None:
                 f" set attributes = json_set(attributes, '$.{moment}', {before})"
             )
     async with served(agents, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, task_id)
-    assert (told["status"], told["error"]["code"]) == ("timeout", "timeout")
-    assert told["attempts"] == 2
+        task = await ended(desk, task_id)
+    assert (task["status"], task["error"]["code"]) == ("timeout", "timeout")
+    assert task["attempts"] == 2
 
 
-async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
-    """A run whose agent is gone can be read and not be run again: 404, and nothing is stored."""
+async def test_retry_of_an_agent_that_is_not_served_is_404(tmp_path: Path) -> None:
+    """A run whose agent is no longer served can be read but not retried: 404, nothing is stored."""
     async with served({"old": quick()}, store_url=url_in(tmp_path)) as desk:
         task_id = (await ended(desk, await submit(desk)))["task_id"]
     async with served({"new": quick()}, store_url=url_in(tmp_path)) as desk:
@@ -161,8 +161,8 @@ async def test_a_retry_of_what_is_no_longer_served(tmp_path: Path) -> None:
         assert [task["task_id"] for task in listed["tasks"]] == [task_id]
 
 
-async def test_a_retry_keeps_to_the_limits_in_force(tmp_path: Path) -> None:
-    """A run of a time with higher limits is run again within those there are now."""
+async def test_retry_uses_the_current_limits(tmp_path: Path) -> None:
+    """A run submitted under higher limits is retried within the current ones."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         ids = [await submit(desk, timeout=timeout_s, max_iterations=9) for timeout_s in (3, 600)]
         for task_id in ids:
@@ -177,8 +177,8 @@ async def test_a_retry_keeps_to_the_limits_in_force(tmp_path: Path) -> None:
         assert [run["iteration_limit"] for run in again] == [4, 4]
 
 
-async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
-    """GET /runs/{id} tells of it what is stored: how it ended, and what was asked for."""
+async def test_runs_endpoint_reads_old_runs_from_the_store(tmp_path: Path) -> None:
+    """GET /runs/{id} reads from the store how the run ended and what was asked for."""
     about: dict[str, Any] = {"metadata": {"shop": "7"}, "timeout": 20.0, "max_iterations": 4}
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, **about)
@@ -186,16 +186,16 @@ async def test_a_run_that_no_process_remembers(tmp_path: Path) -> None:
         known = (await desk.client.get(f"/runs/{task_id}")).json()
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         response = await desk.client.get(f"/runs/{task_id}")
-        told = response.json()
+        body = response.json()
         assert response.headers["x-run-id"] == task_id
         for name in ("metadata", "timeout_s", "iteration_limit", "outcome", "state", "mode"):
-            assert told[name] == known[name], name
-        assert (told["metadata"], told["timeout_s"]) == ({"shop": "7"}, 20.0)
-        assert (told["iterations"], told["tool_calls"]) == (1, 1)
+            assert body[name] == known[name], name
+        assert (body["metadata"], body["timeout_s"]) == ({"shop": "7"}, 20.0)
+        assert (body["iterations"], body["tool_calls"]) == (1, 1)
 
 
-async def test_a_service_that_stops_takes_nothing_new(tmp_path: Path) -> None:
-    """While it drains, submissions and retries are refused with 503 `draining`; reading goes on."""
+async def test_draining_service_refuses_submissions(tmp_path: Path) -> None:
+    """While it drains, submissions and retries get 503 `draining`; reading goes on."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         task_id = (await ended(desk, await submit(desk)))["task_id"]
         await desk.service.runner.drain(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""What is older than `keep_tasks_s` goes, with all that belongs to it; the rest stays."""
+"""The service deletes what is older than `keep_tasks_s`, with all that belongs to it."""
 
 import asyncio
 import time
@@ -96,10 +96,10 @@ async def soon(claim: Callable[[], Awaitable[bool]]) -> None:
 async def until_gone(rows: Rows, ids: Iterable[str]) -> None:
     """Wait until nothing belongs to these runs any more."""
 
-    async def gone() -> bool:
+    async def are_deleted() -> bool:
         return not await in_thread(rows.belonging_to, ids)
 
-    await soon(gone)
+    await soon(are_deleted)
 
 
 async def no_steps(url: str, run_id: str) -> bool:
@@ -127,8 +127,8 @@ async def ask(desk: Served, key: str) -> bool:
     return "idempotent-replay" in response.headers
 
 
-async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
-    """Ended runs go with their log, their steps and their key; nothing else does."""
+async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> None:
+    """Old ended runs are deleted with their log, steps and key; nothing else is."""
     url = url_in(tmp_path)
     async with served(agents(), store_url=url) as desk:
         old, young = [
@@ -176,7 +176,7 @@ async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
         assert (await desk.client.get("/threads/young?agent=quick")).status_code == 200
         assert (await post(desk, agent="slow", thread_id="held")).status_code == 409
         again = [await post(desk, key=name, thread_id=name) for name in ("old", "young")]
-        assert ["idempotent-replay" in told.headers for told in again] == [False, True]
+        assert ["idempotent-replay" in response.headers for response in again] == [False, True]
         assert [await ask(desk, key) for key in ("past", "kept")] == [False, True]
         await soon(lambda: no_steps(url, limited))
         assert not await no_steps(url, young)
@@ -184,8 +184,8 @@ async def test_the_old_goes_and_the_young_stays(tmp_path: Path) -> None:
     await in_thread(rows.store.close)
 
 
-async def test_much_goes_at_once(tmp_path: Path) -> None:
-    """More than one batch is gone long before the next time to look."""
+async def test_more_than_one_batch_is_deleted_at_once(tmp_path: Path) -> None:
+    """More than one batch is deleted long before the next interval."""
     url = url_in(tmp_path)
     async with served(agents(), store_url=url) as desk:
         old = await submit(desk)

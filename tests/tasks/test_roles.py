@@ -1,4 +1,4 @@
-"""Processes that share a store: one answers callers, another works, an agent comes and goes."""
+"""Processes that share a store: API-only ones, workers, and agents that are no longer served."""
 
 import json
 import re
@@ -34,8 +34,8 @@ def post(service: Serving, path: str) -> httpx.Response:
 
 def view(service: Serving, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
     place = f"{service.url}/agent/async/{task_id}"
-    told: dict[str, Any] = httpx.get(place, params={"wait": wait_s}, timeout=LONG_S + 5).json()
-    return told
+    body: dict[str, Any] = httpx.get(place, params={"wait": wait_s}, timeout=LONG_S + 5).json()
+    return body
 
 
 def logged(service: Serving, event: str) -> list[dict[str, Any]]:
@@ -69,8 +69,8 @@ def in_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def test_one_asks_and_another_works(tmp_path: Path) -> None:
-    """An API-only process takes runs and leaves them; a worker works them and takes none."""
+def test_api_process_submits_and_worker_executes(tmp_path: Path) -> None:
+    """An API-only process accepts runs; a worker executes them and accepts none."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     api = in_folder(tmp_path, "api")
     with serving(api, AGENT, "--no-background", variables=store) as asked:
@@ -81,21 +81,21 @@ def test_one_asks_and_another_works(tmp_path: Path) -> None:
             assert view(asked, task_id, LONG_S)["status"] == "completed"
             assert httpx.get(f"{worker.url}/health/ready").status_code == 200
             assert sample(worker, "agent_concurrency_limit") > 0
-            said = worker.err.read_text()
-            assert "works background runs of quick (create_agent)" in said
-            told = re.findall(rf"curl -s ({worker.url}\S*)", said)
-            assert [address.removeprefix(worker.url) for address in told] == [
+            output = worker.err.read_text()
+            assert "executes background runs of quick (create_agent)" in output
+            addresses = re.findall(rf"curl -s ({worker.url}\S*)", output)
+            assert [address.removeprefix(worker.url) for address in addresses] == [
                 "/health/ready",
                 "/runs",
                 "/metrics",
             ]
-            assert {httpx.get(address).status_code for address in told} == {200}
+            assert {httpx.get(address).status_code for address in addresses} == {200}
             for path in ("/agent", "/agent/stream", "/agent/async", "/agents/quick"):
                 assert post(worker, path).status_code == 404
 
 
-def test_one_cancels_what_another_works(tmp_path: Path) -> None:
-    """A run that a worker has is cancelled through another process, which tells what held it."""
+def test_cancel_of_a_run_at_another_process(tmp_path: Path) -> None:
+    """A run that a worker executes is cancelled through another process, which has its phase."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     works = (str(WATCHKEEPER), "worker")
     with (
@@ -105,15 +105,15 @@ def test_one_cancels_what_another_works(tmp_path: Path) -> None:
         task_id = post(asked, "/agent/async").json()["task_id"]
         at_work = f"{worker.url}/runs/{task_id}"
         assert seen(lambda: httpx.get(at_work).json().get("phase") == "tool:nap")
-        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
-        assert told.json()["result"] in ("cancelled", "still_stopping")
+        response = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
+        assert response.json()["result"] in ("cancelled", "still_stopping")
         assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
         assert view(asked, task_id)["status"] == "cancelled"
         assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
 
 
-def test_one_cancels_what_a_dead_process_worked(tmp_path: Path) -> None:
-    """Nobody works it, so it has stopped, and whoever cancelled it tells its end."""
+def test_cancel_of_a_run_whose_process_died(tmp_path: Path) -> None:
+    """No process executes the run, so it has stopped, and the cancelling process emits its end."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     works = (str(WATCHKEEPER), "worker")
     asks = in_folder(tmp_path, "api")
@@ -122,8 +122,8 @@ def test_one_cancels_what_a_dead_process_worked(tmp_path: Path) -> None:
             task_id = post(asked, "/agent/async").json()["task_id"]
             assert seen(lambda: view(asked, task_id)["attempts"] == 1)
             worker.process.kill()
-        told = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
-        assert (told.status_code, told.json()["result"]) == (200, "cancelled")
+        response = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
+        assert (response.status_code, response.json()["result"]) == (200, "cancelled")
         assert view(asked, task_id)["status"] == "cancelled"
         assert seen(lambda: bool(logged(asked, "run_finished")))
         [line] = logged(asked, "run_finished")
@@ -144,8 +144,8 @@ slow = fakes.build("KIND", fakes.ScriptedModel(script=script), fakes.ToolDesk(60
 
 
 @pytest.mark.parametrize("kind", ["create_agent", "agent_executor"])
-def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
-    """A process that does not work a run tells the same of it as the one that does."""
+def test_any_process_reports_the_same_of_a_run(tmp_path: Path, kind: str) -> None:
+    """A process that does not execute a run reports the same as its owner does."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     folders = [in_folder(tmp_path, name) for name in ("asks", "works")]
     for folder in folders:
@@ -157,13 +157,13 @@ def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
         waiting = httpx.get(f"{asks.url}{place}").json()
         assert (waiting["state"], waiting["phase"], waiting["outcome"]) == ("queued", "queue", None)
         assert waiting["timings"]["queue_s"] == waiting["age_s"] > 0
-        told = {name: waiting[name] for name in ("timeout_s", "iteration_limit", "metadata")}
-        assert told == {"timeout_s": 77.0, "iteration_limit": 5, "metadata": {"shop": "7"}}
+        limits = {name: waiting[name] for name in ("timeout_s", "iteration_limit", "metadata")}
+        assert limits == {"timeout_s": 77.0, "iteration_limit": 5, "metadata": {"shop": "7"}}
         with serving(folders[1], "wk_slow:slow", variables=store) as works:
 
             def owner() -> dict[str, Any]:
-                told: dict[str, Any] = httpx.get(f"{works.url}{place}").json()
-                return told
+                task: dict[str, Any] = httpx.get(f"{works.url}{place}").json()
+                return task
 
             def is_told() -> bool:
                 calls: int = httpx.get(f"{asks.url}{place}").json()["tool_calls"]
@@ -185,8 +185,8 @@ def test_a_run_at_work_elsewhere(tmp_path: Path, kind: str) -> None:
             assert here["usage"]["input_tokens"] > 0
 
 
-def test_an_agent_that_is_no_longer_served(tmp_path: Path) -> None:
-    """Its runs wait, are counted, and are worked when it is served again."""
+def test_runs_of_an_agent_that_is_not_served_wait(tmp_path: Path) -> None:
+    """Its runs wait, are counted, and execute when the agent is served again."""
     store = {"WATCHKEEPER_STORE_URL": url_in(tmp_path)}
     with serving(in_folder(tmp_path, "a"), OTHER, "--no-background", variables=store) as first:
         task_id = post(first, "/agent/async").json()["task_id"]

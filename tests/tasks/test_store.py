@@ -1,4 +1,4 @@
-"""What the store allows: none at all, one without room, and one that is opened again."""
+"""Service without a store, with a store that is full or refuses, and after a restart."""
 
 import asyncio
 import sqlite3
@@ -33,8 +33,8 @@ from tests.tasks.background import (
 FULL = 10**18
 
 
-async def test_without_a_store() -> None:
-    """Background runs, their list and keys need one: 503."""
+async def test_background_runs_need_a_store() -> None:
+    """Without a store, background runs, their list and keys get 503."""
     async with served({"a": quick()}) as desk:
         asked = {"question": "hello"}
         keyed = {"Idempotency-Key": "k"}
@@ -47,8 +47,8 @@ async def test_without_a_store() -> None:
             assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_a_call_that_is_cancelled_as_it_ends(tmp_path: Path) -> None:
-    """It is cancelled: what was stopped does not go on with what the store said."""
+async def test_store_call_cancelled_as_it_ends_stays_cancelled(tmp_path: Path) -> None:
+    """A store call that is cancelled as it ends raises the cancellation, not its result."""
     loop, store = asyncio.get_running_loop(), await asyncio.to_thread(Store, url_in(tmp_path))
     calls: list[asyncio.Task[None]] = []
     for _ in range(50):
@@ -63,8 +63,8 @@ async def test_a_call_that_is_cancelled_as_it_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.on_file
-async def test_without_room(tmp_path: Path) -> None:
-    """With less room than the reserve nothing new is taken, and what was accepted finishes."""
+async def test_full_store_refuses_submissions(tmp_path: Path) -> None:
+    """Below the reserve new runs are refused, and accepted runs finish."""
     desk_of_tools = fakes.ToolDesk(1.0)
     agents = {"slow": calling("nap", desk_of_tools), "quick": quick()}
     store = url_in(tmp_path)
@@ -86,14 +86,14 @@ async def test_without_room(tmp_path: Path) -> None:
         assert (await ended(desk, accepted))["status"] == "completed"
         assert (await desk.ask(agent="quick")).status_code == 200
     async with served(agents, store_url=store) as desk:
-        told = await ended(desk, await submit(desk, agent="quick"))
-        assert told["status"] == "completed"
+        task = await ended(desk, await submit(desk, agent="quick"))
+        assert task["status"] == "completed"
 
 
 @pytest.mark.on_file
 @pytest.mark.parametrize("how", ["a setting", "a worker"])
-async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
-    """WATCHKEEPER_READY_REQUIRES turns readiness red with the store; a worker is red without."""
+async def test_readiness_requires_the_store_if_set(how: str, tmp_path: Path) -> None:
+    """WATCHKEEPER_READY_REQUIRES makes readiness need the store; a worker always needs it."""
     required = ("store",) if how == "a setting" else ()
     options: dict[str, Any] = {"store_reserve_bytes": FULL, "ready_requires": required}
     async with served({"quick": quick()}, store_url=url_in(tmp_path), **options) as desk:
@@ -106,10 +106,10 @@ async def test_who_requires_the_store(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.on_file
-async def test_a_store_that_cannot_be_written(
+async def test_locked_store_refuses_submissions_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A submission is refused in time, one key is one run, and the run at work still ends."""
+    """A submission is refused in time, one key is one run, and the executing run still ends."""
     monkeypatch.setattr("app.tasks.store.ANSWER_S", ANSWER_S)
     monkeypatch.setattr("app.tasks.store._CALLER_BUSY_MS", _CALLER_BUSY_MS)
     tools = fakes.ToolDesk(1.0)
@@ -132,8 +132,8 @@ async def test_a_store_that_cannot_be_written(
                 "degraded",
             )
             other.execute("rollback")
-        told = await ended(desk, at_work)
-        assert (told["status"], told["result"]["iterations"]) == ("completed", 3)
+        ended_task = await ended(desk, at_work)
+        assert (ended_task["status"], ended_task["result"]["iterations"]) == ("completed", 3)
         again = await post(desk, key="k")  # whether it was stored after all, only a repeat tells
         assert again.status_code == 202
         await ended(desk, again.json()["task_id"])
@@ -141,24 +141,24 @@ async def test_a_store_that_cannot_be_written(
         assert [task["task_id"] for task in listed] == [again.json()["task_id"], at_work]
 
 
-async def test_a_conversation_outlives_the_service(tmp_path: Path) -> None:
-    """A thread goes on after a restart; it can be read and dropped."""
+async def test_conversation_outlives_the_service(tmp_path: Path) -> None:
+    """A thread goes on after a restart; it can be read and deleted."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", {"order": "7"}))
     agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
     for question in ("one", "two"):
         async with served(agents, store_url=url_in(tmp_path)) as desk:
-            told = await ended(desk, await submit(desk, question, thread_id="t"))
-            assert told["result"]["answer"] == f"done: {question}: order 7 shipped"
-            kept = (await desk.client.get("/threads/t")).json()["messages"]
+            task = await ended(desk, await submit(desk, question, thread_id="t"))
+            assert task["result"]["answer"] == f"done: {question}: order 7 shipped"
+            messages = (await desk.client.get("/threads/t")).json()["messages"]
             if question == "two":
-                people = [m["content"] for m in kept if m["type"] == "human"]
+                people = [m["content"] for m in messages if m["type"] == "human"]
                 assert people == ["one", "two"]
                 assert (await desk.client.delete("/threads/t")).status_code == 204
                 assert (await desk.client.get("/threads/t")).status_code == 404
 
 
-async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
-    """A background run has its thread until it has ended: 409 for another one, of any kind."""
+async def test_one_run_at_a_time_holds_a_thread(tmp_path: Path) -> None:
+    """A background run holds its thread until it ends: any other run gets 409."""
     tools = Held()
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
@@ -175,10 +175,10 @@ async def test_one_run_at_a_time_has_a_thread(tmp_path: Path) -> None:
 
 @pytest.mark.on_file
 @pytest.mark.parametrize("table", ["operation_outputs", "workflow_output"])
-async def test_a_result_that_is_refused(
+async def test_run_whose_result_is_refused_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    """A run whose step or result cannot be recorded is tried again, however long that takes."""
+    """A run whose step or result cannot be stored is retried, however long that takes."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
     monkeypatch.setattr("app.tasks.supervisor._EVERY_S", 0.1)
     tools = fakes.ToolDesk()
@@ -192,17 +192,17 @@ async def test_a_result_that_is_refused(
         task_id = await submit(desk)
         async with asyncio.timeout(2 * LONG_S):
             while len(desk.facts_of(RunRecovered)) <= MAX_TAKEOVERS_WITHOUT_PROGRESS:
-                told = await view(desk, task_id)
-                assert told["status"] in ("pending", "running"), told
+                task = await view(desk, task_id)
+                assert task["status"] in ("pending", "running"), task
                 await asyncio.sleep(0.05)
         store("drop trigger full")
-        told = await ended(desk, task_id)
-        assert (told["status"], told["result"]["tool_calls"]) == ("completed", 1)
+        task = await ended(desk, task_id)
+        assert (task["status"], task["result"]["tool_calls"]) == ("completed", 1)
         assert tools.started == ["look"]
 
 
-def test_the_most_connections() -> None:
-    """The page on deploying says how many connections a process opens at most."""
+def test_documented_number_of_connections_is_the_maximum() -> None:
+    """The deployment page gives the maximum of connections that a process opens."""
     store = Store("postgresql://nobody@127.0.0.1/none")
     of_locks, of_steps = 2, checkpoints._CONNECTIONS
     most = of_locks + of_steps

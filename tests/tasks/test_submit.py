@@ -1,4 +1,4 @@
-"""A background run is stored before it is accepted, and ends as the same run would elsewhere."""
+"""A background run is stored before it is accepted, and ends as the same run does elsewhere."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,26 +41,26 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         yield service
 
 
-async def test_accepted(desk: Served) -> None:
-    """202 says where the run is, that it waits, and when to ask again."""
+async def test_accepted_run_has_a_location(desk: Served) -> None:
+    """202 reports where the run is, that it waits, and when to poll again."""
     response = await post(desk)
-    told = response.json()
+    body = response.json()
     assert response.status_code == 202
-    assert response.headers["location"] == f"/agent/async/{told['task_id']}"
-    assert response.headers["x-run-id"] == told["run_id"] == told["task_id"]
+    assert response.headers["location"] == f"/agent/async/{body['task_id']}"
+    assert response.headers["x-run-id"] == body["run_id"] == body["task_id"]
     assert int(response.headers["retry-after"]) >= 1
-    assert told["agent"] == "create-agent-quick"
-    assert (told["status"], told["result"], told["error"]) == ("pending", None, None)
-    assert told["created_at"].endswith("+00:00")
-    assert (told["started_at"], told["finished_at"], told["queue_wait_s"]) == (None, None, None)
+    assert body["agent"] == "create-agent-quick"
+    assert (body["status"], body["result"], body["error"]) == ("pending", None, None)
+    assert body["created_at"].endswith("+00:00")
+    assert (body["started_at"], body["finished_at"], body["queue_wait_s"]) == (None, None, None)
     at = (await desk.client.get(response.headers["location"])).json()
-    assert at["task_id"] == told["task_id"]
+    assert at["task_id"] == body["task_id"]
 
 
-async def test_stored_before_it_is_accepted(
+async def test_run_is_stored_before_it_is_accepted(
     desk: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whoever has a 202 finds the run in the store, committed."""
+    """After a 202 the run is in the store, committed."""
     url = url_in(tmp_path_factory.getbasetemp() / "submit0")
     store = await asyncio.to_thread(Store, url)
     tables = Tables(is_file=store.is_file)
@@ -72,16 +72,16 @@ async def test_stored_before_it_is_accepted(
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_the_answer_is_that_of_a_waiting_caller(desk: Served, kind: str) -> None:
-    """The result of a background run is what POST /agent answers, field for field."""
+async def test_result_equals_the_answer_of_post_agent(desk: Served, kind: str) -> None:
+    """The result of a background run equals the answer of POST /agent, field for field."""
     agent = f"{kind}-quick".replace("_", "-")
     asked = {"include_steps": True, "metadata": {"shop": "7"}}
     waited = (await desk.ask("one", agent, **asked)).json()
-    told = await ended(desk, await submit(desk, "one", agent, **asked))
-    result = told["result"]
-    assert told["status"] == "completed"
+    task = await ended(desk, await submit(desk, "one", agent, **asked))
+    result = task["result"]
+    assert task["status"] == "completed"
     assert set(result) == set(waited)
-    assert result["run_id"] == told["task_id"]
+    assert result["run_id"] == task["task_id"]
     for step in (*waited["steps"], *result["steps"]):
         assert step.pop("started_s") >= 0
         assert step.pop("duration_s") >= 0
@@ -94,8 +94,8 @@ async def test_the_answer_is_that_of_a_waiting_caller(desk: Served, kind: str) -
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_every_ending(desk: Served, kind: str, ending: str) -> None:
-    """A run of any kind ends in each way a run can end, with a result or with its problem."""
+async def test_every_outcome_of_every_kind(desk: Served, kind: str, ending: str) -> None:
+    """A run of any kind ends with each outcome, with a result or with its problem."""
     suffix = {"completed": "quick", "iteration_limit": "quick", "failed": "broken"}
     agent = f"{kind}-{suffix.get(ending, 'slow')}".replace("_", "-")
     body: dict[str, Any] = {"iteration_limit": {"max_iterations": 1}, "timeout": {"timeout": 0.5}}
@@ -103,33 +103,33 @@ async def test_every_ending(desk: Served, kind: str, ending: str) -> None:
     if ending == "cancelled":
         stopped = await desk.client.delete(f"/agent/async/{task_id}")
         assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
-    told = await ended(desk, task_id)
-    assert told["status"] == ending
-    assert told["finished_at"] is not None
+    task = await ended(desk, task_id)
+    assert task["status"] == ending
+    assert task["finished_at"] is not None
     if ending in ("completed", "iteration_limit"):
-        assert told["error"] is None
-        assert told["result"]["outcome"] == ending
-        assert told["result"]["iterations"] == 1
-        assert (told["attempts"], told["started_at"] is not None) == (1, True)
+        assert task["error"] is None
+        assert task["result"]["outcome"] == ending
+        assert task["result"]["iterations"] == 1
+        assert (task["attempts"], task["started_at"] is not None) == (1, True)
     else:
         codes = {"timeout": (504, "timeout"), "failed": (500, "model_failed")}
-        assert told["result"] is None
-        assert told["error"]["outcome"] == ending
-        assert told["error"]["run_id"] == task_id
-        assert faults.SECRET not in str(told)
-        problem = (told["error"]["status"], told["error"]["code"])
+        assert task["result"] is None
+        assert task["error"]["outcome"] == ending
+        assert task["error"]["run_id"] == task_id
+        assert faults.SECRET not in str(task)
+        problem = (task["error"]["status"], task["error"]["code"])
         assert problem == codes.get(ending, (503, "cancelled"))
 
 
-async def test_a_run_that_asks_for_a_human_failed(desk: Served) -> None:
-    """Nobody can answer it, so it has failed; its problem says why."""
-    told = await ended(desk, await submit(desk, agent="asks"))
-    assert told["status"] == "failed"
-    assert (told["error"]["code"], told["error"]["outcome"]) == ("interrupted", "interrupted")
+async def test_run_that_asks_for_a_human_fails(desk: Served) -> None:
+    """Nobody can answer the run, so it fails; its problem says why."""
+    task = await ended(desk, await submit(desk, agent="asks"))
+    assert task["status"] == "failed"
+    assert (task["error"]["code"], task["error"]["outcome"]) == ("interrupted", "interrupted")
 
 
-async def test_a_pending_run_says_when_to_ask_again(desk: Served) -> None:
-    """Until a run has ended its answer carries Retry-After, afterwards it does not."""
+async def test_retry_after_until_a_run_has_ended(desk: Served) -> None:
+    """Until a run has ended its answer carries Retry-After; afterwards it does not."""
     task_id = await submit(desk, agent="create-agent-slow")
     place = f"/agent/async/{task_id}"
     early = await desk.client.get(place)
@@ -143,23 +143,23 @@ async def test_a_pending_run_says_when_to_ask_again(desk: Served) -> None:
 
 
 @pytest.mark.parametrize("wait", ["-1", "61", "soon"])
-async def test_a_wait_that_is_none(desk: Served, wait: str) -> None:
+async def test_invalid_wait_is_refused(desk: Served, wait: str) -> None:
     """A wait is a number of seconds up to a minute."""
     response = await desk.client.get("/agent/async/x", params={"wait": wait})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-async def test_the_time_in_the_queue(desk: Served) -> None:
-    """The time in the queue is told apart from that of the run."""
+async def test_queue_time_is_reported_apart(desk: Served) -> None:
+    """The time in the queue is reported apart from that of the run."""
     task_id = await submit(desk, timeout=20)
-    told = await ended(desk, task_id)
-    assert told["status"] == "completed"
-    assert told["queue_wait_s"] > 0
-    assert told["result"]["duration_s"] < 20
+    task = await ended(desk, task_id)
+    assert task["status"] == "completed"
+    assert task["queue_wait_s"] > 0
+    assert task["result"]["duration_s"] < 20
 
 
-async def test_a_longer_deadline_than_there_is(desk: Served) -> None:
-    """Above WATCHKEEPER_BACKGROUND_TIMEOUT_S a timeout is refused with the limit's number."""
+async def test_timeout_above_the_maximum_is_refused(desk: Served) -> None:
+    """A timeout above WATCHKEEPER_BACKGROUND_TIMEOUT_S is refused, naming the limit."""
     response = await post(desk, timeout=121)
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     assert response.json()["errors"] == [
@@ -172,15 +172,15 @@ async def test_a_longer_deadline_than_there_is(desk: Served) -> None:
     "place", ["/agent/async/{}", "/agent/async/{}/events", "/runs/{}", "/runs/{}/events"]
 )
 @pytest.mark.parametrize("name", ["nobody", "%00", "a" * 2000, "%F0%9F%9A%82"])
-async def test_what_nobody_submitted(desk: Served, place: str, name: str) -> None:
-    """A run that there is not is not found, whatever its name."""
+async def test_unknown_run_is_404(desk: Served, place: str, name: str) -> None:
+    """A run that nobody submitted is 404, whatever its name."""
     for method in ("GET", "DELETE") if "events" not in place else ("GET",):
         response = await desk.client.request(method, place.format(name))
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-async def test_retry(desk: Served) -> None:
-    """A run that failed is run again on request, as a new run that points to the old one."""
+async def test_retry_starts_a_new_run(desk: Served) -> None:
+    """A failed run is retried on request, as a new run that points to the old one."""
     old = await ended(desk, await submit(desk, "again", "create-agent-broken", max_iterations=3))
     response = await desk.client.post(f"/agent/async/{old['task_id']}/retry")
     assert response.status_code == 202
@@ -195,7 +195,7 @@ async def test_retry(desk: Served) -> None:
         assert (await desk.client.post(f"/agent/async/{nobody}/retry")).status_code == 404
 
 
-async def test_a_retry_with_a_key_is_one(desk: Served) -> None:
+async def test_retry_sent_twice_with_a_key_is_one_run(desk: Served) -> None:
     """A retry that is sent twice with one key is one run."""
     old = await submit(desk, "once")
     await ended(desk, old)
@@ -203,16 +203,16 @@ async def test_a_retry_with_a_key_is_one(desk: Served) -> None:
     first, second = [await desk.client.post(place, headers=headers) for _ in range(2)]
     assert first.json()["task_id"] == second.json()["task_id"] != old
     assert second.headers["idempotent-replay"] == "true"
-    told = await ended(desk, first.json()["task_id"])
-    assert told["result"]["answer"] == "done: once: order 7 shipped"
+    task = await ended(desk, first.json()["task_id"])
+    assert task["result"]["answer"] == "done: once: order 7 shipped"
     other = await submit(desk, "twice")
     await ended(desk, other)
     refused = await desk.client.post(f"/agent/async/{other}/retry", headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (422, "key_reused")
 
 
-async def test_a_retry_of_a_run_that_has_not_ended(desk: Served) -> None:
-    """409, and there is no second run."""
+async def test_retry_of_a_run_that_has_not_ended_is_409(desk: Served) -> None:
+    """The retry gets 409, and there is no second run."""
     task_id = await submit(desk, agent="create-agent-slow")
     refused = await desk.client.post(f"/agent/async/{task_id}/retry")
     assert (refused.status_code, refused.json()["code"]) == (409, "in_flight")
@@ -221,13 +221,13 @@ async def test_a_retry_of_a_run_that_has_not_ended(desk: Served) -> None:
     await desk.client.delete(f"/agent/async/{task_id}")
 
 
-async def test_the_deadline_of_a_run_without_a_timeout(desk: Served) -> None:
-    """It is WATCHKEEPER_BACKGROUND_TIMEOUT_S, and not that of callers who wait."""
+async def test_default_timeout_of_background_runs(desk: Served) -> None:
+    """It is WATCHKEEPER_BACKGROUND_TIMEOUT_S, not the default of waiting callers."""
     [first, *_] = await events(desk, await submit(desk))
     assert (first.name, first.data["deadline_s"]) == ("run", 120)
 
 
-async def test_bad_bodies(desk: Served) -> None:
+async def test_invalid_bodies_are_refused(desk: Served) -> None:
     """A body that POST /agent refuses is refused here, and nothing is stored."""
     before = (await desk.client.get("/agent/async")).json()["tasks"][0]["task_id"]
     for body in (
@@ -245,8 +245,8 @@ async def test_bad_bodies(desk: Served) -> None:
     assert before == after
 
 
-async def test_runs_knows_background_runs(desk: Served) -> None:
-    """GET /runs and /runs/{id} tell of a background run at work and of one that has ended."""
+async def test_runs_endpoint_shows_background_runs(desk: Served) -> None:
+    """GET /runs and /runs/{id} show an executing background run and an ended one."""
     task_id = await submit(desk, agent="create-agent-slow")
     await until(lambda: task_id in desk.service.runner.in_flight, 20)
     listed = (await desk.client.get("/runs", params={"state": "running"})).json()["runs"]
@@ -254,6 +254,6 @@ async def test_runs_knows_background_runs(desk: Served) -> None:
     assert (row["mode"], row["agent"]) == ("background", "create-agent-slow")
     stopped = await desk.client.delete(f"/runs/{task_id}")
     assert stopped.json() == {"run_id": task_id, "result": "cancelled"}
-    told = (await desk.client.get(f"/runs/{task_id}")).json()
-    assert (told["state"], told["outcome"], told["mode"]) == ("finished", "cancelled", "background")
+    body = (await desk.client.get(f"/runs/{task_id}")).json()
+    assert (body["state"], body["outcome"], body["mode"]) == ("finished", "cancelled", "background")
     assert (await ended(desk, task_id))["status"] == "cancelled"

@@ -27,7 +27,7 @@ class Desk:
     """A supervisor on a store, what it told, and the runs of processes that are gone."""
 
     def __init__(self, url: str) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
         self.faults: list[BaseException] = []
         self.orders: list[tuple[Sequence[str], Future[None]]] = []
         self.store = Store(url)
@@ -38,8 +38,8 @@ class Desk:
         work: Any = None  # there is none: this process works nothing
         self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
         hooks = Hooks(
-            recovered=lambda task_id, agent: self.told.append(("recovered", task_id)),
-            ended_without_worker=lambda task_id, error: self.told.append((error.code, task_id)),
+            recovered=lambda task_id, agent: self.reported.append(("recovered", task_id)),
+            ended_without_worker=lambda task_id, error: self.reported.append((error.code, task_id)),
             delete_steps=self.delete_steps,
             failed=self.faults.append,
         )
@@ -110,59 +110,61 @@ def desk(url: str) -> Iterator[Desk]:
     desk.store.close()
 
 
-def test_a_run_of_a_process_that_is_gone(desk: Desk) -> None:
-    """It is put back into the queue, and its takeover is counted."""
+def test_run_of_a_dead_process_is_requeued(desk: Desk) -> None:
+    """The run is requeued, and its takeover is counted."""
     task_id = desk.submit()
     desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told == [("recovered", task_id)]
+    assert desk.reported == [("recovered", task_id)]
     assert desk.status(task_id) is TaskStatus.PENDING
     assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
 
 
 @pytest.mark.parametrize("takeovers", [0, MAX_TAKEOVERS_WITHOUT_PROGRESS])
 @pytest.mark.parametrize("meanwhile", ["cancelled", "taken"])
-def test_what_happened_since_it_was_seen_stands(desk: Desk, takeovers: int, meanwhile: str) -> None:
-    """A run that was cancelled, or taken, since its row was read is neither put back nor lost."""
+def test_run_changed_since_it_was_read_is_left_alone(
+    desk: Desk, takeovers: int, meanwhile: str
+) -> None:
+    """A run that was cancelled or claimed since its row was read is neither requeued nor lost."""
     task_id = desk.submit()
     for _ in range(takeovers):
         desk.supervisor.recover(desk.taken(task_id))
     seen = desk.taken(task_id)
-    desk.told.clear()
+    desk.reported.clear()
     if meanwhile == "cancelled":
         desk.client.cancel_workflow(task_id)
     else:
         desk.supervisor.recover(seen)
         if takeovers == 0:
-            desk.told.clear()
+            desk.reported.clear()
             desk.taken(task_id)
     before = desk.row(task_id)
-    told = list(desk.told)
+    reported = list(desk.reported)
     desk.supervisor.recover(seen)
     assert desk.row(task_id) == before
-    assert desk.told == told
+    assert desk.reported == reported
 
 
-def test_takeovers_in_vain_end_it(desk: Desk) -> None:
-    """After ten takeovers that got it no further the run is given up, as lost."""
+def test_ten_takeovers_without_progress_end_the_run(desk: Desk) -> None:
+    """After ten takeovers without progress the run ends as lost."""
     task_id = desk.submit()
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told == [("recovered", task_id)] * MAX_TAKEOVERS_WITHOUT_PROGRESS
+    assert desk.reported == [("recovered", task_id)] * MAX_TAKEOVERS_WITHOUT_PROGRESS
     desk.supervisor.recover(desk.taken(task_id))
-    assert desk.told[-1] == ("worker_lost", task_id)
+    assert desk.reported[-1] == ("worker_lost", task_id)
     assert desk.status(task_id) is TaskStatus.FAILED
 
 
-def test_takeovers_that_get_further_do_not_count(desk: Desk) -> None:
-    """Whoever gets further has all ten again, however often its processes were killed before."""
+def test_progress_resets_the_takeovers(desk: Desk) -> None:
+    """A run that makes progress gets all ten takeovers again."""
     task_id = desk.submit()
     for iterations in range(2 * MAX_TAKEOVERS_WITHOUT_PROGRESS):
         desk.supervisor.recover(desk.taken(task_id, iterations))
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS - 1):
         desk.supervisor.recover(desk.taken(task_id, 3))
-    assert {what for what, _ in desk.told} == {"recovered"}
+    assert {what for what, _ in desk.reported} == {"recovered"}
     desk.supervisor.recover(desk.taken(task_id, 3))
-    assert desk.told[-1] == ("worker_lost", task_id)
+    assert desk.reported[-1] == ("worker_lost", task_id)
 
 
 def soon(claim: Callable[[], bool]) -> None:
@@ -173,65 +175,67 @@ def soon(claim: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_steps_are_forgotten_until_they_are(desk: Desk) -> None:
-    """Steps that could not be forgotten are tried again; that they could not is told once."""
+def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
+    """Steps that could not be deleted are tried again; the failure is logged once."""
     ended = desk.submit()
     desk.client.cancel_workflow(ended)
-    desk.worker.left.add(ended)
+    desk.worker.recently_executed.add(ended)
     desk.supervisor.start()
     for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
         soon(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
         ids, order = desk.orders[number]
         assert ids == [ended]
-        assert ended in desk.worker.left
+        assert ended in desk.worker.recently_executed
         if wrong is None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    soon(lambda: not desk.worker.left)  # its own thread may be the one that is told
+    soon(lambda: not desk.worker.recently_executed)  # its own thread may be the one that is told
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 
-def test_cancelled_at_a_process_that_hangs_and_is_killed(
+def test_cancelled_run_of_a_killed_process_ends_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it hung before it was killed, the end is told; of one that spoke it is not."""
+    """The end is emitted however long the process hung, unless the process emitted it."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
-    gone = threading.Event()
+    killed = threading.Event()
     probe: Any = desk.supervisor._probe
-    monkeypatch.setattr(probe, "acquire", lambda _: gone.is_set())
+    monkeypatch.setattr(probe, "acquire", lambda _: killed.is_set())
     monkeypatch.setattr(probe, "release", lambda _: None)
     hung, spoke = desk.submit(), desk.submit()
     for task_id in (hung, spoke):
         claim = desk.taken(task_id)["owner_xid"]
-        Owned(desk.store, desk.tables, task_id, claim, "gone").note({rows.STARTED_TOKEN: claim})
+        Owned(desk.store, desk.tables, task_id, claim, "gone").merge_attributes(
+            {rows.STARTED_TOKEN: claim}
+        )
         with desk.store.calls.begin() as connection:
             connection.execute(desk.tables.cancelling(task_id, time.time()))
-        desk.supervisor.ordered(task_id, "gone")
+        desk.supervisor.watch_cancellation(task_id, "gone")
     Owned(desk.store, desk.tables, spoke, None, "gone").record_stop()
     desk.supervisor.start()
     time.sleep(1.5)
-    assert desk.told == []
-    gone.set()
+    assert desk.reported == []
+    killed.set()
     end = time.monotonic() + LONG_S
-    while not desk.told:
+    while not desk.reported:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert desk.told == [("cancelled", hung)]
+    assert desk.reported == [("cancelled", hung)]
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_an_end_that_was_noted_by_a_process_that_died(desk: Desk, kept: bool) -> None:
-    """Back in the queue the run can be cancelled, unless its result was kept: then it has ended."""
+@pytest.mark.parametrize("has_result", [True, False])
+def test_noted_end_without_a_result_can_be_cancelled(desk: Desk, has_result: bool) -> None:
+    """Once requeued, the run can be cancelled unless its result was stored: then it has ended."""
     task_id = desk.submit()
     claim = desk.taken(task_id)["owner_xid"]
     Owned(desk.store, desk.tables, task_id, claim, "gone").end({rows.OUTCOME: "completed"})
-    if kept:
+    if has_result:
         step = {"workflow_uuid": task_id, "function_id": 1, "function_name": "agent"}
         with desk.store.calls.begin() as connection:
             connection.execute(sa.insert(desk.tables.results).values(step))
     desk.supervisor.recover(desk.row(task_id))
     with desk.store.calls.begin() as connection:
         found = connection.execute(desk.tables.cancelling(task_id, time.time())).one_or_none()
-    assert (found is None) is kept
-    assert desk.status(task_id) is (TaskStatus.PENDING if kept else TaskStatus.CANCELLED)
+    assert (found is None) is has_result
+    assert desk.status(task_id) is (TaskStatus.PENDING if has_result else TaskStatus.CANCELLED)

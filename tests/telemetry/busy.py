@@ -7,10 +7,10 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage
 from pydantic import Field
 
-from app.agents.builder import build_agent
 from tests import fakes, faults
 from tests.telemetry.holding import Holding
 from tests.telemetry.watched import Watched
+from watchkeeper import build_agent
 
 OPTIONS: dict[str, Any] = {"timeout_s": 17.0, "tool_threads": 9, "max_running_runs": 40}
 
@@ -72,8 +72,8 @@ def agents(desk: Holding | None = None) -> dict[str, Any]:
     return made
 
 
-async def exercise(watch: Watched) -> None:
+async def exercise(signals: Watched) -> None:
     """Make a sample of everything that has a source."""
     for agent in ("look", "streams", "priced", "unpriced", "retries", "invents", "limited"):
-        assert (await watch.desk.ask(agent=agent)).status_code == 200
-    assert (await watch.desk.ask(agent="nap", timeout=0.1)).status_code == 504
+        assert (await signals.desk.ask(agent=agent)).status_code == 200
+    assert (await signals.desk.ask(agent="nap", timeout=0.1)).status_code == 504

@@ -1,4 +1,4 @@
-"""Whatever became of a run, the answer, the metrics, the spans and the log line say the same."""
+"""The answer, the metrics, the spans and the log line agree on every run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -50,7 +50,7 @@ def _agents(desk: Holding) -> dict[str, Any]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     desk = Holding()
     async with watched(_agents(desk), tool_threads=64) as service:
         yield service
@@ -73,7 +73,7 @@ async def narrow() -> AsyncIterator[Watched]:
 
 
 async def agree(
-    watch: Watched,
+    signals: Watched,
     agent: str,
     run_id: str,
     response: httpx.Response | None,
@@ -86,62 +86,67 @@ async def agree(
 ) -> None:
     """Every signal tells this of the one run of the agent; nothing of it is open anywhere."""
     iterations, tool_calls = counts
-    told = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
+    expected = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
     if response is not None:
         body = response.json()
-        assert {name: body[name] for name in told} == told
+        assert {name: body[name] for name in expected} == expected
         assert response.headers["x-run-id"] == body["run_id"] == run_id
-    await _record_agrees(watch, run_id, told)
-    await _line_agrees(watch, agent, run_id, told, phase, mode)
-    await _spans_agree(watch, agent, run_id, told, error, phase, mode)
-    await _samples_agree(watch, agent, told, phase, mode)
+    await _record_agrees(signals, run_id, expected)
+    await _line_agrees(signals, agent, run_id, expected, phase, mode)
+    await _spans_agree(signals, agent, run_id, expected, error, phase, mode)
+    await _samples_agree(signals, agent, expected, phase, mode)
 
 
-async def _record_agrees(watch: Watched, run_id: str, told: dict[str, Any]) -> None:
-    record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
-    assert {name: record[name] for name in told} == told
+async def _record_agrees(signals: Watched, run_id: str, expected: dict[str, Any]) -> None:
+    record = (await signals.desk.client.get(f"/runs/{run_id}")).json()
+    assert {name: record[name] for name in expected} == expected
     assert (record["run_id"], record["state"]) == (run_id, "finished")
-    assert len(record["steps"]) == told["tool_calls"]
+    assert len(record["steps"]) == expected["tool_calls"]
 
 
 async def _line_agrees(
-    watch: Watched, agent: str, run_id: str, told: dict[str, Any], phase: str | None, mode: str
+    signals: Watched,
+    agent: str,
+    run_id: str,
+    expected: dict[str, Any],
+    phase: str | None,
+    mode: str,
 ) -> None:
-    line = await watch.log.one("run_finished", run_id=run_id)
-    assert {name: line[name] for name in told} == told
+    line = await signals.log.one("run_finished", run_id=run_id)
+    assert {name: line[name] for name in expected} == expected
     assert (line["agent"], line["mode"], line["timeout_phase"]) == (agent, mode, phase)
-    assert line["level"] == LEVELS.get(told["outcome"], "info")
-    assert sum(line["tools"].values()) == told["tool_calls"]
-    timed_out = watch.log.of("run_timed_out", run_id=run_id)
-    assert len(timed_out) == (told["outcome"] == "timeout")
+    assert line["level"] == LEVELS.get(expected["outcome"], "info")
+    assert sum(line["tools"].values()) == expected["tool_calls"]
+    timed_out = signals.log.of("run_timed_out", run_id=run_id)
+    assert len(timed_out) == (expected["outcome"] == "timeout")
 
 
 async def _spans_agree(
-    watch: Watched,
+    signals: Watched,
     agent: str,
     run_id: str,
-    told: dict[str, Any],
+    expected: dict[str, Any],
     error: str | None,
     phase: str | None,
     mode: str,
 ) -> None:
-    spans = await watch.trace_of(run_id)
+    spans = await signals.trace_of(run_id)
     root = root_of(spans, run_id)
     assert root.name == f"invoke_agent {agent}"
-    assert {name: root.attributes[f"agent.run.{name}"] for name in told} == told
+    assert {name: root.attributes[f"agent.run.{name}"] for name in expected} == expected
     assert root.attributes["agent.run.mode"] == mode
     assert root.attributes.get("agent.run.timeout.phase") == phase
     assert root.attributes.get("error.type") == error
-    assert root.is_error is (told["outcome"] in ERRORS)
+    assert root.is_error is (expected["outcome"] in ERRORS)
     assert not any(span.status_text or span.events for span in spans)
     tools = [span for span in spans if span.operation == "execute_tool"]
-    assert len(tools) == told["tool_calls"]
-    line = watch.log.of("run_finished", run_id=run_id)[0]
+    assert len(tools) == expected["tool_calls"]
+    line = signals.log.of("run_finished", run_id=run_id)[0]
     assert line["trace_id"] == root.trace_id
-    record = (await watch.desk.client.get(f"/runs/{run_id}")).json()
+    record = (await signals.desk.client.get(f"/runs/{run_id}")).json()
     in_record = sorted(step["outcome"] for step in record["steps"])
     assert sorted(span.attributes["agent.tool.outcome"] for span in tools) == in_record
-    models = watch.log.of("llm_call", run_id=run_id)
+    models = signals.log.of("llm_call", run_id=run_id)
     chats = [span for span in spans if span.operation == "chat"]
     assert sorted(span.attributes["agent.call.outcome"] for span in chats) == sorted(
         line["outcome"] for line in models
@@ -149,10 +154,10 @@ async def _spans_agree(
 
 
 async def _samples_agree(
-    watch: Watched, agent: str, told: dict[str, Any], phase: str | None, mode: str
+    signals: Watched, agent: str, expected: dict[str, Any], phase: str | None, mode: str
 ) -> None:
-    samples = await watch.scrape()
-    outcome = told["outcome"]
+    samples = await signals.scrape()
+    outcome = expected["outcome"]
     assert samples.nonzero("agent_runs_total", agent=agent) == {(mode, outcome): 1.0}
     assert samples.nonzero("agent_run_duration_seconds_count", agent=agent) == {(outcome,): 1.0}
     assert samples.nonzero("agent_timeouts_total", agent=agent) == (
@@ -163,48 +168,48 @@ async def _samples_agree(
     assert samples.total("agent_runs_in_flight", agent=agent) == 0
     assert samples.total("agent_run_oldest_age_seconds", agent=agent) == 0
     if outcome != "rejected":
-        assert samples.total("agent_run_iterations_sum", agent=agent) == told["iterations"]
-        assert samples.total("agent_run_tool_calls_sum", agent=agent) == told["tool_calls"]
+        assert samples.total("agent_run_iterations_sum", agent=agent) == expected["iterations"]
+        assert samples.total("agent_run_tool_calls_sum", agent=agent) == expected["tool_calls"]
         calls = samples.total("agent_tool_call_duration_seconds_count", agent=agent)
-        assert calls == told["tool_calls"]
+        assert calls == expected["tool_calls"]
 
 
-async def asked(watch: Watched, agent: str, **body: Any) -> tuple[str, httpx.Response]:
+async def asked(signals: Watched, agent: str, **body: Any) -> tuple[str, httpx.Response]:
     """Ask once; gives the run and the response."""
-    response = await watch.desk.ask(agent=agent, **body)
+    response = await signals.desk.ask(agent=agent, **body)
     return response.json()["run_id"], response
 
 
 @kinds
-async def test_completed(watch: Watched, kind: str) -> None:
-    """A run that completes is told alike by every signal."""
+async def test_signals_agree_on_a_completed_run(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a completed run."""
     agent = f"look-{kind}"
-    run_id, response = await asked(watch, agent)
-    await agree(watch, agent, run_id, response, Outcome.COMPLETED, (1, 2))
+    run_id, response = await asked(signals, agent)
+    await agree(signals, agent, run_id, response, Outcome.COMPLETED, (1, 2))
 
 
 @kinds
-async def test_failed_tool(watch: Watched, kind: str) -> None:
-    """A run whose tools fail is told as completed by every signal, its tools as failed."""
+async def test_signals_agree_on_failed_tools(signals: Watched, kind: str) -> None:
+    """Every signal reports a run with failing tools as completed and its tools as failed."""
     agent = f"broken-{kind}"
-    run_id, response = await asked(watch, agent)
-    await agree(watch, agent, run_id, response, Outcome.COMPLETED, (1, 2))
-    samples = await watch.scrape()
+    run_id, response = await asked(signals, agent)
+    await agree(signals, agent, run_id, response, Outcome.COMPLETED, (1, 2))
+    samples = await signals.scrape()
     failed = samples.nonzero("agent_tool_call_duration_seconds_count", agent=agent)
     assert failed == {("tool_error", "broken"): 2.0}
-    tools = [s for s in await watch.trace_of(run_id) if s.operation == "execute_tool"]
+    tools = [s for s in await signals.trace_of(run_id) if s.operation == "execute_tool"]
     assert {(s.is_error, s.attributes["error.type"]) for s in tools} == {(True, "tool_error")}
 
 
 @kinds
-async def test_iteration_limit(watch: Watched, kind: str) -> None:
-    """A run stopped at its limit is told alike by every signal."""
+async def test_signals_agree_on_the_iteration_limit(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a run that its limit stopped."""
     agent = f"endless-{kind}"
-    run_id, response = await asked(watch, agent, max_iterations=3)
+    run_id, response = await asked(signals, agent, max_iterations=3)
     assert response.status_code == 200
     expected = Outcome.ITERATION_LIMIT
-    await agree(watch, agent, run_id, response, expected, (3, 6), error="iteration_limit")
-    assert (await watch.log.one("iteration_limit_reached", run_id=run_id))["iteration_limit"] == 3
+    await agree(signals, agent, run_id, response, expected, (3, 6), error="iteration_limit")
+    assert (await signals.log.one("iteration_limit_reached", run_id=run_id))["iteration_limit"] == 3
 
 
 @kinds
@@ -217,65 +222,67 @@ async def test_iteration_limit(watch: Watched, kind: str) -> None:
         ("stubborn", "tool", (1, 2)),
     ],
 )
-async def test_timeout(
-    watch: Watched, kind: str, holder: str, phase: str, counts: tuple[int, int]
+async def test_signals_agree_on_a_timeout(
+    signals: Watched, kind: str, holder: str, phase: str, counts: tuple[int, int]
 ) -> None:
-    """A run that misses its deadline is told alike by every signal, whatever held it."""
+    """Every signal reports the same of a run that timed out, whatever blocked it."""
     agent = f"{holder}-{kind}"
-    asking = asyncio.ensure_future(asked(watch, agent))
-    await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
+    asking = asyncio.ensure_future(asked(signals, agent))
+    await signals.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{holder}", counts[1])
     run_id, response = await asking
     assert response.status_code == 504
-    told: dict[str, Any] = {"error": "timeout", "phase": phase}
-    await agree(watch, agent, run_id, response, Outcome.TIMEOUT, counts, **told)
+    expected: dict[str, Any] = {"error": "timeout", "phase": phase}
+    await agree(signals, agent, run_id, response, Outcome.TIMEOUT, counts, **expected)
 
 
 @kinds
 @pytest.mark.parametrize("code", ["model_failed", "agent_failed"])
-async def test_failed(watch: Watched, kind: str, code: str) -> None:
-    """A run that fails is told alike by every signal, whoever failed."""
+async def test_signals_agree_on_a_failure(signals: Watched, kind: str, code: str) -> None:
+    """Every signal reports the same of a failed run, whatever failed."""
     agent = f"{code}-{kind}"
-    run_id, response = await asked(watch, agent)
+    run_id, response = await asked(signals, agent)
     assert response.status_code == 500
     # No executor has acted on a turn whose parser raises, so that is none.
-    await agree(watch, agent, run_id, response, Outcome.FAILED, (0, 0), error=code)
+    await agree(signals, agent, run_id, response, Outcome.FAILED, (0, 0), error=code)
 
 
 @kinds
-async def test_cancelled(watch: Watched, kind: str) -> None:
-    """A run that another call cancels is told alike by every signal."""
+async def test_signals_agree_on_a_cancelled_run(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a cancelled run."""
     agent = f"nap_cancelled-{kind}"
-    asking = asyncio.ensure_future(watch.desk.ask(agent=agent))
-    run_id = await watch.held(agent, "tool:nap", 2)
-    await watch.desk.client.delete(f"/runs/{run_id}")
+    asking = asyncio.ensure_future(signals.desk.ask(agent=agent))
+    run_id = await signals.held(agent, "tool:nap", 2)
+    await signals.desk.client.delete(f"/runs/{run_id}")
     response = await asking
     assert response.status_code == 503
-    await agree(watch, agent, run_id, response, Outcome.CANCELLED, (1, 2))
+    await agree(signals, agent, run_id, response, Outcome.CANCELLED, (1, 2))
 
 
 @kinds
-async def test_disconnected(watch: Watched, kind: str) -> None:
-    """A run whose caller left is told alike by every signal."""
+async def test_signals_agree_on_a_disconnect(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a run whose caller disconnected."""
     agent = f"nap_left-{kind}"
-    async with wire.connection(watch.desk.url) as (_, writer):
+    async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}", question="q"))
-        run_id = await watch.held(agent, "tool:nap", 2)
-    await until(lambda: run_id not in watch.desk.service.runner.in_flight)
-    await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
+        run_id = await signals.held(agent, "tool:nap", 2)
+    await until(lambda: run_id not in signals.desk.service.runner.in_flight)
+    await agree(signals, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
 
 
 @pytest.mark.parametrize(("kind", "counts"), [("create_agent", (1, 1)), ("langgraph", (0, 0))])
-async def test_interrupted(watch: Watched, kind: str, counts: tuple[int, int]) -> None:
-    """A run that asks for a human is told alike by every signal, and not as an error."""
+async def test_signals_agree_on_an_interrupt(
+    signals: Watched, kind: str, counts: tuple[int, int]
+) -> None:
+    """Every signal reports the same of a run that asks for a human, and none an error."""
     agent = f"asks-{kind}"
-    run_id, response = await asked(watch, agent)
+    run_id, response = await asked(signals, agent)
     assert response.status_code == 500
-    await agree(watch, agent, run_id, response, Outcome.INTERRUPTED, counts)
+    await agree(signals, agent, run_id, response, Outcome.INTERRUPTED, counts)
 
 
 @kinds
-async def test_full(narrow: Watched, kind: str) -> None:
-    """A run that dies in the queue, and one that is refused, are told alike by every signal."""
+async def test_signals_agree_on_queued_and_refused_runs(narrow: Watched, kind: str) -> None:
+    """Every signal reports the same of a run that ends in the queue and of a refused one."""
     narrow.desk.service.runner.admission.mean_service_s = None  # else the queue is refused at once
     holding = asyncio.ensure_future(narrow.desk.ask(agent=f"holds-{kind}"))
     await narrow.held(f"holds-{kind}", "tool:nap")
@@ -287,15 +294,15 @@ async def test_full(narrow: Watched, kind: str) -> None:
     await narrow.desk.times_out(f"queues-{kind}", "queue")
     queued_id, response = await queued
     assert response.status_code == 504
-    told: dict[str, Any] = {"error": "timeout", "phase": "queue"}
-    await agree(narrow, f"queues-{kind}", queued_id, response, Outcome.TIMEOUT, (0, 0), **told)
+    expected: dict[str, Any] = {"error": "timeout", "phase": "queue"}
+    await agree(narrow, f"queues-{kind}", queued_id, response, Outcome.TIMEOUT, (0, 0), **expected)
     await narrow.desk.times_out(f"holds-{kind}", "tool:nap")
     await holding
 
 
 @kinds
-async def test_an_end_in_the_queue_has_a_deadline(narrow: Watched, kind: str) -> None:
-    """The span of a run says its deadline and its limit even if it never began to work."""
+async def test_span_of_a_queued_run_has_its_deadline(narrow: Watched, kind: str) -> None:
+    """The span of a run has its deadline and its limit even if the run never started."""
     names = (f"invoke_agent queues-{kind}", f"invoke_agent refused-{kind}")
     spans = [span for span in narrow.collector.spans if span.name in names]
     assert len(spans) == 2

@@ -1,4 +1,4 @@
-"""A background run is told alike by its result, the metrics, the spans and the log line."""
+"""The result, the metrics, the spans and the log line agree on every background run."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
+async def signals(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
     wanted = ("look", "endless", "slow", "stubborn", "model_failed", "agent_failed", "nap")
     desk = Holding()
     agents = {n: a for n, a in _agents(desk).items() if n.rpartition("-")[0] in wanted}
@@ -43,17 +43,17 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.api.tasks.STOP_S", 30.0)
 
 
-async def submitted(watch: Watched, agent: str, **body: Any) -> str:
+async def submitted(signals: Watched, agent: str, **body: Any) -> str:
     """Submit a run to an agent; gives its id."""
     path = f"/agents/{agent}/async"
-    response = await watch.desk.client.post(path, json={"question": "q", **body})
+    response = await signals.desk.client.post(path, json={"question": "q", **body})
     assert response.status_code == 202, response.text
     return str(response.json()["task_id"])
 
 
-async def ended(watch: Watched, run_id: str) -> dict[str, Any]:
+async def ended(signals: Watched, run_id: str) -> dict[str, Any]:
     """The stored run, once it has ended."""
-    response = await watch.desk.client.get(f"/agent/async/{run_id}", params={"wait": 20})
+    response = await signals.desk.client.get(f"/agent/async/{run_id}", params={"wait": 20})
     task: dict[str, Any] = response.json()
     assert task["finished_at"], task
     return task
@@ -71,8 +71,8 @@ async def ended(watch: Watched, run_id: str) -> dict[str, Any]:
         ("agent_failed", {}, Outcome.FAILED, None, "agent_failed", None),
     ],
 )  # fmt: skip
-async def test_a_background_run(
-    watch: Watched,
+async def test_signals_agree_on_a_background_run(
+    signals: Watched,
     kind: str,
     name: str,
     body: dict[str, Any],
@@ -81,52 +81,54 @@ async def test_a_background_run(
     error: str | None,
     phase: str | None,
 ) -> None:
-    """However a background run ends, what is stored and every signal say the same."""
+    """However a background run ends, the stored result and every signal agree."""
     agent = f"{name}-{kind}"
-    run_id = await submitted(watch, agent, **body)
+    run_id = await submitted(signals, agent, **body)
     if phase is not None:
         calls = counts[1] if counts else 0
-        await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{name}", calls)
-    task = await ended(watch, run_id)
-    said = task["result"] or task["error"]
-    assert (task["status"], said["outcome"], said["run_id"]) == (outcome, outcome, run_id)
-    counts = counts or (said["iterations"], said["tool_calls"])
-    assert (said["iterations"], said["tool_calls"]) == counts
-    told: dict[str, Any] = {"error": error, "phase": phase, "mode": "background"}
-    await agree(watch, agent, run_id, None, outcome, counts, **told)
-    samples = await watch.scrape()
+        await signals.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{name}", calls)
+    task = await ended(signals, run_id)
+    result = task["result"] or task["error"]
+    assert (task["status"], result["outcome"], result["run_id"]) == (outcome, outcome, run_id)
+    counts = counts or (result["iterations"], result["tool_calls"])
+    assert (result["iterations"], result["tool_calls"]) == counts
+    expected: dict[str, Any] = {"error": error, "phase": phase, "mode": "background"}
+    await agree(signals, agent, run_id, None, outcome, counts, **expected)
+    samples = await signals.scrape()
     attempts = samples.nonzero("agent_task_attempts_total", agent=agent)
     assert attempts == {(outcome.value,): 1.0}
 
 
 @kinds
-async def test_a_cancelled_background_run(watch: Watched, kind: str, patient: None) -> None:
-    """A background run that is cancelled is told alike by every signal."""
+async def test_signals_agree_on_a_cancelled_background_run(
+    signals: Watched, kind: str, patient: None
+) -> None:
+    """Every signal reports the same of a cancelled background run."""
     agent = f"nap-{kind}"
-    run_id = await submitted(watch, agent)
-    await watch.held(agent, "tool:nap", 2)
-    stopped = await watch.desk.client.delete(f"/agent/async/{run_id}")
+    run_id = await submitted(signals, agent)
+    await signals.held(agent, "tool:nap", 2)
+    stopped = await signals.desk.client.delete(f"/agent/async/{run_id}")
     assert stopped.json() == {"run_id": run_id, "result": "cancelled"}
-    assert (await ended(watch, run_id))["status"] == "cancelled"
-    await agree(watch, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="background")
+    assert (await ended(signals, run_id))["status"] == "cancelled"
+    await agree(signals, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="background")
 
 
-async def spans_of_submission(watch: Watched, trace_id: str) -> list[Received]:
+async def spans_of_submission(signals: Watched, trace_id: str) -> list[Received]:
     """The spans of the request that a run is linked to; it may end after the run."""
 
     def found() -> list[Received]:
-        spans = watch.collector.spans
+        spans = signals.collector.spans
         return [span for span in spans if span.kind == "SERVER" and span.trace_id == trace_id]
 
     await until(found)
     return found()
 
 
-async def test_its_trace(watch: Watched) -> None:
-    """A background run is a trace of its own, linked to the request that submitted it."""
-    run_id = await submitted(watch, "look-create_agent")
-    task = await ended(watch, run_id)
-    spans = await watch.trace_of(run_id)
+async def test_background_run_has_its_own_trace(signals: Watched) -> None:
+    """A background run has its own trace, linked to the request that submitted it."""
+    run_id = await submitted(signals, "look-create_agent")
+    task = await ended(signals, run_id)
+    spans = await signals.trace_of(run_id)
     (outer,) = [span for span in spans if span.kind == "CONSUMER"]
     assert outer.name == "run_task look-create_agent"
     assert root_of(spans, run_id).parent_id == outer.span_id
@@ -134,27 +136,27 @@ async def test_its_trace(watch: Watched) -> None:
     assert outer.attributes["agent.queue.wait_s"] == pytest.approx(task["queue_wait_s"], abs=0.01)
     assert task["result"]["trace_id"] == outer.trace_id
     (link,) = outer.links
-    servers = await spans_of_submission(watch, link)
+    servers = await spans_of_submission(signals, link)
     assert [span.attributes["http.route"] for span in servers] == ["/agents/{name}/async"]
 
 
-async def test_the_trace_of_a_retry(watch: Watched) -> None:
+async def test_retry_is_linked_to_its_own_request(signals: Watched) -> None:
     """A retry is linked to the request that asked for it, not to the first submission."""
-    old = await submitted(watch, "look-langgraph")
-    await ended(watch, old)
-    response = await watch.desk.client.post(f"/agent/async/{old}/retry")
+    old = await submitted(signals, "look-langgraph")
+    await ended(signals, old)
+    response = await signals.desk.client.post(f"/agent/async/{old}/retry")
     run_id = response.json()["task_id"]
-    await ended(watch, run_id)
-    (outer,) = [span for span in await watch.trace_of(run_id) if span.kind == "CONSUMER"]
+    await ended(signals, run_id)
+    (outer,) = [span for span in await signals.trace_of(run_id) if span.kind == "CONSUMER"]
     (link,) = outer.links
-    servers = await spans_of_submission(watch, link)
+    servers = await spans_of_submission(signals, link)
     assert [s.attributes["http.route"] for s in servers] == ["/agent/async/{task_id}/retry"]
 
 
-async def test_what_waits_is_told(watch: Watched) -> None:
-    """Depth and age of what waits and works are read from the store."""
-    run_id = await submitted(watch, "nap-langgraph")
-    await watch.held("nap-langgraph", "tool:nap")
+async def test_queue_metrics_are_read_from_the_store(signals: Watched) -> None:
+    """Depth and age of queued and executing runs are read from the store."""
+    run_id = await submitted(signals, "nap-langgraph")
+    await signals.held("nap-langgraph", "tool:nap")
     agent = {"agent": "nap-langgraph"}
 
     def is_told(samples: Scrape) -> bool:
@@ -166,20 +168,20 @@ async def test_what_waits_is_told(watch: Watched) -> None:
             and samples.total("agent_ready", check="store") == 1
         )
 
-    samples = await watch.until(is_told)
+    samples = await signals.until(is_told)
     assert samples.total("agent_run_oldest_age_seconds", **agent) == 0
-    await watch.desk.times_out("nap-langgraph", "tool:nap")
-    await ended(watch, run_id)
+    await signals.desk.times_out("nap-langgraph", "tool:nap")
+    await ended(signals, run_id)
 
 
-async def test_traceresponse(watch: Watched, patient: None) -> None:
+async def test_traceresponse(signals: Watched, patient: None) -> None:
     """Every response about a background run names a trace: its submission's, then its own."""
-    client = watch.desk.client
+    client = signals.desk.client
     accepted = await client.post("/agents/nap-langgraph/async", json={"question": "q"})
     run_id = accepted.json()["task_id"]
     place = f"/agent/async/{run_id}"
     submitted = tuple(accepted.headers["traceresponse"].split("-")[1:3])
-    await watch.held("nap-langgraph", "tool:nap")
+    await signals.held("nap-langgraph", "tool:nap")
     # Its own trace is stored with the first that it says, a moment after it has begun.
     async with asyncio.timeout(30):
         first = await client.get(place)
@@ -192,8 +194,8 @@ async def test_traceresponse(watch: Watched, patient: None) -> None:
     last = {"Last-Event-ID": "999"}
     responses += [await client.get(f"{place}/events", headers=last)]
     assert [response.status_code for response in responses] == [200] * 6 + [204]
-    told = {response.headers["traceresponse"] for response in responses}
-    own = root_of(await watch.trace_of(run_id), run_id)
-    (server,) = await spans_of_submission(watch, submitted[0])
+    headers = {response.headers["traceresponse"] for response in responses}
+    own = root_of(await signals.trace_of(run_id), run_id)
+    (server,) = await spans_of_submission(signals, submitted[0])
     assert (server.trace_id, server.span_id) == submitted
-    assert told == {f"00-{own.trace_id}-{own.span_id}-01"}
+    assert headers == {f"00-{own.trace_id}-{own.span_id}-01"}

@@ -1,4 +1,4 @@
-"""A stream is told alike by its last event, the metrics, the spans and the log line."""
+"""The last event, the metrics, the spans and the log line agree on every stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ import pytest_asyncio
 from app.runs.model import Outcome
 from tests import fakes, wire
 from tests.service import until
-from tests.streams.reading import Told, parse
+from tests.streams.reading import StreamEvent, parse
 from tests.telemetry.holding import Holding
 from tests.telemetry.test_agreement import _agents, agree
 from tests.telemetry.watched import Watched, watched
@@ -21,7 +21,7 @@ kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     desk = Holding()
     async with watched(_agents(desk), tool_threads=64) as service:
         yield service
@@ -29,10 +29,10 @@ async def watch() -> AsyncIterator[Watched]:
         service.desk.books_balance()
 
 
-async def streamed(watch: Watched, agent: str, **body: Any) -> tuple[str, list[Told]]:
+async def streamed(signals: Watched, agent: str, **body: Any) -> tuple[str, list[StreamEvent]]:
     """Ask for a stream and read it to its end; gives the run and its events."""
     path = f"/agents/{agent}/stream"
-    response = await watch.desk.client.post(path, json={"question": "q", **body})
+    response = await signals.desk.client.post(path, json={"question": "q", **body})
     assert response.status_code == 200, response.text
     return response.headers["x-run-id"], parse(response.content)
 
@@ -48,8 +48,8 @@ async def streamed(watch: Watched, agent: str, **body: Any) -> tuple[str, list[T
         ("model_failed", {}, Outcome.FAILED, (0, 0), "model_failed", None),
     ],
 )  # fmt: skip
-async def test_a_stream(
-    watch: Watched,
+async def test_signals_agree_on_a_stream(
+    signals: Watched,
     kind: str,
     name: str,
     body: dict[str, Any],
@@ -58,41 +58,41 @@ async def test_a_stream(
     error: str | None,
     phase: str | None,
 ) -> None:
-    """However a streamed run ends, its last event and every signal say the same."""
+    """However a streamed run ends, its last event and every signal agree."""
     agent = f"{name}-{kind}"
-    asking = asyncio.ensure_future(streamed(watch, agent, **body))
+    asking = asyncio.ensure_future(streamed(signals, agent, **body))
     if phase is not None:
-        await watch.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{name}", counts[1])
+        await signals.desk.times_out(agent, "llm" if phase == "llm" else f"tool:{name}", counts[1])
     run_id, events = await asking
     end = events[-1]
     assert (end.name, end.data["run_id"]) == ("end", run_id)
     assert (end.data["outcome"], end.data["iterations"]) == (outcome, counts[0])
     assert end.data["tool_calls"] == counts[1]
-    told: dict[str, Any] = {"error": error, "phase": phase, "mode": "stream"}
-    await agree(watch, agent, run_id, None, outcome, counts, **told)
+    expected: dict[str, Any] = {"error": error, "phase": phase, "mode": "stream"}
+    await agree(signals, agent, run_id, None, outcome, counts, **expected)
 
 
 @kinds
-async def test_a_cancelled_stream(watch: Watched, kind: str) -> None:
-    """A stream that another call cancels is told alike by every signal."""
+async def test_signals_agree_on_a_cancelled_stream(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a cancelled stream."""
     agent = f"nap_cancelled-{kind}"
-    asking = asyncio.ensure_future(streamed(watch, agent))
-    run_id = await watch.held(agent, "tool:nap", 2)
-    await watch.desk.client.delete(f"/runs/{run_id}")
+    asking = asyncio.ensure_future(streamed(signals, agent))
+    run_id = await signals.held(agent, "tool:nap", 2)
+    await signals.desk.client.delete(f"/runs/{run_id}")
     _, events = await asking
     assert [event.data["code"] for event in events[-2:]] == ["cancelled", "cancelled"]
-    await agree(watch, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="stream")
+    await agree(signals, agent, run_id, None, Outcome.CANCELLED, (1, 2), mode="stream")
 
 
 @kinds
-async def test_a_stream_whose_reader_left(watch: Watched, kind: str) -> None:
-    """A stream whose reader left is told alike by every signal."""
+async def test_signals_agree_on_a_disconnected_stream(signals: Watched, kind: str) -> None:
+    """Every signal reports the same of a stream whose reader disconnected."""
     agent = f"nap_left-{kind}"
-    async with wire.connection(watch.desk.url) as (_, writer):
+    async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}/stream", question="q"))
-        run_id = await watch.held(agent, "tool:nap", 2)
-    await until(lambda: run_id not in watch.desk.service.runner.in_flight)
-    await agree(watch, agent, run_id, None, Outcome.DISCONNECTED, (1, 2), mode="stream")
+        run_id = await signals.held(agent, "tool:nap", 2)
+    await until(lambda: run_id not in signals.desk.service.runner.in_flight)
+    await agree(signals, agent, run_id, None, Outcome.DISCONNECTED, (1, 2), mode="stream")
     # The reader's end is told by whoever read, which may be later than that of the run.
-    samples = await watch.until(lambda s: s.total("agent_stream_connections") == 0)
+    samples = await signals.until(lambda s: s.total("agent_stream_connections") == 0)
     assert samples.total("agent_stream_disconnects_total", agent=agent, reason="left") == 1

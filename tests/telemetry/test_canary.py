@@ -1,4 +1,4 @@
-"""What callers, models, tools and exceptions say stays in the run: it is in no signal."""
+"""No signal contains the content of callers, models, tools or exceptions."""
 
 import asyncio
 import gc
@@ -113,35 +113,35 @@ def _agents() -> dict[str, Any]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     async with watched(_agents(), level="debug", tool_threads=64) as service:
         service.desk.client.headers.update(HEADERS)
         yield service
 
 
-async def ask(watch: Watched, agent: str, **body: Any) -> str:
+async def ask(signals: Watched, agent: str, **body: Any) -> str:
     """Ask with a canary in every header and in the query; gives the body of the answer."""
-    response = await watch.desk.client.post(
+    response = await signals.desk.client.post(
         f"/agents/{agent}",
         params={"q": CANARY["query"]},
         json={"question": CANARY["question"], **body},
     )
-    watch.log.stream.flush()
+    signals.log.stream.flush()
     if response.status_code == 200:
         return ""  # an answer is the caller's own
     return response.text
 
 
-async def nothing_leaks(watch: Watched, *told: str) -> None:
+async def nothing_leaks(signals: Watched, *bodies: str) -> None:
     """No canary is in any signal so far, nor in what else was told."""
-    await watch.flush()
-    openmetrics = (await watch.scrape(OPENMETRICS)).text
+    await signals.flush()
+    openmetrics = (await signals.scrape(OPENMETRICS)).text
     places = {
-        "log": watch.log.text,
-        "spans": b"".join(watch.collector.raw).decode("latin-1"),
-        "metrics": (await watch.scrape()).text,
+        "log": signals.log.text,
+        "spans": b"".join(signals.collector.raw).decode("latin-1"),
+        "metrics": (await signals.scrape()).text,
         "openmetrics": openmetrics,
-        "error body": " ".join(told),
+        "error body": " ".join(bodies),
     }
     leaks = [
         (place, canary)
@@ -154,47 +154,49 @@ async def nothing_leaks(watch: Watched, *told: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("name", ["tell", "raises", "raises_sync", "invalid", "model"])
-async def test_runs_that_end_by_themselves(watch: Watched, kind: str, name: str) -> None:
-    """A run that completes or fails tells no signal what was said in it."""
-    await nothing_leaks(watch, await ask(watch, f"{name}-{kind}"))
+async def test_no_content_of_completed_and_failed_runs(
+    signals: Watched, kind: str, name: str
+) -> None:
+    """No signal has content of a run that completes or fails."""
+    await nothing_leaks(signals, await ask(signals, f"{name}-{kind}"))
 
 
 @kinds
-async def test_runs_that_are_stopped(watch: Watched, kind: str) -> None:
-    """A run at its limit, and one at its deadline, tell no signal what was said in them."""
-    told = [
-        await ask(watch, f"endless-{kind}", max_iterations=2),
-        await ask(watch, f"hangs-{kind}", timeout=0.2),
-        await ask(watch, f"slow-{kind}", timeout=0.2),
+async def test_no_content_of_stopped_runs(signals: Watched, kind: str) -> None:
+    """No signal has content of a run at its limit or at its deadline."""
+    bodies = [
+        await ask(signals, f"endless-{kind}", max_iterations=2),
+        await ask(signals, f"hangs-{kind}", timeout=0.2),
+        await ask(signals, f"slow-{kind}", timeout=0.2),
     ]
-    await nothing_leaks(watch, *told)
+    await nothing_leaks(signals, *bodies)
 
 
 @pytest.mark.parametrize("agent", ["node", "middleware", "parser", "asks"])
-async def test_agents_that_fail(watch: Watched, agent: str) -> None:
-    """An agent that raises, or asks for a human, tells no signal what it said."""
-    await nothing_leaks(watch, await ask(watch, agent))
+async def test_no_content_of_failing_agents(signals: Watched, agent: str) -> None:
+    """No signal has content of an agent that raises or asks for a human."""
+    await nothing_leaks(signals, await ask(signals, agent))
 
 
 @kinds
-async def test_runs_that_are_given_up(watch: Watched, kind: str) -> None:
-    """A run that is cancelled, and one whose caller left, tell no signal what was said."""
-    asking = asyncio.ensure_future(ask(watch, f"hangs-{kind}"))
-    run_id = await watch.held(f"hangs-{kind}", "tool:hangs")
-    await watch.desk.client.delete(f"/runs/{run_id}")
-    told = await asking
-    async with wire.connection(watch.desk.url) as (_, writer):
+async def test_no_content_of_cancelled_and_disconnected_runs(signals: Watched, kind: str) -> None:
+    """No signal has content of a cancelled run or of one whose caller disconnected."""
+    asking = asyncio.ensure_future(ask(signals, f"hangs-{kind}"))
+    run_id = await signals.held(f"hangs-{kind}", "tool:hangs")
+    await signals.desk.client.delete(f"/runs/{run_id}")
+    body = await asking
+    async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(
             wire.ask(f"/agents/hangs-{kind}?q={CANARY['query']}", question=CANARY["question"])
         )
-        await watch.held(f"hangs-{kind}", "tool:hangs")
-    await until(lambda: not watch.desk.service.runner.in_flight)
-    await nothing_leaks(watch, told)
+        await signals.held(f"hangs-{kind}", "tool:hangs")
+    await until(lambda: not signals.desk.service.runner.in_flight)
+    await nothing_leaks(signals, body)
 
 
-async def test_requests_that_are_no_runs(watch: Watched) -> None:
-    """Paths, queries, hosts and bodies that are refused tell no signal what was sent."""
-    client, secret = watch.desk.client, CANARY["path"]
+async def test_no_content_of_refused_requests(signals: Watched) -> None:
+    """No signal has content of refused paths, queries, hosts and bodies."""
+    client, secret = signals.desk.client, CANARY["path"]
     responses = [
         await client.get(f"/{secret}/{secret}", params={"q": CANARY["query"]}),
         await client.get(f"/agents/{secret}"),
@@ -208,65 +210,65 @@ async def test_requests_that_are_no_runs(watch: Watched) -> None:
         await client.post("/agent", content=CANARY["question"]),
         await client.request("PATCH", f"/{secret}"),
     ]
-    await nothing_leaks(watch, *(response.text for response in responses))
+    await nothing_leaks(signals, *(response.text for response in responses))
 
 
-async def test_a_bad_request_on_the_wire(watch: Watched) -> None:
-    """Bytes that are no HTTP are in no line of the server."""
-    async with wire.connection(watch.desk.url) as (reader, writer):
+async def test_no_content_of_requests_that_are_not_http(signals: Watched) -> None:
+    """No line of the server has bytes of a request that is not HTTP."""
+    async with wire.connection(signals.desk.url) as (reader, writer):
         writer.write(f"{CANARY['path']} / HTTP/1.1 {CANARY['query']}\r\n\r\n".encode())
         await asyncio.wait_for(reader.read(), 20)
-    await nothing_leaks(watch)
+    await nothing_leaks(signals)
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_task_that_was_left_behind() -> None:
-    """A task of a tool that fails when nobody listens is logged without what it said."""
+async def test_no_content_of_an_abandoned_task() -> None:
+    """A task of a tool that fails after its run is logged without its content."""
     script = fakes.calls_then_answers("leaves_a_task")
     agents = {"a": fakes.build("langgraph", fakes.ScriptedModel(script=script), [leaves_a_task])}
-    async with watched(agents) as watch:
-        await watch.desk.ask()
+    async with watched(agents) as signals:
+        await signals.desk.ask()
         gc.collect()
-        await until(lambda: [x for x in watch.log.lines if x.get("error_type") == "ValueError"])
-        await nothing_leaks(watch)
+        await until(lambda: [x for x in signals.log.lines if x.get("error_type") == "ValueError"])
+        await nothing_leaks(signals)
 
 
-async def test_a_line_of_a_library_with_an_exception(watch: Watched) -> None:
-    """What a library logs of an exception is its type and place, not its text."""
+async def test_no_text_of_exceptions_that_libraries_log(signals: Watched) -> None:
+    """The log has the type and place of an exception that a library logs, not its text."""
     try:
         raise ValueError(CANARY["exception"])
     except ValueError:
         logging.getLogger("somebody.elses").exception("it_failed")
-    line = await watch.log.one("it_failed")
+    line = await signals.log.one("it_failed")
     assert line["error_type"] == "ValueError"
     assert "test_canary.py" in line["error_at"][0]
-    await nothing_leaks(watch)
+    await nothing_leaks(signals)
 
 
-async def test_keys_are_taken_out(watch: Watched) -> None:
-    """What looks like a key is taken out of lines, wherever in the line it stands."""
+async def test_secrets_are_removed_from_lines(signals: Watched) -> None:
+    """Text that looks like a key is removed from lines, wherever it is."""
     key = "sk-proj-abcdefghijklmnop0123456789"
     logging.getLogger("somebody.elses").warning("sent with %s", key)
-    await ask(watch, "tell-langgraph", metadata={"ticket": f"Bearer {key}"})
-    await until(lambda: watch.log.of(logger="somebody.elses", level="warning"))
+    await ask(signals, "tell-langgraph", metadata={"ticket": f"Bearer {key}"})
+    await until(lambda: signals.log.of(logger="somebody.elses", level="warning"))
     await asyncio.sleep(0.05)
-    assert key not in watch.log.text
+    assert key not in signals.log.text
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_content_by_opt_in_only() -> None:
-    """With the opt-in, spans hold what was said, in the attributes made for it and cut to size."""
+async def test_spans_have_content_by_opt_in_only() -> None:
+    """With the opt-in, spans have the content, in its own attributes and cut to size."""
     script = fakes.calls_then_answers("tell", {"order": CANARY["argument"]})
     agents = {"a": fakes.build("create_agent", fakes.ScriptedModel(script=script), [tell])}
     variables = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
-    async with watched(agents, variables=variables) as watch:
-        response = await watch.desk.ask(CANARY["question"] + "x" * 50_000)
-        spans = await watch.trace_of(response.json()["run_id"])
-        said = {span.operation: span.attributes for span in spans}
-        assert CANARY["argument"] in said["execute_tool"]["gen_ai.tool.call.arguments"]
-        assert CANARY["result"] in said["execute_tool"]["gen_ai.tool.call.result"]
-        assert CANARY["question"] in said["chat"]["gen_ai.input.messages"]
+    async with watched(agents, variables=variables) as signals:
+        response = await signals.desk.ask(CANARY["question"] + "x" * 50_000)
+        spans = await signals.trace_of(response.json()["run_id"])
+        attributes = {span.operation: span.attributes for span in spans}
+        assert CANARY["argument"] in attributes["execute_tool"]["gen_ai.tool.call.arguments"]
+        assert CANARY["result"] in attributes["execute_tool"]["gen_ai.tool.call.result"]
+        assert CANARY["question"] in attributes["chat"]["gen_ai.input.messages"]
         longest = max(len(str(value)) for span in spans for value in span.attributes.values())
         assert longest <= 8_192
-        assert CANARY["question"] not in watch.log.text
-        assert CANARY["question"] not in (await watch.scrape(OPENMETRICS)).text
+        assert CANARY["question"] not in signals.log.text
+        assert CANARY["question"] not in (await signals.scrape(OPENMETRICS)).text

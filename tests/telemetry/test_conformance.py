@@ -69,7 +69,7 @@ def agent(provider: str = "openai", error: Exception | None = None) -> Any:
 
 
 @dataclass(frozen=True)
-class Told:
+class ComparableSpan:
     """What two spans have in common that tell the same."""
 
     name: str
@@ -79,11 +79,11 @@ class Told:
     attributes: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, name: str, kind: str, parent: str, is_error: bool, attributes: Any) -> "Told":
+    def of(cls, name: str, kind: str, parent: str, is_error: bool, fields: Any) -> "ComparableSpan":
         """Lists and tuples are alike on the wire."""
-        said = [(key, attributes[key]) for key in REQUIRED if key in attributes]
-        told = tuple((k, str(list(v) if isinstance(v, tuple) else v)) for k, v in said)
-        return cls(name, kind, parent, is_error, told)
+        required = [(key, fields[key]) for key in REQUIRED if key in fields]
+        pairs = tuple((k, str(list(v) if isinstance(v, tuple) else v)) for k, v in required)
+        return cls(name, kind, parent, is_error, pairs)
 
 
 @contextmanager
@@ -103,11 +103,11 @@ def theirs() -> Iterator[InMemorySpanExporter]:
             del os.environ[name]
 
 
-def as_told(spans: Sequence[ReadableSpan]) -> list[Told]:
+def as_told(spans: Sequence[ReadableSpan]) -> list[ComparableSpan]:
     """Theirs, by the names of their parents."""
     names = {span.context.span_id: span.name for span in spans if span.context is not None}
     return [
-        Told.of(
+        ComparableSpan.of(
             span.name,
             span.kind.name,
             names[span.parent.span_id] if span.parent else "",
@@ -118,38 +118,40 @@ def as_told(spans: Sequence[ReadableSpan]) -> list[Told]:
     ]
 
 
-async def ours(watch: Watched, name: str) -> list[Told]:
+async def ours(signals: Watched, name: str) -> list[ComparableSpan]:
     """Our own, of one run through the service; the server span is not theirs to have."""
-    response = await watch.desk.ask(agent=name)
-    spans = await watch.trace_of(response.json()["run_id"])
-    told = []
+    response = await signals.desk.ask(agent=name)
+    spans = await signals.trace_of(response.json()["run_id"])
+    found = []
     for span in spans:
         if span.operation in OPERATIONS:
             parent = parent_of(span, spans)
             above = parent.name if parent and parent.kind != "SERVER" else ""
-            told.append(Told.of(span.name, span.kind, above, span.is_error, span.attributes))
-    return told
+            found.append(
+                ComparableSpan.of(span.name, span.kind, above, span.is_error, span.attributes)
+            )
+    return found
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     agents = {f"from-{provider}": agent(provider) for provider in PROVIDERS}
     agents |= {"orders": agent(), "broken": agent(error=RuntimeError("secret-in-exception"))}
     async with watched(agents) as service:
         yield service
 
 
-def sorted_by_name(told: Sequence[Told]) -> list[Told]:
+def sorted_by_name(spans: Sequence[ComparableSpan]) -> list[ComparableSpan]:
     """In an order that does not depend on when spans ended."""
-    return sorted(told, key=lambda t: (t.name, t.attributes))
+    return sorted(spans, key=lambda t: (t.name, t.attributes))
 
 
-async def test_one_scenario(watch: Watched) -> None:
+async def test_spans_match_the_official_instrumentation(signals: Watched) -> None:
     """Our spans have the names, kinds, parents and required attributes of theirs."""
     with theirs() as memory:
         await agent().ainvoke({"messages": [("user", "q")]})
         expected = as_told(memory.get_finished_spans())
-    found = await ours(watch, "orders")
+    found = await ours(signals, "orders")
     assert [span.name for span in sorted_by_name(expected)] == [
         "chat gpt-4o-mini",
         "chat gpt-4o-mini",
@@ -158,35 +160,35 @@ async def test_one_scenario(watch: Watched) -> None:
         "invoke_agent orders",
     ]
     for mine, other in zip(sorted_by_name(found), sorted_by_name(expected), strict=True):
-        said = dict(mine.attributes)
+        attributes = dict(mine.attributes)
         assert (mine.name, mine.kind, mine.parent) == (other.name, other.kind, other.parent)
         assert mine.is_error is other.is_error
-        missing = {key: value for key, value in other.attributes if said.get(key) != value}
+        missing = {key: value for key, value in other.attributes if attributes.get(key) != value}
         assert not missing, mine
 
 
-async def test_a_failed_model(watch: Watched) -> None:
-    """A model that fails is told as theirs tells it, but for the text of the exception."""
+async def test_span_of_a_failed_model_matches(signals: Watched) -> None:
+    """The span of a failed model matches theirs, except for the text of the exception."""
     with theirs() as memory:
         with pytest.raises(RuntimeError):
             await agent(error=RuntimeError("x")).ainvoke({"messages": [("user", "q")]})
         expected = as_told(memory.get_finished_spans())
-    found = await ours(watch, "broken")
+    found = await ours(signals, "broken")
     (other,) = [span for span in expected if span.name.startswith("chat")]
     (mine,) = [span for span in found if span.name.startswith("chat")]
     assert (mine.kind, mine.is_error) == (other.kind, other.is_error)
     error_type = error_attributes.ERROR_TYPE
     assert dict(mine.attributes)[error_type] == dict(other.attributes)[error_type]
-    assert not any(b"secret-in-exception" in body for body in watch.collector.raw)
+    assert not any(b"secret-in-exception" in body for body in signals.collector.raw)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_providers_have_well_known_names(watch: Watched, provider: str) -> None:
+async def test_providers_have_well_known_names(signals: Watched, provider: str) -> None:
     """A provider has one of the names that the conventions know, not LangChain's own."""
-    found = await ours(watch, f"from-{provider}")
+    found = await ours(signals, f"from-{provider}")
     key = gen_ai_attributes.GEN_AI_PROVIDER_NAME
-    said = {dict(span.attributes)[key] for span in found if span.name.startswith("chat")}
-    assert said <= {each.value for each in gen_ai_attributes.GenAiProviderNameValues}
+    names = {dict(span.attributes)[key] for span in found if span.name.startswith("chat")}
+    assert names <= {each.value for each in gen_ai_attributes.GenAiProviderNameValues}
 
 
 async def test_our_strings_are_those_of_the_conventions() -> None:
@@ -202,13 +204,13 @@ async def test_our_strings_are_those_of_the_conventions() -> None:
     assert mine <= operations
 
 
-async def test_spans_carry_no_attribute_that_is_not_written_down(watch: Watched) -> None:
-    """Every attribute of our spans stands in the list from which the reference page is made."""
-    await ours(watch, "orders")
-    await ours(watch, "broken")
+async def test_every_span_attribute_is_documented(signals: Watched) -> None:
+    """Every attribute of our spans is in the list from which the reference page is made."""
+    await ours(signals, "orders")
+    await ours(signals, "broken")
     written = {kind.name.split()[0]: set[str]() for kind in conventions.SPANS}
     for kind in conventions.SPANS:
         written[kind.name.split()[0]] |= set(kind.attributes)
-    for span in watch.collector.spans:
+    for span in signals.collector.spans:
         if span.operation in OPERATIONS:
             assert set(span.attributes) <= written[span.operation], span.name

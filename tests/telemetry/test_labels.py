@@ -1,4 +1,4 @@
-"""No caller, model or tool can make as many time series as it likes."""
+"""No caller, model or tool can create an unbounded number of time series."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -62,7 +62,7 @@ def _sub_agent(*numbers: int) -> Any:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     renamed = Renamed(script=lambda messages: AIMessage("done"))
     agents = {
         "renamed": fakes.build("langgraph", renamed, []),
@@ -73,11 +73,11 @@ async def watch() -> AsyncIterator[Watched]:
         yield service
 
 
-async def test_models(watch: Watched) -> None:
-    """Models and providers beyond the room there is for them become `_other`, and are counted."""
+async def test_models_beyond_the_bound_are_other(signals: Watched) -> None:
+    """Models and providers beyond the bound become `_other`, and are counted."""
     for _ in range(60):
-        await watch.desk.ask(agent="renamed")
-    samples = await watch.scrape()
+        await signals.desk.ask(agent="renamed")
+    samples = await signals.scrape()
     name = "agent_llm_call_duration_seconds_count"
     for label in ("model", "provider"):
         values = {s.labels[label] for s in samples.all(name, agent="renamed")}
@@ -87,18 +87,18 @@ async def test_models(watch: Watched) -> None:
     assert samples.total(name, agent="renamed") == 60
 
 
-async def test_a_tool_that_nobody_announced(watch: Watched) -> None:
-    """A tool of a sub-agent, unknown at the start, has its own name while there is room."""
-    await watch.desk.ask(agent="one-inside")
-    samples = await watch.scrape()
+async def test_unknown_tool_within_the_bound_has_its_name(signals: Watched) -> None:
+    """A tool of a sub-agent, unknown at the start, has its own name within the bound."""
+    await signals.desk.ask(agent="one-inside")
+    samples = await signals.scrape()
     name = "agent_tool_call_duration_seconds_count"
     assert {s.labels["tool"] for s in samples.all(name, agent="one-inside")} == {"ask", "count_1"}
 
 
-async def test_many_tools_that_nobody_announced(watch: Watched) -> None:
-    """Unknown tools beyond the room there is for them become `_other`, and are counted."""
-    await watch.desk.ask(agent="many-inside")
-    samples = await watch.scrape()
+async def test_unknown_tools_beyond_the_bound_are_other(signals: Watched) -> None:
+    """Unknown tools beyond the bound become `_other`, and are counted."""
+    await signals.desk.ask(agent="many-inside")
+    samples = await signals.scrape()
     name = "agent_tool_call_duration_seconds_count"
     tools = {s.labels["tool"] for s in samples.all(name, agent="many-inside")}
     assert catalogue.OTHER in tools
@@ -107,13 +107,13 @@ async def test_many_tools_that_nobody_announced(watch: Watched) -> None:
     assert samples.total(name, agent="many-inside") == MANY + 1
 
 
-async def test_methods(watch: Watched) -> None:
-    """A method that HTTP has but we do not is `_other`, and is counted."""
-    before = (await watch.scrape()).total(OVERFLOW, label="method")
+async def test_unknown_method_is_other(signals: Watched) -> None:
+    """A method of HTTP that we do not serve is `_other`, and is counted."""
+    before = (await signals.scrape()).total(OVERFLOW, label="method")
     for method in ("PROPFIND", "REPORT", "TRACE"):
-        await wire.exchange(watch.desk.url, wire.request(method, "/agents"))
+        await wire.exchange(signals.desk.url, wire.request(method, "/agents"))
     name = "http_server_request_duration_seconds_count"
-    samples = await watch.until(
+    samples = await signals.until(
         lambda s: (
             s.total(name, method=catalogue.OTHER) == 3
             and s.total(OVERFLOW, label="method") >= before + 3
@@ -122,13 +122,13 @@ async def test_methods(watch: Watched) -> None:
     assert samples.total(OVERFLOW, label="method") == before + 3
 
 
-async def test_routes(watch: Watched) -> None:
+async def test_unknown_route_is_other(signals: Watched) -> None:
     """A path without a route is `_other`, and is counted."""
-    before = (await watch.scrape()).total(OVERFLOW, label="route")
+    before = (await signals.scrape()).total(OVERFLOW, label="route")
     for number in range(30):
-        await watch.desk.client.get(f"/made-up-{number}")
+        await signals.desk.client.get(f"/made-up-{number}")
     name = "http_server_request_duration_seconds_count"
-    samples = await watch.until(
+    samples = await signals.until(
         lambda s: (
             s.total(name, route=catalogue.OTHER) >= 30
             and s.total(OVERFLOW, label="route") >= before + 30
@@ -138,20 +138,20 @@ async def test_routes(watch: Watched) -> None:
     assert samples.total(OVERFLOW, label="route") == before + 30
 
 
-async def test_agents_that_are_not_served(watch: Watched) -> None:
-    """The name of an agent that is not served is nowhere in the metrics."""
-    assert (await watch.desk.ask(agent="not-served")).status_code == 404
-    assert "not-served" not in (await watch.scrape()).text
+async def test_unknown_agent_is_in_no_metric(signals: Watched) -> None:
+    """The name of an agent that is not served is in no metric."""
+    assert (await signals.desk.ask(agent="not-served")).status_code == 404
+    assert "not-served" not in (await signals.scrape()).text
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_the_budget() -> None:
-    """The number of time series is written down, and a service with much to tell keeps to it."""
+async def test_documented_number_of_series_is_kept() -> None:
+    """The number of time series is documented, and a busy service keeps to it."""
     budget = getattr(catalogue, "SERIES_BUDGET", None)
     assert isinstance(budget, int), "no SERIES_BUDGET in the catalogue"
     served = {f"agent-{n}": fakes.build("langgraph", faults.model(), []) for n in range(8)}
-    async with watched({**busy.agents(), **served}, tracing=False, **busy.OPTIONS) as watch:
-        await busy.exercise(watch)
+    async with watched({**busy.agents(), **served}, tracing=False, **busy.OPTIONS) as signals:
+        await busy.exercise(signals)
         for name in served:
-            await watch.desk.ask(agent=name)
-        assert len((await watch.scrape()).samples) <= budget
+            await signals.desk.ask(agent=name)
+        assert len((await signals.scrape()).samples) <= budget

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 
-from app.telemetry import lines, logs
+from app.telemetry import lines
 from tests import fakes, faults
 from tests.runs.test_plain import Raises, Recurses
 from tests.runs.test_rendering import holding_itself, nested
@@ -48,14 +48,14 @@ def written(log: Log, number: int = 1) -> list[dict[str, Any]]:
     return log.lines
 
 
-async def test_every_line_of_a_run() -> None:
-    """Every line is one JSON object with the fields that the contract always wants."""
+async def test_every_line_has_the_contract_fields() -> None:
+    """Every line is one JSON object with the fields that the contract requires."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2))
     agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
-    async with watched(agents) as watch:
-        run = (await watch.desk.ask(metadata={"ticket": "4711"})).json()
-        line = await watch.log.one("run_finished", run_id=run["run_id"])
-    for each in watch.log.lines:
+    async with watched(agents) as signals:
+        run = (await signals.desk.ask(metadata={"ticket": "4711"})).json()
+        line = await signals.log.one("run_finished", run_id=run["run_id"])
+    for each in signals.log.lines:
         assert set(each) >= ALWAYS, each
         assert each["level"] in ("debug", "info", "warning", "error", "critical")
     assert set(line) >= CANONICAL
@@ -63,25 +63,25 @@ async def test_every_line_of_a_run() -> None:
     assert (line["tokens_in"], line["tokens_out"], line["attempt"]) == (30, 15, 1)
     assert line["metadata"] == {"ticket": "4711"}
     assert 0 < line["duration_s"] < 60
-    events = [each["event"] for each in watch.log.lines]
+    events = [each["event"] for each in signals.log.lines]
     assert "service_started" in events
     assert "service_stopped" in events
     assert events.count("run_finished") == 1
     assert {"llm_call", "tool_call", "request_finished"} <= set(events)
-    assert "uvicorn.error" in {each["logger"] for each in watch.log.lines}
+    assert "uvicorn.error" in {each["logger"] for each in signals.log.lines}
 
 
-async def test_few_lines_at_info() -> None:
-    """At the usual level a run that goes well is one line."""
+async def test_successful_run_is_one_line_at_info() -> None:
+    """At the usual level a successful run is one line."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=2))
     agents = {"a": fakes.build("create_agent", model, fakes.ToolDesk().tools())}
-    async with watched(agents, level="info") as watch:
-        run = (await watch.desk.ask()).json()
-    assert [line["event"] for line in watch.log.of(run_id=run["run_id"])] == ["run_finished"]
-    assert not watch.log.of("request_finished")
+    async with watched(agents, level="info") as signals:
+        run = (await signals.desk.ask()).json()
+    assert [line["event"] for line in signals.log.of(run_id=run["run_id"])] == ["run_finished"]
+    assert not signals.log.of("request_finished")
 
 
-def test_what_libraries_say(log: Log) -> None:
+def test_line_of_a_library_has_the_same_fields(log: Log) -> None:
     """A library's line has the same fields, its own logger and no local variables."""
     hidden = "local-variable"
     try:
@@ -97,13 +97,13 @@ def test_what_libraries_say(log: Log) -> None:
     assert hidden not in log.text
 
 
-def test_faults_of_ours(log: Log) -> None:
-    """A fault of ours is told by type and place, without local variables."""
+def test_own_fault_has_type_and_place(log: Log) -> None:
+    """A fault of our own is logged by type and place, without local variables."""
     hidden = "local-variable"
     try:
         raise ValueError(hidden)
     except ValueError as error:
-        logs.failed(lines.REQUEST_FAILED, error)
+        log.source.failed(lines.REQUEST_FAILED, error)
     (line,) = written(log)
     assert (line["event"], line["level"], line["error_type"]) == (
         "request_failed",
@@ -113,7 +113,7 @@ def test_faults_of_ours(log: Log) -> None:
     assert hidden not in log.text
 
 
-def test_warnings(log: Log) -> None:
+def test_warnings_are_lines(log: Log) -> None:
     """Python's warnings are lines too."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -124,8 +124,8 @@ def test_warnings(log: Log) -> None:
     assert (line["level"], line["logger"]) == ("warning", "py.warnings")
 
 
-def test_a_crash(log: Log) -> None:
-    """What nobody caught is one line, by type and place."""
+def test_uncaught_exception_is_one_line(log: Log) -> None:
+    """An uncaught exception is one line, with type and place."""
     try:
         raise ZeroDivisionError("secret-in-exception")
     except ZeroDivisionError as error:
@@ -136,10 +136,10 @@ def test_a_crash(log: Log) -> None:
 
 
 @pytest.mark.parametrize("least", ["warning", "error"])
-def test_the_least_level_is_everybody_s(least: str) -> None:
-    """No line below the level that was set is written, whoever wrote it."""
+def test_level_holds_for_every_logger(least: str) -> None:
+    """No line below the set level is written, whoever wrote it."""
     with recorded(least) as log:
-        logs.log("info", lines.SERVICE_STARTED)
+        log.source.log("info", lines.SERVICE_STARTED)
         THEIRS.info("too_quiet")
         logging.getLogger("uvicorn.error").info("too_quiet")
         THEIRS.error("loud_enough")
@@ -147,25 +147,27 @@ def test_the_least_level_is_everybody_s(least: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["info", "warning"])
-def test_debug_at_run_time(level: str) -> None:
-    """SIGUSR1 turns debug lines on; the next one gives the former level back."""
+def test_sigusr1_toggles_debug(level: str) -> None:
+    """SIGUSR1 turns debug lines on; the next one restores the former level."""
     with recorded(level) as log:
         for number in range(3):
-            logs.log("debug", lines.RUN_STARTED, number=number)
-            logs.log("info", lines.SERVICE_STARTED, number=number)
+            log.source.log("debug", lines.RUN_STARTED, number=number)
+            log.source.log("info", lines.SERVICE_STARTED, number=number)
             os.kill(os.getpid(), signal.SIGUSR1)
         written(log, 2)
-    told = [(x["event"], x["number"]) for x in log.lines if "number" in x]
+    logged = [(x["event"], x["number"]) for x in log.lines if "number" in x]
     always = [("service_started", 0)] if level == "info" else []
     after = [("service_started", 2)] if level == "info" else []
-    assert told == [*always, ("run_started", 1), ("service_started", 1), *after]
+    assert logged == [*always, ("run_started", 1), ("service_started", 1), *after]
 
 
 _BUSY = """
 import os, signal, threading, time
-from app.telemetry import lines, logs
+from app.telemetry import lines
+from app.telemetry.logs import Log
 
-logs.start(json=True, level="info", version="0", instance="here", stream=open("/dev/null", "w"))
+log = Log()
+log.start(json=True, level="info", version="0", instance="here", stream=open("/dev/null", "w"))
 
 def signals():
     while True:
@@ -175,13 +177,13 @@ def signals():
 threading.Thread(target=signals, daemon=True).start()
 end = time.monotonic() + 1.5
 while time.monotonic() < end:
-    logs.log("info", lines.SERVICE_STARTED)
+    log.log("info", lines.SERVICE_STARTED)
 os.write(1, b"alive")
 os._exit(0)
 """
 
 
-def test_a_signal_at_a_bad_moment() -> None:
+def test_sigusr1_during_a_write_is_harmless() -> None:
     """SIGUSR1 does no harm to a process that is about to write a line."""
     ran = subprocess.run(
         [sys.executable, "-c", _BUSY], capture_output=True, timeout=60, check=False
@@ -205,9 +207,9 @@ UNKNOWN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_unknown_values(log: Log, kind: str) -> None:
+def test_unknown_value_loses_no_line(log: Log, kind: str) -> None:
     """A value that JSON does not know costs no line."""
-    logs.log("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
+    log.source.log("info", lines.SERVICE_STARTED, value=UNKNOWN[kind])
     (line,) = written(log)
     assert line["event"] == "service_started"
 
@@ -218,19 +220,19 @@ def test_unknown_values(log: Log, kind: str) -> None:
      nested(10_000), {10**5_000: 1}],
     ids=["huge", "raises", "exits", "recurses", "holds itself", "deep", "huge key"],
 )  # fmt: skip
-def test_values_without_a_text(log: Log, value: Any) -> None:
-    """A value that cannot even say what it is costs no line either."""
-    logs.log("info", lines.SERVICE_STARTED, value=value, whole="whole")
+def test_value_without_a_text_loses_no_line(log: Log, value: Any) -> None:
+    """A value whose own `str` fails costs no line either."""
+    log.source.log("info", lines.SERVICE_STARTED, value=value, whole="whole")
     (line,) = written(log)
     assert (line["event"], line["whole"]) == ("service_started", "whole")
     assert "secret" not in log.text
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_unknown_values_in_lines_of_libraries(
+def test_line_of_a_library_is_always_one_line(
     log: Log, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a library says is one line, whatever it says."""
+    """A library's line stays one line, whatever its values."""
     THEIRS.warning("said %s", UNKNOWN[kind])
     (line,) = written(log)
     assert line["event"].startswith("said ")
@@ -238,7 +240,7 @@ def test_unknown_values_in_lines_of_libraries(
     assert capsys.readouterr().err == ""
 
 
-def test_a_line_that_is_wrong_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_with_wrong_arguments_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """A library's line whose arguments do not fit prints no traceback, and none of its values."""
     with recorded("info") as log:
         THEIRS.warning("two %s %s", "secret-in-argument")
@@ -248,17 +250,19 @@ def test_a_line_that_is_wrong_itself(capsys: pytest.CaptureFixture[str]) -> None
     assert "secret-in-argument" not in capsys.readouterr().err
 
 
-def test_long_lines(log: Log) -> None:
-    """A line is cut to a length that a collector takes."""
+def test_long_line_is_cut(log: Log) -> None:
+    """A line is cut to a length that collectors accept."""
     THEIRS.warning("x" * 1_000_000)
-    logs.log("info", lines.SERVICE_STARTED, agents="y" * 1_000_000)
+    log.source.log("info", lines.SERVICE_STARTED, agents="y" * 1_000_000)
     assert all(len(json.dumps(line)) < 20_000 for line in written(log, 2))
 
 
-def test_a_form_for_people() -> None:
-    """On a terminal a line is readable, and no JSON."""
+def test_line_is_readable_on_a_terminal() -> None:
+    """On a terminal a line is readable, and not JSON."""
     with recorded("info", json=False) as log:
-        logs.log("warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3)
+        log.source.log(
+            "warning", lines.LIMIT_REACHED, run_id="4711", agent="orders", iteration_limit=3
+        )
         THEIRS.warning("something else")
         deadline = time.monotonic() + 20
         while log.text.count("\n") < 2:
@@ -271,15 +275,15 @@ def test_a_form_for_people() -> None:
     assert not first.startswith("{")
 
 
-async def test_a_library_s_line_in_a_tool_names_the_run() -> None:
-    """A line that a library writes inside a run says which run it was."""
+async def test_line_of_a_library_in_a_tool_has_the_run_id() -> None:
+    """A line that a library writes inside a run has the run's id."""
 
     async def node(state: fakes.GraphState) -> dict[str, Any]:
         await asyncio.sleep(0)
         THEIRS.warning("said_inside")
         return {"messages": [AIMessage("done")]}
 
-    async with watched({"a": faults.graph_of(node)}) as watch:
-        run = (await watch.desk.ask()).json()
-        line = await watch.log.one("said_inside")
+    async with watched({"a": faults.graph_of(node)}) as signals:
+        run = (await signals.desk.ask()).json()
+        line = await signals.log.one("said_inside")
     assert (line["run_id"], line["trace_id"]) == (run["run_id"], run["trace_id"])

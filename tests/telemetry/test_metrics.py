@@ -1,4 +1,4 @@
-"""What each thing that happens to a run adds to which metric."""
+"""Which metric each event of a run increases."""
 
 import asyncio
 import time
@@ -23,21 +23,21 @@ def holding() -> Holding:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch(holding: Holding) -> AsyncIterator[Watched]:
+async def signals(holding: Holding) -> AsyncIterator[Watched]:
     async with watched(agents(holding), tracing=False, **OPTIONS) as service:
         yield service
         holding.release()
 
 
-async def test_waste(watch: Watched) -> None:
-    """A run without an answer is wasted time and tokens, but not the time it waited."""
-    before = await watch.scrape()
-    asking = asyncio.ensure_future(watch.desk.ask(agent="nap"))
-    await watch.held("nap", "tool:nap")
+async def test_wasted_time_and_tokens(signals: Watched) -> None:
+    """A run without an answer is wasted time and tokens, without its time in the queue."""
+    before = await signals.scrape()
+    asking = asyncio.ensure_future(signals.desk.ask(agent="nap"))
+    await signals.held("nap", "tool:nap")
     await asyncio.sleep(0.2)
-    await watch.desk.times_out("nap", "tool:nap")
+    await signals.desk.times_out("nap", "tool:nap")
     took = (await asking).json()["timings"]
-    after = await watch.scrape()
+    after = await signals.scrape()
     labels = {"agent": "nap", "outcome": "timeout"}
     seconds, tokens = "agent_wasted_seconds_total", "agent_wasted_tokens_total"
     spent = after.total(seconds, **labels) - before.total(seconds, **labels)
@@ -47,12 +47,12 @@ async def test_waste(watch: Watched) -> None:
     assert after.total(seconds, agent="look") == 0
 
 
-async def test_tokens_and_cost(watch: Watched) -> None:
+async def test_tokens_and_cost(signals: Watched) -> None:
     """Tokens are counted by type, and cost for a model with a price only."""
-    before = await watch.scrape()
-    run = (await watch.desk.ask(agent="priced")).json()
-    assert (await watch.desk.ask(agent="unpriced")).json()["usage"]["cost_usd"] is None
-    after = await watch.scrape()
+    before = await signals.scrape()
+    run = (await signals.desk.ask(agent="priced")).json()
+    assert (await signals.desk.ask(agent="unpriced")).json()["usage"]["cost_usd"] is None
+    after = await signals.scrape()
     priced = {"agent": "priced", "provider": "acme", "model": "gpt-4o"}
     unpriced = {"agent": "unpriced", "provider": "acme", "model": "made-up"}
     expected = {
@@ -72,10 +72,10 @@ async def test_tokens_and_cost(watch: Watched) -> None:
     assert not after.all(cost, **unpriced)
 
 
-async def test_retries(watch: Watched) -> None:
-    """A model call made again is counted as a retry, with its reason, and is no iteration."""
-    await watch.desk.ask(agent="retries")
-    samples = await watch.scrape()
+async def test_model_retry_is_counted_with_its_reason(signals: Watched) -> None:
+    """A repeated model call is counted as a retry, with its reason, and is no iteration."""
+    await signals.desk.ask(agent="retries")
+    samples = await signals.scrape()
     assert samples.nonzero("agent_llm_retries_total", agent="retries") == {
         ("gpt-4o", "acme", "failed"): 2.0
     }
@@ -85,22 +85,22 @@ async def test_retries(watch: Watched) -> None:
     assert calls[("failed",)] == 2
 
 
-async def test_first_token(watch: Watched) -> None:
-    """The time to the first token is told of streamed calls only."""
-    await watch.desk.ask(agent="streams")
-    await watch.desk.ask(agent="look")
-    samples = await watch.scrape()
+async def test_time_to_first_token_of_streams_only(signals: Watched) -> None:
+    """The time to the first token is recorded for streamed calls only."""
+    await signals.desk.ask(agent="streams")
+    await signals.desk.ask(agent="look")
+    samples = await signals.scrape()
     name = "agent_llm_time_to_first_token_seconds_count"
     assert samples.total(name, agent="streams") >= 1
     assert samples.total(name, agent="look") == 0
 
 
-async def test_rejected_calls(watch: Watched) -> None:
-    """A tool that does not exist, and arguments that do not fit, are counted apart."""
-    before = await watch.scrape()
-    await watch.desk.ask(agent="invents")
-    await watch.desk.ask(agent="mistakes")
-    after = await watch.scrape()
+async def test_rejected_calls(signals: Watched) -> None:
+    """Unknown tools and invalid arguments are counted apart."""
+    before = await signals.scrape()
+    await signals.desk.ask(agent="invents")
+    await signals.desk.ask(agent="mistakes")
+    after = await signals.scrape()
     name = "agent_tool_rejected_calls_total"
     for agent, reason in (("invents", "unknown_tool"), ("mistakes", "invalid_args")):
         labels = {"agent": agent, "reason": reason}
@@ -108,64 +108,64 @@ async def test_rejected_calls(watch: Watched) -> None:
     assert "invented" not in after.text
 
 
-async def test_a_run_that_hangs(watch: Watched) -> None:
+async def test_gauges_show_a_hanging_run(signals: Watched) -> None:
     """While a run hangs, the gauges show it and its age; afterwards they are 0 again."""
     began = time.monotonic()
-    asking = asyncio.ensure_future(watch.desk.ask(agent="nap"))
-    await watch.held("nap", "tool:nap")
-    samples = await watch.scrape()
+    asking = asyncio.ensure_future(signals.desk.ask(agent="nap"))
+    await signals.held("nap", "tool:nap")
+    samples = await signals.scrape()
     assert samples.nonzero("agent_runs_in_flight") == {("nap", "sync", "running"): 1.0}
     first = samples.total("agent_run_oldest_age_seconds", agent="nap", state="running")
     await asyncio.sleep(0.2)
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     later = samples.total("agent_run_oldest_age_seconds", agent="nap", state="running")
     assert first + 0.15 < later <= time.monotonic() - began
-    await watch.desk.times_out("nap", "tool:nap")
+    await signals.desk.times_out("nap", "tool:nap")
     await asking
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     assert not samples.nonzero("agent_runs_in_flight")
     assert not samples.nonzero("agent_run_oldest_age_seconds")
 
 
-async def test_what_outlives_its_run(watch: Watched, holding: Holding) -> None:
+async def test_abandoned_threads_and_tasks_are_counted(signals: Watched, holding: Holding) -> None:
     """Threads and tasks that outlive their runs are counted exactly, until they end."""
     called = ("block", "block", "stubborn")
-    runs = [asyncio.ensure_future(watch.desk.ask(agent=agent)) for agent in called]
+    runs = [asyncio.ensure_future(signals.desk.ask(agent=agent)) for agent in called]
     begun = holding.started
     await until(lambda: (begun.count("block"), begun.count("stubborn")) == (2, 1))
     for agent in called:
-        await watch.desk.times_out(agent, f"tool:{agent}")
+        await signals.desk.times_out(agent, f"tool:{agent}")
     await asyncio.gather(*runs)
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     found = {
         name: samples.total(f"agent_tool_{name}")
         for name in ("threads_busy", "threads_abandoned", "tasks_abandoned")
     }
     assert found == {"threads_busy": 2, "threads_abandoned": 2, "tasks_abandoned": 1}
-    assert (await watch.log.one("tool_thread_abandoned", agent="stubborn"))["tasks"] == 1
+    assert (await signals.log.one("tool_thread_abandoned", agent="stubborn"))["tasks"] == 1
     holding.release()
-    service = watch.desk.service
+    service = signals.desk.service
     await until(lambda: not service.threads.busy and not service.runner.stuck_tasks)
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     assert not any(samples.total(f"agent_tool_{name}") for name in found)
 
 
-async def test_last_success(watch: Watched) -> None:
-    """The time of the last success moves with a success and with nothing else."""
+async def test_last_success_moves_with_a_success_only(signals: Watched) -> None:
+    """The time of the last success moves with a success and nothing else."""
     name = "agent_last_success_timestamp_seconds"
-    await watch.desk.ask(agent="nap", timeout=0.1)
-    assert (await watch.scrape()).total(name, agent="nap") == 0
+    await signals.desk.ask(agent="nap", timeout=0.1)
+    assert (await signals.scrape()).total(name, agent="nap") == 0
     before = time.time()
-    await watch.desk.ask(agent="look")
-    at = (await watch.scrape()).total(name, agent="look")
+    await signals.desk.ask(agent="look")
+    at = (await signals.scrape()).total(name, agent="look")
     assert before <= at <= time.time()
 
 
-async def test_http(watch: Watched) -> None:
+async def test_requests_are_counted_by_route_method_and_status(signals: Watched) -> None:
     """Requests are counted by the template of their route, their method and their status."""
-    await watch.desk.ask(agent="look")
-    await watch.desk.client.get("/runs/nothing")
-    await wire.exchange(watch.desk.url, wire.request("GET", "/made-up"))
+    await signals.desk.ask(agent="look")
+    await signals.desk.client.get("/runs/nothing")
+    await wire.exchange(signals.desk.url, wire.request("GET", "/made-up"))
     name = "http_server_request_duration_seconds_count"
     wanted = (
         {"route": "/agents/{name}", "method": "POST", "status": "200"},
@@ -173,5 +173,5 @@ async def test_http(watch: Watched) -> None:
         {"route": "_other", "method": "GET", "status": "404"},
         {"route": "/metrics", "method": "GET", "status": "200"},
     )
-    samples = await watch.until(lambda s: all(s.total(name, **labels) >= 1 for labels in wanted))
+    samples = await signals.until(lambda s: all(s.total(name, **labels) >= 1 for labels in wanted))
     assert "made-up" not in {s.labels["route"] for s in samples.all(name)}

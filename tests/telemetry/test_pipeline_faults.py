@@ -1,4 +1,4 @@
-"""A pipeline that fails costs telemetry, which is counted, and never a request."""
+"""A failing pipeline loses telemetry, which is counted, and never a request."""
 
 import asyncio
 import socket
@@ -34,13 +34,13 @@ def _agents() -> dict[str, Any]:
     return {"a": fakes.build("langgraph", model, fakes.ToolDesk().tools())}
 
 
-async def ask_many(watch: Watched) -> int:
+async def ask_many(signals: Watched) -> int:
     """Ask, a few at a time, and see that nobody waits; gives the number of spans that were made."""
     took_s = list[float]()
 
     async def ask() -> None:
         began = time.monotonic()
-        assert (await watch.desk.ask()).status_code == 200
+        assert (await signals.desk.ask()).status_code == 200
         took_s.append(time.monotonic() - began)
 
     for _ in range(RUNS // 5):
@@ -49,9 +49,9 @@ async def ask_many(watch: Watched) -> int:
     return RUNS * 5  # the server's, the run's, two chats and a tool call
 
 
-def queued(watch: Watched) -> int:
+def queued(signals: Watched) -> int:
     """How many spans wait."""
-    export = watch.desk.pipeline.export
+    export = signals.desk.pipeline.export
     assert export is not None
     return len(export._processor._batch_processor._queue)
 
@@ -64,157 +64,159 @@ def nowhere() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"
 
 
-async def test_a_collector_that_is_down(nowhere: str) -> None:
-    """With a collector that is down no request is slower, and what is lost is counted."""
+async def test_unreachable_collector_delays_no_request(nowhere: str) -> None:
+    """With an unreachable collector no request is slower, and lost spans are counted."""
     variables = {**SMALL, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere}
-    async with watched(_agents(), variables=variables, level="info") as watch:
-        made = await ask_many(watch)
-        assert queued(watch) <= QUEUE
-        samples = await watch.scrape()
+    async with watched(_agents(), variables=variables, level="info") as signals:
+        made = await ask_many(signals)
+        assert queued(signals) <= QUEUE
+        samples = await signals.scrape()
         assert samples.total(DROPPED, reason="queue_full") > 0
-        await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
-        assert (await watch.scrape()).total(DROPPED) <= made
+        await signals.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
+        assert (await signals.scrape()).total(DROPPED) <= made
         began = time.monotonic()
     assert time.monotonic() - began < 15
 
 
-async def test_a_collector_that_hangs() -> None:
-    """With a collector that hangs no request is slower, the queue is bounded, drops are counted."""
+async def test_hanging_collector_delays_no_request() -> None:
+    """With a hanging collector no request is slower, the queue is bounded, drops are counted."""
     with otlp.receiver() as collector:
         collector.hangs.set()
-        async with watched(_agents(), collector=collector, variables=SMALL, level="info") as watch:
-            made = await ask_many(watch)
-            assert queued(watch) <= QUEUE
+        async with watched(
+            _agents(), collector=collector, variables=SMALL, level="info"
+        ) as signals:
+            made = await ask_many(signals)
+            assert queued(signals) <= QUEUE
             # What waits and what is on its way is not lost yet; a span ends after its answer came.
-            samples = await watch.until(lambda s: s.total(DROPPED) >= made - QUEUE - 10)
+            samples = await signals.until(lambda s: s.total(DROPPED) >= made - QUEUE - 10)
             assert samples.total(DROPPED) <= made
-            assert not watch.desk.service.runner.in_flight
+            assert not signals.desk.service.runner.in_flight
             collector.hangs.clear()
 
 
-async def test_a_collector_that_recovers() -> None:
-    """After a 503 the same spans are sent again: nothing is lost, nothing is counted as lost."""
+async def test_spans_are_resent_after_a_503() -> None:
+    """After a 503 the same spans are sent again: none is lost or counted as lost."""
     with otlp.receiver(503) as collector:
-        async with watched(_agents(), collector=collector, level="info") as watch:
-            made = await ask_many(watch)
+        async with watched(_agents(), collector=collector, level="info") as signals:
+            made = await ask_many(signals)
             await until(lambda: len(collector.spans) == made, 30)
-            assert (await watch.scrape()).total(DROPPED) == 0
+            assert (await signals.scrape()).total(DROPPED) == 0
     assert len({span.span_id for span in collector.spans}) == made
     assert collector.answers == []
 
 
-async def test_a_collector_that_refuses() -> None:
+async def test_refused_spans_are_counted_as_lost() -> None:
     """Spans that a collector refuses for good are counted as lost."""
     with otlp.receiver(*[400] * 1000) as collector:
-        async with watched(_agents(), collector=collector, level="info") as watch:
-            made = await ask_many(watch)
-            await watch.flush()
-            await watch.until(lambda s: s.total(DROPPED, reason="export_failed") == made)
+        async with watched(_agents(), collector=collector, level="info") as signals:
+            made = await ask_many(signals)
+            await signals.flush()
+            await signals.until(lambda s: s.total(DROPPED, reason="export_failed") == made)
 
 
-async def test_what_is_left_at_the_end_is_delivered() -> None:
-    """A service that stops delivers every span that has ended, however long its batches wait."""
+async def test_shutdown_delivers_every_ended_span() -> None:
+    """A service that stops delivers every ended span, however long its batches wait."""
     slow = {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
-    async with watched(_agents(), variables=slow, level="info") as watch:
-        made = await ask_many(watch)
-    assert len(watch.collector.spans) == made
+    async with watched(_agents(), variables=slow, level="info") as signals:
+        made = await ask_many(signals)
+    assert len(signals.collector.spans) == made
 
 
-async def test_tracing_that_is_off() -> None:
-    """Without an endpoint there are no spans, no trace ids and no noise about it."""
-    async with watched(_agents(), tracing=False) as watch:
-        run = (await watch.desk.ask()).json()
+async def test_no_endpoint_means_no_spans() -> None:
+    """Without an endpoint there are no spans, no trace ids and no log lines about it."""
+    async with watched(_agents(), tracing=False) as signals:
+        run = (await signals.desk.ask()).json()
         assert run["trace_id"] is None
-        line = await watch.log.one("run_finished", run_id=run["run_id"])
+        line = await signals.log.one("run_finished", run_id=run["run_id"])
         assert line["trace_id"] is None
-        assert watch.desk.pipeline.export is None
-    assert watch.collector.requests == 0
-    assert not [line for line in watch.log.lines if "opentelemetry" in line["logger"]]
+        assert signals.desk.pipeline.export is None
+    assert signals.collector.requests == 0
+    assert not [line for line in signals.log.lines if "opentelemetry" in line["logger"]]
 
 
 @pytest.mark.parametrize("sink", ["metrics", "traces", "logs"])
-async def test_a_sink_that_raises(sink: str) -> None:
-    """A sink that raises is counted; the others and the run go on."""
-    told: list[Event] = []
+async def test_failing_sink_is_counted(sink: str) -> None:
+    """A sink that raises is counted; the other sinks and the run go on."""
+    facts: list[Event] = []
 
     def broken(fact: Event) -> None:
-        told.append(fact)
+        facts.append(fact)
         raise ValueError("secret-in-exception")
 
-    async with watched(_agents(), level="info") as watch:
-        emit = watch.desk.pipeline.emit
+    async with watched(_agents(), level="info") as signals:
+        emit = signals.desk.pipeline.emit
         assert isinstance(emit, Fanout)
         emit._sinks = ((sink, broken), *emit._sinks)
-        response = await watch.desk.ask()
+        response = await signals.desk.ask()
         assert response.json()["outcome"] == "completed"
-        samples = await watch.scrape()
-        assert samples.total(ERRORS, sink=sink) == len(told) == samples.total(ERRORS)
+        samples = await signals.scrape()
+        assert samples.total(ERRORS, sink=sink) == len(facts) == samples.total(ERRORS)
         assert samples.total("agent_runs_total", outcome="completed") == 1
         run_id = response.json()["run_id"]
-        await watch.log.one("run_finished", run_id=run_id)
-        assert await watch.trace_of(run_id)
-        assert "secret-in-exception" not in watch.log.text
-    assert isinstance(told[-1], RunFinished)
+        await signals.log.one("run_finished", run_id=run_id)
+        assert await signals.trace_of(run_id)
+        assert "secret-in-exception" not in signals.log.text
+    assert isinstance(facts[-1], RunFinished)
 
 
-async def test_degradation_is_told(nowhere: str) -> None:
-    """A collector that is down, and a sink that raises, are told of in a line, and not in many."""
+async def test_degradation_is_logged_once(nowhere: str) -> None:
+    """A collector that is down, and a sink that raises, are logged in one line."""
 
     def broken(fact: Event) -> None:
         raise ValueError("secret-in-exception")
 
     variables = {**SMALL, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere}
-    async with watched(_agents(), variables=variables, level="info") as watch:
-        await ask_many(watch)
-        await watch.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
-        await until(lambda: watch.log.of("telemetry_degraded", level="warning"))
-        of_spans = len(watch.log.of("telemetry_degraded", level="warning"))
-        emit = watch.desk.pipeline.emit
+    async with watched(_agents(), variables=variables, level="info") as signals:
+        await ask_many(signals)
+        await signals.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
+        await until(lambda: signals.log.of("telemetry_degraded", level="warning"))
+        of_spans = len(signals.log.of("telemetry_degraded", level="warning"))
+        emit = signals.desk.pipeline.emit
         assert isinstance(emit, Fanout)
         emit.add("logs", broken)
-        await ask_many(watch)
-    both = len(watch.log.of("telemetry_degraded", level="warning"))
+        await ask_many(signals)
+    both = len(signals.log.of("telemetry_degraded", level="warning"))
     assert 1 <= of_spans < both < 20
 
 
-async def test_a_span_without_a_form() -> None:
-    """A span that somebody names in halves of characters takes no other span with it."""
-    async with watched(_agents(), variables={"OTEL_BSP_SCHEDULE_DELAY": "60000"}) as watch:
-        export = watch.desk.pipeline.export
+async def test_span_with_an_invalid_name_loses_no_other() -> None:
+    """A span whose name is half a surrogate pair takes no other span with it."""
+    async with watched(_agents(), variables={"OTEL_BSP_SCHEDULE_DELAY": "60000"}) as signals:
+        export = signals.desk.pipeline.export
         assert export is not None
-        run_id = (await watch.desk.ask()).json()["run_id"]
+        run_id = (await signals.desk.ask()).json()["run_id"]
         tracer = export.provider.get_tracer("theirs")
         tracer.start_span("half \udcaf").end()
         whole = tracer.start_span("whole")
         whole.set_attribute("half", "\udcaf")
         whole.end()
-        await watch.flush()
-        assert await watch.trace_of(run_id)
-        await until(lambda: "whole" in {span.name for span in watch.collector.spans})
-        assert (await watch.scrape()).nonzero(DROPPED) == {("export_failed",): 1.0}
+        await signals.flush()
+        assert await signals.trace_of(run_id)
+        await until(lambda: "whole" in {span.name for span in signals.collector.spans})
+        assert (await signals.scrape()).nonzero(DROPPED) == {("export_failed",): 1.0}
 
 
 @pytest.mark.parametrize("count", [-5, 10**5_000], ids=["negative", "huge"])
-async def test_usage_that_is_none(count: int) -> None:
-    """Numbers that nobody can have spent are a fault of who tells them, and count as nothing."""
+async def test_impossible_usage_is_a_fault_and_counts_nothing(count: int) -> None:
+    """Impossible numbers of tokens are a fault of their reporter, and count as nothing."""
 
     def script(messages: Any) -> AIMessage:
-        told: Any = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
+        usage: Any = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
         message = AIMessage("done")
-        message.usage_metadata = told
+        message.usage_metadata = usage
         return message
 
     model = fakes.ScriptedModel(script=script)
-    async with watched({"a": fakes.build("langgraph", model, [])}, tracing=False) as watch:
-        response = await watch.desk.ask()
+    async with watched({"a": fakes.build("langgraph", model, [])}, tracing=False) as signals:
+        response = await signals.desk.ask()
         assert response.json()["usage"]["input_tokens"] == 0
-        line = await watch.log.one("run_finished", run_id=response.json()["run_id"])
+        line = await signals.log.one("run_finished", run_id=response.json()["run_id"])
         assert (line["outcome"], line["tokens_in"]) == ("completed", 0)
-        assert (await watch.scrape()).nonzero(ERRORS) == {("handler",): 1.0}
+        assert (await signals.scrape()).nonzero(ERRORS) == {("handler",): 1.0}
 
 
-async def test_a_handler_that_stumbles() -> None:
-    """What a model answers that we cannot read is counted, and leaves no call open."""
+async def test_unreadable_model_response_is_counted() -> None:
+    """A model response that we cannot read is counted, and leaves no call open."""
 
     def script(messages: Any) -> AIMessage:
         message = AIMessage("done")
@@ -223,11 +225,11 @@ async def test_a_handler_that_stumbles() -> None:
         return message
 
     model = fakes.ScriptedModel(script=script)
-    async with watched({"a": fakes.build("langgraph", model, [])}, level="debug") as watch:
-        response = await watch.desk.ask()
+    async with watched({"a": fakes.build("langgraph", model, [])}, level="debug") as signals:
+        response = await signals.desk.ask()
         assert response.json()["answer"] == "done"
         run_id = response.json()["run_id"]
-        spans = await watch.trace_of(run_id)
-        assert (await watch.scrape()).total(ERRORS, sink="handler") >= 1
+        spans = await signals.trace_of(run_id)
+        assert (await signals.scrape()).total(ERRORS, sink="handler") >= 1
         assert [span.name for span in spans if span.operation == "chat"] == ["chat unknown"]
-        await watch.log.one("llm_call", run_id=run_id)
+        await signals.log.one("llm_call", run_id=run_id)

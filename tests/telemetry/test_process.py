@@ -1,4 +1,4 @@
-"""The command in a process of its own: what it writes, what it sends, what a signal loses."""
+"""The command in its own process: its lines, its spans, and signals."""
 
 import asyncio
 import json
@@ -141,22 +141,22 @@ def _drive(service: command.Serving, seen: Seen) -> None:
         seen.runs.append(on_its_way.result().json())
 
 
-def test_nothing_finished_is_lost(seen: Seen) -> None:
-    """After SIGTERM every run that ended has its whole trace and its line."""
+def test_sigterm_loses_no_ended_run(seen: Seen) -> None:
+    """After SIGTERM every ended run has its whole trace and its line."""
     assert seen.code == 0
     assert len(seen.runs) == 5
     for run in seen.runs:
         assert run["outcome"] == "completed", run
         spans = [span for span in seen.spans if span.trace_id == run["trace_id"]]
-        told = [span.operation for span in spans if span.scope == "watchkeeper"]
-        assert sorted(told) == ["chat", "chat", "execute_tool", "invoke_agent"]
+        operations = [span.operation for span in spans if span.scope == "watchkeeper"]
+        assert sorted(operations) == ["chat", "chat", "execute_tool", "invoke_agent"]
         assert "SERVER" in {span.kind for span in spans}
         assert run["run_id"] in {line["run_id"] for line in seen.of("run_finished")}
     assert [line["event"] for line in seen.lines].count("service_stopped") == 1
 
 
-def test_one_stream(seen: Seen) -> None:
-    """Standard output holds whole JSON lines only: ours, uvicorn's, libraries', warnings."""
+def test_stdout_has_json_lines_only(seen: Seen) -> None:
+    """Standard output has whole JSON lines only: ours, uvicorn's, libraries', warnings."""
     for line in seen.lines:
         assert {"timestamp", "level", "event", "logger", "service", "instance"} <= set(line)
     loggers = {line["logger"] for line in seen.lines}
@@ -165,21 +165,21 @@ def test_one_stream(seen: Seen) -> None:
     assert {"service_started", "service_draining", "service_stopped"} <= events
 
 
-def test_a_thread_that_crashes(seen: Seen) -> None:
-    """An exception that nobody caught on a thread is a line, and no traceback on stderr."""
+def test_uncaught_exception_on_a_thread_is_a_line(seen: Seen) -> None:
+    """An uncaught exception on a thread is a line, and no traceback on stderr."""
     assert "Traceback" not in seen.err
     crashes = [line for line in seen.lines if line.get("error_type") == "ZeroDivisionError"]
     assert [line["level"] for line in crashes] == ["critical"]
 
 
-def test_debug_while_it_runs(seen: Seen) -> None:
-    """SIGUSR1 gives debug lines to the runs that follow, until the next one."""
+def test_sigusr1_turns_on_debug(seen: Seen) -> None:
+    """SIGUSR1 gives debug lines to the runs that follow, until the next signal."""
     with_debug = {line["run_id"] for line in seen.lines if line["level"] == "debug"}
     runs = [run["run_id"] in with_debug for run in seen.runs]
     assert runs == [False, True, False, False, False]
 
 
-def test_one_instance(seen: Seen) -> None:
+def test_lines_and_spans_have_the_same_instance(seen: Seen) -> None:
     """Lines and spans name the same instance."""
     of_lines = {line["instance"] for line in seen.lines}
     of_spans = {span.resource["service.instance.id"] for span in seen.spans}
@@ -187,23 +187,23 @@ def test_one_instance(seen: Seen) -> None:
     assert of_lines == of_spans
 
 
-def test_the_operator_s_resource(seen: Seen) -> None:
-    """OTEL_RESOURCE_ATTRIBUTES says what the spans are from, the service's name included."""
+def test_otel_resource_attributes_are_used(seen: Seen) -> None:
+    """OTEL_RESOURCE_ATTRIBUTES describes the source of the spans, the service's name included."""
     for span in seen.spans:
         assert span.resource["deployment.environment.name"] == "test"
         assert span.resource["service.name"] == "shop"
 
 
-def test_instrumentation_of_the_user_s(seen: Seen) -> None:
-    """A span that a tool opens by OpenTelemetry's own interface is a child of the tool's span."""
+def test_span_of_user_code_is_a_child_of_its_tool(seen: Seen) -> None:
+    """A span that a tool opens with OpenTelemetry's API is a child of the tool's span."""
     (client,) = [span for span in seen.spans if span.name == "GET /stock"]
     parent = parent_of(client, seen.spans)
     assert parent is not None
     assert parent.name == "execute_tool noisy"
 
 
-def test_the_sdk_s_own_metrics(seen: Seen) -> None:
-    """With tracing on, the SDK's own metrics stand beside ours, and promtool's rules are kept."""
+def test_sdk_metrics_are_exposed(seen: Seen) -> None:
+    """With tracing on, the SDK's own metrics are exposed beside ours and pass promtool."""
     samples = parsed(seen.metrics)
     assert [name for name in samples.families if name.startswith("otel_sdk")]
     assert seen.metrics.count("# TYPE http_server_request_duration_seconds ") == 1
@@ -258,19 +258,19 @@ def blocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blocked]:
         process.communicate()
 
 
-def test_a_log_that_nobody_reads(blocked: Blocked) -> None:
-    """A service whose log nobody reads answers as before, and counts the lines that are lost."""
+def test_unread_log_delays_nothing(blocked: Blocked) -> None:
+    """A service whose log nobody reads answers as before, and counts the lost lines."""
     assert blocked.slowest_s < 10
     assert 1_000 < blocked.dropped < 15_000
 
 
-def test_stopping_while_nobody_reads(blocked: Blocked) -> None:
-    """A service whose log nobody reads still stops in good order when it is told to."""
+def test_unread_log_does_not_block_the_stop(blocked: Blocked) -> None:
+    """A service whose log nobody reads still stops in good order."""
     assert blocked.code == 0, blocked.err[-500:]
     assert blocked.took_s < 30
 
 
-async def test_under_another_server(tmp_path: Path) -> None:
+async def test_one_stream_under_uvicorn_factory(tmp_path: Path) -> None:
     """Under `uvicorn --factory` the log is the same one stream, down to its last line."""
     (tmp_path / "wk_process.py").write_text(AGENTS)
     uvicorn = (sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app")

@@ -1,4 +1,4 @@
-"""The event loop under watch: how late it is, and the line of code that holds it."""
+"""The event loop monitor: how late the loop is, and the line of code that holds it."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ class Hog:
 
     log = Log()
 
-    def told(self) -> list[dict[str, Any]]:
+    def reported(self) -> list[dict[str, Any]]:
         """The lines that say that it was the hog."""
         return [x for x in self.log.of("event_loop_blocked") if x["where"].endswith(" hog")]
 
@@ -32,8 +32,8 @@ class Hog:
         @tool
         async def hog() -> str:
             """Hold the event loop itself."""
-            before, end = len(self.told()), time.monotonic() + HELD_S
-            while (left := end - time.monotonic()) > 0 or len(self.told()) == before:
+            before, end = len(self.reported()), time.monotonic() + HELD_S
+            while (left := end - time.monotonic()) > 0 or len(self.reported()) == before:
                 assert left > -20
             return "held the loop"
 
@@ -46,7 +46,7 @@ async def hog() -> Hog:
 
 
 @pytest_asyncio.fixture
-async def watch(hog: Hog) -> AsyncIterator[Watched]:
+async def signals(hog: Hog) -> AsyncIterator[Watched]:
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("hog"))
     agents = {
         "hog": fakes.build("create_agent", model, [hog.tool()]),
@@ -62,61 +62,61 @@ def late(samples: Scrape, seconds: str) -> float:
     return samples.total(f"{LAG}_count") - samples.total(f"{LAG}_bucket", le=seconds)
 
 
-async def counted_as_told(watch: Watched) -> Scrape:
+async def counted_as_told(signals: Watched) -> Scrape:
     """The samples, once they count each time that the loop was held, and there is a line of each.
 
     A machine that stands still holds the loop too: as seldom as a tick was half a second late.
     """
 
     def is_told(samples: Scrape) -> bool:
-        return samples.total(BLOCKED) == len(watch.log.of("event_loop_blocked"))
+        return samples.total(BLOCKED) == len(signals.log.of("event_loop_blocked"))
 
-    samples = await watch.until(is_told)
+    samples = await signals.until(is_told)
     assert samples.total(BLOCKED) <= late(samples, "0.5")
     return samples
 
 
-async def test_a_tool_that_holds_the_loop(watch: Watched, hog: Hog) -> None:
-    """The line that holds the loop is named within a second, once, and counted."""
+async def test_blocking_line_is_named(signals: Watched, hog: Hog) -> None:
+    """The line that blocks the loop is named within a second, once, and counted."""
     await asyncio.sleep(0.15)
     began = time.time()
-    assert (await watch.desk.ask(agent="hog")).status_code == 200
-    await watch.until(lambda samples: late(samples, "1.0") >= 1)
-    (line,) = hog.told()
+    assert (await signals.desk.ask(agent="hog")).status_code == 200
+    await signals.until(lambda samples: late(samples, "1.0") >= 1)
+    (line,) = hog.reported()
     assert datetime.fromisoformat(line["timestamp"]).timestamp() - began < 5
     assert line["level"] == "warning"
     assert "test_runtime.py:" in line["where"]
-    await counted_as_told(watch)
+    await counted_as_told(signals)
 
 
-async def test_a_tool_that_is_a_little_slow(watch: Watched) -> None:
-    """What holds the loop for a moment is seen as lag, and is not called a block."""
+async def test_short_block_is_lag_only(signals: Watched) -> None:
+    """A short block is measured as lag, and not reported as a block."""
     await asyncio.sleep(0.15)
-    before = late(await watch.scrape(), "0.05")
-    await watch.desk.ask(agent="quick")
-    await watch.until(lambda samples: late(samples, "0.05") > before)
+    before = late(await signals.scrape(), "0.05")
+    await signals.desk.ask(agent="quick")
+    await signals.until(lambda samples: late(samples, "0.05") > before)
     await asyncio.sleep(0.2)
-    await counted_as_told(watch)
+    await counted_as_told(signals)
 
 
-async def test_held_twice(watch: Watched, hog: Hog) -> None:
-    """Each time that the loop is held is counted."""
-    await watch.desk.ask(agent="hog")
-    await watch.until(lambda samples: late(samples, "1.0") >= 1)  # the loop turns again
-    await watch.desk.ask(agent="hog")
-    await watch.until(lambda samples: late(samples, "1.0") >= 2)
-    assert len(hog.told()) == 2
-    await counted_as_told(watch)
+async def test_each_block_is_counted(signals: Watched, hog: Hog) -> None:
+    """Each block of the loop is counted."""
+    await signals.desk.ask(agent="hog")
+    await signals.until(lambda samples: late(samples, "1.0") >= 1)  # the loop turns again
+    await signals.desk.ask(agent="hog")
+    await signals.until(lambda samples: late(samples, "1.0") >= 2)
+    assert len(hog.reported()) == 2
+    await counted_as_told(signals)
 
 
-async def test_an_idle_loop(watch: Watched) -> None:
-    """A loop with little to do is looked at several times a second, and is not late."""
-    before = await watch.scrape()
+async def test_idle_loop_is_not_late(signals: Watched) -> None:
+    """An idle loop is measured several times a second, and is not late."""
+    before = await signals.scrape()
     slow = 0
     for _ in range(10):  # what keeps these waiting keeps the ticks waiting too
         began = time.monotonic()
         await asyncio.sleep(0.05)
         slow += time.monotonic() - began > 0.15
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     assert samples.total(f"{LAG}_count") >= before.total(f"{LAG}_count") + 3
     assert late(samples, "0.25") - late(before, "0.25") <= slow

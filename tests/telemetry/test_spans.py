@@ -72,21 +72,21 @@ def _asking_tools(held_s: float = 0.0) -> list[BaseTool]:
     @tool
     async def ask() -> str:
         """Ask a sub-agent."""
-        said = await stock.ainvoke({"messages": [("user", "q")]})
-        return str(said["messages"][-1].text)
+        result = await stock.ainvoke({"messages": [("user", "q")]})
+        return str(result["messages"][-1].text)
 
     @tool
     def ask_sync() -> str:
         """Ask a sub-agent from a thread."""
-        said = stock.invoke({"messages": [("user", "q")]})
-        return str(said["messages"][-1].text)
+        result = stock.invoke({"messages": [("user", "q")]})
+        return str(result["messages"][-1].text)
 
     @tool
     async def ask_both() -> str:
         """Ask two sub-agents, one after the other."""
         await stock.ainvoke({"messages": [("user", "q")]})
-        said = await other.ainvoke({"messages": [("user", "q")]})
-        return str(said["messages"][-1].text)
+        result = await other.ainvoke({"messages": [("user", "q")]})
+        return str(result["messages"][-1].text)
 
     return [ask, ask_sync, ask_both]
 
@@ -116,7 +116,7 @@ def _agents() -> dict[str, Any]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def watch() -> AsyncIterator[Watched]:
+async def signals() -> AsyncIterator[Watched]:
     variables = {"OTEL_BSP_MAX_QUEUE_SIZE": "20000"}
     async with watched(_agents(), tool_threads=100, variables=variables, level="info") as service:
         export = service.desk.pipeline.export
@@ -156,14 +156,14 @@ def tree(spans: Sequence[Received]) -> Counter[tuple[str, str]]:
     return pairs
 
 
-async def test_fifty_at_once(watch: Watched) -> None:
+async def test_fifty_runs_at_once_have_the_right_parents(signals: Watched) -> None:
     """Fifty runs at once have no wrong parent, leave nothing open, and every gauge is 0 again."""
     agents = [f"all-{fakes.KINDS[number % 3]}" for number in range(50)]
-    answers = await asyncio.gather(*(watch.desk.ask(agent=agent) for agent in agents))
+    answers = await asyncio.gather(*(signals.desk.ask(agent=agent) for agent in agents))
     for agent, answer in zip(agents, answers, strict=True):
         run = answer.json()
         assert (run["outcome"], run["iterations"], run["tool_calls"]) == ("completed", 1, 5), run
-        spans = await watch.trace_of(run["run_id"])
+        spans = await signals.trace_of(run["run_id"])
         is_a_tree(spans, run["run_id"])
         root = f"invoke_agent {agent}"
         assert tree(spans) == {
@@ -177,20 +177,22 @@ async def test_fifty_at_once(watch: Watched) -> None:
             ("invoke_agent stock", "chat unknown"): 4,
             ("invoke_agent stock", "execute_tool count"): 4,
         }
-    samples = await watch.scrape()
+    samples = await signals.scrape()
     for gauge in ("agent_runs_in_flight", "agent_run_oldest_age_seconds"):
         assert samples.total(gauge) == 0
     for gauge in ("threads_busy", "threads_abandoned", "tasks_abandoned"):
         assert samples.total(f"agent_tool_{gauge}") == 0
-    watch.desk.books_balance()
+    signals.desk.books_balance()
 
 
 @kinds
 @pytest.mark.parametrize("name", ["calls_out", "calls_out_sync"])
-async def test_a_client_inside_a_tool(watch: Watched, kind: str, name: str) -> None:
+async def test_span_of_a_client_is_a_child_of_its_tool(
+    signals: Watched, kind: str, name: str
+) -> None:
     """The span of a client that a tool uses is a child of that tool's span."""
-    run = (await watch.desk.ask(agent=f"{name}-{kind}")).json()
-    spans = await watch.trace_of(run["run_id"])
+    run = (await signals.desk.ask(agent=f"{name}-{kind}")).json()
+    spans = await signals.trace_of(run["run_id"])
     is_a_tree(spans, run["run_id"])
     (client,) = [span for span in spans if span.name == "GET /stock"]
     parent = parent_of(client, spans)
@@ -200,51 +202,53 @@ async def test_a_client_inside_a_tool(watch: Watched, kind: str, name: str) -> N
 
 @kinds
 @pytest.mark.parametrize("name", ["ask", "ask_sync"])
-async def test_a_sub_agent_has_its_own_counts(watch: Watched, kind: str, name: str) -> None:
-    """The span of a sub-agent says what it took itself; the run's own counts stay its own."""
-    run = (await watch.desk.ask(agent=f"{name}-{kind}")).json()
+async def test_sub_agent_has_its_own_counts(signals: Watched, kind: str, name: str) -> None:
+    """The span of a sub-agent has its own counts; the run's counts stay the run's."""
+    run = (await signals.desk.ask(agent=f"{name}-{kind}")).json()
     assert (run["iterations"], run["tool_calls"]) == (1, 1)
-    spans = await watch.trace_of(run["run_id"])
+    spans = await signals.trace_of(run["run_id"])
     (sub,) = [span for span in spans if span.name == "invoke_agent stock"]
     assert sub.attributes["gen_ai.agent.name"] == "stock"
-    told = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
-    assert told == {"iterations": 1, "tool_calls": 2}
+    counts = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
+    assert counts == {"iterations": 1, "tool_calls": 2}
     assert sub.attributes.get("gen_ai.usage.input_tokens") == 20
 
 
 @kinds
-async def test_two_sub_agents_in_one_tool(watch: Watched, kind: str) -> None:
+async def test_two_sub_agents_in_one_tool(signals: Watched, kind: str) -> None:
     """A tool that asks two agents has a span for each, with its own calls under it."""
-    run = (await watch.desk.ask(agent=f"ask_both-{kind}")).json()
-    spans = await watch.trace_of(run["run_id"])
+    run = (await signals.desk.ask(agent=f"ask_both-{kind}")).json()
+    spans = await signals.trace_of(run["run_id"])
     subs = [s.name for s in spans if s.operation == "invoke_agent" and "both" not in s.name]
     assert subs == ["invoke_agent stock", "invoke_agent billing"]
 
 
 @kinds
 @pytest.mark.parametrize("name", ["ask", "ask_sync"])
-async def test_a_deadline_inside_a_sub_agent(watch: Watched, kind: str, name: str) -> None:
-    """A run that ends while a sub-agent works leaves no span open, and no span without parent."""
-    asking = asyncio.ensure_future(watch.desk.ask(agent=f"slow-{name}-{kind}"))
-    await watch.desk.times_out(f"slow-{name}-{kind}", f"tool:{name}", 3)  # its own, and two inside
+async def test_deadline_inside_a_sub_agent_leaves_no_open_span(
+    signals: Watched, kind: str, name: str
+) -> None:
+    """A run that ends while a sub-agent works leaves no open span, and no span without a parent."""
+    asking = asyncio.ensure_future(signals.desk.ask(agent=f"slow-{name}-{kind}"))
+    await signals.desk.times_out(f"slow-{name}-{kind}", f"tool:{name}", 3)  # its own, two inside
     response = await asking
     assert response.status_code == 504
     run_id = response.json()["run_id"]
-    spans = await watch.trace_of(run_id)
+    spans = await signals.trace_of(run_id)
     is_a_tree(spans, run_id)
     (sub,) = [span for span in spans if span.name == "invoke_agent stock"]
     assert sub.attributes["error.type"] == "timeout"
-    told = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
-    assert told == {"iterations": 1, "tool_calls": 2}
+    counts = {key: sub.attributes.get(f"agent.run.{key}") for key in ("iterations", "tool_calls")}
+    assert counts == {"iterations": 1, "tool_calls": 2}
 
 
 @kinds
-async def test_what_a_run_s_span_says(watch: Watched, kind: str) -> None:
-    """The span of a run and those of its calls carry what the contract names."""
+async def test_span_of_a_run_has_the_contract_attributes(signals: Watched, kind: str) -> None:
+    """The spans of a run and of its calls have the attributes of the contract."""
     agent = f"ask-{kind}"
-    response = await watch.desk.ask(agent=agent, timeout=20, max_iterations=7)
+    response = await signals.desk.ask(agent=agent, timeout=20, max_iterations=7)
     run_id = response.json()["run_id"]
-    spans = await watch.trace_of(run_id)
+    spans = await signals.trace_of(run_id)
     root = root_of(spans, run_id)
     assert root.attributes["gen_ai.usage.input_tokens"] == 40
     assert root.attributes["agent.run.deadline_s"] == 20.0
@@ -259,11 +263,11 @@ async def test_what_a_run_s_span_says(watch: Watched, kind: str) -> None:
             assert own["gen_ai.tool.call.id"]
 
 
-async def test_the_resource(watch: Watched) -> None:
-    """Every span says which service, version and instance it is from."""
-    await watch.desk.ask(agent="calls_out-langgraph")
-    await until(lambda: watch.collector.spans)
-    for span in watch.collector.spans:
+async def test_span_has_its_resource(signals: Watched) -> None:
+    """Every span names its service, version and instance."""
+    await signals.desk.ask(agent="calls_out-langgraph")
+    await until(lambda: signals.collector.spans)
+    for span in signals.collector.spans:
         assert span.resource["service.name"] == "watchkeeper"
         assert span.resource["service.version"]
         assert span.resource["service.instance.id"]

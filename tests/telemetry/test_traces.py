@@ -42,8 +42,8 @@ class Begun(SpanProcessor):
         self.at_s.append(span.start_time / 1e9)
 
 
-def test_a_thread_that_is_held_between_two_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A span begins when its fact says, also where a busy machine held its thread meanwhile."""
+def test_span_starts_at_the_time_of_its_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span starts at the time of its fact, even if a busy machine held its thread meanwhile."""
     clocks, begun, provider = Clocks(), Begun(), TracerProvider()
     provider.add_span_processor(begun)
     fake = SimpleNamespace(time=clocks.time, monotonic=clocks.monotonic)

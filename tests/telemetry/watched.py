@@ -33,8 +33,9 @@ ERRORS = ("timeout", "iteration_limit", "failed")
 
 @dataclass
 class Log:
-    """What was written, line by line."""
+    """What a log wrote, line by line; `source` is that log."""
 
+    source: logs.Log = field(default_factory=logs.Log)
     stream: io.StringIO = field(default_factory=io.StringIO)
 
     @property
@@ -71,12 +72,10 @@ def recorded(
 ) -> Iterator[Log]:
     """Catch every line of this process; whatever logged before does so again afterwards."""
     log = Log()
-    ours = logs._Log
-    before = {name: vars(ours)[name] for name in ("level", "writer", "write")}
     hook, show, usr1 = sys.excepthook, warnings.showwarning, signal.getsignal(signal.SIGUSR1)
     root = logging.getLogger()
     root_level, outer = root.level, [h for h in root.handlers if _writes_lines(h)]
-    logs.start(
+    log.source.start(
         json=json,
         level=level,
         version="0",
@@ -88,14 +87,11 @@ def recorded(
     try:
         yield log
     finally:
-        assert ours.writer is not None
         # It waits, which a loop may not.
-        stopping = threading.Thread(target=ours.writer.close, args=(30.0,))
+        stopping = threading.Thread(target=log.source.stop, args=(30.0,))
         stopping.start()
         stopping.join()
         logging.captureWarnings(False)
-        for name, value in before.items():
-            setattr(ours, name, value)
         for handler in theirs:
             root.removeHandler(handler)
         for handler in outer:
@@ -152,7 +148,7 @@ def parsed(body: httpx.Response | str) -> Scrape:
 
 @dataclass
 class Watched:
-    """A service under watch. The log and the spans can be looked at after the block too."""
+    """A service whose signals are caught. The log and the spans can be read after the block."""
 
     desk: Served
     log: Log
@@ -211,13 +207,13 @@ async def watched(
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         collector = collector or stack.enter_context(otlp.receiver())
-        told = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
+        environ = {"OTEL_BSP_SCHEDULE_DELAY": "50", **(variables or {})}
         if tracing:
-            told.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
-        for name, value in told.items():
+            environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        for name, value in environ.items():
             environment.setenv(name, value)
         log = stack.enter_context(recorded(level))
-        async with served(agents, **options) as desk:
+        async with served(agents, log=log.source, **options) as desk:
             yield Watched(desk, log, collector)
 
 

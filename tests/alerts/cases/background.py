@@ -25,7 +25,7 @@ CASES = (
     ),
     silent(
         "AgentTaskBacklog",
-        "one waits for ten minutes; one has been at work for an hour",
+        "one waits for ten minutes; one has been running for an hour",
         _age("600x40"),
         _age("3600x40", state="running"),
         at="30m",

@@ -82,7 +82,7 @@ CASES = (
         *_first_token(le8="0+9x60", le15="0+10x60", inf="0+10x60"),
         at="25m",
         labels=_MODEL,
-        summary="gpt-4.1-mini of openai is slow to begin",
+        summary="gpt-4.1-mini of openai is slow to send its first token",
         description="One streamed call in twenty of gpt-4.1-mini waited 11.5s or longer for its "
         "first token, in the last 10m.",
     ),
@@ -134,7 +134,7 @@ CASES = (
         labels=_MODEL,
         summary="gpt-4.1-mini has no price",
         description="60 calls of gpt-4.1-mini of openai were not priced in the last 1h: costs are "
-        "larger than they look.",
+        "higher than shown.",
     ),
     silent(
         "AgentUnpricedCalls",

@@ -92,8 +92,8 @@ CASES = (
         at="30m",
         labels={"agent": "orders", "phase": "tool"},
         summary="Runs of orders time out in phase tool",
-        description="15 runs of orders missed their deadline in the last 15m; what held them was "
-        "tool.",
+        description="15 runs of orders missed their deadline in the last 15m; they were waiting in "
+        "phase tool.",
     ),
     silent(
         "AgentRunTimeouts",
@@ -118,8 +118,8 @@ CASES = (
         _LONGEST,
         at="9m",
         labels={"agent": "orders", "instance": INSTANCE},
-        summary="A run of orders has outlived every deadline",
-        description="The oldest run of orders on 10.0.0.1:8000 has been at work for 9m 0s, longer "
+        summary="A run of orders is older than every deadline",
+        description="The oldest run of orders on 10.0.0.1:8000 has been running for 9m 0s, longer "
         "than any deadline that a caller may ask for.",
     ),
     silent(
@@ -136,7 +136,7 @@ CASES = (
         _NEVER,
         at="40m",
         labels={"agent": "orders"},
-        summary="orders answers nobody",
+        summary="No run of orders succeeds",
         description="30 runs of orders ended badly in the last 30m, and not one was completed.",
     ),
     silent(
@@ -162,9 +162,9 @@ CASES = (
         _DEADLINE,
         at="10m",
         labels={"agent": "orders", "instance": INSTANCE},
-        summary="Runs of orders wait too long for a place",
-        description="The oldest queued run of orders on 10.0.0.1:8000 has waited for 16s, and its "
-        "deadline does not wait with it.",
+        summary="Runs of orders wait too long for a slot",
+        description="The oldest queued run of orders on 10.0.0.1:8000 has waited for 16s, which "
+        "counts against its deadline.",
     ),
     silent(
         "AgentQueueBacklog",

@@ -2,7 +2,7 @@
 
 from app.telemetry import catalogue as c
 from dashboards.rules.promql import SCRAPE_DURATION, SCRAPED_SAMPLES, UP
-from tests.alerts.promtool import INSTANCE, Case, Given, Said, fires, given, silent
+from tests.alerts.promtool import INSTANCE, Case, FiringAlert, Given, fires, given, silent
 
 _OTHER = "10.0.0.2:8000"
 
@@ -59,11 +59,11 @@ CASES = (
         (),
         "1m",
         (
-            Said(
+            FiringAlert(
                 {},
                 "Alerting works",
-                "This alert always fires. If its receiver hears nothing, Prometheus, Alertmanager "
-                "or the way between them is broken.",
+                "This alert always fires. If its receiver does not get it, Prometheus, "
+                "Alertmanager or the way between them is broken.",
                 {},
             ),
         ),
@@ -77,7 +77,7 @@ CASES = (
         at="15m",
         labels={"instance": INSTANCE},
         summary="10.0.0.1:8000 is full",
-        description="58 runs are at work on 10.0.0.1:8000: nearly every place is taken.",
+        description="58 runs are running on 10.0.0.1:8000: nearly every slot is in use.",
     ),
     silent(
         "AgentSaturated",
@@ -94,7 +94,7 @@ CASES = (
         given(c.REJECTED, "0+2x20", reason="overloaded"),
         at="10m",
         labels={"instance": INSTANCE},
-        summary="10.0.0.1:8000 sends callers away",
+        summary="10.0.0.1:8000 refuses requests",
         description="10 requests were refused as overloaded by 10.0.0.1:8000 in the last 5m.",
     ),
     silent(
@@ -112,7 +112,7 @@ CASES = (
         labels={"instance": INSTANCE},
         summary="Something blocks the event loop of 10.0.0.1:8000",
         description="3 times in the last 15m something held the event loop of 10.0.0.1:8000 for "
-        "more than half a second; all its runs stood still.",
+        "more than half a second; none of its runs could continue.",
     ),
     silent(
         "AgentEventLoopBlocked",

@@ -15,7 +15,7 @@ def _burns(
     share: str,
     pace: str,
     long: str,
-    gone: str,
+    exhausted_in: str,
 ) -> Case:
     return fires(
         _BURN,
@@ -26,8 +26,9 @@ def _burns(
         labels={"agent": "orders"},
         rule={"long": long},
         summary=f"orders burns its error budget {pace} times too fast",
-        description=f"{share} of the runs of orders were bad in the last {long}, and it goes on. "
-        f"1.00% of the runs of 30d may be; at this pace that is used up in {gone}.",
+        description=f"{share} of the runs of orders were bad in the last {long}, and they still "
+        "are. 1.00% of the runs of 30d may be; at this burn rate that is used up in "
+        f"{exhausted_in}.",
     )
 
 
@@ -41,7 +42,7 @@ CASES = (
         share="15.17%",
         pace="14.4",
         long="1h",
-        gone="50 hours",
+        exhausted_in="50 hours",
     ),
     _burns(
         "one run in ten times out, for hours after a quiet day",
@@ -51,7 +52,7 @@ CASES = (
         share="6.648%",
         pace="6",
         long="6h",
-        gone="5 days",
+        exhausted_in="5 days",
     ),
     _burns(
         "four runs in a hundred are stopped at their limit, for most of a day",
@@ -61,7 +62,7 @@ CASES = (
         share="3.332%",
         pace="3",
         long="1d",
-        gone="10 days",
+        exhausted_in="10 days",
     ),
     _burns(
         "a little more than one run in a hundred is refused, for hours",
@@ -71,7 +72,7 @@ CASES = (
         share="1.5%",
         pace="1",
         long="3d",
-        gone="30 days",
+        exhausted_in="30 days",
     ),
     silent(
         _BURN,

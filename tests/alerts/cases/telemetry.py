@@ -39,9 +39,9 @@ CASES = (
         given(c.TELEMETRY_ERRORS, "0x40", sink="metrics"),
         at="20m",
         labels={"instance": INSTANCE, "sink": "traces"},
-        summary="The traces of 10.0.0.1:8000 raise errors of their own",
-        description="15 faults in the traces of 10.0.0.1:8000 in the last 15m: what they tell is "
-        "not complete.",
+        summary="The traces of 10.0.0.1:8000 raise errors",
+        description="15 faults in the traces of 10.0.0.1:8000 in the last 15m: their output is "
+        "incomplete.",
     ),
     silent(
         "AgentTelemetryErrors",
@@ -55,8 +55,8 @@ CASES = (
         given(c.LABEL_OVERFLOW, "0+1x90", label="tool"),
         at="65m",
         labels={"label": "tool"},
-        summary="Label tool has run out of room",
-        description="60 times in the last 1h a value of the label tool was told as _other.",
+        summary="Label tool has too many values",
+        description="60 times in the last 1h a value of the label tool was counted as _other.",
     ),
     silent(
         "AgentLabelOverflow",

@@ -26,7 +26,7 @@ CASES = (
         at="25m",
         labels=_TOOL,
         summary="Tool query_order of orders fails",
-        description="30% of the calls of query_order by orders failed or did not come back in the "
+        description="30% of the calls of query_order by orders failed or did not return in the "
         "last 10m.",
     ),
     silent(
@@ -50,9 +50,9 @@ CASES = (
         _LIMIT,
         at="10m",
         labels={"instance": INSTANCE},
-        summary="Hung sync code piles up on 10.0.0.1:8000",
+        summary="Threads of hung sync code accumulate on 10.0.0.1:8000",
         description="9 threads of 10.0.0.1:8000 work for runs that have ended: sync tools, models "
-        "or nodes that do not come back.",
+        "or nodes that do not return.",
     ),
     silent(
         "AgentToolThreadsAbandoned",
@@ -67,14 +67,13 @@ CASES = (
         _rejected("unknown_tool", "0+1x60"),
         at="20m",
         labels={"agent": "orders", "reason": "unknown_tool"},
-        summary="The model of orders asks for what cannot be run",
+        summary="The model of orders asks for tool calls that cannot be run",
         description="20 tool calls of orders could not be run in the last 30m: unknown_tool.",
     ),
     silent(
         "AgentHallucinatedTools",
-        "nine calls did not fit, and many were refused by the service",
+        "the arguments of nine calls do not fit",
         _rejected("invalid_args", "0x10 9x40"),
-        _rejected("refused", "0+5x60"),
         at="35m",
     ),
 )

@@ -1,4 +1,4 @@
-"""SIGTERM while callers wait for background runs or follow them: nobody is torn, nobody holds it.
+"""SIGTERM while callers wait for background runs or follow them.
 
 Callers of a process that leaves are answered, and learn the rest from the next one.
 """
@@ -23,7 +23,7 @@ from app.tasks.engine import Engine
 from tests import fakes
 from tests.command import Serving, serving
 from tests.service import served, until
-from tests.streams.reading import Told, names_of, parse
+from tests.streams.reading import StreamEvent, names_of, parse
 from tests.tasks import background
 from tests.tasks.test_roles import in_folder, post, seen, view
 
@@ -107,7 +107,7 @@ def _answer(response: HTTPResponse, read: bytes = b"") -> Answer:
     return Answer(response.status, response.headers, read + response.read())
 
 
-def release(service: Serving, callers: Callers, task_id: str) -> list[Told]:
+def release(service: Serving, callers: Callers, task_id: str) -> list[StreamEvent]:
     """Signal the process: both are answered, and it ends soon. What the follower has read."""
     began = time.monotonic()
     service.signal()
@@ -121,37 +121,37 @@ def release(service: Serving, callers: Callers, task_id: str) -> list[Told]:
     output = service.out.read_text() + service.err.read_text()
     assert "Exception in ASGI" not in output
     assert '"level":"error"' not in output
-    told = parse(followed.body)
-    assert "end" not in names_of(told)
-    return told
+    events = parse(followed.body)
+    assert "end" not in names_of(events)
+    return events
 
 
-def test_a_process_that_only_asks(tmp_path: Path) -> None:
-    """Whoever waits at a process without work of its own is let go after the notice."""
+def test_api_process_answers_waiters_after_the_notice(tmp_path: Path) -> None:
+    """A process without work of its own answers its waiting callers after the notice."""
     with node(tmp_path, "api", "--no-background") as asked:
         task_id = post(asked, "/agent/async").json()["task_id"]
         with calling(asked, task_id) as callers:
             assert release(asked, callers, task_id) == []
 
 
-def test_a_process_that_works(tmp_path: Path) -> None:
-    """A follower whose process hands the run over resumes at the next one, without a hole."""
+def test_follower_resumes_at_the_next_process(tmp_path: Path) -> None:
+    """A follower resumes at the next process without a gap when its process hands the run over."""
     with node(tmp_path, "first") as first:
         task_id = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: view(first, task_id)["status"] == "running")
         with calling(first, task_id, b"tool_start") as callers:
-            told = release(first, callers, task_id)
-    assert "tool_start" in names_of(told)
+            events = release(first, callers, task_id)
+    assert "tool_start" in names_of(events)
     with node(tmp_path, "second", nap_s=0) as second:
         place = f"{second.url}/agent/async/{task_id}/events"
-        headers = {"Last-Event-ID": str(told[-1].id)}
-        told += parse(httpx.get(place, headers=headers, timeout=60).content)
-    assert [event.id for event in told] == list(range(1, len(told) + 1))
-    assert names_of(told)[-1] == "end"
+        headers = {"Last-Event-ID": str(events[-1].id)}
+        events += parse(httpx.get(place, headers=headers, timeout=60).content)
+    assert [event.id for event in events] == list(range(1, len(events) + 1))
+    assert names_of(events)[-1] == "end"
 
 
-def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:
-    """Whoever waits for it has its answer, and whoever follows it reads its end."""
+def test_run_that_ends_in_the_drain_is_answered(tmp_path: Path) -> None:
+    """A waiting caller gets the answer, and a follower reads the end."""
     with node(tmp_path, "patient", drain_s=30, nap_s=3) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
         assert seen(lambda: view(first, task_id)["status"] == "running")
@@ -163,10 +163,10 @@ def test_a_run_that_ends_in_the_drain(tmp_path: Path) -> None:
             assert first.wait(30) == 0
 
 
-async def test_an_end_that_is_still_being_stored(
+async def test_waiter_gets_an_end_that_is_stored_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits at a process that leaves has the answer, however slowly its end is stored."""
+    """A draining process answers its waiting callers, however slowly the end is stored."""
     stores = SystemDatabase.update_workflow_outcome
 
     def slowly(*arguments: Any, **named: Any) -> None:
@@ -182,7 +182,7 @@ async def test_an_end_that_is_still_being_stored(
         await asyncio.sleep(0.2)
         engine = desk.service.engine
         assert isinstance(engine, Engine)
-        engine.leave()
+        engine.stop_taking_runs()
         await desk.service.runner.drain(0.0, 30.0)
         await engine.release_waiters()
         assert (await asyncio.wait_for(waiting, 10))["status"] == "completed"

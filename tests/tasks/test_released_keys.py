@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.runs.errors import InFlight
-from app.tasks.kept import Keys
+from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.store import Store
 from tests import fakes, faults
 from tests.service import Served, served, until
@@ -28,18 +28,20 @@ async def holds_the_place(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[A
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was refused may ask again at once, with another body too, and is then answered.
+async def test_key_is_free_after_a_refusal(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused caller may repeat at once, even with another body, and is then answered.
 
     However long the store takes to let go of the key.
     """
-    free = Keys.release
+    free = IdempotencyKeyStore.release
 
-    async def slowly(self: Keys, key: str, run_id: str) -> None:
+    async def slowly(self: IdempotencyKeyStore, key: str, run_id: str) -> None:
         await asyncio.sleep(0.3)
         await free(self, key, run_id)
 
-    monkeypatch.setattr(Keys, "release", slowly)
+    monkeypatch.setattr(IdempotencyKeyStore, "release", slowly)
     tools = fakes.ToolDesk(60)
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     options: dict[str, Any] = {"max_running_runs": 1, "max_queued_runs": 0}
@@ -55,20 +57,23 @@ async def test_after_a_refusal(mode: str, tmp_path: Path, monkeypatch: pytest.Mo
         await holding
         first, again = [await ask(desk, mode, "full") for _ in range(2)]
         assert answer(first, mode)["outcome"] == "completed"
-        assert ["idempotent-replay" in told.headers for told in (first, again)] == [False, True]
+        assert ["idempotent-replay" in response.headers for response in (first, again)] == [
+            False,
+            True,
+        ]
         assert answer(again, mode) == answer(first, mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
+async def test_key_is_free_after_a_timeout_in_the_queue(mode: str, tmp_path: Path) -> None:
     """A deadline that passes in the queue frees the key as any other does."""
     tools = fakes.ToolDesk(60)
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     async with served(agents, store_url=url_in(tmp_path), max_running_runs=1) as desk:
         holding = await holds_the_place(desk, tools)
         late = [await ask(desk, mode, "late", timeout=1.5) for _ in range(2)]
-        assert {answer_of(told)["phase"] for told in late} == {"queue"}
-        assert len({told.headers["x-run-id"] for told in late}) == 2
+        assert {answer_of(response)["phase"] for response in late} == {"queue"}
+        assert len({response.headers["x-run-id"] for response in late}) == 2
         for run_id in list(desk.service.runner.in_flight):
             await desk.client.delete(f"/runs/{run_id}")
         await holding
@@ -76,27 +81,27 @@ async def test_after_the_queue_was_too_long(mode: str, tmp_path: Path) -> None:
 
 def answer_of(response: Any) -> dict[str, Any]:
     """The problem of a run that never began: as a plain answer, whatever was asked for."""
-    told: dict[str, Any] = response.json()
-    assert (response.status_code, told["outcome"]) == (504, "timeout")
-    return told
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["outcome"]) == (504, "timeout")
+    return body
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_a_drain(mode: str, tmp_path: Path) -> None:
-    """Whoever was refused by a service that stops is answered by the next one."""
+async def test_key_is_free_after_a_drain(mode: str, tmp_path: Path) -> None:
+    """A caller that a draining service refused is answered by the next one."""
     url = url_in(tmp_path)
     async with served({"quick": quick()}, store_url=url) as desk:
         await desk.service.runner.drain(0.0, 0.0)
         refused = await ask(desk, mode, "moved")
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
     async with served({"quick": quick()}, store_url=url) as desk:
-        told = await ask(desk, mode, "moved")
-        assert (told.status_code, "idempotent-replay" in told.headers) == (200, False)
+        response = await ask(desk, mode, "moved")
+        assert (response.status_code, "idempotent-replay" in response.headers) == (200, False)
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_after_a_failure(mode: str, tmp_path: Path) -> None:
-    """A failure is an answer, and is replayed; a question to a human is none, and is not."""
+async def test_failure_is_replayed_and_interrupt_is_not(mode: str, tmp_path: Path) -> None:
+    """A failure is an answer and is replayed; a question to a human is not."""
     agents = {
         "raises": faults.graph_that_raises(OSError("x")),
         "asks": faults.graph_that_asks(keeps_state=False),
@@ -111,9 +116,9 @@ async def test_after_a_failure(mode: str, tmp_path: Path) -> None:
             assert ("idempotent-replay" in again.headers) is replayed
             assert (answer(first, mode) == answer(again, mode)) is replayed
             if mode == "stream" and replayed:
-                told = parse(again.content)
-                assert names_of(told) == ["run", "error", "end"]
-                assert of(told, "error") == of(told, "end")
+                events = parse(again.content)
+                assert names_of(events) == ["run", "error", "end"]
+                assert of(events, "error") == of(events, "end")
 
 
 def let_time_pass(store: Store) -> None:
@@ -122,12 +127,12 @@ def let_time_pass(store: Store) -> None:
         connection.execute(sa.text("update watchkeeper_keys set held_until = held_until - 60"))
 
 
-async def test_after_its_process_died(tmp_path: Path) -> None:
-    """A key that nobody gives back ends by itself, and who had it writes nothing any more."""
+async def test_key_expires_after_its_process_died(tmp_path: Path) -> None:
+    """A key that nobody releases expires, and its former holder writes nothing any more."""
     url = url_in(tmp_path)
     async with served({"quick": quick()}, store_url=url):
         store = await asyncio.to_thread(Store, url)
-        keys = Keys(store)
+        keys = IdempotencyKeyStore(store)
         assert await keys.acquire("k", "same", "dead", 30) is None
         with pytest.raises(InFlight):
             await keys.acquire("k", "same", "next", 30)

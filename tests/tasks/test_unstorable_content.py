@@ -29,8 +29,8 @@ def _holds_itself() -> None:
 
 
 @pytest.mark.parametrize("broken", [_not_utf_8, _holds_itself, lambda: json.dumps(object())])
-def test_content(broken: Callable[[], object]) -> None:
-    """What cannot be encoded will not be encoded later either."""
+def test_content_that_cannot_be_encoded_is_permanent(broken: Callable[[], object]) -> None:
+    """Content that cannot be encoded now cannot be encoded later."""
     with pytest.raises((ValueError, TypeError)) as raised:
         broken()
     assert refuses_content(raised.value)
@@ -50,13 +50,15 @@ def test_content(broken: Callable[[], object]) -> None:
         (RuntimeError("closed"), False),
     ],
 )
-def test_outages(error: Exception, is_content: bool) -> None:
-    """What the database says of its own state may be otherwise later."""
+def test_outages_are_temporary(error: Exception, is_content: bool) -> None:
+    """An error about the state of the database may pass."""
     assert refuses_content(error) is is_content
 
 
-async def test_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run whose row is refused fails once, before its tool has begun."""
+async def test_refused_row_fails_the_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose row is refused fails once, before its tool starts."""
     append, tools = Owned.append, fakes.ToolDesk()
 
     def refuse(self: Owned, offset: int, row: Any) -> None:
@@ -74,7 +76,9 @@ async def test_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert tools.started == []
 
 
-async def test_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_result_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run whose result is refused is stored as failed, and its tools are not called again."""
     step, tools = DBOS.run_step, fakes.ToolDesk()
 
@@ -94,8 +98,10 @@ async def test_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert listed["status"] == "failed"
 
 
-async def test_a_result_during_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A result that an outage kept from being stored is stored in another attempt."""
+async def test_result_during_an_outage_is_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that an outage kept out of the store is stored by another attempt."""
     step = DBOS.run_step
     outages = [sa.exc.OperationalError("insert", {}, Exception("gone"))]
 

@@ -1,4 +1,4 @@
-"""When a failure may be repeated: after a tool had begun only with a key, which names repeats."""
+"""When a failure is retryable: after a tool started, only with a key, which identifies repeats."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,11 +9,11 @@ import pytest_asyncio
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import tool
 
-from app.runs import idempotency_key
 from tests import fakes
 from tests.service import Served, served
 from tests.streams.reading import of, parse
 from tests.tasks.background import ended, url_in
+from watchkeeper import tool_call_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODES = ("", "/stream", "/async")
@@ -34,7 +34,7 @@ class Till:
         @tool
         async def pay(amount: int) -> str:
             """Pay so much."""
-            self.paid.append(idempotency_key() or "")
+            self.paid.append(tool_call_key() or "")
             return "paid"
 
         def script(messages: Sequence[BaseMessage]) -> AIMessage:
@@ -75,40 +75,44 @@ async def ask(desk: Served, agent: str, mode: str, key: str | None = None) -> di
     response = await desk.client.post(place, json={"question": "q"}, headers=headers)
     if mode == "/async":
         return await of_task(desk, response.json()["task_id"])
-    told: dict[str, Any] = of(parse(response.content), "end")[0] if mode else response.json()
-    return told
+    events: dict[str, Any] = of(parse(response.content), "end")[0] if mode else response.json()
+    return events
 
 
 async def of_task(desk: Served, task_id: str) -> dict[str, Any]:
     """The finished run or the problem of a background run."""
     task = await ended(desk, task_id)
-    told: dict[str, Any] = task["result"] or task["error"]
-    return told
+    result: dict[str, Any] = task["result"] or task["error"]
+    return result
 
 
 @kinds
 @modes
-async def test_after_a_tool_had_begun(desk: Served, kind: str, mode: str, till: Till) -> None:
-    """Without a key a repeat could pay twice, so the failure is not retryable; with one it is."""
+async def test_failure_after_a_tool_started_is_retryable_with_a_key_only(
+    desk: Served, kind: str, mode: str, till: Till
+) -> None:
+    """Without a key a repeat could pay twice, so the failure is not retryable; with a key it is."""
     for key in (None, f"begun-{kind}-{mode}"):
-        told = await ask(desk, f"pays-{kind}", mode, key)
-        assert (told["code"], told["tool_calls"]) == ("model_failed", 2)
-        assert told["retryable"] is (key is not None)
+        error = await ask(desk, f"pays-{kind}", mode, key)
+        assert (error["code"], error["tool_calls"]) == ("model_failed", 2)
+        assert error["retryable"] is (key is not None)
 
 
 @kinds
 @modes
-async def test_before_any_tool(desk: Served, kind: str, mode: str) -> None:
-    """A failure that did nothing is retryable, with a key or without."""
+async def test_failure_before_any_tool_is_retryable(desk: Served, kind: str, mode: str) -> None:
+    """A failure before any tool call is retryable, with a key or without."""
     for key in (None, f"before-{kind}-{mode}"):
-        told = await ask(desk, f"fails-{kind}", mode, key)
-        assert (told["code"], told["retryable"]) == ("model_failed", True)
+        error = await ask(desk, f"fails-{kind}", mode, key)
+        assert (error["code"], error["retryable"]) == ("model_failed", True)
 
 
 @kinds
 @pytest.mark.parametrize("mode", ["", "/stream"])
-async def test_a_repeat_with_the_key(desk: Served, kind: str, mode: str, till: Till) -> None:
-    """A retryable failure is not replayed: the run begins anew, and tools can tell its repeats."""
+async def test_repeat_with_the_key_starts_a_new_run(
+    desk: Served, kind: str, mode: str, till: Till
+) -> None:
+    """A retryable failure is not replayed: the run starts anew, and tools can detect the repeat."""
     key = f"repeat-{kind}-{mode}"
     first = await ask(desk, f"pays-{kind}", mode, key)
     till.fails = False
@@ -124,8 +128,10 @@ async def test_a_repeat_with_the_key(desk: Served, kind: str, mode: str, till: T
 
 
 @pytest.mark.parametrize("key", [None, "retried"])
-async def test_a_retry_in_the_background(desk: Served, key: str | None, till: Till) -> None:
-    """A retry of a run that failed with a key is the same operation; without, it is another."""
+async def test_retry_with_a_key_is_the_same_operation(
+    desk: Served, key: str | None, till: Till
+) -> None:
+    """A retry of a failed run with a key is the same operation; without a key it is another."""
     agent = "pays-agent_executor"  # whose model's calls have no ids
     headers = {} if key is None else {"Idempotency-Key": key}
     place = f"/agents/{agent}/async"
@@ -141,12 +147,12 @@ async def test_a_retry_in_the_background(desk: Served, key: str | None, till: Ti
     assert not set(till.paid[:4]) & set(till.paid[4:])  # what has its answer is wanted once more
 
 
-async def test_a_deadline_says_what_it_always_said(desk: Served, till: Till) -> None:
-    """A timeout is retryable as the contract has it, whatever had begun."""
+async def test_timeout_is_always_retryable(desk: Served, till: Till) -> None:
+    """A timeout is retryable, as the contract says, whatever had started."""
     nap = fakes.ToolDesk(60)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
     async with served({"nap": fakes.build("create_agent", model, nap.tools())}) as service:
         asking = asyncio.ensure_future(service.ask(agent="nap"))
         await service.times_out("nap", "tool:nap")
-        told = (await asking).json()
-    assert (told["code"], told["tool_calls"], told["retryable"]) == ("timeout", 1, True)
+        body = (await asking).json()
+    assert (body["code"], body["tool_calls"], body["retryable"]) == ("timeout", 1, True)

@@ -31,8 +31,8 @@ class Held:
         return {"messages": [AIMessage("late")]}
 
 
-async def test_a_run_that_was_cancelled_keeps_nothing(tmp_path: Path) -> None:
-    """Also when it answers before its process has heard of it: a later run may have the thread."""
+async def test_cancelled_run_stores_no_conversation(tmp_path: Path) -> None:
+    """Even if it answers before its process learns of it: a later run may hold the thread."""
     held = Held()
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, "one", thread_id="t")
@@ -45,8 +45,10 @@ async def test_a_run_that_was_cancelled_keeps_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thread_id", ["t", None])
-async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path) -> None:
-    """Before its process has heard: without a conversation to write the answer stands."""
+async def test_answer_after_the_cancel_stands_without_a_conversation(
+    thread_id: str | None, tmp_path: Path
+) -> None:
+    """Before its process learns of it: without a conversation to write the answer stands."""
     held = Held()
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, "one", thread_id=thread_id)
@@ -54,19 +56,19 @@ async def test_an_answer_after_the_cancel(thread_id: str | None, tmp_path: Path)
         await desk.service.tasks.cancel(task_id)
         held.release.set()
         await until(lambda: not desk.service.runner.in_flight, 20)
-        told, end = await ended(desk, task_id), desk.end_of(task_id)
+        task, end = await ended(desk, task_id), desk.end_of(task_id)
         # Without one it stands, unless its process looked at the store just then.
-        assert told["status"] == end.outcome
+        assert task["status"] == end.outcome
         assert thread_id is None or end.outcome == "cancelled"
 
 
-async def test_half_a_character(tmp_path: Path) -> None:
-    """A conversation in which a model said half a surrogate pair can be read."""
+async def test_half_a_surrogate_pair_can_be_read(tmp_path: Path) -> None:
+    """A conversation in which a model wrote half a surrogate pair can be read."""
 
-    def says(_: Sequence[BaseMessage]) -> AIMessage:
+    def reply(_: Sequence[BaseMessage]) -> AIMessage:
         return AIMessage("half \ud83d of it", usage_metadata=fakes.USAGE)
 
-    agent = fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+    agent = fakes.build("create_agent", fakes.ScriptedModel(script=reply), [])
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", thread_id="t"))
         answer = await desk.client.get("/threads/t")
@@ -74,8 +76,8 @@ async def test_half_a_character(tmp_path: Path) -> None:
         assert answer.json()["messages"][-1]["content"] == "half ? of it"
 
 
-async def test_a_first_run_is_not_dropped(tmp_path: Path) -> None:
-    """A thread that nothing was kept of yet is in use as well: dropping it is a conflict."""
+async def test_thread_of_a_first_run_cannot_be_deleted(tmp_path: Path) -> None:
+    """A thread without messages is in use as well: deleting it is a conflict."""
     held = Held()
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, "one", thread_id="t")
@@ -87,11 +89,11 @@ async def test_a_first_run_is_not_dropped(tmp_path: Path) -> None:
         assert (await desk.client.delete("/threads/t")).status_code == 404
 
 
-async def test_the_same_question_again() -> None:
-    """An executor that is taken over drops what its own attempt kept, not what reads alike."""
+async def test_takeover_deletes_only_its_own_messages() -> None:
+    """A resumed executor deletes what its own attempt stored, not messages that read alike."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     agent: Any = registry.adapt(build("with_history", model), "a", AgentInfo(name="a", kind=""))
-    agent.use_stores(InMemoryThreads())
+    agent.use_store(InMemoryThreads())
 
     async def ask(run_id: str, **others: Any) -> list[str]:
         call = AgentCall(
@@ -110,10 +112,10 @@ async def test_the_same_question_again() -> None:
     ("mode", "outcome", "code"),
     [("agent", "timeout", "timeout"), ("agent/async", "failed", "store_unavailable")],
 )
-async def test_a_run_whose_thread_is_anothers(
+async def test_run_that_lost_its_thread_stores_nothing(
     mode: str, outcome: str, code: str, tmp_path: Path
 ) -> None:
-    """It ends, and keeps nothing: its time was over for the store, or it was stored too late."""
+    """The run ends and stores nothing: its time was over, or it was stored too late."""
     held = Held()
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         body = {"question": "one", "thread_id": "t", "timeout": 20}
@@ -124,10 +126,10 @@ async def test_a_run_whose_thread_is_anothers(
         await desk.service.conversations.acquire("held", "t", "another", 60)
         held.release.set()
         response = await asyncio.wait_for(asking, 20)
-        told = response.json()
+        error = response.json()
         if mode == "agent/async":
-            told = (await ended(desk, run_id))["error"]
-        assert (told["outcome"], told["code"], told["retryable"]) == (outcome, code, True)
+            error = (await ended(desk, run_id))["error"]
+        assert (error["outcome"], error["code"], error["retryable"]) == (outcome, code, True)
         assert desk.end_of(run_id).outcome == outcome
         assert (await desk.client.get("/threads/t")).status_code == 404
         desk.books_balance()

@@ -1,4 +1,4 @@
-"""What is kept on the store, for how long, and what goes with it."""
+"""How long the store keeps steps, keys, threads and results, and what is deleted with a run."""
 
 import asyncio
 import json
@@ -24,11 +24,11 @@ def rows(folder: Path, query: str, file: str = "store.sqlite") -> list[Any]:
 
 def steps_of(folder: Path, task_id: str) -> int:
     """How many steps of a run are kept."""
-    kept = rows(folder, "select thread_id from checkpoints", "store.steps")
-    return kept.count((task_id,))
+    stored = rows(folder, "select thread_id from checkpoints", "store.steps")
+    return stored.count((task_id,))
 
 
-async def gone(desk: Served, place: str) -> None:
+async def until_deleted(desk: Served, place: str) -> None:
     """Wait until there is nothing of that name any more."""
     end = time.monotonic() + LONG_S
     while (await desk.client.get(place)).status_code != 404:
@@ -44,8 +44,8 @@ async def ask(desk: Served, agent: str, **body: Any) -> Any:
     )
 
 
-async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
-    """The steps of a graph are kept while its run is at work, and no longer."""
+async def test_steps_are_deleted_when_a_run_ends(tmp_path: Path) -> None:
+    """The store keeps the steps of a graph only while its run is at work."""
     tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
@@ -56,8 +56,8 @@ async def test_steps_go_when_a_run_has_ended(tmp_path: Path) -> None:
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
 
-async def test_steps_go_with_their_run(tmp_path: Path) -> None:
-    """A run that was cancelled when no process had it takes its steps along when it goes."""
+async def test_steps_are_deleted_with_their_run(tmp_path: Path) -> None:
+    """Deleting a run that was cancelled without a process deletes its steps."""
     tools = fakes.ToolDesk(60.0)
     store: dict[str, Any] = {"store_url": url_in(tmp_path)}
     async with served({"slow": calling("nap", tools)}, **store) as desk:
@@ -68,11 +68,11 @@ async def test_steps_go_with_their_run(tmp_path: Path) -> None:
         assert stopped.json()["result"] == "cancelled"
         assert steps_of(tmp_path, task_id)
     async with served({"quick": quick()}, **store, keep_tasks_s=0.01) as desk:
-        await gone(desk, f"/agent/async/{task_id}")
+        await until_deleted(desk, f"/agent/async/{task_id}")
         await until(lambda: not steps_of(tmp_path, task_id), 20)
 
 
-async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
+async def test_answer_is_replayed_for_a_day(tmp_path: Path) -> None:
     """An answer is replayed for 24 hours; a key in flight is held for the run's time and 5 s."""
     tools = Held()
     held = "select held_until, body is null from watchkeeper_keys"
@@ -90,8 +90,8 @@ async def test_a_key_is_kept_for_a_day(tmp_path: Path) -> None:
         assert DAY_S <= until_s - began < DAY_S + 60
 
 
-async def test_a_thread_is_held_however_long_a_run_takes(tmp_path: Path) -> None:
-    """What holds the thread of a background run is the run, and no clock."""
+async def test_background_run_holds_its_thread_to_its_end(tmp_path: Path) -> None:
+    """A background run holds its thread until it ends, however long it takes."""
     tools = fakes.ToolDesk(60.0)
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
@@ -103,8 +103,8 @@ async def test_a_thread_is_held_however_long_a_run_takes(tmp_path: Path) -> None
         assert (await post(desk, thread_id="t")).status_code == 202
 
 
-async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
-    """A submission is JSON that later versions can read, and nothing that code is loaded from."""
+async def test_submissions_are_stored_as_plain_json(tmp_path: Path) -> None:
+    """A submission is JSON that later versions can read; loading it runs no code."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "plainly"))
     [(stored,)] = rows(tmp_path, "select inputs from workflow_input")
@@ -113,8 +113,8 @@ async def test_what_is_stored_is_plain_json(tmp_path: Path) -> None:
     assert json.loads(output)["outcome"] == "completed"
 
 
-async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
-    """A store that takes no steps until the deadline is not told as a fault of the agent's."""
+async def test_steps_that_cannot_be_stored_fail_as_store_unavailable(tmp_path: Path) -> None:
+    """If the store takes no steps until the deadline, the run fails as `store_unavailable`."""
     tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, timeout=3.0)
@@ -122,20 +122,20 @@ async def test_steps_that_cannot_be_written(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "store.steps") as steps:
             steps.execute("alter table checkpoints rename to gone")
         tools.release()
-        told = await ended(desk, task_id)
-    assert (told["status"], told["error"]["code"]) == ("failed", "store_unavailable")
-    assert told["error"]["retryable"] is False  # its tool had begun, and nothing names a repeat
+        task = await ended(desk, task_id)
+    assert (task["status"], task["error"]["code"]) == ("failed", "store_unavailable")
+    assert task["error"]["retryable"] is False  # its tool had begun, and nothing names a repeat
 
 
 @pytest.mark.parametrize("asked_for", [True, False])
-async def test_what_tools_said_is_kept_if_asked_for(asked_for: bool, tmp_path: Path) -> None:
+async def test_tool_content_is_stored_only_if_asked_for(asked_for: bool, tmp_path: Path) -> None:
     """The log of a run has the arguments and results of tools only with `include_steps`."""
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
-        told = await ended(desk, await submit(desk, include_steps=asked_for))
+        task = await ended(desk, await submit(desk, include_steps=asked_for))
     log = [json.loads(value) for (value,) in rows(tmp_path, "select value from streams")]
     [step] = [step for row in log for step in row["progress"]["steps"]]
-    kept = (step["arguments"], step["result"])
-    assert kept == (({"order": "7"}, "order 7 shipped") if asked_for else (None, None))
-    assert ("order 7" in str(told["result"]["steps"])) is asked_for
-    said = [event for row in log for event in row["events"] if event[0] != "token"]
-    assert "shipped" not in str(said)
+    content = (step["arguments"], step["result"])
+    assert content == (({"order": "7"}, "order 7 shipped") if asked_for else (None, None))
+    assert ("order 7" in str(task["result"]["steps"])) is asked_for
+    stored_events = [event for row in log for event in row["events"] if event[0] != "token"]
+    assert "shipped" not in str(stored_events)

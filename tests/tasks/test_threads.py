@@ -1,4 +1,4 @@
-"""What a run that gave no answer leaves of its conversation."""
+"""What a run without an answer leaves in its conversation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.service import served, until
 from tests.tasks.background import ended, submit, url_in
 
 
-def says(messages: Sequence[BaseMessage]) -> AIMessage:
+def repeat_question(messages: Sequence[BaseMessage]) -> AIMessage:
     """Ask for a nap when asked to, else answer."""
     question = [message for message in messages if message.type == "human"][-1]
     if question.text == "nap":
@@ -21,9 +21,9 @@ def says(messages: Sequence[BaseMessage]) -> AIMessage:
     return AIMessage(f"heard {question.text}", usage_metadata=fakes.USAGE)
 
 
-async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> None:
-    """Of a background run that was cancelled, the next run on the thread reads nothing."""
-    model = fakes.ScriptedModel(script=says)
+async def test_cancelled_run_leaves_its_thread_unchanged(tmp_path: Path) -> None:
+    """The next run on the thread reads nothing of a cancelled background run."""
+    model = fakes.ScriptedModel(script=repeat_question)
     agent = fakes.build("create_agent", model, fakes.ToolDesk(20.0).tools())
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", thread_id="t"))
@@ -31,17 +31,17 @@ async def test_a_cancelled_run_leaves_its_thread_as_it_was(tmp_path: Path) -> No
         await until(lambda: desk.service.runner.in_flight)
         assert (await desk.client.delete(f"/agent/async/{napping}")).status_code == 200
         assert (await ended(desk, napping))["status"] == "cancelled"
-        kept = (await desk.client.get("/threads/t")).json()["messages"]
-        assert [message["content"] for message in kept] == ["one", "heard one"]
+        messages = (await desk.client.get("/threads/t")).json()["messages"]
+        assert [message["content"] for message in messages] == ["one", "heard one"]
         await ended(desk, await submit(desk, "two", thread_id="t"))
-        said = [message.text for message in model.asked[-1] if message.type != "system"]
-        assert said == ["one", "heard one", "two"]
+        prompt = [message.text for message in model.asked[-1] if message.type != "system"]
+        assert prompt == ["one", "heard one", "two"]
 
 
 @pytest.mark.parametrize("mode", ["agent", "agent/async"])
-async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: Path) -> None:
-    """Calls that a run left open are answered before the next question: providers demand it."""
-    model = fakes.ScriptedModel(script=says)
+async def test_open_calls_of_a_thread_are_answered(mode: str, tmp_path: Path) -> None:
+    """Calls that a run left open get answers before the next question: providers require it."""
+    model = fakes.ScriptedModel(script=repeat_question)
     options = {"checkpointer": InMemorySaver()}
     agent = fakes.build("langgraph", model, fakes.ToolDesk(20.0).tools(), **options)
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
@@ -58,9 +58,9 @@ async def test_a_graph_that_keeps_its_threads_is_repaired(mode: str, tmp_path: P
     assert asked == answered
 
 
-async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
-    """While a run has a thread, dropping it is a conflict, and another run still is one too."""
-    model = fakes.ScriptedModel(script=says)
+async def test_thread_in_use_cannot_be_deleted(tmp_path: Path) -> None:
+    """While a run holds a thread, deleting it is a conflict, and so is another run."""
+    model = fakes.ScriptedModel(script=repeat_question)
     agent = fakes.build("create_agent", model, fakes.ToolDesk(20.0).tools())
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", thread_id="t"))
@@ -78,10 +78,10 @@ async def test_a_thread_in_use_is_not_dropped(tmp_path: Path) -> None:
                 assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
 
 
-async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
-    """`?agent=` names whose conversation it is; the same thread of another agent is another."""
+async def test_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
+    """`?agent=` selects the agent; the same thread of another agent is another conversation."""
     agents = {
-        name: fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+        name: fakes.build("create_agent", fakes.ScriptedModel(script=repeat_question), [])
         for name in ("first", "second")
     }
     async with served(agents, store_url=url_in(tmp_path)) as desk:
@@ -94,20 +94,20 @@ async def test_a_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
         ):
             assert (response.status_code, response.json()["code"]) == (404, "not_found")
         await desk.ask("two", "second", thread_id="t")
-        kept = {}
+        contents = {}
         for name in agents:
-            told = (await desk.client.get(place, params={"agent": name})).json()
-            assert (told["thread_id"], told["agent"]) == ("t", name)
-            kept[name] = [message["content"] for message in told["messages"]]
-        assert kept == {"first": ["one", "heard one"], "second": ["two", "heard two"]}
+            body = (await desk.client.get(place, params={"agent": name})).json()
+            assert (body["thread_id"], body["agent"]) == ("t", name)
+            contents[name] = [message["content"] for message in body["messages"]]
+        assert contents == {"first": ["one", "heard one"], "second": ["two", "heard two"]}
         assert (await desk.client.delete(place, params=second)).status_code == 204
         assert (await desk.client.get(place)).status_code == 200
         assert (await desk.client.get(place, params=second)).status_code == 404
 
 
-async def test_a_thread_of_any_name(tmp_path: Path) -> None:
-    """Whatever name a thread has, it can be read and dropped, a slash in it included."""
-    agent = fakes.build("create_agent", fakes.ScriptedModel(script=says), [])
+async def test_thread_may_have_any_name(tmp_path: Path) -> None:
+    """A thread of any name can be read and deleted, even with a slash."""
+    agent = fakes.build("create_agent", fakes.ScriptedModel(script=repeat_question), [])
     async with served({"a": agent}, store_url=url_in(tmp_path)) as desk:
         for name in (
             "team/42",
@@ -120,28 +120,28 @@ async def test_a_thread_of_any_name(tmp_path: Path) -> None:
         ):
             assert (await desk.ask("one", thread_id=name)).status_code == 200
             place = f"/threads/{quote(name, safe='')}"
-            kept = await desk.client.get(place)
-            assert (kept.status_code, kept.json().get("thread_id")) == (200, name)
+            thread = await desk.client.get(place)
+            assert (thread.status_code, thread.json().get("thread_id")) == (200, name)
             assert (await desk.client.delete(place)).status_code == 204
             assert (await desk.client.get(place)).status_code == 404
         for nothing in ("/threads", "/threads/"):
             assert (await desk.client.get(nothing)).status_code == 404
 
 
-async def test_a_conversation_outlives_its_agent(tmp_path: Path) -> None:
-    """What the store keeps of an agent that is no longer served can be read and dropped."""
-    model = fakes.ScriptedModel(script=says)
+async def test_conversation_outlives_its_agent(tmp_path: Path) -> None:
+    """The conversation of an agent that is no longer served can be read and deleted."""
+    model = fakes.ScriptedModel(script=repeat_question)
     agent = fakes.build("create_agent", model, [])
     async with served({"old": agent}, store_url=url_in(tmp_path)) as desk:
         await desk.ask("one", thread_id="t")
     async with served({"new": agent}, store_url=url_in(tmp_path)) as desk:
         assert (await desk.client.get("/threads/t")).status_code == 404
         old, nobody = {"agent": "old"}, {"agent": "\0"}
-        kept = await desk.client.get("/threads/t", params=old)
-        assert (kept.status_code, kept.json()["agent"]) == (200, "old")
-        assert [m["content"] for m in kept.json()["messages"]] == ["one", "heard one"]
+        thread = await desk.client.get("/threads/t", params=old)
+        assert (thread.status_code, thread.json()["agent"]) == (200, "old")
+        assert [m["content"] for m in thread.json()["messages"]] == ["one", "heard one"]
         assert (await desk.client.delete("/threads/t", params=old)).status_code == 204
         for method in ("GET", "DELETE"):
             for whose in (old, nobody):
-                gone = await desk.client.request(method, "/threads/t", params=whose)
-                assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
+                response = await desk.client.request(method, "/threads/t", params=whose)
+                assert (response.status_code, response.json()["code"]) == (404, "not_found")

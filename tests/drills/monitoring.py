@@ -70,7 +70,7 @@ class Alertmanager:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Monitoring:
     """Both, and the file of targets that Prometheus reads again when it changes."""
 
     prometheus: Prometheus
@@ -86,7 +86,7 @@ class Watch:
 
 
 @contextmanager
-def watching(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Watch]:
+def start_monitoring(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Monitoring]:
     """Both programs, on free ports, until the block is left; nobody hears Alertmanager."""
     values = sped_up()
     files = rules.files(values)
@@ -111,7 +111,7 @@ def watching(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Wat
         ]
         with _program(command, f"http://127.0.0.1:{port}", here / "prometheus.log") as process:
             prometheus = Prometheus(f"http://127.0.0.1:{port}")
-            yield Watch(prometheus, manager, here / "targets.json", process)
+            yield Monitoring(prometheus, manager, here / "targets.json", process)
 
 
 def sped_up() -> Values:

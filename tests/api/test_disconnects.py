@@ -1,4 +1,4 @@
-"""Callers that leave, and operators that cancel: the run stops and says why."""
+"""Callers that disconnect and operators that cancel: the run stops and reports the cause."""
 
 import asyncio
 import time
@@ -73,7 +73,7 @@ async def leave(desk: Served, agent: str) -> str:
 
 @kinds
 @pytest.mark.parametrize("holder", ["nap", "stubborn", "block", "model"])
-async def test_a_caller_leaves(desk: Served, kind: str, holder: str) -> None:
+async def test_disconnect_ends_the_run(desk: Served, kind: str, holder: str) -> None:
     """A caller that closes its socket ends its run within a second, as `disconnected`."""
     end = await ended(desk, await leave(desk, f"{holder}-{kind}"))
     assert (end.outcome, end.code) == (Outcome.DISCONNECTED, "disconnected")
@@ -83,8 +83,8 @@ async def test_a_caller_leaves(desk: Served, kind: str, holder: str) -> None:
 
 
 @kinds
-async def test_the_model_call_is_stopped(desk: Served, kind: str) -> None:
-    """The model call of a caller that left ends too, as cancelled."""
+async def test_disconnect_cancels_the_model_call(desk: Served, kind: str) -> None:
+    """A disconnect ends the model call too, as cancelled."""
     run_id = await leave(desk, f"model-{kind}")
     await ended(desk, run_id)
     calls = [f for f in desk.facts_of(ModelCallFinished) if f.run_id == run_id]
@@ -92,8 +92,8 @@ async def test_the_model_call_is_stopped(desk: Served, kind: str) -> None:
 
 
 @kinds
-async def test_the_tool_is_stopped(desk: Served, kind: str) -> None:
-    """The tool call of a caller that left is cancelled."""
+async def test_disconnect_cancels_the_tool_call(desk: Served, kind: str) -> None:
+    """A disconnect cancels the tool call."""
     before = len(TOOLS.cancelled)
     run_id = await leave(desk, f"nap-{kind}")
     await ended(desk, run_id)
@@ -102,8 +102,8 @@ async def test_the_tool_is_stopped(desk: Served, kind: str) -> None:
     assert [call.outcome for call in calls] == [CallOutcome.CANCELLED]
 
 
-async def test_half_a_goodbye(desk: Served) -> None:
-    """A caller that shuts down its own side has left."""
+async def test_half_closed_connection_is_a_disconnect(desk: Served) -> None:
+    """A caller that shuts down its own side has disconnected."""
     async with wire.connection(desk.url) as (_, writer):
         writer.write(wire.ask("/agents/nap-create_agent", question="q"))
         run_id = await started(desk, "nap-create_agent")
@@ -111,8 +111,8 @@ async def test_half_a_goodbye(desk: Served) -> None:
         assert (await ended(desk, run_id)).outcome is Outcome.DISCONNECTED
 
 
-async def test_a_caller_that_never_finished_asking(desk: Served) -> None:
-    """A caller that leaves in the middle of its question starts no run."""
+async def test_disconnect_during_the_request_starts_no_run(desk: Served) -> None:
+    """A caller that disconnects in the middle of its request starts no run."""
     before = len(desk.facts)
     async with wire.connection(desk.url) as (_, writer):
         writer.write(wire.request(body=b'{"question"', headers={"content-length": "500"}))
@@ -122,8 +122,8 @@ async def test_a_caller_that_never_finished_asking(desk: Served) -> None:
     assert len(desk.facts) == before
 
 
-async def test_many_leave(desk: Served) -> None:
-    """Of fifty callers that leave at odd moments, nothing is left."""
+async def test_fifty_disconnects_leave_nothing(desk: Served) -> None:
+    """Fifty callers that disconnect at random moments leave nothing behind."""
 
     async def come_and_go(number: int) -> None:
         agent = f"nap-{fakes.KINDS[number % 3]}"
@@ -137,7 +137,7 @@ async def test_many_leave(desk: Served) -> None:
     desk.books_balance()
 
 
-async def test_the_next_on_a_connection(desk: Served) -> None:
+async def test_kept_alive_connection_serves_the_next_request(desk: Served) -> None:
     """A connection that is kept open serves one request after another."""
     async with wire.connection(desk.url) as (reader, writer):
         for number in range(3):
@@ -146,8 +146,8 @@ async def test_the_next_on_a_connection(desk: Served) -> None:
             assert reply.json()["answer"].startswith(f"done: q{number}")
 
 
-async def test_two_at_once_on_a_connection(desk: Served) -> None:
-    """A second request sent before the first was answered is not taken for a goodbye."""
+async def test_pipelined_request_is_no_disconnect(desk: Served) -> None:
+    """A second request sent before the first is answered is not taken for a disconnect."""
     async with wire.connection(desk.url) as (reader, writer):
         for number in range(2):
             writer.write(wire.ask("/agents/look-create_agent", question=f"q{number}"))
@@ -169,10 +169,10 @@ async def cancelled(desk: Served, agent: str) -> tuple[httpx.Response, httpx.Res
 
 @kinds
 @pytest.mark.parametrize("holder", ["nap", "model"])
-async def test_a_run_is_cancelled(
+async def test_caller_of_a_cancelled_run_gets_503(
     desk: Served, kind: str, holder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for a run that another call cancels gets a 503 that says so."""
+    """A caller whose run another call cancels gets a 503 that says so."""
     monkeypatch.setattr(runner, "GRACE_S", SOON_S)  # it stops, on a slow machine too
     answer, stopped = await cancelled(desk, f"{holder}-{kind}")
     problem = answer.json()
@@ -191,7 +191,9 @@ async def test_a_run_is_cancelled(
 
 @kinds
 @pytest.mark.parametrize("holder", ["stubborn", "block"])
-async def test_what_will_not_stop(desk: Served, kind: str, holder: str) -> None:
+async def test_cancel_of_work_that_will_not_stop_is_202(
+    desk: Served, kind: str, holder: str
+) -> None:
     """Cancelling work that will not stop is 202 `still_stopping`, while the caller is free."""
     answer, stopped = await cancelled(desk, f"{holder}-{kind}")
     assert (answer.status_code, answer.json()["code"]) == (503, "cancelled")
@@ -199,7 +201,7 @@ async def test_what_will_not_stop(desk: Served, kind: str, holder: str) -> None:
     assert stopped.headers["x-run-id"] == answer.json()["run_id"]
 
 
-async def test_cancelled_twice(desk: Served) -> None:
+async def test_second_cancel_does_not_fail(desk: Served) -> None:
     """Of two calls that cancel a run, neither fails, and the run ends once."""
     asking = asyncio.ensure_future(desk.ask(agent="stubborn-create_agent"))
     run_id = await started(desk, "stubborn-create_agent")
@@ -216,7 +218,7 @@ async def test_cancelled_twice(desk: Served) -> None:
     assert (last.status_code, last.json()["result"]) == (200, "already_finished")
 
 
-async def test_runs_that_were_over(desk: Served) -> None:
+async def test_cancel_of_an_ended_run_changes_nothing(desk: Served) -> None:
     """Cancelling a run that has ended changes nothing."""
     run = (await desk.ask(agent="look-create_agent")).json()
     stopped = await desk.client.delete(f"/runs/{run['run_id']}")
@@ -224,8 +226,8 @@ async def test_runs_that_were_over(desk: Served) -> None:
     assert desk.end_of(run["run_id"]).outcome is Outcome.COMPLETED
 
 
-async def test_every_run_was_told(desk: Served) -> None:
-    """Every run that began has ended exactly once, with all of its calls."""
+async def test_every_run_ended_once(desk: Served) -> None:
+    """Every run that started has ended exactly once, with all of its calls."""
     await until(lambda: not desk.service.runner.in_flight)
     desk.books_balance()
     assert len(desk.facts_of(RunFinished)) == len(desk.facts_of(RunStarted))

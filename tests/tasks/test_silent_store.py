@@ -1,4 +1,4 @@
-"""A store that stops answering in the middle of a run holds no caller past its deadline."""
+"""A store that stops answering in the middle of a run delays no caller past its deadline."""
 
 import asyncio
 import sqlite3
@@ -72,9 +72,9 @@ async def ask(desk: Served, agent: str, mode: str, claims: str, name: str, **bod
     )
     took_s = time.monotonic() - began
     streamed = response.headers["content-type"].startswith("text/event-stream")
-    told = of(parse(response.content), "end")[0] if streamed else response.json()
-    print(f"{path} {claims}: {told.get('code', 'answered')} after {took_s:.2f} s")
-    return told, took_s, response
+    events = of(parse(response.content), "end")[0] if streamed else response.json()
+    print(f"{path} {claims}: {events.get('code', 'answered')} after {took_s:.2f} s")
+    return events, took_s, response
 
 
 async def ask_again(desk: Served, *asked: str, **body: Any) -> Any:
@@ -95,43 +95,47 @@ async def begun(tools: fakes.ToolDesk, before: int) -> None:
 @pytest.mark.parametrize(
     ("agent", "claims"), [("naps", "key"), ("stubborn", "thread"), ("naps", "both")]
 )
-async def test_a_timeout(desk: Served, store: str, agent: str, claims: str, mode: str) -> None:
-    """The 504 leaves at the deadline, and the log says the same time."""
+async def test_timeout_leaves_at_the_deadline(
+    desk: Served, store: str, agent: str, claims: str, mode: str
+) -> None:
+    """The 504 leaves at the deadline, and the log has the same time."""
     naps, name = len(NAPS.started), f"late-{agent}-{claims}-{mode}"
     asking = asyncio.create_task(ask(desk, agent, mode, claims, name, timeout=2.5))
     await begun(NAPS, naps)
     with silent(store):
-        told, took_s, _ = await asking
-    assert (told["code"], told["status"]) == ("timeout", 504)
+        body, took_s, _ = await asking
+    assert (body["code"], body["status"]) == ("timeout", 504)
     assert 2.4 < took_s < 2.5 + LATE_S
-    [end] = [fact for fact in desk.facts_of(RunFinished) if fact.run_id == told["run_id"]]
+    [end] = [fact for fact in desk.facts_of(RunFinished) if fact.run_id == body["run_id"]]
     assert abs(end.duration_s - took_s) < LATE_S
 
 
 @MODES
-async def test_an_answer(desk: Served, store: str, mode: str) -> None:
-    """It waits a second at the most, and is remembered when the store is back."""
+async def test_answer_is_delayed_by_a_second_at_most(desk: Served, store: str, mode: str) -> None:
+    """The answer waits a second at most and is replayed when the store is back."""
     naps, name = len(MOMENTS.started), f"answer-{mode}"
     asking = asyncio.create_task(ask(desk, "moments", mode, "key", name))
     await begun(MOMENTS, naps)
     with silent(store):
-        told, took_s, _ = await asking
-    assert told["outcome"] == "completed"
+        body, took_s, _ = await asking
+    assert body["outcome"] == "completed"
     assert took_s < 0.5 + 1.0 + LATE_S
     again, _, response = await ask_again(desk, "moments", mode, "key", name)
-    assert again == told
+    assert again == body
     assert response.headers["idempotent-replay"] == "true"
 
 
 @MODES
-async def test_a_conversation_that_cannot_be_written(desk: Served, store: str, mode: str) -> None:
-    """The run is tried until its deadline, which ends it as any other; the thread is as it was."""
+async def test_conversation_that_cannot_be_stored_times_out(
+    desk: Served, store: str, mode: str
+) -> None:
+    """The run is retried until its deadline, which ends it as usual; the thread is unchanged."""
     naps, name = len(MOMENTS.started), f"said-{mode}"
     asking = asyncio.create_task(ask(desk, "moments", mode, "thread", name, timeout=3.0))
     await begun(MOMENTS, naps)
     with silent(store):
-        told, took_s, _ = await asking
-    assert (told["code"], told["status"]) == ("timeout", 504)
+        body, took_s, _ = await asking
+    assert (body["code"], body["status"]) == ("timeout", 504)
     assert 2.9 < took_s < 3.0 + LATE_S
     dropping = f"/threads/{name}?agent=moments"
     while (dropped := await desk.client.delete(dropping)).status_code == 409:
@@ -142,26 +146,26 @@ async def test_a_conversation_that_cannot_be_written(desk: Served, store: str, m
 
 @MODES
 @CLAIMS
-async def test_a_claim_that_is_not_answered(
+async def test_claim_without_an_answer_is_refused_in_time(
     desk: Served, store: str, claims: str, mode: str
 ) -> None:
-    """The caller is told within its own time that nothing began, and may come again."""
+    """Within the deadline the caller learns that nothing started, and may repeat."""
     looked, name = len(LOOKS.started), f"claim-{claims}-{mode}"
     with silent(store):
-        told, took_s, _ = await ask(desk, "looks", mode, claims, name, timeout=2.0)
-    assert (told["code"], told["status"]) == ("store_unavailable", 503)
+        body, took_s, _ = await ask(desk, "looks", mode, claims, name, timeout=2.0)
+    assert (body["code"], body["status"]) == ("store_unavailable", 503)
     assert took_s < 2.0 + LATE_S
     assert len(LOOKS.started) == looked
-    told, _, response = await ask_again(desk, "looks", mode, claims, name, timeout=2.0)
-    assert told.get("outcome") == "completed", told
+    body, _, response = await ask_again(desk, "looks", mode, claims, name, timeout=2.0)
+    assert body.get("outcome") == "completed", body
     assert "idempotent-replay" not in response.headers
 
 
-async def test_a_claim_that_takes_its_time(desk: Served, store: str) -> None:
+async def test_slow_claim_counts_towards_the_deadline(desk: Served, store: str) -> None:
     """The deadline counts from the arrival of the request, the claim included."""
     with silent(store):
         asking = asyncio.create_task(ask(desk, "naps", "", "key", "slow", timeout=3.5))
         await asyncio.sleep(2.8)
-    told, took_s, _ = await asking
-    assert told["code"] == "timeout"
+    body, took_s, _ = await asking
+    assert body["code"] == "timeout"
     assert 3.4 < took_s < 3.5 + 2.0  # and not 2.8 s later

@@ -1,4 +1,4 @@
-"""The places of background runs: apart from those of callers, and apart for each agent."""
+"""Slots: background runs, callers and agents do not block each other."""
 
 import asyncio
 from pathlib import Path
@@ -9,8 +9,8 @@ from tests.service import served, until
 from tests.tasks.background import Held, calling, ended, quick, submit, url_in, view
 
 
-async def test_they_take_no_place_from_callers(tmp_path: Path) -> None:
-    """However many runs are at work in the background, a caller finds a place."""
+async def test_background_runs_leave_slots_for_callers(tmp_path: Path) -> None:
+    """However many background runs execute, a waiting caller finds a slot."""
     tools = fakes.ToolDesk(60.0)
     agents = {"slow": calling("nap", tools), "quick": quick()}
     limits = {"max_running_runs": 1, "max_queued_runs": 0}
@@ -21,8 +21,8 @@ async def test_they_take_no_place_from_callers(tmp_path: Path) -> None:
         assert (await desk.ask(agent="quick")).status_code == 200
 
 
-async def test_a_full_agent_holds_up_no_other(tmp_path: Path) -> None:
-    """Runs of an agent that has no place left wait, and those of other agents do not."""
+async def test_full_agent_blocks_no_other_agent(tmp_path: Path) -> None:
+    """Runs of an agent without a free slot wait; runs of other agents do not."""
     tools = fakes.ToolDesk(60.0)
     agents = {"slow": calling("nap", tools), "quick": quick()}
     async with served(agents, store_url=url_in(tmp_path), max_background_runs=1) as desk:
@@ -34,22 +34,22 @@ async def test_a_full_agent_holds_up_no_other(tmp_path: Path) -> None:
         assert states[0] == "running"
 
 
-async def test_a_process_that_leaves_takes_no_more(tmp_path: Path) -> None:
-    """What is submitted to it waits for the next one, and the deadline waits with it."""
+async def test_draining_process_starts_no_run(tmp_path: Path) -> None:
+    """A run submitted to a draining process waits for the next one; its deadline does not run."""
     agents, store = {"quick": quick()}, url_in(tmp_path)
     async with served(agents, store_url=store) as desk:
         assert isinstance(desk.service.engine, Engine)
-        desk.service.engine.leave()
+        desk.service.engine.stop_taking_runs()
         task_id = await submit(desk, timeout=3.0)
-        told = await view(desk, task_id, 3.5)
-        assert (told["status"], told["attempts"]) == ("pending", 0)
+        task = await view(desk, task_id, 3.5)
+        assert (task["status"], task["attempts"]) == ("pending", 0)
     async with served(agents, store_url=store) as desk:
-        told = await ended(desk, task_id)
-        assert (told["status"], told["attempts"]) == ("completed", 1)
+        task = await ended(desk, task_id)
+        assert (task["status"], task["attempts"]) == ("completed", 1)
 
 
-async def test_a_key_is_free_after_a_refusal(tmp_path: Path) -> None:
-    """A run that found no place leaves its key free."""
+async def test_rejected_run_frees_its_key(tmp_path: Path) -> None:
+    """A run that found no slot leaves its key free."""
     asked, headers = {"question": "hello"}, {"Idempotency-Key": "refused"}
     naps = Held()
     limits = {"max_running_runs": 1, "max_queued_runs": 0}

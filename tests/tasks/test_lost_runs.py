@@ -1,4 +1,4 @@
-"""A run that is another process's by now, and one whose result could not be written."""
+"""A run that another process took over, and a run whose result could not be stored."""
 
 import asyncio
 import sqlite3
@@ -22,8 +22,8 @@ def written(folder: Path) -> str:
         return str(store.execute("select value from streams").fetchall())
 
 
-async def test_who_lost_a_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has a run no more stops it and tells no end; a run nobody has is taken up."""
+async def test_process_stops_a_run_it_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process stops a run it no longer owns and emits no end; an orphaned run is taken over."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 1.0)
     tools, thinking, may_answer = fakes.ToolDesk(), asyncio.Event(), asyncio.Event()
 
@@ -50,15 +50,15 @@ async def test_who_lost_a_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert desk.facts_of(RunFinished) == []
         samples = (await desk.client.get("/metrics")).text
         assert 'agent_task_attempts_total{agent="a",outcome="handed_over"} 1.0' in samples
-        told = await ended(desk, task_id)
-        assert (told["status"], told["attempts"]) == ("completed", 2)
-        assert told["result"]["iterations"] == 2
+        task = await ended(desk, task_id)
+        assert (task["status"], task["attempts"]) == ("completed", 2)
+        assert task["result"]["iterations"] == 2
 
 
-async def test_a_result_that_cannot_be_written(
+async def test_result_that_cannot_be_stored_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is taken up again, and ends with a result when there is a place for it."""
+    """The run is taken over again and ends with a result once the store has room."""
     monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 3.0)
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
@@ -75,19 +75,19 @@ async def test_a_result_that_cannot_be_written(
         assert (await view(desk, task_id, 1.0))["status"] in ("running", "pending")
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("drop trigger full")
-        told = await ended(desk, task_id)
+        task = await ended(desk, task_id)
         # Its step had been stored: it was taken up again, and there was nothing to work.
-        assert (told["status"], told["attempts"]) == ("completed", 1)
+        assert (task["status"], task["attempts"]) == ("completed", 1)
         assert tools.started == ["look"]
 
 
 @pytest.mark.parametrize("hears", [True, False])
-async def test_cancelled_at_whoever_took_it_over(
+async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hears: bool
 ) -> None:
-    """A process that lost a run tells no end of it, and leaves what was told of that alone."""
+    """A process that lost a run emits no end of it and leaves the reported end alone."""
     if not hears:  # so that it learns of it before a tool begins
-        monkeypatch.setattr("app.tasks.supervisor.Supervisor._obey", lambda _: None)
+        monkeypatch.setattr("app.tasks.supervisor.Supervisor._stop_lost_runs", lambda _: None)
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=2), delay_s=1.0)
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
@@ -109,8 +109,8 @@ async def test_cancelled_at_whoever_took_it_over(
         assert await view(desk, task_id) == before
 
 
-async def test_cancelled_through_whoever_lost_it(tmp_path: Path) -> None:
-    """The process that lost a run stops it, and the end is that of the other one."""
+async def test_cancel_through_the_process_that_lost_it(tmp_path: Path) -> None:
+    """The process that lost a run stops it; the end is that of the new owner."""
     tools = fakes.ToolDesk(60)
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
@@ -125,10 +125,10 @@ async def test_cancelled_through_whoever_lost_it(tmp_path: Path) -> None:
         assert len(desk.facts_of(RunHandedOver)) == 1
 
 
-async def test_taken_over_before_it_was_begun(
+async def test_late_starter_leaves_a_run_that_was_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that was held still between taking a run and beginning it leaves it alone."""
+    """A process that stood still between claiming a run and starting it leaves the run alone."""
     work, held = Worker._work, list[str]()
 
     def after_another(worker: Worker, task_id: str, stored: Any) -> Any:
@@ -145,5 +145,5 @@ async def test_taken_over_before_it_was_begun(
         task_id = await submit(desk)
         await until(lambda: held, 20)
         await asyncio.sleep(1.5)  # in which it would begin
-        told = await view(desk, task_id)
-        assert (told["attempts"], tools.started, desk.facts_of(RunStarted)) == (0, [], [])
+        task = await view(desk, task_id)
+        assert (task["attempts"], tools.started, desk.facts_of(RunStarted)) == (0, [], [])

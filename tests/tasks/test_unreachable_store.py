@@ -1,4 +1,4 @@
-"""While the store cannot be reached an operator is told so: once in the log, and in the figures."""
+"""While the store is unreachable, log and metrics report it."""
 
 import json
 import sqlite3
@@ -44,8 +44,8 @@ def samples(service: Serving) -> dict[str, float]:
 def lines(service: Serving, *events: str) -> list[dict[str, Any]]:
     """Its log lines of these events."""
     written = service.out.read_text().splitlines(keepends=True)
-    told = [json.loads(line) for line in written if line.endswith("\n")]  # the last may be half
-    return [line for line in told if line["event"] in events]
+    whole = [json.loads(line) for line in written if line.endswith("\n")]  # the last may be half
+    return [line for line in whole if line["event"] in events]
 
 
 @contextmanager
@@ -74,48 +74,48 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Away:
             assert post(service, "/agent/async").status_code == 202
         ready = "agent_ready store"
 
-        def told() -> dict[str, float]:
+        def gauges() -> dict[str, float]:
             return samples(service)
 
-        assert seen(lambda: told()["agent_tasks_running naps"] == 1)
-        assert seen(lambda: told()["agent_tasks_queued naps"] == 2)
+        assert seen(lambda: gauges()["agent_tasks_running naps"] == 1)
+        assert seen(lambda: gauges()["agent_tasks_queued naps"] == 2)
         oldest = "agent_task_oldest_age_seconds naps queued"
-        assert seen(lambda: told()["agent_tasks_unservable"] > 0 and told()[oldest] > 0)
-        before = told()
+        assert seen(lambda: gauges()["agent_tasks_unservable"] > 0 and gauges()[oldest] > 0)
+        before = gauges()
         with held(file):
-            assert seen(lambda: told()[ready] == 0)
+            assert seen(lambda: gauges()[ready] == 0)
             refused = [post(service, "/agent/async") for _ in range(2)]
-            meanwhile = told()
+            meanwhile = gauges()
             assert meanwhile[ready] == 0
             assert seen(lambda: bool(lines(service, UNREACHABLE)))
-        assert seen(lambda: told()[ready] == 1)
+        assert seen(lambda: gauges()[ready] == 1)
         assert seen(lambda: bool(lines(service, BACK)))
         answers = [(answer.status_code, answer.json()["code"]) for answer in refused]
         return Away(before, answers, meanwhile, lines(service, UNREACHABLE, BACK))
 
 
-def test_its_log(away: Away) -> None:
-    """One line says that the store is away, and one that it is back; none is said a request."""
-    told = [(line["event"], line["level"]) for line in away.lines]
-    assert told == [(UNREACHABLE, "warning"), (BACK, "info")]
+def test_log_has_one_line_for_each_change(away: Away) -> None:
+    """One line logs that the store is unreachable, one that it is back; requests add none."""
+    events = [(line["event"], line["level"]) for line in away.lines]
+    assert events == [(UNREACHABLE, "warning"), (BACK, "info")]
 
 
-def test_its_refusals(away: Away) -> None:
-    """Every request that was refused is counted, by its reason, from 0 on."""
+def test_refused_requests_are_counted(away: Away) -> None:
+    """Every refused request is counted by its reason, starting at 0."""
     assert away.refused == [(503, "store_unavailable")] * 2
     assert away.before[f"{REJECTED} store_unavailable"] == 0
     assert away.meanwhile[f"{REJECTED} store_unavailable"] == 2
 
 
-def test_its_figures(away: Away) -> None:
-    """What waited stays told as it was read last: nothing has become well meanwhile."""
-    told = {
+def test_queue_metrics_keep_their_last_values(away: Away) -> None:
+    """Queue metrics keep the values that were read last: nothing has recovered meanwhile."""
+    expected = {
         "agent_tasks_queued naps": 2,
         "agent_tasks_running naps": 1,
         "agent_tasks_unservable": away.before["agent_tasks_unservable"],
     }
-    assert told["agent_tasks_unservable"] > 0
-    assert {name: away.meanwhile[name] for name in told} == told
+    assert expected["agent_tasks_unservable"] > 0
+    assert {name: away.meanwhile[name] for name in expected} == expected
     for age in ("naps queued", "naps running"):
         name = f"agent_task_oldest_age_seconds {age}"
         assert away.meanwhile[name] >= away.before[name] > 0

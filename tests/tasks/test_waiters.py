@@ -1,4 +1,4 @@
-"""Whoever waits for background runs costs the store one question, however many they are."""
+"""Waiting callers share one query of the store, however many they are."""
 
 import asyncio
 import time
@@ -39,14 +39,14 @@ class FakeStore:
         return self.stands
 
 
-def watching() -> tuple[FakeStore, Any]:
+def watcher_on_fake_store() -> tuple[FakeStore, Any]:
     store: Any = FakeStore()
     return store, RunPoller(store, store)
 
 
-async def test_one_question_for_all() -> None:
-    """Each look asks once for all runs that are awaited, and there is none when nobody waits."""
-    store, watcher = watching()
+async def test_one_query_for_all_awaited_runs() -> None:
+    """Each look is one query for all awaited runs; without waiting callers there is none."""
+    store, watcher = watcher_on_fake_store()
     waits = [watcher.wait(name, lambda s: s.ended, 30) for name in "ab" * 20]
     waiting = asyncio.gather(*waits)
     await asyncio.sleep(0.35)
@@ -62,9 +62,9 @@ async def test_one_question_for_all() -> None:
     assert len(store.asked) == asked
 
 
-async def test_a_wait_has_an_end() -> None:
-    """Who has waited long enough is told nothing, and one who leaves is forgotten."""
-    _, watcher = watching()
+async def test_wait_ends_at_its_timeout() -> None:
+    """A wait that times out returns nothing, and a caller who leaves is removed."""
+    _, watcher = watcher_on_fake_store()
     assert await watcher.wait("a", lambda s: s.rows > 2, 0.2) is None
     leaves = asyncio.create_task(watcher.wait("a", lambda s: s.ended, 60))
     await asyncio.sleep(0)
@@ -73,20 +73,20 @@ async def test_a_wait_has_an_end() -> None:
     assert not watcher._waiters
 
 
-async def test_a_store_that_is_away() -> None:
-    """All who wait are told, and it can be waited for again when the store is back."""
-    store, watcher = watching()
+async def test_unreachable_store_is_raised_to_every_waiter() -> None:
+    """Every waiter gets the error, and waiting works again when the store is back."""
+    store, watcher = watcher_on_fake_store()
     store.refuses = StoreUnavailable()
     waits = [watcher.wait(name, lambda s: s.ended, 5.0) for name in "ab"]
-    told = await asyncio.gather(*waits, return_exceptions=True)
-    assert [type(fault) for fault in told] == [StoreUnavailable] * 2
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(fault) for fault in results] == [StoreUnavailable] * 2
     store.refuses, store.stands = None, {"a": ENDED}
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
 
 
-async def test_a_follower_of_a_store_that_is_away() -> None:
-    """It asks now and then, however quickly it is refused, and can be stopped at any time."""
-    store, watcher = watching()
+async def test_follower_polls_an_unreachable_store_slowly() -> None:
+    """A follower polls now and then, however fast it is refused, and can be stopped at any time."""
+    store, watcher = watcher_on_fake_store()
     store.refuses = StoreUnavailable()
 
     async def follow() -> None:
@@ -101,9 +101,9 @@ async def test_a_follower_of_a_store_that_is_away() -> None:
     assert 2 <= len(store.asked) <= 4
 
 
-async def test_letting_go() -> None:
-    """Who waits is told what is known at last, or nothing; whoever comes later does not wait."""
-    store, watcher = watching()
+async def test_closing_answers_waiters_and_later_callers() -> None:
+    """Closing gives waiters the last known view or nothing; later callers do not wait."""
+    store, watcher = watcher_on_fake_store()
     waits = [watcher.wait(name, lambda s: s.ended, 30.0) for name in "ab"]
     waiting = asyncio.gather(*waits)
     await asyncio.sleep(0.05)
@@ -113,9 +113,9 @@ async def test_letting_go() -> None:
     assert await asyncio.wait_for(watcher.wait("a", lambda s: s.ended, 30.0), 5) is None
 
 
-async def test_a_fault_of_ours() -> None:
-    """It reaches who waits, and is no end to watching."""
-    store, watcher = watching()
+async def test_own_fault_reaches_waiters() -> None:
+    """A fault of our own reaches the waiters and does not end the watcher."""
+    store, watcher = watcher_on_fake_store()
     store.refuses = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         await watcher.wait("a", lambda s: s.ended, 5.0)
@@ -123,9 +123,9 @@ async def test_a_fault_of_ours() -> None:
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
 
 
-async def test_a_run_that_was_dropped() -> None:
-    """There is nothing to wait for any more: it has ended."""
-    _, watcher = watching()
+async def test_deleted_run_ends_the_wait() -> None:
+    """A deleted run ends the wait: it has ended."""
+    _, watcher = watcher_on_fake_store()
     stand = await watcher.wait("c", lambda s: s.ended, 5.0)
     assert stand is not None
 
@@ -137,8 +137,8 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         yield service
 
 
-async def test_a_crowd_does_not_ask_the_store(desk: Served) -> None:
-    """Forty callers that wait or follow ask no more of the store than one does."""
+async def test_many_waiters_cost_as_much_as_one(desk: Served) -> None:
+    """Forty callers that wait or follow cost the store as much as one."""
     engine = desk.service.engine
     assert isinstance(engine, Engine)
     asked: list[str] = []
@@ -166,4 +166,4 @@ async def test_a_crowd_does_not_ask_the_store(desk: Served) -> None:
     began = time.monotonic()
     views = (await asyncio.gather(*waits))[:20]
     assert time.monotonic() - began < 12  # they would wait for some sixteen
-    assert {told["status"] for told in views} == {"cancelled"}
+    assert {one["status"] for one in views} == {"cancelled"}

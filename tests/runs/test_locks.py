@@ -1,4 +1,4 @@
-"""What a run claims before it starts is given back where it does not start."""
+"""The locks of a run that cannot start are released."""
 
 import asyncio
 import time
@@ -6,16 +6,16 @@ import time
 import pytest
 
 from app.agents.conversations import InMemoryThreads
-from app.api.claims import Claims
-from app.api.schemas import RunBody
 from app.runs.errors import InFlight, StoreUnavailable, WatchkeeperError
+from app.runs.live import Ended, Run
+from app.runs.locks import RunLocks
+from app.runs.model import AgentInfo, RunRequest
 from app.runs.tasks import Body
-from tests import fakes
-from tests.service import served, until
+from tests.service import until
 
 
 class Keys:
-    """Every key is free; it knows who has which."""
+    """Every key is free; `held` maps a key to its run."""
 
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Keys:
 
 
 class Threads(InMemoryThreads):
-    """No thread can be had: that is said, or nothing is."""
+    """No thread can be acquired: it refuses, or it never answers."""
 
     def __init__(self, refusal: WatchkeeperError | None) -> None:
         super().__init__()
@@ -46,22 +46,24 @@ class Threads(InMemoryThreads):
             raise self.refusal
 
 
+def never(run: Run, ended: Ended) -> Body:
+    """No run ends here, so no body is rendered."""
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
-    ("refusal", "told"),
+    ("refusal", "raised"),
     [(InFlight(), InFlight), (StoreUnavailable(), StoreUnavailable), (None, StoreUnavailable)],
 )
-async def test_a_key_is_given_back(
-    refusal: WatchkeeperError | None, told: type[WatchkeeperError]
+async def test_a_refused_thread_releases_the_key(
+    refusal: WatchkeeperError | None, raised: type[WatchkeeperError]
 ) -> None:
-    """Whoever gets a key and then not its thread lets go of the key, whatever was in the way."""
-    agent = fakes.build("create_agent", fakes.ScriptedModel(script=fakes.never_stops("look")), [])
-    async with served({"a": agent}) as desk:
-        info = desk.service.agent("a").info
+    """A caller that acquires a key and then not its thread releases the key, whatever refused."""
     keys = Keys()
-    claims = Claims(keys, Threads(refusal))
-    body = RunBody(question="q", thread_id="t", timeout=0.2 if refusal is None else 60)
+    locks = RunLocks(keys, Threads(refusal), never)
+    request = RunRequest("q", thread_id="t", timeout_s=0.2 if refusal is None else 60.0)
     began = time.monotonic()
-    with pytest.raises(told):
-        await claims.take(info, body, "key", "run")
+    with pytest.raises(raised):
+        await locks.acquire(AgentInfo(name="a", kind=""), request, "key", "body", "run")
     assert time.monotonic() - began < 30
     await until(lambda: not keys.held)

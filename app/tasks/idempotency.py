@@ -1,0 +1,75 @@
+"""Stores what runs with a waiting caller answered, by Idempotency-Key, so repeats replay it."""
+
+import json
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.runs.errors import InFlight, KeyReused
+from app.runs.tasks import Body
+from app.tasks.schema import KEYS, upsert
+from app.tasks.store import Store
+
+_REPLAYED_FOR_S = 24 * 3600.0
+
+
+class IdempotencyKeyStore:
+    """A key is in flight until its run answers, or until the run's lease of the key ends."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
+        """Lease a key to a run. Returns the body to replay if a run with this key has answered.
+
+        Raises InFlight if another run has the key, KeyReused if its fingerprint differs.
+        """
+        return await self._store.call(self._acquire, key, fingerprint, run_id, lease_s)
+
+    def _acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
+        now = time.time()
+        lease = {
+            "fingerprint": fingerprint,
+            "held_by": run_id,
+            "held_until": now + lease_s,
+            "body": None,
+        }
+        # A repeat only reads: a crowd of repeats that write would wait for each other's locks.
+        row = self._row(key)
+        if row is None or row.held_until < now:
+            if upsert(self._store, KEYS, {"key": key, **lease}, lease, KEYS.c.held_until < now):
+                return None
+            row = self._row(key)
+        if row is None:  # released at this moment: the caller repeats the request
+            raise InFlight
+        if row.fingerprint != fingerprint:
+            raise KeyReused
+        if row.body is None:
+            raise InFlight
+        body: Body = json.loads(row.body)
+        return body
+
+    def _row(self, key: str) -> Any:
+        with self._store.calls.connect() as connection:
+            return connection.execute(sa.select(KEYS).where(KEYS.c.key == key)).one_or_none()
+
+    async def store(self, key: str, run_id: str, body: Body) -> None:
+        """Store what the run answered."""
+        own = sa.and_(KEYS.c.key == key, KEYS.c.held_by == run_id)
+        answered = {"body": json.dumps(dict(body)), "held_until": time.time() + _REPLAYED_FOR_S}
+        await self._store.call(self._execute, sa.update(KEYS).where(own).values(answered))
+
+    async def release(self, key: str, run_id: str) -> None:
+        """End the lease of a run without an answer to replay: the next run with this key is new."""
+        own = sa.and_(KEYS.c.key == key, KEYS.c.held_by == run_id)
+        await self._store.call(self._execute, sa.delete(KEYS).where(own))
+
+    def purge(self) -> None:
+        """Delete keys whose lease, or time of replay, has ended. Blocks."""
+        with self._store.calls.begin() as connection:
+            connection.execute(sa.delete(KEYS).where(KEYS.c.held_until < time.time()))
+
+    def _execute(self, statement: Any) -> None:
+        with self._store.change() as connection:
+            connection.execute(statement)

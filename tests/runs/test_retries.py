@@ -1,0 +1,79 @@
+"""Calls to a store that is unavailable are repeated until it answers, or until a bound."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.runs import retries
+from app.runs.errors import HandedOver, StoreUnavailable
+from app.runs.retries import retry_until_available
+from tests.service import until
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_SHORTEST_WAIT_S", 0.001)
+    monkeypatch.setattr(retries, "_LONGEST_WAIT_S", 0.002)
+
+
+class Away:
+    """A store that is unavailable for the first calls."""
+
+    def __init__(self, calls: float, error: Exception | None = None) -> None:
+        self.calls = 0
+        self._away_for = calls
+        self._error = error or StoreUnavailable()
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._away_for:
+            raise self._error
+        return "here"
+
+
+async def test_until_available() -> None:
+    """The caller gets the value once the store is available."""
+    store = Away(3)
+    assert await retry_until_available(store) == "here"
+    assert store.calls == 4
+
+
+async def test_attempts() -> None:
+    """The last error is raised after so many attempts."""
+    store = Away(10)
+    with pytest.raises(StoreUnavailable):
+        await retry_until_available(store, attempts=2)
+    assert store.calls == 2
+
+
+async def test_deadline() -> None:
+    """No attempt starts past the deadline."""
+    store = Away(10)
+    with pytest.raises(StoreUnavailable):
+        await retry_until_available(store, deadline=time.monotonic())
+    assert store.calls == 1
+
+
+async def test_other_errors() -> None:
+    """Another error is raised at once."""
+    store = Away(1, HandedOver())
+    with pytest.raises(HandedOver):
+        await retry_until_available(store)
+    assert store.calls == 1
+
+
+async def test_what_unavailable_is() -> None:
+    """The caller may name the errors of an outage."""
+    store = Away(1, ConnectionError())
+    assert await retry_until_available(store, unavailable=(ConnectionError,)) == "here"
+
+
+async def test_cancelled() -> None:
+    """A task that is cancelled while it waits ends as cancelled."""
+    store = Away(float("inf"))
+    retrying = asyncio.create_task(retry_until_available(store))
+    await until(lambda: store.calls > 1)
+    retrying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await retrying
