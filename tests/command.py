@@ -37,7 +37,7 @@ class Ended:
     err: str
 
     def sentence(self) -> str:
-        """The one line on stderr of a command that refused; nothing else was said."""
+        """The one line on stderr of a command that refused; it printed nothing else."""
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("watchkeeper: "), self.err
@@ -175,7 +175,7 @@ def _url(process: subprocess.Popen[bytes], announcement: str, *files: Path) -> s
 
 
 def _wait_for(url: str) -> None:
-    """Wait until a service that has told its address takes connections."""
+    """Wait until a service that has printed its address accepts connections."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     deadline = time.monotonic() + _UP_WITHIN_S
     while True:

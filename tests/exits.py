@@ -1,4 +1,4 @@
-"""Agents whose code asks the process to end, in each place where code of a user works."""
+"""Agents whose code asks the process to exit, in each place where user code executes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class Odd(BaseException):
     """What somebody made for themselves."""
 
 
-# What nobody catches by accident.
+# Exceptions that no code catches by accident.
 EXITS: dict[str, Callable[[], BaseException]] = {
     "exit": lambda: SystemExit(3),
     "interrupt": KeyboardInterrupt,
@@ -68,7 +68,7 @@ def places(leave: Callable[[], BaseException]) -> dict[str, Any]:
 
 
 def tool_that_leaves(leave: Callable[[], BaseException], kind: str, *, thread: bool) -> Any:
-    """An agent of a kind whose tool leaves while another one of its turn is at work."""
+    """An agent of a kind whose tool exits while another one of its turn works."""
 
     @tool("look")
     def on_thread() -> str:

@@ -167,7 +167,7 @@ class ToolDesk:
         self._times_released = 0
 
     def release(self) -> None:
-        """End the calls that are at work now, as if their time were over; on their event loop."""
+        """End the calls that are open now, as if their time were over; on their event loop."""
         self._times_released += 1
         held, self._held_ends = self._held_ends, []
         for end in held:

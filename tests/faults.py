@@ -30,7 +30,7 @@ ARGUMENT = "secret-in-argument"
 
 
 class SyncModel(BaseChatModel):
-    """A chat model that only blocks: whoever awaits it gives it a thread."""
+    """A chat model that only blocks: awaiting it takes a thread."""
 
     script: fakes.Script
     delay_s: float = 0.0
@@ -140,7 +140,7 @@ def agent_whose_middleware_raises(error: Exception) -> Any:
 
 
 def executor_whose_parser_raises(error: Exception) -> Any:
-    """An AgentExecutor that fails on what its model said, though the model said it well."""
+    """An AgentExecutor that fails on its model's reply, though the reply is valid."""
 
     def parse(message: BaseMessage) -> Any:
         raise error

@@ -14,7 +14,7 @@ from tests import fakes
 # The kinds that tests go through: the three that are served, and the tutorial's agent.
 ALL = (*fakes.KINDS, "react")
 ANSWER = "all I know is in the results"
-# What every agent here tells its model first, whichever way it does.
+# The instructions that every agent here gives its model first.
 INSTRUCTIONS = {**dict.fromkeys(fakes.KINDS, fakes.SYSTEM_PROMPT), "react": PROMPT.template[:60]}
 LIBRARY_SENTENCES = ("Agent stopped due to", "Model call limits exceeded", "iteration limit or")
 

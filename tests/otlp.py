@@ -1,4 +1,4 @@
-"""A real receiver of OTLP over HTTP: it answers well, with errors, or not at all, as it is told."""
+"""A real receiver of OTLP over HTTP: it answers well, with errors, or not at all, as set."""
 
 import gzip
 import threading
@@ -41,7 +41,7 @@ class Received:
 
     @property
     def operation(self) -> str:
-        """What of generative AI it tells; empty for other spans."""
+        """Its operation of generative AI; empty for other spans."""
         return str(self.attributes.get("gen_ai.operation.name", ""))
 
 
@@ -77,7 +77,7 @@ class Receiver:
             return list(self._spans)
 
     def trace_of(self, run_id: str) -> list[Received]:
-        """The spans of the trace in which a run is told."""
+        """The spans of the trace that has a run."""
         spans = self.spans
         own = {s.trace_id for s in spans if s.attributes.get("agent.run.id") == run_id}
         return [span for span in spans if span.trace_id in own]

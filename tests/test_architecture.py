@@ -1,4 +1,4 @@
-"""The rooms and their walls: the contracts hold, and each of them catches what it forbids."""
+"""The import contracts hold, and each of them catches what it forbids."""
 
 import ast
 import os
@@ -78,12 +78,12 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def lint(place: Path) -> tuple[int, str]:
-    """What import-linter says of the `app` in that place, by the contracts of this repository."""
+def lint(directory: Path) -> tuple[int, str]:
+    """The report of import-linter on the `app` in a directory, by this repository's contracts."""
     ended = subprocess.run(
         [str(LINT), "--config", str(ROOT / "pyproject.toml"), "--no-cache", "--no-logo"],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": str(place), "COLUMNS": "400"},
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(directory), "COLUMNS": "400"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -93,34 +93,34 @@ def lint(place: Path) -> tuple[int, str]:
 
 
 def sections(output: str) -> Mapping[str, str]:
-    """What is said of each broken contract."""
+    """The report on each broken contract."""
     _, _, broken = output.partition("Broken contracts")
     names = "|".join(re.escape(contract["name"]) for contract in CONTRACTS)
     parts = re.split(rf"^({names})$", broken, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def copied(place: Path) -> Path:
+def copied(directory: Path) -> Path:
     """A copy of the product that may be broken."""
     for part in (APP, ROOT / "dashboards"):
         left_out = shutil.ignore_patterns("__pycache__", "node_modules", "build", "dist")
-        shutil.copytree(part, place / part.name, ignore=left_out)
-    return place
+        shutil.copytree(part, directory / part.name, ignore=left_out)
+    return directory
 
 
-def file_of(place: Path, module: str) -> Path:
-    """The file of a module in that place."""
-    return place.joinpath(*module.split(".")).with_suffix(".py")
+def file_of(directory: Path, module: str) -> Path:
+    """The file of a module in that directory."""
+    return directory.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def test_the_contracts_hold() -> None:
-    """Every contract is kept by the product as it is."""
+def test_contracts_hold() -> None:
+    """The product keeps every contract."""
     code, output = lint(ROOT)
     assert code == 0, output
     assert f"Contracts: {len(CONTRACTS)} kept, 0 broken." in output
 
 
-def test_every_contract_is_tried() -> None:
+def test_every_contract_has_a_planted_violation() -> None:
     """No contract is without a planted violation."""
     assert {contract["name"] for contract in CONTRACTS} == {name for name, _, _ in PLANTED}
 
@@ -128,12 +128,12 @@ def test_every_contract_is_tried() -> None:
 @pytest.mark.parametrize("contract", sorted({name for name, _, _ in PLANTED}))
 def test_planted_violations_are_caught(tmp_path: Path, contract: str) -> None:
     """Each forbidden import breaks the contract that forbids it, which names it."""
-    place = copied(tmp_path)
+    directory = copied(tmp_path)
     planted = [(module, imported) for name, module, imported in PLANTED if name == contract]
     for module, imported in planted:
-        with file_of(place, module).open("a") as file:
+        with file_of(directory, module).open("a") as file:
             file.write(f"\nimport {imported}\n")
-    code, output = lint(place)
+    code, output = lint(directory)
     assert code == 1, output
     section = sections(output)[contract]
     for module, imported in planted:
@@ -143,11 +143,11 @@ def test_planted_violations_are_caught(tmp_path: Path, contract: str) -> None:
         assert caught in section
 
 
-def test_a_new_room_needs_a_place(tmp_path: Path) -> None:
-    """A module that stands in no layer breaks the contract of the layers."""
-    place = copied(tmp_path)
-    (place / "app" / "attic.py").write_text('"""Nobody thought of it."""\n')
-    code, output = lint(place)
+def test_new_module_needs_a_layer(tmp_path: Path) -> None:
+    """A module in no layer breaks the contract of the layers."""
+    directory = copied(tmp_path)
+    (directory / "app" / "attic.py").write_text('"""Nobody thought of it."""\n')
+    code, output = lint(directory)
     assert code == 1
     assert "attic" in sections(output)[LAYERS]
 
@@ -164,8 +164,8 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def test_the_core_imports_one_library() -> None:
-    """The core imports itself, the standard library and tenacity."""
+def test_core_imports_the_standard_library_only() -> None:
+    """The core imports itself, the standard library and anyio."""
     allowed = {*sys.stdlib_module_names, "tenacity"}
     for file in (APP / "runs").glob("*.py"):
         for module in imports(file):
@@ -180,27 +180,27 @@ def test_the_core_imports_one_library() -> None:
         ("telemetry", ("structlog", "prometheus_client", "opentelemetry")),
     ],
 )
-def test_each_library_has_one_room(room: str, libraries: tuple[str, ...]) -> None:
-    """Outside its room no module imports a library or what belongs to it."""
+def test_each_library_has_one_package(room: str, libraries: tuple[str, ...]) -> None:
+    """Outside its own package no module imports a library or its parts."""
     for file in APP.rglob("*.py"):
         if APP / room not in file.parents:
             assert not [name for name in imports(file) if name.startswith(libraries)], file
 
 
 def test_only_the_command_line_and_main_read_settings() -> None:
-    """No room reads the settings or the environment."""
+    """No other package reads the settings or the environment."""
     for file in APP.rglob("*.py"):
         if file.parent != APP:
             assert "app.settings" not in imports(file), file
 
 
-def test_settings_know_only_the_nouns() -> None:
-    """Of the core, settings import its nouns."""
+def test_settings_import_only_the_nouns() -> None:
+    """Of the core, settings import its nouns only."""
     known = {name for name in imports(APP / "settings.py") if name.startswith("app")}
     assert known <= {"app.runs.model"}
 
 
-def test_importing_does_nothing() -> None:
+def test_importing_has_no_effect() -> None:
     """Importing the whole product starts no thread, opens no log and prints nothing."""
     code = (
         "import threading, logging, sys\n"
@@ -217,8 +217,8 @@ def test_importing_does_nothing() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-def test_every_module_says_why_it_exists() -> None:
-    """Every module opens with a sentence."""
+def test_every_module_has_a_docstring() -> None:
+    """Every module starts with a sentence."""
     for file in APP.rglob("*.py"):
         docstring = ast.get_docstring(ast.parse(file.read_text()))
         assert docstring, file

@@ -1,4 +1,4 @@
-"""`watchkeeper ask`, as somebody at a terminal or in a script meets it."""
+"""`watchkeeper ask`, at a terminal and in a script."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def ask(url: str, *arguments: str) -> Ended:
 
 @contextmanager
 def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A question to the slow agent, which is at its tool by now; its place is free afterwards."""
+    """A question to the slow agent, whose tool works by now; its slot is free afterwards."""
     command = [str(WATCHKEEPER), "ask", "q", "--url", url, "--agent", "slow", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stderr=pipe, text=True, env=environment()) as process:
@@ -80,7 +80,7 @@ def asking(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def running(url: str) -> list[dict[str, Any]]:
-    """The runs that are at work."""
+    """The executing runs."""
     answer = httpx.get(f"{url}/runs", params={"state": "running"}, timeout=30)
     found: list[dict[str, Any]] = answer.json()["runs"]
     return found
@@ -153,7 +153,7 @@ RUN = ("run", {"run_id": "r", "deadline_s": 30.0})
 END = ("end", {"answer": "all right", "outcome": "completed", "timings": {"llm_s": 1.5}})
 
 
-def test_the_answer(url: str) -> None:
+def test_pipe_gets_the_answer_only(url: str) -> None:
     """A pipe gets the answer and nothing else; the steps and the times are on stderr."""
     completed = ask(url)
     assert (completed.code, completed.out) == (0, "done: where is it?: order 1 shipped\n")
@@ -170,8 +170,8 @@ def test_the_answer(url: str) -> None:
     [("orders", 0, "completed"), ("endless", 3, "iteration_limit"), ("slow", 4, "timeout"),
      ("broken", 5, "failed"), ("human", 5, "interrupted")],
 )  # fmt: skip
-def test_outcomes(url: str, agent: str, code: int, outcome: str) -> None:
-    """The exit code says how the run ended, and `--json` prints its end and nothing else."""
+def test_exit_code_is_the_outcome(url: str, agent: str, code: int, outcome: str) -> None:
+    """The exit code gives the outcome, and `--json` prints the end of the run and nothing else."""
     completed = ask(url, "--agent", agent, "--timeout", "2" if agent == "slow" else "60", "--json")
     end = json.loads(completed.out)
     assert (completed.code, end["outcome"]) == (code, outcome)
@@ -179,23 +179,23 @@ def test_outcomes(url: str, agent: str, code: int, outcome: str) -> None:
     assert ("answer" in end) != ("watchkeeper: " in completed.err)
 
 
-def test_what_held_it(url: str) -> None:
-    """At a deadline the last lines say why there is no answer, and what held the run."""
+def test_timeout_names_the_phase(url: str) -> None:
+    """After a timeout the last lines give the reason and the phase of the run."""
     completed = ask(url, "--agent", "slow", "--timeout", "3")
     assert (completed.code, completed.out) == (4, "")
     assert "watchkeeper: The run did not end within its timeout.\n" in completed.err
     assert "timeout in tool:nap after " in completed.err
 
 
-def test_cancelled(url: str) -> None:
-    """A run that somebody cancels ends the command with 6."""
+def test_cancelled_run_exits_with_6(url: str) -> None:
+    """A cancelled run ends the command with 6."""
     with asking(url) as process:
         [row] = running(url)
         httpx.delete(f"{url}/runs/{row['run_id']}", timeout=30).raise_for_status()
         assert process.wait(60) == 6
 
 
-def test_rejected(url: str) -> None:
+def test_full_service_exits_with_7(url: str) -> None:
     """A full service ends the command with 7, and --json prints the problem."""
     with asking(url):
         completed = ask(url, "--json")
@@ -203,7 +203,7 @@ def test_rejected(url: str) -> None:
     assert json.loads(completed.out)["code"] == "overloaded"
 
 
-def test_interrupted_by_hand(url: str) -> None:
+def test_ctrl_c_exits_with_130_and_ends_the_run(url: str) -> None:
     """Ctrl-C ends the command with 130, and the run with it."""
     with asking(url) as process:
         [row] = running(url)
@@ -223,22 +223,22 @@ def test_interrupted_by_hand(url: str) -> None:
         (("--url", "http://:x"), "http://:x is no address"),
     ],
 )
-def test_refused(url: str, arguments: Sequence[str], sentence: str) -> None:
-    """What is wrong with a question is one sentence, with exit code 2."""
+def test_invalid_question_exits_with_2(url: str, arguments: Sequence[str], sentence: str) -> None:
+    """A fault of the question is one sentence, with exit code 2."""
     completed = ask(url, *arguments)
     assert (completed.code, completed.out) == (2, "")
     assert sentence in completed.sentence()
 
 
 @pytest.mark.parametrize("arguments", [(), ("q", "--timeout", "0"), ("q", "--timeout", "nan")])
-def test_wrong_usage(arguments: Sequence[str]) -> None:
-    """A wrong command shows how to use it, with exit code 2."""
+def test_wrong_usage_exits_with_2(arguments: Sequence[str]) -> None:
+    """A wrong command prints the usage, with exit code 2."""
     completed = run("ask", *arguments)
     assert (completed.code, completed.err.split()[0]) == (2, "usage:")
 
 
-def test_unreachable() -> None:
-    """Where nobody listens, the command says so at once, with exit code 1."""
+def test_unreachable_service_exits_with_1() -> None:
+    """Without a listening service the command fails at once, with exit code 1."""
     with socket.socket() as bound:  # so that the port becomes nobody else's meanwhile
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -257,16 +257,18 @@ def test_unreachable() -> None:
         (b"[]", "application/json", 401, 2, "HTTP 401"),
     ],
 )
-def test_no_end(parts: bytes, kind: str, status: int, code: int, sentence: str) -> None:
-    """What is no whole run is never taken for one."""
+def test_incomplete_run_is_an_error(
+    parts: bytes, kind: str, status: int, code: int, sentence: str
+) -> None:
+    """An incomplete run is never taken for a whole one."""
     with scripted(parts, kind=kind, status=status) as url:
         completed = ask(url)
     assert (completed.code, completed.out) == (code, "")
     assert sentence in completed.sentence()
 
 
-def test_a_service_that_hangs() -> None:
-    """A service that takes the question and says nothing is waited for no longer than it may."""
+def test_hanging_service_times_out() -> None:
+    """The command waits no longer than its timeout for a silent service."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         completed = ask(url, "--timeout", "0.1")
@@ -274,7 +276,7 @@ def test_a_service_that_hangs() -> None:
     assert completed.sentence() == "The service did not end the run in time."
 
 
-def test_a_terminal(url: str) -> None:
+def test_terminal_shows_steps_and_answer(url: str) -> None:
     """On a terminal the steps are dim, and the answer stands on lines of its own."""
     code, output = terminal("q", "--url", url)
     assert code == 0
@@ -287,16 +289,16 @@ def test_a_terminal(url: str) -> None:
     [({"limit": "model_calls", "outcome": "iteration_limit"}, "(limit of model calls)"),
      ({"refused": True}, "(refused)"), ({"limit": "iterations"}, ""), ({}, "")],
 )  # fmt: skip
-def test_what_the_outcome_does_not_say(end: dict[str, Any], detail: str) -> None:
-    """A refusal, and a ceiling of model calls, stand beside the outcome."""
+def test_detail_beside_the_outcome(end: dict[str, Any], detail: str) -> None:
+    """A refusal, and a ceiling of model calls, are printed beside the outcome."""
     with scripted(events(RUN, *tokens("all right"), ("end", {**END[1], **end}))) as url:
         completed = ask(url)
     outcome = end.get("outcome", "completed")
     assert f"{outcome} {detail} after ".replace("  ", " ") in completed.err
 
 
-def test_retracted() -> None:
-    """On a terminal a text that is taken back is followed by the new one, on a line of its own."""
+def test_retracted_text_is_replaced() -> None:
+    """On a terminal the new text follows a retracted one, on its own line."""
     sent = [RUN, *tokens("all wr"), ("retract", {"iteration": 1}), *tokens("all ", "right"), END]
     with scripted(events(*sent)) as url:
         _, output = terminal("q", "--url", url)
@@ -308,23 +310,23 @@ def test_retracted() -> None:
     assert piped.out == "all right\n"
 
 
-def test_text_that_commands_a_terminal() -> None:
-    """What a model says cannot move the cursor, and a sub-agent's text is not shown."""
+def test_control_characters_are_removed() -> None:
+    """Text of a model cannot move the cursor, and a sub-agent's text is not shown."""
     sent = [RUN, *tokens("all\x1b[2J ", "r\x9big\rht"), *tokens("psst", agent="helper"), END]
     with scripted(events(*sent)) as url:
         _, output = terminal("q", "--url", url)
     assert output.startswith("all[2J right\n")
 
 
-def test_events_in_pieces() -> None:
-    """Events are whole however the network cuts them, and comments are none."""
+def test_events_are_joined_from_pieces() -> None:
+    """Events are whole however the network cuts them, and comments are ignored."""
     whole = b": ping\r\n\r\n" + events(RUN, END).replace(b"all right", "größer".encode())
     with scripted(*(bytes([byte]) for byte in whole)) as url:
         completed = ask(url)
     assert (completed.code, completed.out) == (0, "größer\n")
 
 
-def test_help() -> None:
+def test_help_names_every_exit_code() -> None:
     """The help names every exit code with its outcome."""
     completed = run("ask", "--help").out
     assert set(EXIT_CODES) == set(Outcome)
@@ -333,8 +335,8 @@ def test_help() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["ask", "q", "--url", "http://127.0.0.1:1"], ["--help"]])
-def test_quick(arguments: list[str]) -> None:
-    """Nothing of the service is imported in order to ask it, or to show the help."""
+def test_asking_imports_nothing_of_the_service(arguments: list[str]) -> None:
+    """Asking or printing the help imports nothing of the service."""
     code = (
         "import sys\nfrom app.__main__ import main\n"
         f"try: main({arguments})\nexcept SystemExit: pass\n"

@@ -1,4 +1,4 @@
-"""The command line, as an operator meets it: one clear sentence for each thing that is wrong.
+"""The command line, as an operator uses it: one clear sentence for each fault.
 
 Commands that end by themselves are run in one go and looked at afterwards.
 """
@@ -115,8 +115,8 @@ def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(ended: dict[str, Ended], name: str) -> None:
-    """What is wrong is said in one sentence, with exit code 2, before anything is bound."""
+def test_fault_is_one_sentence_with_exit_code_2(ended: dict[str, Ended], name: str) -> None:
+    """A fault is one sentence, with exit code 2, before any address is bound."""
     completed = ended[name]
     assert completed.code == 2, completed.err
     assert REFUSED[name][1] in completed.sentence()
@@ -124,29 +124,31 @@ def test_refused(ended: dict[str, Ended], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing module", "agents"])
-def test_the_installed_command(ended: dict[str, Ended], here: Path, name: str) -> None:
-    """The command that is installed says what its module says."""
+def test_installed_command_equals_the_module(
+    ended: dict[str, Ended], here: Path, name: str
+) -> None:
+    """The installed command prints what its module prints."""
     case = OTHERS[name] if name in OTHERS else REFUSED[name][0]
     assert run(*case.arguments, cwd=here, variables=case.variables) == ended[name]
 
 
 @pytest.mark.parametrize("name", ["nothing", "wrong usage", "wrong format"])
-def test_wrong_usage(ended: dict[str, Ended], name: str) -> None:
-    """A command that is no command shows how to use it, with exit code 2."""
+def test_wrong_usage_exits_with_2(ended: dict[str, Ended], name: str) -> None:
+    """An unknown command prints the usage, with exit code 2."""
     completed = ended[name]
     assert completed.code == 2
     assert completed.err.startswith("usage: watchkeeper")
 
 
-def test_help(ended: dict[str, Ended]) -> None:
-    """Help names every command."""
+def test_help_names_every_command(ended: dict[str, Ended]) -> None:
+    """The help names every command."""
     completed = ended["help"]
     assert (completed.code, completed.err) == (0, "")
     assert {"serve", "agents"} <= set(completed.out.split())
 
 
-def test_agents(ended: dict[str, Ended]) -> None:
-    """`agents` lists what would be served, one on a line, the default first."""
+def test_agents_lists_what_would_be_served(ended: dict[str, Ended]) -> None:
+    """`agents` lists the agents, one on a line, the default first."""
     completed = ended["agents"]
     assert (completed.code, completed.err) == (0, "")
     assert completed.out.splitlines() == [
@@ -155,8 +157,8 @@ def test_agents(ended: dict[str, Ended]) -> None:
     ]
 
 
-def test_agents_without_an_agent(ended: dict[str, Ended]) -> None:
-    """`agents` alone lists the demo agent, and nothing but agents."""
+def test_agents_alone_lists_the_demo(ended: dict[str, Ended]) -> None:
+    """`agents` alone lists the demo agent, and nothing else."""
     completed = ended["demo"]
     assert completed.code == 0
     (line,) = completed.out.splitlines()
@@ -179,18 +181,18 @@ def test_check_shows_settings_and_agents(ended: dict[str, Ended]) -> None:
 
 
 def test_options_win_over_variables_win_over_the_file(ended: dict[str, Ended]) -> None:
-    """An option is in force before a variable, and a variable before the file."""
+    """An option beats a variable, and a variable beats the file."""
     settings, _ = settings_of(ended["layers"])
     assert (settings["port"], settings["max_iterations"]) == (7001, 8)
     assert (settings["tool_threads"], settings["log_format"]) == (3, "json")
 
 
-def test_one_process_is_fine(ended: dict[str, Ended]) -> None:
-    """WEB_CONCURRENCY=1, which some platforms set, is no reason to refuse."""
+def test_one_process_is_accepted(ended: dict[str, Ended]) -> None:
+    """WEB_CONCURRENCY=1, which some platforms set, is accepted."""
     assert ended["one process"].code == 0
 
 
-def test_an_address_that_is_not_ours(ended: dict[str, Ended]) -> None:
+def test_foreign_address_is_refused(ended: dict[str, Ended]) -> None:
     """An address of another machine is refused with exit code 1."""
     completed = ended["bad address"]
     assert completed.code == 1
@@ -200,8 +202,8 @@ def test_an_address_that_is_not_ours(ended: dict[str, Ended]) -> None:
     assert "Traceback" not in completed.err
 
 
-def test_a_port_in_use(here: Path) -> None:
-    """A port that somebody else has is refused with exit code 1 and what to turn."""
+def test_port_in_use_is_refused(here: Path) -> None:
+    """A port in use is refused with exit code 1 and the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         completed = run("serve", "--port", str(port), "wk_shop:orders", cwd=here)
@@ -212,8 +214,8 @@ def test_a_port_in_use(here: Path) -> None:
     )
 
 
-def test_serving(here: Path, tmp_path: Path) -> None:
-    """What is served is what was named, with its limits; a misspelt variable is warned of."""
+def test_named_agents_are_served(here: Path, tmp_path: Path) -> None:
+    """The named agents are served with their limits; a misspelt variable causes a warning."""
     (tmp_path / "wk_shop.py").write_text(SHOP)
     (tmp_path / "s.toml").write_text(SETTINGS)
     arguments = ("--config", "s.toml", "wk_shop:orders", "wk_shop:graph")
@@ -230,8 +232,8 @@ def test_serving(here: Path, tmp_path: Path) -> None:
         assert "demo" not in service.err.read_text()
 
 
-def test_what_is_printed_is_true(tmp_path: Path) -> None:
-    """When the address is printed it can be asked."""
+def test_printed_address_answers(tmp_path: Path) -> None:
+    """Once the address is printed it answers."""
     with serving(tmp_path, patient=False) as service:
         assert httpx.get(f"{service.url}/health", timeout=30).json() == {"status": "ok"}
 
@@ -239,8 +241,8 @@ def test_what_is_printed_is_true(tmp_path: Path) -> None:
 UVICORN = (sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app")
 
 
-def test_any_server_will_do(tmp_path: Path) -> None:
-    """Under plain uvicorn the factory serves what the variables name, and ends in order."""
+def test_plain_uvicorn_serves_the_factory(tmp_path: Path) -> None:
+    """Plain uvicorn serves the factory as the variables set it, and stops in order."""
     (tmp_path / "wk_shop.py").write_text(SHOP)
     (tmp_path / "s.toml").write_text(SETTINGS)
     variables = {
@@ -264,8 +266,8 @@ def test_any_server_will_do(tmp_path: Path) -> None:
         assert "Traceback" not in service.out.read_text() + service.err.read_text()
 
 
-def test_any_server_must_be_one(tmp_path: Path) -> None:
-    """Several server processes are refused wherever they are asked for, in the same words."""
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    """Several server processes are refused in every place, with the same sentence."""
     ended = subprocess.run(
         [sys.executable, "-P", "-c", "from app.main import create_app; create_app()"],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""SIGTERM under load, as an orchestrator sends it: nothing is torn, nothing holds the exit.
+"""SIGTERM under load, as an orchestrator sends it: no answer is cut, nothing delays the exit.
 
 A process of its own is asked, signalled and watched once; the tests look at what was seen.
 """
@@ -165,8 +165,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return seen
 
 
-def test_readiness_turns_at_once(seen: Seen) -> None:
-    """Readiness is green before the signal and red right after it, and says why."""
+def test_readiness_turns_red_at_once(seen: Seen) -> None:
+    """Readiness is green before the signal and red right after it, with the reason."""
     before, *after = seen.ready
     assert before.status_code == 200
     assert after
@@ -185,7 +185,7 @@ def test_runs_are_accepted_during_the_notice(seen: Seen) -> None:
 
 
 def test_runs_are_refused_after_the_notice(seen: Seen) -> None:
-    """Once the notice is over a new run is refused, with advice to go elsewhere."""
+    """After the notice a new run is refused, with advice to go elsewhere."""
     (response,) = seen.after_notice
     problem = response.json()
     assert (response.status_code, problem["code"], problem["outcome"]) == (
@@ -198,13 +198,13 @@ def test_runs_are_refused_after_the_notice(seen: Seen) -> None:
 
 
 def test_runs_in_flight_finish(seen: Seen) -> None:
-    """A run that ends within the drain is answered as ever."""
+    """A run that ends within the drain is answered as usual."""
     assert [response.status_code for response in seen.medium] == [200, 200, 200]
     assert {response.json()["answer"] for response in seen.medium} == {"done"}
 
 
-def test_a_run_that_is_too_long_is_cut(seen: Seen) -> None:
-    """A run that outlasts the drain gets 503 draining with what was done so far."""
+def test_long_run_is_cut(seen: Seen) -> None:
+    """A run that outlasts the drain gets 503 draining with its progress."""
     assert seen.long is not None
     problem = seen.long.json()
     assert (seen.long.status_code, problem["code"]) == (503, "draining")
@@ -214,8 +214,8 @@ def test_a_run_that_is_too_long_is_cut(seen: Seen) -> None:
     assert "Retry-After" in seen.long.headers
 
 
-def test_the_exit_is_clean(seen: Seen) -> None:
-    """The process ends with code 0 within its patience and a little."""
+def test_exit_code_is_0(seen: Seen) -> None:
+    """The process exits with code 0 within its drain and a margin."""
     assert seen.code == 0
     assert NOTICE_S + DRAIN_S <= seen.took_s < NOTICE_S + DRAIN_S + EXTRA_S
     assert "Traceback" not in seen.output
@@ -227,10 +227,10 @@ def test_the_exit_is_clean(seen: Seen) -> None:
     [{"stubborn": "tool:stubborn", "hung": "tool:block"}, {"inner": "tool:hang"}],
     ids=["a task and a thread of ours", "a thread of a library"],
 )
-def test_what_will_not_stop_does_not_hold_the_exit(
+def test_work_that_will_not_stop_does_not_delay_the_exit(
     left_behind: dict[str, str], tmp_path: Path
 ) -> None:
-    """A task that swallows its cancellation, or a hung thread, is left behind by the exit."""
+    """The exit leaves behind a task that swallows its cancellation and a hung thread."""
     with asked(tmp_path, 0.1, 0.2, *SPECS) as service:
         answers = [service.ask(agent) for agent in left_behind]
         service.wait_for(*left_behind.values())
@@ -241,8 +241,8 @@ def test_what_will_not_stop_does_not_hold_the_exit(
         assert time.monotonic() - began < 0.3 + EXTRA_S
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """Whoever signals twice does not want to wait."""
+def test_second_signal_exits_at_once(tmp_path: Path) -> None:
+    """A second signal ends the process at once."""
     with asked(tmp_path, 30, 30, *SPECS[:3]) as service:
         service.ask("long")
         service.wait_for("tool:nap")
@@ -255,12 +255,12 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - began < EXTRA_S
 
 
-def test_an_idle_service_ends_after_its_notice(tmp_path: Path) -> None:
+def test_idle_service_exits_after_its_notice(tmp_path: Path) -> None:
     """With nothing in flight, and a connection kept alive, the exit takes the notice only."""
     with asked(tmp_path, 0.2, 30, *SPECS[:1]) as service:
         assert service.client.get("/health").status_code == 200
         began = time.monotonic()
         service.service.signal(signal.SIGINT)
         assert service.service.wait(60) == 0
-        # Whoever waited for connections to close would take five seconds.
+        # Waiting for connections to close would take five seconds.
         assert 0.2 <= time.monotonic() - began < 0.2 + 4.5

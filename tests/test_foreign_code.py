@@ -1,4 +1,4 @@
-"""Processes that serve what nobody here wrote: factories that open things, code that exits."""
+"""Processes that serve foreign code: factories that open resources, code that exits."""
 
 import json
 import signal
@@ -126,8 +126,8 @@ IN_ORDER = ["open opened", "open opened_later", "close opened_later", "close ope
 
 
 @pytest.mark.parametrize("how", ["serve", "uvicorn"])
-def test_served(here: Path, how: str) -> None:
-    """Factories may lose what they opened and agents may exit: the service goes on."""
+def test_service_survives_factories_and_exits(here: Path, how: str) -> None:
+    """Factories may lose their resources and agents may exit: the service goes on."""
     with served(here, how, *ALL) as service:
         (line,) = logged(service, "factory_ended")
         assert (line["level"], line["agent"]) == ("error", "dies")
@@ -142,8 +142,8 @@ def test_served(here: Path, how: str) -> None:
         assert "Traceback" not in service.out.read_text() + service.err.read_text()
 
 
-def test_a_worker(here: Path) -> None:
-    """A worker opens and closes agents in the same way, and runs that exit end there once."""
+def test_worker_survives_factories_and_exits(here: Path) -> None:
+    """A worker opens and closes agents in the same way, and a run that exits ends there once."""
     store = {"WATCHKEEPER_STORE_URL": f"sqlite:///{here / 'store.sqlite'}"}
     apart = here / "asks"
     apart.mkdir()
@@ -151,11 +151,11 @@ def test_a_worker(here: Path) -> None:
     asks, works = specs("quits", "opened"), specs(*ALL)
     with serving(apart, *asks, "--no-background", variables=store) as service:
         url = f"{service.url}/agents/quits/async"
-        place = httpx.post(url, json={"question": "q"}, timeout=LONG_S).headers["location"]
+        address = httpx.post(url, json={"question": "q"}, timeout=LONG_S).headers["location"]
         command = (str(WATCHKEEPER), "worker")
         with serving(here, *works, command=command, variables=store) as worker:
             waited = {"params": {"wait": LONG_S}, "timeout": LONG_S + 5}
-            stored = httpx.get(f"{service.url}{place}", **waited).json()  # type: ignore[arg-type]
+            stored = httpx.get(f"{service.url}{address}", **waited).json()  # type: ignore[arg-type]
             assert (stored["status"], stored["attempts"]) == ("failed", 1)
             assert stored["error"]["code"] == "agent_failed"
             assert logged(worker, "factory_ended")[0]["agent"] == "dies"
@@ -164,7 +164,7 @@ def test_a_worker(here: Path) -> None:
     assert notes(here) == IN_ORDER
 
 
-def test_what_an_agent_leaves_with_the_loop(here: Path) -> None:
+def test_exit_in_a_timer_is_logged(here: Path) -> None:
     """A timer that exits after its run is a line in the log, and so is an end of the loop."""
     with served(here, "serve", "leaves_later", "stops") as service:
         for _ in range(3):
@@ -177,16 +177,16 @@ def test_what_an_agent_leaves_with_the_loop(here: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("agents",), ("serve", "--check"), ("worker", "--check")])
-def test_a_look_at_agents(here: Path, command: tuple[str, ...]) -> None:
-    """What is only looked at is opened and closed as well."""
+def test_listing_agents_closes_them(here: Path, command: tuple[str, ...]) -> None:
+    """Agents that are only listed are opened and closed as well."""
     ended = run(*command, *specs("opened", "opened_later"), cwd=here)
     assert (ended.code, ended.err) == (0, "")
     assert notes(here) == IN_ORDER
 
 
 @pytest.mark.parametrize("because", ["agent", "port", "store"])
-def test_a_start_that_fails(here: Path, because: str) -> None:
-    """A start that is given up closes what was opened for it."""
+def test_failed_start_closes_its_resources(here: Path, because: str) -> None:
+    """A start that fails closes its resources."""
     names = ["opened", "opened_later", *(["number"] if because == "agent" else [])]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = "sqlite:///wk_shop.py/store.sqlite"
@@ -199,7 +199,7 @@ def test_a_start_that_fails(here: Path, because: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_start_that_is_interrupted(here: Path, number: signal.Signals) -> None:
+def test_signals_end_a_waiting_start(here: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end a start that waits for a factory."""
     process = subprocess.Popen(
         [str(WATCHKEEPER), "serve", "--port", "0", *specs("never")],
@@ -216,8 +216,8 @@ def test_a_start_that_is_interrupted(here: Path, number: signal.Signals) -> None
     assert process.wait(LONG_S) == -number
 
 
-def test_a_factory_that_takes_too_long(here: Path) -> None:
-    """A factory that gives no agent in time stops the start, naming the setting."""
+def test_slow_factory_stops_the_start(here: Path) -> None:
+    """A factory that makes no agent in time stops the start, naming the setting."""
     ended = run("agents", *specs("never"), cwd=here, variables={"WATCHKEEPER_FACTORY_S": "0.2"})
     assert ended.code == 2
     assert ended.sentence() == (

@@ -1,4 +1,4 @@
-"""The knobs: what wins, what is refused and in which words."""
+"""The settings: precedence, refused values and their sentences."""
 
 import os
 from collections.abc import Callable
@@ -41,8 +41,8 @@ def refusal(config: Path | None = None, **options: Any) -> str:
     return str(refused.value)
 
 
-def test_the_contracts_defaults() -> None:
-    """What the contract promises of a service that nobody configured is so."""
+def test_defaults_are_those_of_the_contract() -> None:
+    """Without configuration the service has the defaults of the contract."""
     read = settings.read()
     assert (read.host, read.port) == ("127.0.0.1", 8000)
     assert (read.timeout_s, read.max_timeout_s) == (30.0, 300.0)
@@ -54,7 +54,7 @@ def test_the_contracts_defaults() -> None:
 def test_options_win_over_variables_win_over_the_file(
     write: WriteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of the three sources is used where those before it say nothing."""
+    """Each of the three sources counts if those before it are silent."""
     file = write("port = 1001\nmax_iterations = 1\ntool_threads = 1\n")
     monkeypatch.setenv("WATCHKEEPER_PORT", "1002")
     monkeypatch.setenv("WATCHKEEPER_MAX_ITERATIONS", "2")
@@ -62,14 +62,14 @@ def test_options_win_over_variables_win_over_the_file(
     assert (read.port, read.max_iterations, read.tool_threads) == (1003, 2, 1)
 
 
-def test_an_option_that_was_not_given_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_option_leaves_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """An option that is None leaves the variable in force."""
     monkeypatch.setenv("WATCHKEEPER_HOST", "::1")
     assert settings.read(host=None, port=None).host == "::1"
 
 
-def test_limits_of_each_agent(write: WriteFile) -> None:
-    """An agent's table holds for that agent, and the service's settings for the others."""
+def test_table_of_an_agent_beats_the_service(write: WriteFile) -> None:
+    """An agent's table counts for that agent, and the service's settings for the others."""
     read = settings.read(
         write(
             "timeout_s = 20\n[agents.orders]\ntimeout_s = 5\nmax_timeout_s = 60\n"
@@ -83,8 +83,8 @@ def test_limits_of_each_agent(write: WriteFile) -> None:
     assert other.early_stopping is EarlyStopping.GENERATE
 
 
-def test_a_default_never_exceeds_its_maximum(write: WriteFile) -> None:
-    """An agent whose longest deadline is shorter than the default one has that as its default."""
+def test_default_never_exceeds_its_maximum(write: WriteFile) -> None:
+    """If an agent's maximum deadline is below the default one, its default is the maximum."""
     read = settings.read(write("[agents.a]\nmax_timeout_s = 2\n"))
     assert (read.served("a").timeout_s, read.served("a").max_timeout_s) == (2, 2)
 
@@ -119,8 +119,8 @@ def test_a_default_never_exceeds_its_maximum(write: WriteFile) -> None:
         ("AGENTS", '{"a": {"max_iterations": 0}}'),
     ],
 )
-def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that is wrong is refused in one line that names it."""
+def test_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong variable is refused in one line that names it."""
     monkeypatch.setenv(f"WATCHKEEPER_{name}", value)
     message = refusal()
     assert message.startswith(f"WATCHKEEPER_{name}: ")
@@ -128,7 +128,7 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "position"),
     [
         ("port = 'http'", "port in"),
         ("prot = 8000", "prot in"),
@@ -138,20 +138,20 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
         ("[agents]\na = 3", "agents.a in"),
     ],
 )
-def test_a_wrong_line_of_the_file_is_named(text: str, place: str, write: WriteFile) -> None:
-    """A line of the file that is wrong is refused with its place and the file."""
+def test_wrong_line_of_the_file_is_named(text: str, position: str, write: WriteFile) -> None:
+    """A wrong line of the file is refused with its place and the file."""
     file = write(text)
-    assert refusal(file).startswith(f"{place} {file}: ")
+    assert refusal(file).startswith(f"{position} {file}: ")
 
 
-def test_a_wrong_option_is_named() -> None:
-    """An option that is wrong is refused by the name it has on the command line."""
+def test_wrong_option_is_named() -> None:
+    """A wrong option is refused by its name on the command line."""
     assert refusal(port="http").startswith("--port: ")
     assert refusal(log_format="xml").startswith("--log-format: ")
 
 
 def test_every_fault_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two wrong settings are told together."""
+    """Two wrong settings are reported together."""
     monkeypatch.setenv("WATCHKEEPER_PORT", "x")
     monkeypatch.setenv("WATCHKEEPER_TOOL_THREADS", "0")
     message = refusal()
@@ -159,27 +159,27 @@ def test_every_fault_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "WATCHKEEPER_TOOL_THREADS: " in message
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     """A settings file that is missing, or a directory, is named."""
     assert refusal(tmp_path / "no.toml") == f"There is no settings file {tmp_path / 'no.toml'}."
     assert refusal(tmp_path) == f"There is no settings file {tmp_path}."
 
 
-def test_a_file_that_is_no_toml(write: WriteFile) -> None:
+def test_file_that_is_no_toml_is_named(write: WriteFile) -> None:
     """A file that is not TOML is named with the place of the fault."""
     file = write("port = \n")
     assert refusal(file).startswith(f"{file} is not TOML: ")
     assert "line 1" in refusal(file)
 
 
-def test_a_file_that_is_no_text(write: WriteFile) -> None:
+def test_file_that_is_no_text_is_named(write: WriteFile) -> None:
     """A file that is not UTF-8 is named."""
     file = write("")
     file.write_bytes(b"host = '\xff\xfe'\n")
     assert str(file) in refusal(file)
 
 
-def test_an_empty_file_says_nothing(write: WriteFile) -> None:
+def test_empty_file_leaves_the_defaults(write: WriteFile) -> None:
     """An empty file leaves the defaults in force."""
     assert settings.read(write("")).model_dump() == settings.read().model_dump()
 
@@ -192,27 +192,29 @@ def test_an_empty_file_says_nothing(write: WriteFile) -> None:
         ("", ()),
     ],
 )
-def test_origins(text: str, origins: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_origins_are_separated_by_commas(
+    text: str, origins: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Origins are separated by commas."""
     monkeypatch.setenv("WATCHKEEPER_CORS_ORIGINS", text)
     assert settings.read().cors_origins == origins
 
 
-def test_origins_in_the_file(write: WriteFile) -> None:
+def test_origins_in_the_file_are_a_list(write: WriteFile) -> None:
     """In the file origins are a list."""
     assert settings.read(write('cors_origins = ["https://a.example"]')).cors_origins == (
         "https://a.example",
     )
 
 
-def test_the_tree_is_frozen() -> None:
-    """Nobody changes a setting after it was read."""
+def test_settings_are_frozen() -> None:
+    """No code can change a setting after it was read."""
     with pytest.raises(ValidationError):
         settings.read().port = 1  # type: ignore[misc]
 
 
-def test_unknown_variables_are_told() -> None:
-    """A misspelt variable is told; those that are read are not."""
+def test_unknown_variables_are_reported() -> None:
+    """A misspelt variable is reported; those that are read are not."""
     known = {settings.variable(name): "" for name in Settings.model_fields}
     known |= {settings.CONFIG_VARIABLE: "", settings.AGENTS_VARIABLE: "", "PATH": ""}
     assert settings.unknown_variables(known) == []
@@ -220,12 +222,12 @@ def test_unknown_variables_are_told() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    """Every knob says what it does."""
+    """Every setting has a description."""
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_reading_reads_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `.env` in the working directory is not ours to read."""
+def test_no_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `.env` in the working directory is not read."""
     (tmp_path / ".env").write_text("WATCHKEEPER_PORT=1\n")
     monkeypatch.chdir(tmp_path)
     assert settings.read().port == 8000

@@ -1,4 +1,4 @@
-"""A store that cannot be opened stops the start with one sentence, which names what to turn."""
+"""A store that cannot be opened stops the start with one sentence, which names the setting."""
 
 import json
 import sqlite3
@@ -99,8 +99,8 @@ def ended(here: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, End
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_is_no_store(ended: dict[str, Ended], here: Path, name: str) -> None:
-    """It is named, with the reason and the setting; nobody was told that it serves."""
+def test_file_that_is_no_store_is_named(ended: dict[str, Ended], here: Path, name: str) -> None:
+    """The file is named, with the reason and the setting; nothing was reported as served."""
     completed = ended[name]
     assert completed.code == 1
     assert completed.sentence() == (
@@ -110,8 +110,8 @@ def test_a_file_that_is_no_store(ended: dict[str, Ended], here: Path, name: str)
     assert "Traceback" not in completed.out
 
 
-def test_a_data_directory_that_is_none(ended: dict[str, Ended], here: Path) -> None:
-    """Where no URL was given, the directory is what to turn."""
+def test_unusable_data_directory_is_named(ended: dict[str, Ended], here: Path) -> None:
+    """Without a URL, the sentence names the data directory."""
     completed = ended["data directory"]
     assert completed.code == 1
     assert completed.sentence().endswith("or set WATCHKEEPER_DATA_DIR to another.")
@@ -119,8 +119,8 @@ def test_a_data_directory_that_is_none(ended: dict[str, Ended], here: Path) -> N
 
 
 @pytest.mark.parametrize("url", WRONG)
-def test_a_url_of_no_store(ended: dict[str, Ended], url: str) -> None:
-    """What can be seen without looking is a wrong setting: code 2; no password is repeated."""
+def test_invalid_url_is_a_wrong_setting(ended: dict[str, Ended], url: str) -> None:
+    """A fault of the URL itself is a wrong setting: code 2; no password is repeated."""
     completed = ended[url]
     assert completed.code == 2
     assert completed.sentence().startswith(f"WATCHKEEPER_STORE_URL names no store: {WRONG[url]}")
@@ -128,8 +128,8 @@ def test_a_url_of_no_store(ended: dict[str, Ended], url: str) -> None:
 
 
 @pytest.mark.parametrize("url", CLEAR)
-def test_a_password_is_not_told(ended: dict[str, Ended], url: str) -> None:
-    """Wherever it stands in the URL: not by a start that fails, and not by `--check`."""
+def test_password_is_not_printed(ended: dict[str, Ended], url: str) -> None:
+    """Wherever it is in the URL: neither a failing start nor `--check` prints it."""
     completed, checked = ended[url], ended[f"{url}--check"]
     assert completed.code == 1
     assert completed.sentence().startswith("The store postgresql")
@@ -142,8 +142,8 @@ def test_a_password_is_not_told(ended: dict[str, Ended], url: str) -> None:
 
 
 @pytest.mark.parametrize("url", UNCLEAR)
-def test_a_password_without_an_end(ended: dict[str, Ended], url: str) -> None:
-    """Is refused, with what to write in its place, and is not repeated."""
+def test_ambiguous_password_is_refused(ended: dict[str, Ended], url: str) -> None:
+    """It is refused, with the form to write in its place, and is not repeated."""
     for completed in (ended[url], ended[f"{url}--check"]):
         assert completed.code == 2
         assert completed.sentence().startswith("WATCHKEEPER_STORE_URL: ")
@@ -152,8 +152,8 @@ def test_a_password_without_an_end(ended: dict[str, Ended], url: str) -> None:
         assert "me" not in completed.sentence().split()
 
 
-def test_a_fault_of_ours(ended: dict[str, Ended]) -> None:
-    """What nobody expected is said too, by its type and place, and without its text."""
+def test_own_fault_has_type_and_place(ended: dict[str, Ended]) -> None:
+    """A fault of our own is reported too, by its type and place, and without its text."""
     completed = ended["fault"]
     assert completed.code == 1
     assert completed.sentence().startswith("Ended by a fault: KeyError at ")

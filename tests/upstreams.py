@@ -43,7 +43,7 @@ def aimock(*, ttft_ms: int = 0, tokens_per_s: int = 0) -> Iterator[str]:
 
 @contextmanager
 def llmock() -> Iterator[str]:
-    """The base URL of a model server that breaks as `set_scenario` tells it to.
+    """The base URL of a model server that breaks as `set_scenario` sets it.
 
     With nothing set it calls a bound tool with made-up arguments, then answers in text.
     Raises `RuntimeError` when it is not up within `START_TIMEOUT_S`.

@@ -48,34 +48,34 @@ NONE: dict[str, list[BaseMessage]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_answers(name: str) -> None:
-    """The last message that speaks to whoever asked is the answer."""
+def test_last_message_to_the_caller_is_the_answer(name: str) -> None:
+    """The last message that addresses the caller is the answer."""
     messages, text = ANSWERS[name]
     answer = answer_in(messages, {}, NAMES)
     assert (answer.text, answer.output, answer.refused, answer.limit) == (text, None, False, None)
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_no_answers(name: str) -> None:
-    """Neither the question, nor a row, nor the text of calls that were not made is one."""
+def test_other_messages_are_no_answer(name: str) -> None:
+    """No question, tool result or text of unmade calls is an answer."""
     with pytest.raises(NoAnswer):
         answer_in(NONE[name], {}, NAMES)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "Model call failed after 3 attempts with OSError: x"])
-def test_a_model_that_says_nothing(text: str) -> None:
-    """An empty message is the model's failure, and so is what a retry says in its place."""
+def test_empty_message_is_a_model_failure(text: str) -> None:
+    """An empty message is the model's failure, and so is the text of a retry in its place."""
     with pytest.raises(ModelFailed):
         answer_in([AIMessage(text)], {}, NAMES)
 
 
-def test_a_refusal() -> None:
-    """A refusal that the provider marks is an answer that is marked."""
+def test_marked_refusal_is_a_refused_answer() -> None:
+    """A refusal that the provider marks is an answer marked as refused."""
     answer = answer_in([AIMessage("", additional_kwargs={"refusal": "No."})], {}, NAMES)
     assert (answer.text, answer.refused) == ("No.", True)
 
 
-def test_blocks() -> None:
+def test_blocks_without_text_are_output() -> None:
     """Blocks without text are an answer; they are its output."""
     answer = answer_in([AIMessage([PICTURE])], {}, NAMES)
     assert (answer.text, answer.output) == ("", [PICTURE])
@@ -85,8 +85,8 @@ def test_blocks() -> None:
     assert answer.output == [PICTURE]
 
 
-def test_structured_output() -> None:
-    """The message of an output tool speaks only where there is output."""
+def test_message_of_an_output_tool_needs_output() -> None:
+    """The message of an output tool is an answer only if there is output."""
     messages: list[BaseMessage] = [
         AIMessage("", tool_calls=[{**CALL, "name": "Shape"}]),
         row("Thanks!", "Shape"),
@@ -97,16 +97,16 @@ def test_structured_output() -> None:
         answer_in(messages, {}, NAMES)
 
 
-def test_other_keys() -> None:
-    """A graph that answers in other keys has them as output; one text is its words too."""
+def test_answer_in_other_keys_is_output() -> None:
+    """A graph that answers in other keys has them as output; a single text is its answer too."""
     answer = answer_in([], {"report": "Long."}, NAMES)
     assert (answer.text, answer.output) == ("Long.", {"report": "Long."})
     answer = answer_in([], {"report": "Long.", "pages": 3}, NAMES)
     assert (answer.text, answer.output) == ("", {"report": "Long.", "pages": 3})
 
 
-def test_new_messages() -> None:
-    """Messages of an earlier question are not new, wherever they stand."""
+def test_earlier_messages_are_not_new() -> None:
+    """Messages of an earlier question are not new, wherever they are."""
     old, asked, new = AIMessage("Old.", id="1"), HumanMessage("?", id="run"), AIMessage("New.")
     assert new_messages([old, asked, new], {"1"}, "run") == [new]
     assert new_messages([old, new], {"1"}, "run") == [new]
@@ -114,12 +114,12 @@ def test_new_messages() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "text", [{"nobody": "knows"}], [1]])
-def test_no_messages(value: Any) -> None:
-    """What holds no messages has none."""
+def test_value_without_messages_has_none(value: Any) -> None:
+    """A value without messages has none."""
     assert as_messages(value) == []
 
 
 def test_dicts_are_messages() -> None:
-    """Messages as a provider's client has them are messages."""
+    """Dicts in the form of a provider's client are messages."""
     (message,) = as_messages([{"role": "assistant", "content": "It is 4."}])
     assert answer_in([message], {}, NAMES).text == "It is 4."

@@ -1,4 +1,4 @@
-"""Half an answer of a model is never taken for a whole one, and never sets a tool to work."""
+"""A broken answer of a model is never taken for a whole one and never starts a tool."""
 
 import asyncio
 from typing import Any
@@ -64,7 +64,7 @@ async def refused(service: Served, name: str) -> str:
 
 @pytest.mark.parametrize("provider", ["openai", "somebody"])
 @pytest.mark.parametrize(("kind", "streamed"), [*WAYS, ("react", True), ("react", False)])
-async def test_refused(kind: str, streamed: bool, provider: str) -> None:
+async def test_broken_answer_ends_the_run(kind: str, streamed: bool, provider: str) -> None:
     """In an agent that users built, every broken answer ends the run before a tool runs."""
     desk = fakes.ToolDesk()
     agents, names = {}, {}
@@ -82,8 +82,8 @@ async def test_refused(kind: str, streamed: bool, provider: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "streamed"), WAYS)
-async def test_refused_later(kind: str, streamed: bool) -> None:
-    """A broken answer after a whole turn runs no further tool, and no answer is made of it."""
+async def test_broken_answer_after_a_turn_runs_no_tool(kind: str, streamed: bool) -> None:
+    """A broken answer after a whole turn runs no further tool and becomes no answer."""
     desk = fakes.ToolDesk()
     take = ROWS[streamed]["malformed arguments"]
     model = u.Utters(takes=[ASKS[streamed], take], streaming=streamed)
@@ -98,8 +98,8 @@ async def test_refused_later(kind: str, streamed: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "streamed"), WAYS)
-async def test_refused_at_the_limit(kind: str, streamed: bool) -> None:
-    """The last answer at the limit is held to the same: half an answer is none."""
+async def test_broken_last_answer_is_refused(kind: str, streamed: bool) -> None:
+    """The last answer at the limit follows the same rule: half an answer is none."""
     model = u.Utters(takes=[ASKS[streamed], ROWS[streamed]["no finish reason"]], streaming=streamed)
     agent = agent_of(kind, model, fakes.ToolDesk().tools())
     async with served({"a": agent}, max_iterations=1) as service:
@@ -125,7 +125,7 @@ WHOLE: dict[str, list[AIMessageChunk]] = {
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_not_refused(kind: str) -> None:
+async def test_whole_answers_pass(kind: str) -> None:
     """Whole answers pass, however their provider cuts them into chunks."""
     desk = fakes.ToolDesk()
     agents, names = {}, {row: f"a{n}" for n, row in enumerate(WHOLE)}
@@ -142,7 +142,7 @@ async def test_not_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_recovered(streamed: bool) -> None:
+async def test_builder_retries_a_broken_answer(streamed: bool) -> None:
     """An agent of our builder asks again, tells readers to drop the text, and runs tools once."""
     desk = fakes.ToolDesk()
     agents, names = {}, {row: f"a{n}" for n, row in enumerate(FAULTY[streamed])}
@@ -165,8 +165,8 @@ async def test_recovered(streamed: bool) -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_given_up(streamed: bool, attempts: int) -> None:
-    """A fault that stays ends an agent of our builder as model_failed, after its attempts."""
+async def test_builder_gives_up_after_its_attempts(streamed: bool, attempts: int) -> None:
+    """A permanent fault ends an agent of our builder as model_failed, after its attempts."""
     desk = fakes.ToolDesk()
     agents, names = {}, {row: f"a{n}" for n, row in enumerate(FAULTY[streamed])}
     for row, take in FAULTY[streamed].items():
@@ -181,8 +181,8 @@ async def test_given_up(streamed: bool, attempts: int) -> None:
     assert desk.started == []
 
 
-async def test_empty_answer_of_our_builder() -> None:
-    """An empty answer is none in an agent of our builder, either."""
+async def test_builder_refuses_an_empty_answer() -> None:
+    """An empty answer is refused in an agent of our builder, too."""
     agent = build_agent(u.Utters(takes=[u.whole("")]), [])
     async with served({"a": agent}) as service:
         response = await service.ask()
@@ -190,8 +190,8 @@ async def test_empty_answer_of_our_builder() -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_recovered_at_the_limit(streamed: bool) -> None:
-    """In an agent of our builder the last answer at the limit is asked for again, too."""
+async def test_builder_retries_the_last_answer(streamed: bool) -> None:
+    """An agent of our builder retries a broken last answer at the limit, too."""
     takes = [ASKS[streamed], ROWS[streamed]["no finish reason"], ANSWERS[streamed]]
     model = u.Utters(takes=takes, streaming=streamed)
     agent = build_agent(model, fakes.ToolDesk().tools(), max_iterations=1)

@@ -1,4 +1,4 @@
-"""Agents of our builder: their limits, and how they ask a model over the wire."""
+"""Agents of our builder: their limits, and their requests to a model."""
 
 import asyncio
 from collections.abc import Iterator
@@ -41,19 +41,19 @@ async def requests(upstream: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_below_one(limit: int) -> None:
+def test_limit_below_one_is_refused(limit: int) -> None:
     """A limit below one is refused when the agent is built."""
     with pytest.raises(ValueError, match="max_iterations must be at least 1"):
         build_agent(loops.asks_times("create_agent", 0), [], max_iterations=limit)
 
 
-def test_early_stopping_that_is_none() -> None:
-    """Early stopping that does not exist is refused when the agent is built."""
+def test_unknown_early_stopping_is_refused() -> None:
+    """Unknown early stopping is refused when the agent is built."""
     with pytest.raises(ValueError, match="perhaps"):
         build_agent(loops.asks_times("create_agent", 0), [], early_stopping="perhaps")
 
 
-async def test_limits() -> None:
+async def test_service_uses_the_limits_of_the_agent() -> None:
     """An agent carries its own limits to the service that serves it."""
     model = loops.asks_times("create_agent", 5)
     agent = build_agent(
@@ -72,8 +72,8 @@ async def test_limits() -> None:
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_by_name(streaming: bool, upstream: str) -> None:
-    """An agent over a model that is named only looks up, answers and reports what it spent."""
+async def test_model_by_name_answers(streaming: bool, upstream: str) -> None:
+    """An agent with a model given by name looks up, answers and reports its usage."""
     await set_scenario(upstream)
     desk = fakes.ToolDesk()
     model = chat_openai("gpt-4.1-mini", streaming=streaming) if streaming else "openai:gpt-4.1-mini"
@@ -91,8 +91,8 @@ async def test_by_name(streaming: bool, upstream: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt-4.1-mini", "gpt-5-pro", "o3-pro", "gpt-5-codex"])
-async def test_compatible_endpoints(name: str, upstream: str) -> None:
-    """A compatible endpoint is asked for chat completions, whatever the model is called."""
+async def test_compatible_endpoint_gets_chat_completions(name: str, upstream: str) -> None:
+    """A compatible endpoint gets requests for chat completions, whatever the model is called."""
     await set_scenario(upstream, SAYS)
     model = chat_openai(name, streaming=True)
     async with served({"a": build_agent(model, [])}) as service:
@@ -101,8 +101,8 @@ async def test_compatible_endpoints(name: str, upstream: str) -> None:
     assert [request["path"] for request in await requests(upstream)] == ["/v1/chat/completions"]
 
 
-def test_without_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no endpoint is named, which API of OpenAI is used stays the client's choice."""
+def test_without_an_endpoint_the_client_chooses_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an endpoint the client chooses which API of OpenAI it uses."""
     monkeypatch.delenv("OPENAI_BASE_URL")
     assert chat_openai("gpt-4.1-mini").use_responses_api is None
 
@@ -126,7 +126,7 @@ async def test_one_client_for_the_process(upstream: str) -> None:
     assert not closed(chat_openai("gpt-4.1-mini"))
 
 
-async def test_after_a_service_has_ended(upstream: str) -> None:
+async def test_model_made_after_a_service_ended_can_connect(upstream: str) -> None:
     """A model that is made after a service ended has open connections, not the closed ones."""
     for _ in range(2):
         await set_scenario(upstream, SAYS)
@@ -135,23 +135,23 @@ async def test_after_a_service_has_ended(upstream: str) -> None:
             assert (await service.ask()).json()["answer"] == loops.ANSWER
 
 
-def test_timeouts() -> None:
-    """No read from a model waits for ever, and the client's own retries are off."""
+def test_reads_time_out_and_client_retries_are_off() -> None:
+    """Every read from a model has a timeout, and the client's own retries are off."""
     model = chat_openai("gpt-4.1-mini")
     timeout = model.root_async_client.timeout
     assert tuple(timeout) == (5.0, 60.0, 30.0, 5.0)
     assert model.root_async_client.max_retries == 0
 
 
-def test_options() -> None:
-    """What a caller of the builder's model says counts for more than its defaults."""
+def test_options_override_the_defaults() -> None:
+    """Options of the caller override the builder's defaults."""
     model = chat_openai("gpt-4.1-mini", timeout=3.0, base_url="http://127.0.0.1:9/v1")
     assert model.request_timeout == 3.0
     assert str(model.root_async_client.base_url) == "http://127.0.0.1:9/v1/"
 
 
 async def test_one_request_for_each_attempt(upstream: str) -> None:
-    """An attempt is one request: nothing is tried again behind the agent's back."""
+    """An attempt is one request: the client repeats nothing by itself."""
     await set_scenario(upstream, {"type": "fail", "status": 500}, SAYS)
     async with served({"a": build_agent(chat_openai("m", streaming=True), [])}) as service:
         body = (await service.ask()).json()
@@ -160,8 +160,8 @@ async def test_one_request_for_each_attempt(upstream: str) -> None:
     assert [request["status"] for request in await requests(upstream)] == [500, 200]
 
 
-async def test_the_deadline(upstream: str) -> None:
-    """A model that is silent is left at the run's deadline, long before its own timeout."""
+async def test_silent_model_ends_at_the_deadline(upstream: str) -> None:
+    """The run's deadline ends the wait for a silent model, long before the model's timeout."""
     await set_scenario(upstream, {"type": "delay", "seconds": 60})
     async with served({"a": build_agent(chat_openai("m"), [])}) as service:
         asking = asyncio.ensure_future(service.ask())

@@ -1,4 +1,4 @@
-"""The tree of a run: where calls stand, and how turns add up."""
+"""The tree of a run: the position of calls, and the sum of turns."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +15,7 @@ from app.agents.tool_context import OpenToolCall
 
 
 class Run:
-    """A run told by hand: graphs, steps and tools, as LangChain calls back."""
+    """A run written by hand: graphs, steps and tools, as LangChain calls back."""
 
     def __init__(self) -> None:
         self.tree = CallTree("a")
@@ -41,7 +41,7 @@ class Run:
 
 
 def test_steps_add_up() -> None:
-    """Turns of one step after the other make a chain."""
+    """Turns of one step after the other form a chain."""
     run = Run()
     for number in range(1, 4):
         run.turn(run.root, number)
@@ -61,8 +61,8 @@ def test_branches_count_as_the_longest() -> None:
     assert run.step(run.root, 2)[1].depth == 2
 
 
-def test_agents_as_nodes_go_on() -> None:
-    """An agent that is a node goes on with the chain; the next step begins after it."""
+def test_agent_as_a_node_continues_the_chain() -> None:
+    """An agent that is a node continues the chain; the next step starts after it."""
     run = Run()
     run.turn(run.root, 1)
     node, branch = run.step(run.root, 2)
@@ -76,7 +76,7 @@ def test_agents_as_nodes_go_on() -> None:
     assert run.step(run.root, 3)[1].depth == 3
 
 
-def test_agents_of_one_node() -> None:
+def test_parallel_agents_of_a_node_count_as_the_longest() -> None:
     """Agents that one node asks at the same time count as the longest, else one after the other."""
     run = Run()
     node, branch = run.step(run.root, 1)
@@ -93,8 +93,8 @@ def test_agents_of_one_node() -> None:
     assert branch.depth == 3
 
 
-def test_inside_a_tool() -> None:
-    """An agent that a tool asks has a chain of its own, and is found from within."""
+def test_agent_inside_a_tool_has_its_own_chain() -> None:
+    """An agent that a tool asks has its own chain, and is found from within."""
     run = Run()
     run.turn(run.root, 1)
     node, branch = run.step(run.root, 2, "tools")
@@ -114,8 +114,8 @@ def test_inside_a_tool() -> None:
     assert run.tree.root.depth == 1
 
 
-def test_nothing_stays() -> None:
-    """A place leaves the tree when it ends: a long run keeps no more than a short one."""
+def test_ended_calls_leave_the_tree() -> None:
+    """An ended call leaves the tree: a long run stores no more than a short one."""
     run = Run()
     for number in range(1, 200):
         node, _ = run.step(run.root, number)
@@ -126,8 +126,8 @@ def test_nothing_stays() -> None:
     assert list(run.tree._places) == [run.root]
 
 
-def test_chains_between() -> None:
-    """Any other chain stands where the chain around it stands; an unknown one at the root."""
+def test_other_chains_are_transparent() -> None:
+    """Any other chain is where the chain around it is; an unknown one is at the root."""
     run = Run()
     node, branch = run.step(run.root, 1)
     sequence = run.chain(run.chain(node, "RunnableSequence"), "Prompt")

@@ -1,4 +1,4 @@
-"""A thread_id continues a conversation, in memory where the agent keeps none itself."""
+"""A thread_id continues a conversation, in memory if the agent stores none itself."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +33,13 @@ def build(kind: str, model: fakes.ScriptedModel) -> Any:
 
 
 def spoken(model: fakes.ScriptedModel) -> list[str]:
-    """What was said by people and by the model, as the last call of the model knows it."""
+    """The messages of people and of the model that the last model call got."""
     return [m.text for m in model.asked[-1] if isinstance(m, HumanMessage | AIMessage) and m.text]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_thread_goes_on(kind: str) -> None:
-    """The second question of a thread is asked with the first one and its answer."""
+async def test_thread_continues(kind: str) -> None:
+    """The second question of a thread comes with the first one and its answer."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", {"order": "7"}))
     async with served({"a": build(kind, model)}) as service:
         for question in ("one", "two"):
@@ -51,7 +51,7 @@ async def test_a_thread_goes_on(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_threads_are_apart(kind: str) -> None:
-    """Neither another thread nor a run without one knows what was said."""
+    """Neither another thread nor a run without one sees the messages of a thread."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     async with served({"a": build(kind, model), "b": build(kind, model)}) as service:
         await service.ask("one", thread_id="t")
@@ -61,8 +61,8 @@ async def test_threads_are_apart(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_limit_in_a_thread(kind: str) -> None:
-    """The answer at the limit belongs to the thread, and no tool call is left open in it."""
+async def test_answer_at_the_limit_belongs_to_the_thread(kind: str) -> None:
+    """The answer at the limit belongs to the thread, which has no open tool call."""
     model = fakes.ScriptedModel(script=fakes.never_stops("look"))
     async with served({"a": build(kind, model)}, early_stopping="force") as service:
         for question in ("one", "two"):
@@ -72,8 +72,8 @@ async def test_the_limit_in_a_thread(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_run_that_failed_leaves_the_thread_as_it_was(kind: str) -> None:
-    """What a run said that gave no answer is not part of the conversation."""
+async def test_failed_run_leaves_the_thread_unchanged(kind: str) -> None:
+    """Messages of a run without an answer are not part of the conversation."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     async with served({"a": build(kind, model)}) as service:
         await service.ask("one", thread_id="t")
@@ -84,7 +84,7 @@ async def test_a_run_that_failed_leaves_the_thread_as_it_was(kind: str) -> None:
     assert spoken(model) == ["one", "done: one: ", "two"]
 
 
-async def test_an_executor_without_a_place_for_it() -> None:
+async def test_executor_without_chat_history_has_no_conversations() -> None:
     """An executor whose prompt takes no chat_history cannot continue a conversation."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look", turns=0))
     agent = fakes.build("agent_executor", model, fakes.ToolDesk().tools())
@@ -94,8 +94,8 @@ async def test_an_executor_without_a_place_for_it() -> None:
     assert problem.json()["errors"][0]["field"] == "thread_id"
 
 
-async def test_what_is_kept_is_bounded() -> None:
-    """Of many threads the oldest go, of many messages the oldest questions with their answers."""
+async def test_stored_conversations_are_bounded() -> None:
+    """The oldest of many threads are evicted, and the oldest questions of a long one."""
     conversations = Conversations("a", InMemoryThreads())
 
     def run(thread_id: str) -> Any:

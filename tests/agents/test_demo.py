@@ -1,4 +1,4 @@
-"""The demo agent is the first thing a newcomer talks to, so what it says is checked to the word."""
+"""The demo agent is a newcomer's first contact, so its answers are checked to the word."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def calls(messages: Sequence[AnyMessage]) -> list[tuple[str, dict[str, Any]]]:
         ("Is shipping free?", ["free from 50 euros"]),
     ],
 )
-async def test_answers(agent: Agent, question: str, facts: list[str]) -> None:
+async def test_answers_have_the_facts(agent: Agent, question: str, facts: list[str]) -> None:
     """A question about the shop is answered with the facts, below the demo label."""
     text = await answer(agent, question)
     assert text.startswith(LABEL)
@@ -82,14 +82,16 @@ async def test_answers(agent: Agent, question: str, facts: list[str]) -> None:
         ("今天天气怎么样？", ["我答不了", "query_order、track_parcel、store_policy、list_orders"]),
     ],
 )
-async def test_chinese(agent: Agent, question: str, facts: list[str]) -> None:
+async def test_chinese_question_gets_a_chinese_answer(
+    agent: Agent, question: str, facts: list[str]
+) -> None:
     """A Chinese question gets a Chinese answer, below a Chinese label."""
     text = await answer(agent, question)
     assert text.startswith(LABEL_ZH)
     assert [fact for fact in facts if fact not in text] == []
 
 
-async def test_unknown_order(agent: Agent) -> None:
+async def test_unknown_order_is_an_answer(agent: Agent) -> None:
     """An unknown order is an answer of the tool, not a failure of it."""
     messages = await ask(agent, "Where is order 99999?")
     [result] = [message for message in messages if isinstance(message, ToolMessage)]
@@ -111,7 +113,7 @@ async def test_parallel_calls(agent: Agent) -> None:
     assert "Order 10021 is delivered" in messages[-1].text
 
 
-async def test_too_many_calls(agent: Agent) -> None:
+async def test_too_many_ids_are_refused(agent: Agent) -> None:
     """A question with too many ids is sent back and calls nothing."""
     ids = " ".join(str(10000 + n) for n in range(MOST_CALLS + 1))
     messages = await ask(agent, f"Where are orders {ids}?")
@@ -139,8 +141,8 @@ async def test_asks_for_what_is_missing(agent: Agent, question: str, expected: s
 
 
 @pytest.mark.parametrize("question", ["Can I buy 3 apples?", "Will it rain in 2027?", "hi", ""])
-async def test_cannot_answer(agent: Agent, question: str) -> None:
-    """What no tool fits is answered by saying so and naming the tools."""
+async def test_question_without_a_tool_names_the_tools(agent: Agent, question: str) -> None:
+    """A question that no tool fits is answered with the names of the tools."""
     messages = await ask(agent, question)
     assert calls(messages) == []
     assert messages[-1].text == (
@@ -149,15 +151,15 @@ async def test_cannot_answer(agent: Agent, question: str) -> None:
     )
 
 
-async def test_a_number_among_ids(agent: Agent) -> None:
+async def test_other_numbers_are_not_looked_up(agent: Agent) -> None:
     """A quantity, a year or a date beside an id is not looked up."""
     messages = await ask(agent, "In 2026, on 2026-11-01, I got 3 mugs: where is order 10023?")
     assert calls(messages) == [("query_order", {"order_id": "10023"})]
 
 
 @pytest.mark.parametrize("question", ["Where is order 10023?", "订单10024到哪了？", "hello"])
-async def test_streaming(agent: Agent, question: str) -> None:
-    """The streamed tokens add up to the answer that comes in one piece."""
+async def test_streamed_tokens_add_up(agent: Agent, question: str) -> None:
+    """The streamed tokens add up to the whole answer."""
     pieces: list[str] = []
     stream = agent.astream({"messages": [HumanMessage(question)]}, stream_mode="messages")
     async for message, _ in stream:
@@ -167,8 +169,8 @@ async def test_streaming(agent: Agent, question: str) -> None:
     assert len([piece for piece in pieces if piece]) > 5
 
 
-async def test_metadata(agent: Agent) -> None:
-    """Every reply reports its usage, why it ended, and that it comes from a demo."""
+async def test_reply_has_usage_reason_and_label(agent: Agent) -> None:
+    """Every reply reports its usage, its finish reason, and that it comes from a demo."""
     messages = await ask(agent, "Where is order 10023?")
     replies = [message for message in messages if isinstance(message, AIMessage)]
     reasons = [reply.response_metadata["finish_reason"] for reply in replies]
@@ -192,8 +194,8 @@ async def test_concurrent_runs(agent: Agent) -> None:
     assert len(set(answers)) == 50
 
 
-async def test_earlier_turns(agent: Agent) -> None:
-    """What was said before the last human message changes nothing."""
+async def test_earlier_turns_change_nothing(agent: Agent) -> None:
+    """Messages before the last human one change nothing."""
     earlier = await ask(agent, "Where is order 10023?")
     state = await agent.ainvoke({"messages": [*earlier, HumanMessage("Where is order 10028?")]})
     new = state["messages"][len(earlier) :]
@@ -204,7 +206,7 @@ async def test_earlier_turns(agent: Agent) -> None:
 
 @pytest.mark.waits
 def test_importing_reads_nothing() -> None:
-    """Importing the demo opens no data file: that waits for build()."""
+    """Importing the demo opens no data file; build() does."""
     code = (
         "import sys; opened = []\n"
         "sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else None)\n"

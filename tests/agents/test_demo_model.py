@@ -1,4 +1,4 @@
-"""The demo model stands in for a real one, so it is held to what an agent expects of any model."""
+"""The demo model replaces a real one, so it does what agents expect of any model."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ async def test_streamed_calls_are_whole() -> None:
     assert streamed.response_metadata == whole.response_metadata
 
 
-def test_sync() -> None:
-    """Without an event loop the model says the same, whole or streamed."""
+def test_sync_calls_answer_alike() -> None:
+    """Without an event loop the model answers the same, whole or streamed."""
     question = "Please refund my mug"
     bound = DemoChatModel().bind_tools([find])
     assert (
@@ -80,7 +80,7 @@ def test_sync() -> None:
     )
 
 
-async def test_tracing_names() -> None:
+async def test_model_is_named_demo() -> None:
     """Traces and the model itself name it demo."""
     assert DemoChatModel().model_name == "demo"
     names: list[tuple[Any, Any]] = []
@@ -101,7 +101,7 @@ async def test_tracing_names() -> None:
         ("stock of item 12", ("stock", {"item_id": 12})),
     ],
 )
-async def test_other_tools(question: str, call: tuple[str, dict[str, Any]]) -> None:
+async def test_arguments_follow_the_schema(question: str, call: tuple[str, dict[str, Any]]) -> None:
     """The model fills the required arguments of any tool from its schema."""
     reply = await DemoChatModel().bind_tools([find, add, weather, stock]).ainvoke(question)
     assert calls([reply]) == [call]
@@ -123,28 +123,28 @@ async def test_other_tools(question: str, call: tuple[str, dict[str, Any]]) -> N
         ),
     ],
 )
-async def test_other_results(result: ToolMessage, expected: str) -> None:
-    """A result without a summary is told as it came, and a failure is told as one."""
+async def test_results_are_repeated(result: ToolMessage, expected: str) -> None:
+    """A result without a summary is repeated as it came, and a failure is reported as one."""
     messages = [SystemMessage("Be kind."), HumanMessage("find it"), AIMessage(""), result]
     assert (await DemoChatModel().ainvoke(messages)).text == f"{LABEL} {expected}"
 
 
 async def test_spaces_survive_streaming() -> None:
-    """What streams keeps every space of the answer, one at its end too."""
+    """Streaming keeps every space of the answer, a trailing one too."""
     result = ToolMessage('{"summary": "两 个  tickets,\\nboth open "}', tool_call_id="1")
     messages = [HumanMessage("find it"), result]
     pieces = [str(chunk.text) async for chunk in DemoChatModel().astream(messages)]
     assert "".join(pieces) == f"{LABEL} 两 个  tickets,\nboth open "
 
 
-async def test_no_tools() -> None:
-    """A model without tools says that it has none."""
+async def test_model_without_tools_says_so() -> None:
+    """A model without tools answers that it has none."""
     assert "gave me no tools" in (await DemoChatModel().ainvoke("Where is order 10023?")).text
 
 
 @pytest.mark.waits
-async def test_delays() -> None:
-    """The delays are kept, whether or not the answer streams."""
+async def test_delays_are_kept() -> None:
+    """The model keeps its delays, whether or not the answer streams."""
     model = DemoChatModel(first_token_delay_s=0.03, token_delay_s=0.001)
     started = time.perf_counter()
     async for _ in model.astream("hello"):
@@ -156,7 +156,7 @@ async def test_delays() -> None:
 
 
 @pytest.mark.parametrize("hostile", ["“" * 60_000, "9" * 60_000, " " * 60_000, "订" * 60_000])
-async def test_hostile_questions(hostile: str) -> None:
+async def test_hostile_question_takes_linear_time(hostile: str) -> None:
     """A long hostile question takes no longer than its length explains."""
     bound = DemoChatModel().bind_tools([find, add, weather, stock])
     started = time.perf_counter()

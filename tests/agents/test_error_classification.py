@@ -1,4 +1,4 @@
-"""An exception of foreign code is classified; the real libraries raise them here."""
+"""Exceptions of foreign code are classified; the real libraries raise them here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -190,8 +190,8 @@ KINDS: dict[str, tuple[Callable[[BaseException], object], dict[str, Callable[[],
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_known(kind: str) -> None:
-    """Each kind is known, inside any library's or agent's own exception."""
+def test_known_kinds_are_recognised(kind: str) -> None:
+    """Each kind is recognised, inside any library's or agent's own exception."""
     recognises, runs = KINDS[kind]
     assert {row: bool(recognises(raised(run))) for row, run in runs.items()} == dict.fromkeys(
         runs, True
@@ -199,7 +199,7 @@ def test_known(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_not_known(kind: str) -> None:
+def test_own_and_handled_exceptions_have_no_kind(kind: str) -> None:
     """An exception that the agent raised itself or has handled is of no kind."""
     recognises, _ = KINDS[kind]
     others = {"models": (LIMITS, BLOCKS), "limits": (MODELS, BLOCKS, REFUSED)}
@@ -210,14 +210,14 @@ def test_not_known(kind: str) -> None:
     )
 
 
-def test_refusals_text() -> None:
-    """A refusal where structured output was asked for has its text."""
+def test_refusal_of_structured_output_has_its_text() -> None:
+    """A refusal in place of structured output has its text."""
     texts = {row: error_classification.refusal_in(raised(run)) for row, run in REFUSED.items()}
     assert texts == dict.fromkeys(REFUSED, "I will not.")
 
 
-def test_stream_of_a_parser() -> None:
-    """A parser that passes a stream on has nothing to do with what is raised above it."""
+def test_streaming_parser_is_not_blamed() -> None:
+    """A parser that passes a stream on is not blamed for an exception above it."""
     chat_model: Any = u.Utters(takes=[[u.word("fine"), u.end("stop")]], streaming=True)
     asked = chat_model | RunnableLambda(own) | StrOutputParser()
     error = raised(lambda: list(asked.stream("hi")))

@@ -1,4 +1,4 @@
-"""Factories of agents: what they open belongs to a task of their own, and is closed in order."""
+"""Factories of agents: a task of its own owns what each opens, and closes it in order."""
 
 import asyncio
 import threading
@@ -51,8 +51,8 @@ CLOSED = (context, generator, async_context, async_generator, gives_a_context)
 
 
 @pytest.mark.parametrize("factory", [plain, asynchronous, *CLOSED, async_context()])
-async def test_what_gives_an_agent(factory: Any) -> None:
-    """Functions, context managers and generators give an agent, sync or async."""
+async def test_every_form_of_factory_makes_an_agent(factory: Any) -> None:
+    """Functions, context managers and generators make an agent, sync or async."""
     reports = Reports()
     assert await reports.factories.build("a", factory) == "agent"
     await reports.factories.close()
@@ -60,8 +60,8 @@ async def test_what_gives_an_agent(factory: Any) -> None:
 
 
 @pytest.mark.parametrize("factory", CLOSED)
-async def test_what_is_opened_is_closed(factory: Any) -> None:
-    """What follows the yield is done when the service ends, and not before."""
+async def test_factory_is_closed_when_the_service_ends(factory: Any) -> None:
+    """The code after the yield executes when the service ends, and not before."""
     reports, log = Reports(), list[str]()
     await reports.factories.build("a", partial(factory, log))
     await asyncio.sleep(0)
@@ -103,8 +103,8 @@ def raises() -> str:
         (cancels_itself, "it was cancelled by what it opened"),
     ],
 )
-async def test_a_factory_that_fails(factory: Any, why: str) -> None:
-    """A factory that gives no agent says why in one line, and leaves nothing open."""
+async def test_failing_factory_gives_its_reason(factory: Any, why: str) -> None:
+    """A factory that makes no agent reports the reason in one line and leaves nothing open."""
     containment.contain(asyncio.get_running_loop())
     reports = Reports()
     with pytest.raises(FactoryFailed) as failed:
@@ -116,8 +116,8 @@ async def test_a_factory_that_fails(factory: Any, why: str) -> None:
     containment.release(asyncio.get_running_loop())
 
 
-async def test_what_was_opened_before_it_failed_is_closed() -> None:
-    """A context manager that fails as it opens has closed what it had."""
+async def test_context_manager_that_fails_is_closed() -> None:
+    """A context manager that fails as it opens has closed what it had opened."""
     log: list[str] = []
 
     @asynccontextmanager
@@ -132,8 +132,8 @@ async def test_what_was_opened_before_it_failed_is_closed() -> None:
 
 
 @pytest.mark.waits
-async def test_a_factory_that_never_returns() -> None:
-    """A factory that gives no agent in time is cancelled, with the setting that may be turned."""
+async def test_factory_that_never_returns_is_cancelled() -> None:
+    """A factory that makes no agent in time is cancelled, and the setting is named."""
     cancelled = asyncio.Event()
 
     async def never() -> None:
@@ -148,8 +148,10 @@ async def test_a_factory_that_never_returns() -> None:
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-async def test_a_factory_that_is_waited_for(monkeypatch: pytest.MonkeyPatch, blocks: bool) -> None:
-    """Whoever waits for a factory reads which one it is, also while it holds the loop."""
+async def test_slow_factory_is_named_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, blocks: bool
+) -> None:
+    """The log names the factory that the start waits for, even if it blocks the loop."""
     monkeypatch.setattr("app.agents.factories._SLOW_S", 0.05)
     reports, named_it = Reports(), threading.Event()
 
@@ -173,8 +175,8 @@ async def test_a_factory_that_is_waited_for(monkeypatch: pytest.MonkeyPatch, blo
     assert reports.slow == ["a"]
 
 
-async def test_what_it_started_goes_on() -> None:
-    """What a factory starts in the background lives as long as the service."""
+async def test_background_task_of_a_factory_goes_on() -> None:
+    """A background task of a factory lives as long as the service."""
     beats = 0
 
     async def beat() -> None:

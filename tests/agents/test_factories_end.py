@@ -1,4 +1,4 @@
-"""How what factories opened ends: closed in order at the end, or dead before, alone."""
+"""How the resources of factories end: closed in order at the end, or dead before, alone."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from tests.agents.opened import Reports, fails, named, plain
 from tests.service import until
 
 
-async def test_the_last_one_is_closed_first() -> None:
-    """Agents close what they opened in the opposite order."""
+async def test_factories_close_in_reverse_order() -> None:
+    """Factories close in the opposite order."""
     reports, log = Reports(), list[str]()
     for name in "abc":
         await reports.factories.build(name, named(name, log))
@@ -26,8 +26,8 @@ async def test_the_last_one_is_closed_first() -> None:
 @pytest.mark.parametrize(
     "error", [OSError("gone"), SystemExit(1), ExceptionGroup("g", [OSError()])]
 )
-async def test_one_that_fails_to_close(error: BaseException) -> None:
-    """One that fails as it closes is named, and the others are closed all the same."""
+async def test_failing_close_is_named(error: BaseException) -> None:
+    """A factory that fails as it closes is named, and the others are still closed."""
     containment.contain(asyncio.get_running_loop())
     reports, log = Reports(), list[str]()
     for name in "abc":
@@ -41,8 +41,8 @@ async def test_one_that_fails_to_close(error: BaseException) -> None:
 
 
 @pytest.mark.waits
-async def test_one_that_takes_too_long_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that does not close in time is cut and named; the end waits no longer for it."""
+async def test_slow_close_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factory that does not close in time is cut and named; the end waits no longer for it."""
     monkeypatch.setattr("app.agents.factories._CLOSE_S", 0.05)
     reports, log = Reports(), list[str]()
 
@@ -112,8 +112,8 @@ async def ends_quietly() -> AsyncIterator[str]:
         (ends_quietly, "TimeoutError"),
     ],
 )
-async def test_what_a_factory_opened_fails(factory: Any, kind: str) -> None:
-    """What a factory left open takes the factory's own task with it, and that is reported once."""
+async def test_failing_resource_ends_its_factory(factory: Any, kind: str) -> None:
+    """A failing resource ends its factory's own task, which is reported once."""
     reports = Reports()
     other = await reports.factories.build("other", plain)
     await reports.factories.build("a", factory)
@@ -128,7 +128,7 @@ async def test_what_a_factory_opened_fails(factory: Any, kind: str) -> None:
 
 
 @pytest.mark.waits
-async def test_a_scope_that_is_left_open_keeps_nobody_busy() -> None:
+async def test_open_scope_of_a_dead_task_is_cancelled_once() -> None:
     """A scope whose task is gone is not cancelled over and over."""
     reports = Reports()
     await reports.factories.build("a", leaves_a_group)
@@ -138,8 +138,8 @@ async def test_a_scope_that_is_left_open_keeps_nobody_busy() -> None:
     assert time.process_time() - began_s < 0.25
 
 
-async def test_two_that_share_a_client() -> None:
-    """Of what two factories share, the end is reported of the one that opened it."""
+async def test_shared_client_is_reported_for_its_opener() -> None:
+    """The end of a shared client is reported for the factory that opened it."""
     reports, shared = Reports(), dict[str, Any]()
 
     @asynccontextmanager

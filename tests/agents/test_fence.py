@@ -1,4 +1,4 @@
-"""Before each tool call of a background run its process makes sure that the run is its own."""
+"""Before each tool call of a background run its process checks that it still owns the run."""
 
 import pytest
 
@@ -33,8 +33,8 @@ class Fence:
 @pytest.mark.parametrize("kind", fakes.KINDS)
 @pytest.mark.parametrize("tool", ["look", "block"])
 @pytest.mark.parametrize("calls", [0, 1])
-async def test_a_tool_behind_a_shut_fence(kind: str, tool: str, calls: int) -> None:
-    """A tool of any kind, on the loop or on a thread, does nothing once its run is another's."""
+async def test_tool_of_a_lost_run_does_nothing(kind: str, tool: str, calls: int) -> None:
+    """A tool of any kind, on the loop or on a thread, does nothing once another owns the run."""
     tools, facts = fakes.ToolDesk(), list[Event]()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers(tool, turns=3))
     built = fakes.build(kind, model, tools.tools())

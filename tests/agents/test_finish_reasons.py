@@ -1,4 +1,4 @@
-"""A cut message is recognised in every provider's words and places."""
+"""A cut message is recognised by every provider's words, wherever they are."""
 
 from enum import Enum
 from typing import Any
@@ -115,8 +115,8 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("metadata", "kind"), TABLE)
-def test_kind(metadata: Metadata, kind: FinishKind) -> None:
-    """The word is found in the response, beside the content and in a chunk."""
+def test_finish_reason_is_found(metadata: Metadata, kind: FinishKind) -> None:
+    """The finish reason is found in the response, beside the content and in a chunk."""
     for message in (
         AIMessage("Half of a sent", response_metadata=metadata),
         AIMessage("Half of a sent", additional_kwargs=metadata),
@@ -127,8 +127,8 @@ def test_kind(metadata: Metadata, kind: FinishKind) -> None:
 
 
 @pytest.mark.parametrize(("metadata", "kind"), TABLE)
-def test_refused(metadata: Metadata, kind: FinishKind) -> None:
-    """A cut answer is refused. It is worth asking again unless a filter cut it."""
+def test_cut_answer_is_refused(metadata: Metadata, kind: FinishKind) -> None:
+    """A cut answer is refused. A retry may help unless a filter cut it."""
     message = AIMessage("Half of a sent", response_metadata=metadata)
     if kind is FinishKind.NATURAL:
         raise_if_incomplete(message, "openai", None)
@@ -141,8 +141,8 @@ def test_refused(metadata: Metadata, kind: FinishKind) -> None:
         raise_if_cut(finish_reasons.of(metadata))
 
 
-def test_completion() -> None:
-    """A model that completes text has the word beside its text, or beside all of them."""
+def test_finish_reason_of_a_completion_is_found() -> None:
+    """A completion has its finish reason beside its text, or beside all texts."""
     infos: list[tuple[Metadata | None, Metadata | None]] = [
         ({"finish_reason": "length"}, None),
         (None, {"finish_reason": "length"}),
@@ -157,8 +157,8 @@ def test_completion() -> None:
 @pytest.mark.parametrize(
     "metadata", [{}, {"finish_reason": None}, {"finish_reason": ""}, {"done": False}, {"status": 7}]
 )
-def test_unsaid(metadata: Metadata) -> None:
-    """An answer without any word is refused if its provider always gives one."""
+def test_missing_finish_reason_is_refused(metadata: Metadata) -> None:
+    """An answer without a finish reason is refused if its provider always gives one."""
     message = AIMessage("Half of a sent", response_metadata=metadata)
     assert finish_reasons.of_message(message) == finish_reasons.FinishReason(
         FinishKind.NOT_REPORTED
@@ -170,14 +170,14 @@ def test_unsaid(metadata: Metadata) -> None:
 
 
 @pytest.mark.parametrize("extras", [{"category": "cyber"}, {"finish_reason": "SAFETY"}])
-def test_filter_in_a_block(extras: dict[str, str]) -> None:
+def test_filter_in_a_block_is_found(extras: dict[str, str]) -> None:
     """A filter's word may be in a content block alone."""
     block = {"type": "refusal", "refusal": "", "extras": extras}
     assert finish_reasons.of_message(AIMessage([block])).kind is FinishKind.FILTERED
 
 
-def test_merged_chunks() -> None:
-    """The words of a stream are separated after LangChain has joined them."""
+def test_merged_finish_reasons_are_separated() -> None:
+    """Finish reasons that LangChain has joined across chunks are separated."""
     chunks = [AIMessageChunk(content="a", response_metadata={"finish_reason": None})]
     for word in ("STOP", "MAX_TOKENS"):
         chunks.append(AIMessageChunk(content="b", response_metadata={"finish_reason": word}))
@@ -204,7 +204,7 @@ REASONS: dict[str, tuple[Metadata, str | None]] = {
 
 
 @pytest.mark.parametrize("row", REASONS)
-def test_reason(row: str) -> None:
+def test_reason_is_the_providers_word(row: str) -> None:
     """The reported reason is the provider's own word, once."""
     metadata, reason = REASONS[row]
     assert model_responses.finish_reason(AIMessage("", response_metadata=metadata)) == reason

@@ -21,8 +21,8 @@ FORMS: dict[str, Any] = {
 }
 
 
-def test_calls_are_cut() -> None:
-    """Of the reply its text stays, in whichever place its provider repeats the calls."""
+def test_reply_keeps_its_text_only() -> None:
+    """A reply keeps its text, wherever its provider repeats the calls."""
     reply = AIMessage(
         [{"type": "text", "text": "I know."}, USE],
         tool_calls=[LOOK],
@@ -36,24 +36,24 @@ def test_calls_are_cut() -> None:
     assert reply.tool_calls, "the model's own message stays as it is"
 
 
-def test_chunks_are_cut() -> None:
-    """A chunk gives no call away either."""
+def test_chunk_keeps_its_text_only() -> None:
+    """A chunk has no call either."""
     part: Any = {"name": "look", "args": "{}", "id": "1", "index": 0, "type": "tool_call_chunk"}
     shortened = last_turn.cut(AIMessageChunk(content="I ", tool_call_chunks=[part]))
     assert (shortened.text, shortened.tool_calls, shortened.tool_call_chunks) == ("I ", [], [])
     assert (shortened + AIMessageChunk(content="know.")).tool_calls == []
 
 
-def test_output_stays() -> None:
-    """The call by which the agent gives its output stays."""
+def test_output_call_stays() -> None:
+    """The call that gives the agent's output stays."""
     shortened = last_turn.cut(AIMessage("", tool_calls=[LOOK, SHAPE]), frozenset({"Shape"}))
     assert shortened.tool_calls == [SHAPE]
     assert not last_turn.is_empty(shortened)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tools_are_taken_away(form: str) -> None:
-    """In every form a tool is known by its name, and taken away with what is about tools."""
+def test_tools_are_removed_in_every_form(form: str) -> None:
+    """In every form a tool is known by its name and removed with all options about tools."""
     options = {"tools": [FORMS[form]], "tool_choice": "any", "temperature": 0}
     assert bound_tools(options) == {"look"}
     assert without_tools(options, frozenset()) == {"temperature": 0}
@@ -63,8 +63,8 @@ def test_tools_are_taken_away(form: str) -> None:
 @pytest.mark.parametrize(
     ("choice", "demands"), [(None, False), ("auto", False), ("none", False), ("any", True)]
 )
-def test_demands(choice: Any, demands: bool) -> None:
-    """A model that must call a tool is one that gives its output by it."""
+def test_only_a_required_call_demands_a_tool(choice: Any, demands: bool) -> None:
+    """Only `tool_choice` that requires a call demands a tool."""
     assert requires_tool({"tool_choice": choice}) is demands
 
 
@@ -76,6 +76,6 @@ def test_demands(choice: Any, demands: bool) -> None:
         ("Thought: more\nAction: look\nAction Input: 1", ""),
     ],
 )
-def test_spoken(text: str, answer: str) -> None:
+def test_answer_in_words_is_extracted(text: str, answer: str) -> None:
     """Models that call tools in words mark their answer in words."""
     assert last_turn.final_text(text) == answer

@@ -1,4 +1,4 @@
-"""Whatever sends prompts and answers elsewhere is told to the operator when the service starts."""
+"""The service warns at start of everything that sends prompts and answers elsewhere."""
 
 import json
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ def served_as(kind: str, tools: list[Any] | None = None, **options: Any) -> dict
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-def test_nothing_to_tell(kind: str) -> None:
-    """A quiet agent is not announced."""
+def test_quiet_agent_is_not_warned_about(kind: str) -> None:
+    """A quiet agent causes no warning."""
     assert list(leaks.switches(served_as(kind))) == []
 
 
@@ -52,16 +52,16 @@ def test_nothing_to_tell(kind: str) -> None:
     ("kind", "option"),
     [("agent_executor", "verbose"), ("react", "verbose"), ("create_agent", "debug")],
 )
-def test_a_verbose_agent(kind: str, option: str) -> None:
-    """An agent that prints what it does is named."""
+def test_verbose_agent_is_named(kind: str, option: str) -> None:
+    """An agent that prints its steps is named."""
     options: dict[str, Any] = {option: True}
     [warning] = leaks.switches(served_as(kind, None, **options))
     assert "orders" in warning
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-def test_a_verbose_tool(kind: str) -> None:
-    """A tool that prints its results is told of, too."""
+def test_verbose_tool_is_named(kind: str) -> None:
+    """A tool that prints its results is named, too."""
     [tool, *_] = fakes.ToolDesk().tools()
     tool.verbose = True
     [warning] = leaks.switches(served_as(kind, [tool]))
@@ -69,7 +69,7 @@ def test_a_verbose_tool(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("switch", "name"), [(set_debug, "debug"), (set_verbose, "verbose")])
-def test_a_switch_of_the_library(switch: Any, name: str) -> None:
+def test_switch_of_the_library_is_named(switch: Any, name: str) -> None:
     """The library's own switches are named."""
     switch(True)
     [warning] = leaks.switches({})
@@ -78,26 +78,28 @@ def test_a_switch_of_the_library(switch: Any, name: str) -> None:
 
 @pytest.mark.parametrize("value", ["true", "TRUE", "1"])
 @pytest.mark.parametrize("variable", TRACING)
-def test_tracing(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing by LangSmith is told of by the variable that turned it on."""
+def test_tracing_is_named_by_its_variable(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracing by LangSmith is named by the variable that turned it on."""
     monkeypatch.setenv(variable, value)
     [warning] = leaks.switches({})
     assert variable in warning
 
 
 @pytest.mark.parametrize("value", ["", "false", "0"])
-def test_tracing_that_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing that is turned off is not told of."""
+def test_tracing_that_is_off_is_not_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing that is off is not named."""
     monkeypatch.setenv("LANGSMITH_TRACING", value)
     assert list(leaks.switches({})) == []
 
 
 @pytest.mark.waits
-def test_at_start(tmp_path: Path) -> None:
-    """A real service says at start what leaves it, and warns when a run reached its limit."""
+def test_service_warns_at_start(tmp_path: Path) -> None:
+    """A real service logs at start what leaves it, and warns when a run reaches its limit."""
     (tmp_path / "mine.py").write_text(MODULE)
     variables = {
-        "LANGSMITH_TRACING": "1",  # told of, though the library itself asks for "true"
+        "LANGSMITH_TRACING": "1",  # named, though the library itself asks for "true"
         "WATCHKEEPER_MAX_ITERATIONS": "2",
     }
     arguments = ("loud=mine:loud", "quiet=mine:quiet", "--log-format", "json")

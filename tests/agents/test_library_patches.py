@@ -1,4 +1,4 @@
-"""Around the library's calls: a handler of ours is reached, and nobody else sees a difference."""
+"""Wrapped methods of the library reach our handler and change nothing for other programs."""
 
 import inspect
 from collections.abc import AsyncIterator
@@ -41,8 +41,8 @@ def broken_agent() -> tuple[Any, ToolNode, BaseTool]:
     return graph, node, look
 
 
-def test_what_is_leant_on() -> None:
-    """The methods that are wrapped are there, with the parameters that are used."""
+def test_wrapped_methods_exist() -> None:
+    """The wrapped methods exist, with the parameters that we use."""
     library_patches.install_patches()
     for owner, methods in WRAPPED.items():
         for method in methods:
@@ -51,16 +51,16 @@ def test_what_is_leant_on() -> None:
             assert wanted.get(owner.__name__, "config") in parameters, method
 
 
-def test_wrapped_once() -> None:
-    """However often a handler is made, each method is wrapped once."""
+def test_methods_are_wrapped_once() -> None:
+    """However many handlers there are, each method is wrapped once."""
     library_patches.install_patches()
     once = {(o, m): getattr(o, m) for o, methods in WRAPPED.items() for m in methods}
     library_patches.install_patches()
     assert once == {(o, m): getattr(o, m) for o, methods in WRAPPED.items() for m in methods}
 
 
-async def test_a_program_without_a_handler() -> None:
-    """A served graph that a program calls by itself does what it did: its tool's failure is its."""
+async def test_graph_without_a_handler_is_unchanged() -> None:
+    """A served graph that a program calls itself does as before: a tool's failure is its own."""
     graph, node, look = broken_agent()
     before = dict(vars(node))
     GraphAgent(graph, AgentInfo(name="a", kind=""))
@@ -70,16 +70,16 @@ async def test_a_program_without_a_handler() -> None:
         await graph.ainvoke({"messages": [("user", "go")]})
 
 
-async def test_another_handler() -> None:
-    """Nor does a handler of somebody else's make a difference."""
+async def test_other_handler_changes_nothing() -> None:
+    """Another program's handler makes no difference."""
     graph, _, _ = broken_agent()
     library_patches.install_patches()
     with pytest.raises(ConnectionError):
         await graph.ainvoke({"messages": [("user", "go")]}, {"callbacks": [BaseCallbackHandler()]})
 
 
-async def test_streams_of_others() -> None:
-    """What a program streams by itself is the library's own generator."""
+async def test_stream_without_a_handler_is_the_librarys() -> None:
+    """A program's own stream is the library's own generator."""
     library_patches.install_patches()
     model = fakes.ScriptedModel(script=lambda _: AIMessage("one two"))
     stream = model.astream("go")

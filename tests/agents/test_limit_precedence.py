@@ -57,52 +57,52 @@ async def reached(
     return limits
 
 
-async def test_default() -> None:
-    """Where nothing is set the limit is ten, whatever the library's own default is."""
+async def test_default_limit_is_ten() -> None:
+    """Without any setting the limit is ten, whatever the library's own default is."""
     assert await reached(EVERY, {}) == {10}
 
 
-async def test_setting_of_the_service() -> None:
+async def test_setting_of_the_service_is_the_limit() -> None:
     """The service's setting is the limit of an agent without one."""
     assert await reached(EVERY, {}, max_iterations=5) == {5}
 
 
-async def test_the_library_default_below_the_service() -> None:
+async def test_library_default_stops_nothing() -> None:
     """The library's own default, which nobody set, stops nothing."""
     assert await reached(EXECUTORS, {}, max_iterations=17) == {17}
 
 
-async def test_setting_of_the_agent() -> None:
+async def test_setting_of_the_agent_beats_that_of_the_service() -> None:
     """An agent's own table beats the service's setting."""
     assert await reached(EVERY, {}, max_iterations=5, table=TABLE) == {4}
 
 
-async def test_set_on_the_agent() -> None:
+async def test_limit_on_the_agent_beats_both_settings() -> None:
     """A limit that was set on the agent itself beats both settings."""
     own = {"max_iterations": 3}
     assert await reached(WITH_OWN, own, max_iterations=5, table=TABLE) == {3}
 
 
-async def test_the_library_default_set_by_hand() -> None:
-    """The library's own default counts where somebody wrote it down."""
+async def test_library_default_set_by_hand_counts() -> None:
+    """The library's own default counts if somebody set it."""
     own = {"max_iterations": 15}
     assert await reached(EXECUTORS, own, max_iterations=5, table=TABLE) == {15}
 
 
-async def test_no_limit_set_by_hand() -> None:
-    """An executor without any limit of its own is held to the setting."""
+async def test_executor_without_a_limit_gets_the_setting() -> None:
+    """An executor without any limit of its own gets the setting."""
     assert await reached(EXECUTORS, {"max_iterations": None}, table=TABLE) == {4}
 
 
-async def test_request() -> None:
+async def test_request_beats_every_other_limit() -> None:
     """A caller's own limit beats every other."""
     body = {"max_iterations": 2}
     assert await reached(WITH_OWN, {"max_iterations": 3}, body, table=TABLE) == {2}
     assert await reached(EVERY, {}, body, table=TABLE) == {2}
 
 
-async def test_request_within_the_limit() -> None:
-    """A caller may ask for one iteration up to the agent's limit, and is told where it ends."""
+async def test_request_above_the_limit_is_refused() -> None:
+    """A caller may ask for one iteration up to the agent's limit, and reads the maximum."""
     made, _ = agent("agent_executor", max_iterations=3)
     async with served({"a": made}, max_iterations=5) as service:
         asked = {n: await service.ask(max_iterations=n) for n in (-1, 0, 1, 3, 4)}
@@ -114,7 +114,7 @@ async def test_request_within_the_limit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["agent_executor", "react"])
-async def test_own_limit_below_the_service(kind: str) -> None:
+async def test_model_answers_at_an_executors_own_limit(kind: str) -> None:
     """At an executor's own limit the model still writes the answer, as for any other."""
     model = loops.asks_times(kind, 2)
     made = loops.build(kind, model, fakes.ToolDesk().tools(), max_iterations=2)
@@ -126,8 +126,8 @@ async def test_own_limit_below_the_service(kind: str) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001])
 @pytest.mark.parametrize("kind", ["agent_executor", "react"])
-async def test_execution_time(kind: str, seconds: float) -> None:
-    """The `max_execution_time` of an executor never speaks."""
+async def test_max_execution_time_never_answers(kind: str, seconds: float) -> None:
+    """The `max_execution_time` of an executor never answers."""
     model = loops.asks_times(kind, 2)
     model.delay_s = 0.02
     made = loops.build(kind, model, fakes.ToolDesk().tools(), max_execution_time=seconds)
@@ -151,7 +151,7 @@ STOPPING: list[tuple[str | None, EarlyStopping | None, EarlyStopping]] = [
 
 @pytest.mark.parametrize("service_wide", [GENERATE, FORCE])
 @pytest.mark.parametrize("kind", [*loops.ALL, "built"])
-async def test_early_stopping(kind: str, service_wide: EarlyStopping) -> None:
+async def test_early_stopping_has_the_same_order(kind: str, service_wide: EarlyStopping) -> None:
     """Early stopping is decided in the same order as the limit."""
     option = "early_stopping" if kind == "built" else "early_stopping_method"
     has_own = kind not in ("create_agent", "langgraph")
@@ -174,7 +174,7 @@ async def test_early_stopping(kind: str, service_wide: EarlyStopping) -> None:
             assert shown[name] == expected
 
 
-def test_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_from_variables_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables set the service's limit, the file an agent's."""
     file = tmp_path / "watchkeeper.toml"
     file.write_text(
@@ -187,7 +187,7 @@ def test_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (limits, stopping) == ([4, 7], [FORCE, GENERATE])
 
 
-async def test_several_limits_in_one_service() -> None:
+async def test_agents_keep_their_own_limits() -> None:
     """Agents side by side keep to their own limits."""
     first, _ = agent("agent_executor", max_iterations=2)
     second, _ = agent("create_agent")

@@ -1,4 +1,4 @@
-"""A conversation that ran into the limit goes on from the answer that its caller got."""
+"""A conversation that reached the limit continues from the answer that its caller got."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def remembering(kind: str, model: fakes.ScriptedModel, tools: Sequence[Any]) -> 
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
-    """What was said, by whom; every tool call is followed by its result."""
+    """The type and text of each message; every tool call is followed by its result."""
     open_calls: list[Any] = []
     for message in messages:
         if isinstance(message, ToolMessage):
@@ -41,8 +41,10 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("parallel", [1, 3])
 @pytest.mark.parametrize("stopping", ["generate", "force"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_conversation_goes_on(kind: str, stopping: str, parallel: int) -> None:
-    """The answer at the limit is the last word of the thread when its caller asks again."""
+async def test_answer_at_the_limit_is_in_the_thread(
+    kind: str, stopping: str, parallel: int
+) -> None:
+    """The answer at the limit is the last message of the thread when its caller asks again."""
     model = loops.asks_times(kind, 2, parallel=parallel)
     agent = remembering(kind, model, fakes.ToolDesk().tools())
     async with served({"a": agent}, max_iterations=2, early_stopping=stopping) as service:
@@ -55,8 +57,8 @@ async def test_the_conversation_goes_on(kind: str, stopping: str, parallel: int)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_ceiling(kind: str) -> None:
-    """A thread whose run was stopped in the middle of a tool call can go on, too."""
+async def test_thread_stopped_in_a_tool_call_continues(kind: str) -> None:
+    """A thread whose run was stopped in the middle of a tool call can continue, too."""
     inner = loops.asks_times("create_agent", math.inf)
     sub = fakes.build("create_agent", inner, fakes.ToolDesk().tools())
 
@@ -75,8 +77,8 @@ async def test_the_ceiling(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_other_threads(kind: str) -> None:
-    """Threads, and runs without one, know nothing of each other."""
+async def test_threads_are_apart(kind: str) -> None:
+    """Threads, and runs without one, see nothing of each other."""
     model = loops.asks_times(kind, 2)
     agent = remembering(kind, model, fakes.ToolDesk().tools())
     async with served({"a": agent}, max_iterations=2) as service:
@@ -88,8 +90,8 @@ async def test_other_threads(kind: str) -> None:
     assert turns_of(model.asked[-1]) == [("human", "four")]
 
 
-async def test_an_earlier_turn_is_no_turn_of_this_run() -> None:
-    """The turns of earlier runs of a thread count neither as iterations nor as an answer."""
+async def test_earlier_turns_do_not_count() -> None:
+    """Turns of earlier runs of a thread count neither as iterations nor as an answer."""
     model = loops.asks_times("create_agent", 1)
     agent = remembering("create_agent", model, fakes.ToolDesk().tools())
     async with served({"a": agent}, max_iterations=2) as service:

@@ -1,4 +1,4 @@
-"""No agent goes on without end, of whatever kind, and each is told to stop in the same way."""
+"""Every kind of agent stops at its limit, and each stops in the same way."""
 
 import math
 from collections.abc import AsyncIterator
@@ -45,8 +45,8 @@ async def limited(agent: Any, limit: int, stopping: str = "generate", **body: An
 
 
 @pytest.mark.parametrize(("kind", "parallel"), SHAPES)
-async def test_generate(kind: str, parallel: int) -> None:
-    """An agent that never stops is asked for its answer in call N + 1, after N turns."""
+async def test_generate_asks_for_an_answer_after_the_limit(kind: str, parallel: int) -> None:
+    """An endless agent is asked for its answer in call N + 1, after N turns."""
     models = {n: loops.asks_times(kind, n, parallel=parallel) for n in LIMITS}
     async for limit, body, facts in each_limit(kind, models, "generate"):
         assert body["answer"] == loops.ANSWER
@@ -59,7 +59,7 @@ async def test_generate(kind: str, parallel: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "parallel"), SHAPES)
-async def test_force(kind: str, parallel: int) -> None:
+async def test_force_answers_with_a_fixed_sentence(kind: str, parallel: int) -> None:
     """With `force` no call follows the N turns, and a fixed sentence is the answer."""
     models = {n: loops.asks_times(kind, math.inf, parallel=parallel) for n in LIMITS}
     async for limit, body, _ in each_limit(kind, models, "force"):
@@ -95,7 +95,7 @@ async def every_kind(
             yield kind, model, body, [f for f in service.facts if f.run_id == body["run_id"]]
 
 
-async def test_one_before_the_limit() -> None:
+async def test_answer_before_the_limit_is_completed() -> None:
     """An agent that answers one turn before its limit has completed."""
     async for kind, model, body, facts in every_kind(2, 3):
         assert (body["outcome"], body["answer"]) == ("completed", loops.ANSWER), kind
@@ -103,14 +103,14 @@ async def test_one_before_the_limit() -> None:
         assert not [fact for fact in facts if isinstance(fact, IterationLimitReached)], kind
 
 
-async def test_exactly_at_the_limit() -> None:
-    """An agent that would have answered next has reached its limit none the less."""
+async def test_answer_due_at_the_limit_is_limited() -> None:
+    """An agent that would have answered next has still reached its limit."""
     async for kind, model, body, _ in every_kind(3, 3):
         assert (body["outcome"], body["iterations"]) == ("iteration_limit", 3), kind
         assert len(model.asked) == 4, kind
 
 
-async def test_no_text() -> None:
+async def test_last_call_without_text_gets_the_fixed_sentence() -> None:
     """A model that asks for tools even in the last call gets the fixed sentence as its answer."""
     async for kind, model, body, _ in every_kind(math.inf, 2):
         assert body["answer"] == fixed_sentence(2), kind
@@ -120,8 +120,8 @@ async def test_no_text() -> None:
 
 @pytest.mark.parametrize("parallel", [1, 3])
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_the_last_call(kind: str, parallel: int) -> None:
-    """The last call keeps the agent's instructions, holds every result, offers no tools."""
+async def test_last_call_has_results_and_no_tools(kind: str, parallel: int) -> None:
+    """The last call keeps the agent's instructions, has every result, offers no tools."""
     model = loops.asks_times(kind, 2, arguments={"order": "77"}, parallel=parallel)
     await limited(loops.build(kind, model, desk()), 2)
     last = model.asked[-1]
@@ -141,8 +141,8 @@ async def test_the_last_call(kind: str, parallel: int) -> None:
     assert [result.tool_call_id for result in results] == asked
 
 
-async def test_no_model_found() -> None:
-    """Where no LangChain model is asked, the loop ends all the same, with the fixed sentence."""
+async def test_loop_without_a_model_gets_the_fixed_sentence() -> None:
+    """A loop without a LangChain model still ends, with the fixed sentence."""
     asked: list[int] = []
 
     async def think(state: fakes.GraphState) -> dict[str, Any]:
@@ -155,7 +155,7 @@ async def test_no_model_found() -> None:
     assert (body["iterations"], len(asked)) == (2, 2)
 
 
-async def test_hidden_model() -> None:
+async def test_hidden_model_is_asked_for_the_last_answer() -> None:
     """A model that no walk through the graph finds is asked for the last answer too."""
     model = loops.asks_times("langgraph", 2)
 
@@ -183,7 +183,7 @@ def thinking(think: Any) -> Any:
 
 
 @pytest.mark.parametrize("stopping", ["generate", "force"])
-async def test_never_follows_the_format(stopping: str) -> None:
+async def test_turns_without_the_format_count(stopping: str) -> None:
     """A ReAct agent that never follows the format is stopped as any other: such turns count."""
     chats = loops.replies("I would rather chat about the weather.")
     models = {n: fakes.ScriptedModel(script=chats) for n in LIMITS}
@@ -196,7 +196,7 @@ async def test_never_follows_the_format(stopping: str) -> None:
         assert "Invalid Format" not in body["answer"]
 
 
-async def test_parse_errors_among_calls() -> None:
+async def test_parse_errors_and_calls_count_alike() -> None:
     """Turns with a parse error and turns with a tool call count alike."""
     turns = iter(["weather", "\nAction: look\nAction Input: 1", "weather"])
     model = fakes.ScriptedModel(
@@ -208,8 +208,8 @@ async def test_parse_errors_among_calls() -> None:
     assert body["answer"] == loops.ANSWER
 
 
-async def test_told_once() -> None:
-    """Reaching the limit is one fact; `test_leaks.test_at_start` reads the log lines made of it."""
+async def test_limit_is_one_fact() -> None:
+    """Reaching the limit is one fact; `test_leaks` reads the log lines made of it."""
     model = loops.asks_times("create_agent", math.inf)
     body, service = await limited(fakes.build("create_agent", model, desk()), 2)
     [fact] = service.facts_of(IterationLimitReached)
@@ -230,7 +230,7 @@ async def test_nothing_runs_after_the_limit() -> None:
     assert desk_.started == ["look"] * 8
 
 
-async def test_own_recursion_limit() -> None:
+async def test_own_recursion_limit_is_obeyed() -> None:
     """A recursion limit that a user bound to a graph is obeyed, and ends as at the limit."""
     model = loops.asks_times("create_agent", 3)
     agent = fakes.build("create_agent", model, desk()).with_config(recursion_limit=5)
@@ -240,7 +240,7 @@ async def test_own_recursion_limit() -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_mixed_parallel_failures(kind: str) -> None:
+async def test_partly_failed_turn_is_one_iteration(kind: str) -> None:
     """A turn whose parallel calls partly fail is one iteration, and is complete at the limit."""
 
     @tool

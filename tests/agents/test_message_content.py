@@ -1,4 +1,4 @@
-"""A refusal of a provider's own and blocks of data are found in a message."""
+"""Refusals and data blocks are found in the messages of every provider."""
 
 from typing import Any
 
@@ -37,14 +37,14 @@ NOT_REFUSED: dict[str, AIMessage] = {
 
 
 @pytest.mark.parametrize("row", REFUSED)
-def test_refusal(row: str) -> None:
-    """A refusal that a provider marks as one has its text."""
+def test_marked_refusal_has_its_text(row: str) -> None:
+    """A refusal that a provider marks has its text."""
     assert refusal_of(REFUSED[row]) == NO
 
 
 @pytest.mark.parametrize("row", NOT_REFUSED)
-def test_no_refusal(row: str) -> None:
-    """No other message is a refusal, and one that a filter cut is none."""
+def test_other_messages_are_no_refusal(row: str) -> None:
+    """No other message is a refusal, and a filtered one is none."""
     assert refusal_of(NOT_REFUSED[row]) is None
 
 
@@ -114,14 +114,14 @@ BARE: dict[str, BaseMessage] = {
 
 
 @pytest.mark.parametrize("row", HELD)
-def test_blocks(row: str) -> None:
-    """Images, sounds and files of any provider come as LangChain's standard blocks."""
+def test_data_blocks_become_standard_blocks(row: str) -> None:
+    """Images, sounds and files of any provider become LangChain's standard blocks."""
     message, blocks = HELD[row]
     assert blocks_of(message) == blocks
 
 
 @pytest.mark.parametrize("row", BARE)
-def test_no_blocks(row: str) -> None:
+def test_other_blocks_are_no_data(row: str) -> None:
     """Text, reasoning, calls and unknown blocks are no data."""
     assert blocks_of(BARE[row]) is None
 
@@ -130,9 +130,7 @@ def test_no_blocks(row: str) -> None:
     "block", [{"type": "image_url"}, {"type": "image_url", "image_url": 7}, {"type": "image"}, {}]
 )
 @pytest.mark.parametrize("metadata", [OPENAI, GOOGLE, {"model_provider": "anthropic"}, {}])
-def test_blocks_that_are_not_as_they_should(
-    block: dict[str, Any], metadata: dict[str, str]
-) -> None:
+def test_malformed_block_hides_no_other(block: dict[str, Any], metadata: dict[str, str]) -> None:
     """A block on which LangChain's own translation fails does not hide the others."""
     found = blocks_of(AIMessage([block, IMAGE], response_metadata=metadata))
     assert found is not None

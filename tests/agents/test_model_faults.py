@@ -1,4 +1,4 @@
-"""Faults of a real model server, through the real client: each ends typed, and runs no tool."""
+"""Faults of a real model server, through the real client: each has its code and runs no tool."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -102,7 +102,7 @@ async def failure(service: Served, desk: fakes.ToolDesk) -> str:
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_ready_made(kind: str, streaming: bool, upstream: str) -> None:
+async def test_every_fault_is_model_failed(kind: str, streaming: bool, upstream: str) -> None:
     """In an agent that users built, every fault is model_failed and runs no tool."""
     desk = fakes.ToolDesk()
     faults: Mapping[str, Behaviors] = {**EITHER_WAY, **(STREAMED if streaming else {})}
@@ -124,8 +124,8 @@ async def test_ready_made(kind: str, streaming: bool, upstream: str) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_whole(kind: str, streaming: bool, upstream: str) -> None:
-    """The same server, when it is whole, is heard in full: nothing is refused without a reason."""
+async def test_whole_answer_passes(kind: str, streaming: bool, upstream: str) -> None:
+    """Without a fault the same server's answer passes in full."""
     desk = fakes.ToolDesk()
     whole: Behaviors = [ASKS, {**SAYS, "text": "it is on its way"}]
     async with (
@@ -141,8 +141,8 @@ async def test_whole(kind: str, streaming: bool, upstream: str) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_unknown_tool(kind: str, streaming: bool, upstream: str) -> None:
-    """A model that calls a tool it was never offered is told so, and the run goes on."""
+async def test_unknown_tool_is_rejected(kind: str, streaming: bool, upstream: str) -> None:
+    """A model that calls a tool it was never offered reads an error, and the run goes on."""
     desk = fakes.ToolDesk()
     await set_scenario(upstream, {"type": "tool_fault", "kind": "unknown_tool"})
     async with (
@@ -158,8 +158,10 @@ async def test_unknown_tool(kind: str, streaming: bool, upstream: str) -> None:
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_a_stall_without_a_timeout(kind: str, streaming: bool, upstream: str) -> None:
-    """A model that never answers, asked by a client that would wait for ever, is a timeout."""
+async def test_stall_without_a_client_timeout_is_a_timeout(
+    kind: str, streaming: bool, upstream: str
+) -> None:
+    """A silent model, asked by a client without a timeout, is a timeout of the run."""
     fault = breaks("stall", 2) if streaming else {"type": "delay", "seconds": STALLED_S}
     await set_scenario(upstream, SAYS, fault)
     async with (
@@ -172,7 +174,7 @@ async def test_a_stall_without_a_timeout(kind: str, streaming: bool, upstream: s
     assert (response.status_code, response.json()["phase"]) == (504, "llm")
 
 
-async def test_the_clients_own_retries(upstream: str) -> None:
+async def test_client_retries_are_one_model_call(upstream: str) -> None:
     """Retries of a user's own client are attempts within one model call."""
     fails = {"type": "fail", "status": 503, "times": 2}
     await set_scenario(upstream, fails, SAYS)
@@ -185,8 +187,8 @@ async def test_the_clients_own_retries(upstream: str) -> None:
         assert len(service.facts_of(ModelCallStarted)) == 1
 
 
-async def test_the_clients_own_wait(upstream: str) -> None:
-    """A client that waits for as long as Retry-After says is stopped by the run's deadline."""
+async def test_deadline_stops_a_waiting_client(upstream: str) -> None:
+    """The run's deadline stops a client that waits as long as Retry-After says."""
     await set_scenario(upstream, {"type": "fail", "status": 429, "retry_after": 60, "times": None})
     async with (
         model(upstream, max_retries=2, timeout=30) as chat,

@@ -1,4 +1,4 @@
-"""Which agents are served: what is taken, and one clear sentence for all that is not."""
+"""Which agents are served; anything else is refused in one clear sentence."""
 
 import sys
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ Agent = orders
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory that is not on the import path; what it adds is forgotten."""
+    """An empty working directory, not on the import path; its modules are unloaded afterwards."""
     known = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -130,7 +130,7 @@ async def refusal(*specs: str) -> str:
         ("wk_shop:Shop.agent", "agent", "create_agent"),
     ],
 )
-async def test_what_is_served(shop: Path, spec: str, name: str, kind: str) -> None:
+async def test_agent_or_factory_is_served(shop: Path, spec: str, name: str, kind: str) -> None:
     """An agent or a factory of one is found in the working directory and named."""
     service = await load(spec)
     (info,) = [agent.info for agent in service.agents.values()]
@@ -163,35 +163,35 @@ async def test_one_object_under_two_names(shop: Path) -> None:
 @pytest.mark.parametrize(
     "spec", ["wk_shop", "wk_shop:", ":orders", "a=wk_shop", "a=", "wk_shop:a:b", "", "=:"]
 )
-async def test_wrong_import_string(shop: Path, spec: str) -> None:
-    """What is no import string is quoted, with the form that is wanted."""
+async def test_wrong_import_string_is_quoted(shop: Path, spec: str) -> None:
+    """A wrong import string is quoted, with the required form."""
     assert await refusal(spec) == f"{spec!r} is not of the form [NAME=]MODULE:ATTRIBUTE."
 
 
 @pytest.mark.parametrize(
     "name", ["Agent", "-a", "_a", "a b", "a/b", "ä", "a" * 64, "", "a.b", "a=b", "a\n"]
 )
-async def test_bad_name(shop: Path, name: str) -> None:
-    """A name that could not stand in an address is refused, with an example of a good one."""
+async def test_invalid_name_is_refused(shop: Path, name: str) -> None:
+    """A name that cannot be in an address is refused, with an example of a valid one."""
     message = await refusal(f"{name}=wk_shop:orders")
     assert message.startswith(f"{name!r} cannot be the name of an agent")
     assert message.endswith("as in my-agent=wk_shop:orders.")
 
 
-async def test_an_attribute_that_is_no_name(shop: Path) -> None:
+async def test_attribute_that_is_no_name_needs_one(shop: Path) -> None:
     """An attribute that cannot be a name asks for one."""
     assert "my-agent=wk_shop:Agent" in await refusal("wk_shop:Agent")
     assert list((await load("a=wk_shop:Agent")).agents) == ["a"]
 
 
-async def test_two_of_one_name(shop: Path) -> None:
+async def test_duplicate_name_is_refused(shop: Path) -> None:
     """Two agents of one name are refused before any module is imported."""
     message = await refusal("orders=wk_nothing:a", "wk_shop:orders")
     assert message == "Two agents are named 'orders'; give one another name: OTHER=wk_shop:orders."
 
 
-async def test_missing_module(here: Path) -> None:
-    """A module that is nowhere is named, with where it was looked for."""
+async def test_missing_module_is_named(here: Path) -> None:
+    """A missing module is named, with the places that were searched."""
     message = await refusal("wk_nowhere.agents:orders")
     assert message == (
         "There is no module 'wk_nowhere' for wk_nowhere.agents:orders; it was looked for in "
@@ -199,15 +199,15 @@ async def test_missing_module(here: Path) -> None:
     )
 
 
-async def test_missing_module_in_a_package(here: Path) -> None:
-    """A module that its package does not have is named in full."""
+async def test_missing_module_of_a_package_is_named_in_full(here: Path) -> None:
+    """A module that is missing in its package is named in full."""
     (here / "wk_package").mkdir()
     assert "no module 'wk_package.agents'" in await refusal("wk_package.agents:orders")
 
 
 @pytest.mark.parametrize("missing", ["wk_nowhere", "wk", "wk_sho"])
-async def test_a_module_that_misses_another(here: Path, missing: str) -> None:
-    """A module that is there but imports what is not is not called missing itself."""
+async def test_missing_import_of_a_module_is_named(here: Path, missing: str) -> None:
+    """A module that exists but imports a missing one is not called missing itself."""
     (here / "wk_shop.py").write_text(f"import {missing}\n")
     message = await refusal("wk_shop:orders")
     assert message.startswith("Importing wk_shop failed: ModuleNotFoundError: No module named ")
@@ -225,8 +225,8 @@ async def test_a_module_that_misses_another(here: Path, missing: str) -> None:
     ],
     ids=["raises", "no python", "divides", "exits", "circular"],
 )
-async def test_a_module_that_fails(here: Path, code: str, words: str) -> None:
-    """A module that raises when it is imported is named, with what it raised."""
+async def test_failing_module_is_named(here: Path, code: str, words: str) -> None:
+    """A module that raises on import is named, with its exception."""
     (here / "wk_shop.py").write_text(code)
     message = await refusal("wk_shop:orders")
     assert message.startswith("Importing wk_shop failed: ")
@@ -234,8 +234,8 @@ async def test_a_module_that_fails(here: Path, code: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("attribute", ["nothing", "Shop.nothing", "orders.nothing.more"])
-async def test_missing_attribute(shop: Path, attribute: str) -> None:
-    """An attribute that the module does not have is named."""
+async def test_missing_attribute_is_named(shop: Path, attribute: str) -> None:
+    """A missing attribute of the module is named."""
     message = await refusal(f"a=wk_shop:{attribute}")
     assert message == f"Module wk_shop has no attribute {attribute!r}."
 
@@ -244,14 +244,14 @@ async def test_missing_attribute(shop: Path, attribute: str) -> None:
     ("attribute", "given"),
     [("number", "int"), ("tools", "list"), ("model", "ScriptedModel"), ("gives_nothing", "None")],
 )
-async def test_no_agent(shop: Path, attribute: str, given: str) -> None:
-    """A thing that is no agent is named by its type, with what is wanted."""
+async def test_object_that_is_no_agent_is_named(shop: Path, attribute: str, given: str) -> None:
+    """An object that is no agent is named by its type, with the types that are accepted."""
     message = await refusal(f"a=wk_shop:{attribute}")
     assert message.startswith(f"wk_shop:{attribute} is no agent: it gave a {given}")
     assert "wanted is a compiled LangGraph graph over 'messages'" in message
 
 
-async def test_a_class(shop: Path) -> None:
+async def test_class_is_refused(shop: Path) -> None:
     """A class is neither an agent nor a factory."""
     message = await refusal("a=wk_shop:Shop")
     assert message == "wk_shop:Shop is a class, not an agent or a function."
@@ -265,8 +265,8 @@ async def test_a_class(shop: Path) -> None:
         ("leaving_factory", "SystemExit: use --help"),
     ],
 )
-async def test_a_factory_that_fails(shop: Path, factory: str, words: str) -> None:
-    """A factory that raises is named, with what it raised."""
+async def test_failing_factory_is_named(shop: Path, factory: str, words: str) -> None:
+    """A factory that raises is named, with its exception."""
     message = await refusal(f"wk_shop:{factory}")
     assert message.startswith(f"The factory wk_shop:{factory} failed: {words}")
 
@@ -275,7 +275,9 @@ async def test_a_factory_that_fails(shop: Path, factory: str, words: str) -> Non
     ("factory", "wanted"),
     [("wants_arguments", "'settings', 'store'"), ("wants_config", "'config'")],
 )
-async def test_a_factory_that_wants_arguments(shop: Path, factory: str, wanted: str) -> None:
+async def test_factory_with_required_arguments_is_refused(
+    shop: Path, factory: str, wanted: str
+) -> None:
     """A factory that cannot be called without arguments is refused, naming them."""
     message = await refusal(f"wk_shop:{factory}")
     assert message.startswith(
@@ -284,19 +286,19 @@ async def test_a_factory_that_wants_arguments(shop: Path, factory: str, wanted: 
     assert "give it a default" in message
 
 
-async def test_what_was_opened_before_a_broken_one_is_closed(shop: Path) -> None:
-    """A start that fails closes what the agents before had opened."""
+async def test_failed_start_closes_earlier_agents(shop: Path) -> None:
+    """A start that fails closes what earlier agents opened."""
     assert "is no agent" in await refusal("wk_shop:context", "wk_shop:number")
     assert sys.modules["wk_shop"].closed == ["context"]
 
 
-async def test_nothing_is_served_when_one_is_broken(shop: Path) -> None:
+async def test_one_broken_agent_stops_the_start(shop: Path) -> None:
     """One broken agent among good ones stops the start."""
     assert "wk_shop:number is no agent" in await refusal("wk_shop:orders", "wk_shop:number")
 
 
-async def test_limits_of_each_kind(shop: Path) -> None:
-    """Settings of an agent are its limits; what was set on an executor by hand wins."""
+async def test_settings_are_the_limits_of_each_kind(shop: Path) -> None:
+    """Settings of an agent are its limits; a limit set on an executor by hand wins."""
     settings = Settings.model_validate(
         {"max_iterations": 5, "agents": {"orders": {"max_iterations": 3}, "executor": {}}}
     )

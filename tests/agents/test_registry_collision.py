@@ -1,4 +1,4 @@
-"""Our package is called `app`, and so is many users' own: nobody is left to guess.
+"""A user's own package `app` collides with ours, and the refusal explains it.
 
 Each check is a process of its own in the user's directory, started as the command is: -P keeps that
 directory from hiding our package instead.
@@ -69,7 +69,7 @@ def load_messages(directory: Path, *specs: str) -> Any:
 
 @pytest.fixture(scope="module")
 def with_a_package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said in a directory with a package `app` and modules beside it that use it."""
+    """The messages in a directory with a package `app` and modules beside it that use it."""
     here = tmp_path_factory.mktemp("theirs")
     for module in ("__init__", "shop", "agents", "main", "nested/__init__", "nested/agents"):
         file = here / "app" / f"{module}.py"
@@ -83,33 +83,35 @@ def with_a_package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_package_that_is_hidden(with_a_package: dict[str, str], spec: str) -> None:
-    """Whoever names a module of their own `app` is told that ours hides it, and what to do."""
+def test_hidden_package_is_explained(with_a_package: dict[str, str], spec: str) -> None:
+    """A user who names a module of their own `app` reads that ours hides it, and the remedy."""
     words = with_a_package[spec]
     assert "Watchkeeper's own package" in words
     assert f"{with_a_package['here']}/app" in words
     assert "Rename yours" in words
 
 
-def test_a_module_that_uses_the_hidden_package(with_a_package: dict[str, str]) -> None:
-    """Whoever serves a module that imports its own `app` is told of the collision."""
+def test_module_that_imports_the_hidden_package_is_explained(
+    with_a_package: dict[str, str],
+) -> None:
+    """A user who serves a module that imports their own `app` reads of the collision."""
     words = with_a_package["beside:orders"]
     assert words.startswith("Importing beside failed") or "beside:orders" in words
     assert "Watchkeeper's own package" in words
 
 
-def test_what_does_not_collide_is_served(with_a_package: dict[str, str]) -> None:
-    """Beside a package `app`, modules that do not use it are served as anywhere."""
+def test_other_modules_are_served(with_a_package: dict[str, str]) -> None:
+    """Beside a package `app`, modules that do not use it are served as usual."""
     assert with_a_package["unrelated:orders"] == "served orders"
 
 
 def test_the_demo_is_served_beside_it(with_a_package: dict[str, str]) -> None:
-    """Beside a package `app`, the demo agent is served as anywhere."""
+    """Beside a package `app`, the demo agent is served as usual."""
     assert with_a_package[""] == "served demo"
 
 
-def test_a_module_that_is_hidden(tmp_path: Path) -> None:
-    """Whoever has a module `app.py` is told that our package hides it."""
+def test_hidden_module_is_explained(tmp_path: Path) -> None:
+    """A user with a module `app.py` reads that our package hides it."""
     (tmp_path / "app.py").write_text(AGENT)
     words = load_messages(tmp_path, "app:orders")["app:orders"]
     assert "Watchkeeper's own package" in words
@@ -117,7 +119,7 @@ def test_a_module_that_is_hidden(tmp_path: Path) -> None:
     assert words.count("MODULE") == 0, "the advice names the module"
 
 
-def test_no_collision_where_there_is_no_app(tmp_path: Path) -> None:
-    """Where there is no `app` of the user's, a missing module of it is just missing."""
+def test_without_an_own_app_the_module_is_missing(tmp_path: Path) -> None:
+    """Without a user's own `app`, a missing module of it is just missing."""
     words = load_messages(tmp_path, "app.nowhere:orders")["app.nowhere:orders"]
     assert words.startswith("There is no module 'app.nowhere'")

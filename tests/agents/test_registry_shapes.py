@@ -1,4 +1,4 @@
-"""Graphs and executors that look like agents and could not be served, and those that can."""
+"""Graphs and executors that look like agents: which are served and which refused."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -51,8 +51,8 @@ class Numbers(TypedDict):
     number: int
 
 
-def test_a_graph_without_messages() -> None:
-    """A graph that holds no messages is refused, with what a graph must have."""
+def test_graph_without_messages_is_refused() -> None:
+    """A graph without messages is refused, with what a graph must have."""
     graph = StateGraph(Numbers)
     graph.add_node("add", lambda state: {"number": state["number"] + 1})
     graph.add_edge(START, "add")
@@ -61,8 +61,8 @@ def test_a_graph_without_messages() -> None:
     assert message.startswith("shop:orders is a graph without 'messages' in its state;")
 
 
-def test_a_graph_that_is_not_compiled() -> None:
-    """A graph that was not compiled is refused, and a compiled one asked for."""
+def test_graph_that_is_not_compiled_is_refused() -> None:
+    """A graph that is not compiled is refused, asking for a compiled one."""
     graph = StateGraph(fakes.GraphState)
     graph.add_node("add", lambda state: state)
     graph.add_edge(START, "add")
@@ -71,7 +71,7 @@ def test_a_graph_that_is_not_compiled() -> None:
     assert "compiled LangGraph graph" in message
 
 
-def test_an_executor_with_memory() -> None:
+def test_executor_with_memory_is_refused() -> None:
     """An executor with memory is refused, since all its callers would share it."""
     message = refusal(fakes.build("agent_executor", model(), tools(), memory=_memory()))
     assert message.startswith("shop:orders is an AgentExecutor with memory")
@@ -83,19 +83,19 @@ def _memory() -> Any:
         return ConversationBufferMemory()
 
 
-def test_an_executor_that_wants_other_inputs() -> None:
-    """An executor whose prompt wants more than the question is refused, naming what."""
+def test_executor_with_other_inputs_is_refused() -> None:
+    """An executor whose prompt needs more than the question is refused, naming the inputs."""
     message = refusal(executor([("system", "You serve {customer}.")]))
     assert "AgentExecutor whose prompt wants ['customer']" in message
 
 
-def test_an_executor_that_wants_no_input() -> None:
-    """An executor whose prompt never asks for the question is refused."""
+def test_executor_without_input_is_refused() -> None:
+    """An executor whose prompt never uses the question is refused."""
     assert "input" in refusal(executor([], human="{question}"))
 
 
-def test_a_react_executor_that_wants_other_inputs() -> None:
-    """The classic ReAct executor is held to the same."""
+def test_react_executor_with_other_inputs_is_refused() -> None:
+    """The classic ReAct executor follows the same rule."""
     template = (
         "{tools} {tool_names} Serve {customer}.\nQuestion: {input}\nThought:{agent_scratchpad}"
     )
@@ -115,15 +115,15 @@ def test_a_react_executor_that_wants_other_inputs() -> None:
     ],
     ids=["plain", "optional history", "history", "placeholder"],
 )
-async def test_an_executor_that_is_accepted_can_be_asked(extra: list[Any]) -> None:
+async def test_accepted_executor_answers(extra: list[Any]) -> None:
     """An executor that passes the start answers a question."""
     async with served({"a": executor(extra)}) as service:
         response = await service.ask("q")
         assert response.status_code == 200, response.text
 
 
-def test_a_prompt_with_partial_variables_is_fine() -> None:
-    """What a prompt already has is not asked of callers."""
+def test_prompt_with_partial_variables_is_accepted() -> None:
+    """Callers need not give what a prompt already has."""
     prompt = ChatPromptTemplate.from_messages(
         [
             ("system", "You serve {shop}."),
@@ -147,17 +147,17 @@ def test_a_prompt_with_partial_variables_is_fine() -> None:
     ],
     ids=str,
 )
-def test_what_was_set_by_hand_counts(
+def test_limit_set_by_hand_counts(
     options: dict[str, Any], limit: int, stopping: EarlyStopping
 ) -> None:
-    """An executor's own limit counts where it was set, not where it is the library's."""
+    """An executor's own limit counts if it was set, not if it is the library's."""
     info = adapt(executor([], **options), "s:o", SERVED).info
     assert (info.iteration_limit, info.early_stopping) == (limit, stopping)
 
 
 @pytest.mark.parametrize("options", [{"max_iterations": -1}, {"early_stopping_method": "later"}])
-def test_a_limit_that_is_none(options: dict[str, Any]) -> None:
-    """A limit of an executor that means nothing is ignored or refused with a sentence."""
+def test_meaningless_limit_is_ignored_or_refused(options: dict[str, Any]) -> None:
+    """A meaningless limit of an executor is ignored or refused with a sentence."""
     try:
         info = adapt(executor([], **options), "shop:orders", SERVED).info
     except AgentLoadError as refused:
@@ -166,7 +166,7 @@ def test_a_limit_that_is_none(options: dict[str, Any]) -> None:
         assert info.iteration_limit == 4
 
 
-def test_the_executor_stays_as_it_was() -> None:
+def test_executor_stays_unchanged() -> None:
     """The user's own executor keeps its tools and its limits."""
     mine = executor([], max_iterations=3, max_execution_time=9.0)
     before = list(mine.tools)
@@ -177,7 +177,7 @@ def test_the_executor_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
 def test_every_graph_continues_conversations(kind: str) -> None:
-    """A graph continues conversations whether or not it brings what stores them."""
+    """A graph continues conversations whether or not it has its own checkpointer."""
     without = adapt(fakes.build(kind, model(), tools()), "s:o", SERVED)
     adapted = adapt(
         fakes.build(kind, model(), tools(), checkpointer=InMemorySaver()), "s:o", SERVED
@@ -187,8 +187,8 @@ def test_every_graph_continues_conversations(kind: str) -> None:
 
 @pytest.mark.waits
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
-async def test_a_graph_with_its_own_checkpointer_needs_no_thread(kind: str) -> None:
-    """Each run of a graph that keeps conversations is one of its own unless it names another."""
+async def test_graph_with_its_own_checkpointer_needs_no_thread(kind: str) -> None:
+    """Each run of a graph that stores conversations has its own unless it names one."""
     graph = fakes.build(kind, model(), tools(), checkpointer=InMemorySaver())
     async with served({"a": graph}) as service:
         for question in ("first", "second"):

@@ -1,4 +1,4 @@
-"""What cannot be run is told to the model, counted as rejected, and never ends a run."""
+"""A call that cannot be made is reported to the model, counted as rejected, and ends no run."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.waits
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_unknown_tool(kind: str) -> None:
-    """A tool that does not exist is refused, the model is told, and the run goes on."""
+async def test_unknown_tool_is_rejected(kind: str) -> None:
+    """An unknown tool is rejected, the model reads it, and the run goes on."""
     body, read, facts = await run_once(
         kind, fakes.ToolDesk().tools(), ("no_such_tool", {"order": "1"})
     )
@@ -27,8 +27,8 @@ async def test_unknown_tool(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_unknown_beside_known(kind: str) -> None:
-    """A call that can be run is run, whatever was asked for beside it."""
+async def test_known_call_beside_an_unknown_is_made(kind: str) -> None:
+    """A valid call is made, whatever is beside it."""
     desk = fakes.ToolDesk()
     calls: list[Turn] = [("no_such_tool", {}), ("look", {"order": "7"})]
     body, read, facts = await run_once(kind, desk.tools(), *calls)
@@ -38,7 +38,7 @@ async def test_unknown_beside_known(kind: str) -> None:
 
 
 def counts(**options: Any) -> BaseTool:
-    """A tool that wants a number, and may have its own way with bad arguments."""
+    """A tool that needs a number, and may handle invalid arguments itself."""
 
     @tool
     async def count(number: int) -> str:
@@ -58,8 +58,8 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_invalid_arguments(kind: str) -> None:
-    """Arguments that do not fit are refused, the model is told, and the run goes on."""
+async def test_invalid_arguments_are_rejected(kind: str) -> None:
+    """Invalid arguments are rejected, the model reads it, and the run goes on."""
     tools = {name: [counts(**own)] for name, own in OWN.items()}
     rejected = {}
     async for name, body, read, facts in run_each(kind, tools, ("count", {"number": "many"})):
@@ -70,24 +70,24 @@ async def test_invalid_arguments(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_missing_arguments(kind: str) -> None:
-    """The model is told which argument is missing."""
+async def test_missing_argument_is_named(kind: str) -> None:
+    """The model reads which argument is missing."""
     _, read, facts = await run_once(kind, [counts()], ("count", {}))
     assert [fact.reason for fact in facts.of(ToolCallRejected)] == [Rejection.INVALID_ARGS]
     assert "number" in read
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_two_arguments_for_a_classic_tool(kind: str) -> None:
-    """A classic tool that is sent two arguments tells the model so."""
+async def test_two_arguments_for_a_classic_tool_are_rejected(kind: str) -> None:
+    """A classic tool that gets two arguments reports it to the model."""
     classic = Tool("look", lambda order: order, "Look an order up.")
     body, read, _ = await run_once(kind, [classic], ("look", {"a": "1", "b": "2"}))
     assert body["steps"][0]["outcome"] == "tool_error"
     assert "Too many arguments" in read
 
 
-async def test_text_for_a_tool_with_a_json_schema() -> None:
-    """A ReAct agent that sends text to a tool described by JSON Schema goes on."""
+async def test_text_for_a_tool_with_a_json_schema_fails_the_tool() -> None:
+    """Text of a ReAct agent fails a tool described by JSON Schema, and the run goes on."""
 
     async def count(**given: Any) -> str:
         return f"counted {given}"

@@ -1,4 +1,4 @@
-"""Agents of our builder ask again, through the real client, and never for longer than they may."""
+"""Agents of our builder retry, through the real client, within the time of the run."""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -83,8 +83,10 @@ async def serving(url: str, streaming: bool = True, attempts: int = 3) -> AsyncI
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_recovered(streaming: bool, upstream: str, quick: None) -> None:
-    """A fault that passes costs an attempt: the tool runs once, the answer is whole."""
+async def test_temporary_fault_costs_an_attempt(
+    streaming: bool, upstream: str, quick: None
+) -> None:
+    """A temporary fault costs an attempt: the tool runs once, the answer is whole."""
     wrong = {}
     async with serving(upstream, streaming) as serves:
         service, desk = serves.service, serves.desk
@@ -105,8 +107,8 @@ async def test_recovered(streaming: bool, upstream: str, quick: None) -> None:
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_given_up(streaming: bool, upstream: str, quick: None) -> None:
-    """A fault that stays is model_failed after the attempts, and no tool ran."""
+async def test_permanent_fault_is_model_failed(streaming: bool, upstream: str, quick: None) -> None:
+    """A permanent fault is model_failed after the attempts, and no tool runs."""
     wrong = {}
     async with serving(upstream, streaming, attempts=2) as serves:
         service, desk = serves.service, serves.desk
@@ -123,7 +125,7 @@ async def test_given_up(streaming: bool, upstream: str, quick: None) -> None:
     assert wrong == {}
 
 
-async def test_useless_retries(upstream: str) -> None:
+async def test_permanent_error_is_not_retried(upstream: str) -> None:
     """A call that can only fail again is made once."""
     async with serving(upstream) as (service, _, _):
         for status in (400, 401, 403, 404):
@@ -135,8 +137,8 @@ async def test_useless_retries(upstream: str) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_beyond_the_run(status: int, upstream: str) -> None:
-    """A wait that is longer than what the run has left is given up at once."""
+async def test_retry_after_beyond_the_deadline_gives_up(status: int, upstream: str) -> None:
+    """A wait that is longer than the remaining time gives up at once."""
     fails = {"type": "fail", "status": status, "retry_after": 60, "times": None}
     async with serving(upstream) as (service, _, _):
         await set_scenario(upstream, fails)
@@ -148,8 +150,8 @@ async def test_retry_after_beyond_the_run(status: int, upstream: str) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after(status: int, upstream: str) -> None:
-    """A wait that fits is waited for in full, and belongs to the model's time."""
+async def test_retry_after_is_waited_for(status: int, upstream: str) -> None:
+    """A wait that fits is waited in full, and counts as the model's time."""
     async with serving(upstream) as (service, _, _):
         await set_scenario(upstream, {"type": "fail", "status": status, "retry_after": 1}, SAYS)
         body = (await service.ask(timeout=30.0)).json()

@@ -1,4 +1,4 @@
-"""No way round the limit: sub-agents, retries, fallbacks and limits of the library's own."""
+"""Nothing bypasses the limit: sub-agents, retries, fallbacks, or limits of the library."""
 
 import asyncio
 import math
@@ -69,7 +69,7 @@ async def stopped(agent: Any, **settings: Any) -> tuple[dict[str, Any], Served]:
 
 @pytest.mark.parametrize("flavour", ["async", "sync"])
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_looping_sub_agent(kind: str, flavour: str) -> None:
+async def test_looping_sub_agent_ends_at_the_ceiling(kind: str, flavour: str) -> None:
     """A sub-agent that loops inside a tool ends the run at 4 × (N + 1) model calls in all."""
     sub, inner = looping_sub_agent()
     outer = loops.asks_times(kind, 1)
@@ -82,7 +82,7 @@ async def test_looping_sub_agent(kind: str, flavour: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_parallel_looping_sub_agents(kind: str) -> None:
+async def test_parallel_looping_sub_agents_stop_with_the_run(kind: str) -> None:
     """Sub-agents that loop on threads make no model call once the run has ended."""
     sub, inner = looping_sub_agent()
     inner.delay_s = 0.01
@@ -100,8 +100,8 @@ async def test_parallel_looping_sub_agents(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_modest_sub_agent(kind: str) -> None:
-    """A sub-agent that ends counts neither as iterations nor as tool calls of its asker."""
+async def test_sub_agent_counts_nothing_for_its_caller(kind: str) -> None:
+    """A sub-agent that ends counts neither as iterations nor as tool calls of its caller."""
     inner = loops.asks_times("create_agent", 3)
     sub = create_agent(inner, fakes.ToolDesk().tools())
     outer = loops.asks_times(kind, 1)
@@ -111,7 +111,7 @@ async def test_modest_sub_agent(kind: str) -> None:
     assert len(service.facts_of(IterationCounted)) == 1
 
 
-async def test_agent_as_a_node() -> None:
+async def test_agent_as_a_node_is_stopped() -> None:
     """An agent that is a node of a larger graph is stopped after its N turns, too."""
     sub, model = looping_sub_agent()
     graph = StateGraph(fakes.GraphState)
@@ -124,8 +124,8 @@ async def test_agent_as_a_node() -> None:
 
 
 @pytest.mark.parametrize("on_failure", ["continue", "error"])
-async def test_own_retries(on_failure: Any) -> None:
-    """Retries of a user's own middleware stop at the ceiling, and it never speaks for the model."""
+async def test_own_retries_stop_at_the_ceiling(on_failure: Any) -> None:
+    """Retries of a user's middleware stop at the ceiling, and it never answers for the model."""
     calls = iter(range(1_000))
 
     def script(_: Sequence[BaseMessage]) -> AIMessage:
@@ -143,8 +143,8 @@ async def test_own_retries(on_failure: Any) -> None:
     assert "Model call failed" not in body["answer"]
 
 
-async def test_endless_retries() -> None:
-    """Retries without end stop at the ceiling; what the last call says is the answer."""
+async def test_endless_retries_stop_at_the_ceiling() -> None:
+    """Endless retries stop at the ceiling; the last call gives the answer."""
     calls = iter(range(1_000))
 
     def script(_: Sequence[BaseMessage]) -> AIMessage:
@@ -161,8 +161,8 @@ async def test_endless_retries() -> None:
     assert len(model.asked) == CEILING
 
 
-async def test_own_retries_that_give_up() -> None:
-    """The error text that a user's own middleware puts in the model's place is no answer."""
+async def test_error_text_of_own_retries_is_no_answer() -> None:
+    """The error text that a user's middleware puts in the model's place is no answer."""
     model = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError(faults.SECRET))
     retry = ModelRetryMiddleware(max_retries=1, initial_delay=0.0)
     agent = fakes.build("create_agent", model, [], middleware=[retry])
@@ -173,8 +173,8 @@ async def test_own_retries_that_give_up() -> None:
     assert faults.SECRET not in response.text
 
 
-async def test_fallback_model() -> None:
-    """A model that stands in for one that failed is heard, and held to the same limit."""
+async def test_fallback_model_has_the_same_limit() -> None:
+    """A fallback model counts, and has the same limit."""
     failing = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError("down"))
     standing_in = loops.asks_times("create_agent", LIMIT)
     fallback = ModelFallbackMiddleware(standing_in)
@@ -184,8 +184,8 @@ async def test_fallback_model() -> None:
     assert (len(failing.asked), len(standing_in.asked)) == (LIMIT, LIMIT)
 
 
-async def test_fallback_model_that_answers() -> None:
-    """An answer of a model that stands in is an answer."""
+async def test_answer_of_a_fallback_model_counts() -> None:
+    """An answer of a fallback model is an answer."""
     failing = fakes.ScriptedModel(script=loops.replies(""), error=ConnectionError("down"))
     fallback = ModelFallbackMiddleware(loops.asks_times("create_agent", 1))
     agent = fakes.build("create_agent", failing, fakes.ToolDesk().tools(), middleware=[fallback])
@@ -194,8 +194,8 @@ async def test_fallback_model_that_answers() -> None:
 
 
 @pytest.mark.parametrize("stopping", ["generate", "force"])
-async def test_the_library_limit(stopping: str) -> None:
-    """A limit of the library's own ends as ours does, and never says its own sentence."""
+async def test_limit_of_the_library_ends_as_ours(stopping: str) -> None:
+    """A limit of the library ends as ours does, and never with its own sentence."""
     model = loops.asks_times("create_agent", 2, arguments={"order": "77"})
     own = ModelCallLimitMiddleware(run_limit=2, exit_behavior="end")
     agent = fakes.build("create_agent", model, fakes.ToolDesk().tools(), middleware=[own])
@@ -210,8 +210,8 @@ async def test_the_library_limit(stopping: str) -> None:
         assert not any("limits exceeded" in message.text for message in model.asked[-1])
 
 
-async def test_model_in_a_middleware() -> None:
-    """What a middleware asks of a model of its own is no turn, and stands in nobody's way."""
+async def test_model_of_a_middleware_is_no_turn() -> None:
+    """A call that a middleware makes to its own model is no turn and delays nothing."""
     checks = fakes.ScriptedModel(script=loops.replies("harmless"))
 
     class Checked(AgentMiddleware[Any, Any, Any]):
@@ -249,8 +249,8 @@ def structured(*turns: dict[str, Any]) -> fakes.ScriptedModel:
     return fakes.ScriptedModel(script=script)
 
 
-async def test_structured_output() -> None:
-    """The tool by which a model gives its structured output is no iteration."""
+async def test_structured_output_is_no_iteration() -> None:
+    """The tool call that gives the structured output is no iteration."""
     agent = create_agent(
         structured({"state": "shipped"}),
         fakes.ToolDesk().tools(),
@@ -261,8 +261,8 @@ async def test_structured_output() -> None:
     assert (body["iterations"], body["tool_calls"]) == (1, 1)
 
 
-async def test_structured_output_that_never_fits() -> None:
-    """A turn whose structured output does not fit asked for nothing usable, so it counts."""
+async def test_invalid_structured_output_counts() -> None:
+    """A turn with invalid structured output gives nothing usable, so it counts."""
     model = structured({"state": ""})
     agent = create_agent(model, fakes.ToolDesk().tools(), response_format=ToolStrategy(Verdict))
     body, _ = await stopped(agent, max_iterations=3, early_stopping="force")
@@ -285,8 +285,8 @@ class Completing(LLM):
         return self.replies[min(len(self.prompts), len(self.replies)) - 1]
 
 
-async def test_model_that_completes_text() -> None:
-    """A ReAct agent over a model that completes text keeps its instructions in the last call."""
+async def test_text_completion_keeps_its_instructions() -> None:
+    """A ReAct agent with a completion model keeps its instructions in the last call."""
     turn = "\nAction: look\nAction Input: 77"
     model = Completing(replies=[turn, turn, f"Final Answer: {loops.ANSWER}"])
     body, _ = await stopped(loops.react(model, fakes.ToolDesk().tools()))

@@ -1,4 +1,4 @@
-"""What an operator reads of a failure at start: the cause and the address, in one line."""
+"""The reason of a failure at start: the cause and the address, in one line."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from app.agents.startup_errors import describe
 
 
 def refused() -> OSError:
-    """What the system says where nobody listens."""
+    """The system's message for a refused connection."""
     return ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed")
 
 
@@ -50,11 +50,11 @@ DO = "; start what should answer there, or correct the address"
         ),
     ],
 )
-def test_reason(raised: BaseException, expected: str) -> None:
-    """The leaves of a group are named, and what refused a connection, and where to."""
+def test_reason_names_causes_and_addresses(raised: BaseException, expected: str) -> None:
+    """The leaves of a group are named, and who refused a connection at which address."""
     assert describe(raised) == expected
 
 
-def test_a_long_text_is_cut() -> None:
-    """What says very much is cut."""
+def test_long_text_is_cut() -> None:
+    """A long text is cut."""
     assert len(describe(ValueError("x" * 10_000))) < 600

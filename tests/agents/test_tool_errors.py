@@ -1,4 +1,4 @@
-"""A tool that raises never ends a run, of whatever kind, nor the calls beside it."""
+"""A tool that raises ends neither a run, of whatever kind, nor its sibling calls."""
 
 import asyncio
 import json
@@ -120,8 +120,8 @@ FLAVOURS = ("async", "sync", "by hand, sync", "by hand, async", "classic")
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_slow_sibling(kind: str) -> None:
-    """A tool that raises beside slow ones leaves them to finish, and the run to go on."""
+async def test_slow_sibling_finishes(kind: str) -> None:
+    """A tool that raises lets slow siblings finish and the run go on."""
     desk = fakes.ToolDesk(seconds=0.1)
     calls: list[Turn] = [("nap", {}), ("broken", {}), ("block", {})]
     body, read, _ = await run_once(kind, desk.tools(), *calls)
@@ -134,7 +134,7 @@ async def test_a_slow_sibling(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_told_by_name_and_type(kind: str) -> None:
+async def test_model_reads_name_and_type(kind: str) -> None:
     """The model reads the tool's name and the exception's type, and none of its text."""
     tools = {flavour: [looks(KeyError(faults.SECRET), flavour)] for flavour in FLAVOURS}
     async for flavour, body, read, facts in run_each(kind, tools, ("look", {"order": "1"})):
@@ -149,8 +149,8 @@ async def test_told_by_name_and_type(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_tool_exception(kind: str) -> None:
-    """The words of a ToolException are meant for the model, so it reads them."""
+async def test_model_reads_the_text_of_a_tool_exception(kind: str) -> None:
+    """The text of a ToolException is for the model, so the model reads it."""
     tools = {flavour: [looks(ToolException("try order 7"), flavour)] for flavour in FLAVOURS}
     async for flavour, body, read, _ in run_each(kind, tools, ("look", {"order": "1"})):
         assert read == "Tool look failed: ToolException: try order 7", flavour
@@ -165,8 +165,8 @@ OWN: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_own_handling(kind: str) -> None:
-    """A tool's own way with its ToolExceptions stays, for those and for no other exception."""
+async def test_own_handler_gets_tool_exceptions_only(kind: str) -> None:
+    """A tool's own handler handles ToolExceptions and no other exception."""
     tools: dict[str, Sequence[BaseTool]] = {}
     for name, (own, _) in OWN.items():
         wanted = looks(ToolException("try order 7"), "async")
@@ -180,8 +180,8 @@ async def test_own_handling(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_the_users_own_tools(kind: str) -> None:
-    """The tools that users made stay as they were: outside of a run they raise as ever."""
+async def test_tools_of_users_are_unchanged(kind: str) -> None:
+    """Users' tools stay as they were: outside of a run they raise as before."""
     broken = looks(ValueError("theirs"), "async")
     await run_once(kind, [broken], ("look", {}))
     with pytest.raises(ValueError, match="theirs"):
@@ -190,7 +190,7 @@ async def test_the_users_own_tools(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", loops.ALL)
-async def test_call_ids(kind: str) -> None:
+async def test_every_step_has_a_call_id(kind: str) -> None:
     """Every step has a call id of its own."""
     tools = fakes.ToolDesk().tools()
     calls: list[Turn] = [("look", {"order": "1"}), ("look", {"order": "2"}), ("broken", {})]
@@ -203,8 +203,8 @@ async def test_call_ids(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_repeated_call_ids(kind: str) -> None:
-    """Call ids tell steps apart even where a model repeats its own in every turn."""
+async def test_repeated_call_ids_are_told_apart(kind: str) -> None:
+    """Steps have distinct call ids even if a model repeats its own in every turn."""
     turns = iter([fakes.asks("look", {"order": "1"}), fakes.asks("look", {"order": "2"})])
     model = fakes.ScriptedModel(script=lambda _: next(turns, AIMessage(loops.ANSWER)))
     async with served({"a": loops.build(kind, model, fakes.ToolDesk().tools())}) as service:
@@ -213,7 +213,7 @@ async def test_repeated_call_ids(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_result_of_the_wrong_shape(kind: str) -> None:
+async def test_result_of_the_wrong_shape_is_a_failure(kind: str) -> None:
     """A tool that promised an artifact and gave none has failed; the run goes on."""
 
     @tool(response_format="content_and_artifact")
@@ -238,12 +238,12 @@ class Parcel(BaseModel):
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_validation_inside_a_tool(kind: str) -> None:
-    """A tool that ran and then failed to validate something was not sent bad arguments."""
+async def test_validation_error_inside_a_tool_is_a_failure(kind: str) -> None:
+    """A tool that started and then fails a validation did not get invalid arguments."""
 
     @tool
     async def look(order: str = "1") -> str:
-        """Parse what some other service said."""
+        """Parse the response of another service."""
         return str(Parcel(number=1))
 
     _, read, facts = await run_once(kind, [look], ("look", {}))
@@ -254,8 +254,8 @@ async def test_validation_inside_a_tool(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_cancellation_of_the_tools_own(kind: str) -> None:
-    """A tool whose own work was cancelled by somebody else has failed; nobody stopped the run."""
+async def test_own_cancellation_is_a_failure(kind: str) -> None:
+    """A tool whose own work somebody cancelled has failed; nobody stopped the run."""
 
     @tool
     async def look(order: str = "1") -> str:
@@ -270,7 +270,7 @@ async def test_a_cancellation_of_the_tools_own(kind: str) -> None:
     assert facts.of(ToolCallFinished)[0].outcome is CallOutcome.TOOL_ERROR
 
 
-def test_a_tool_that_exits() -> None:
+def test_sys_exit_in_a_tool_ends_nothing() -> None:
     """A tool that calls `sys.exit` ends neither the run nor the service."""
     exits = handled(looks(SystemExit(2), "sync"))
     try:
@@ -280,8 +280,8 @@ def test_a_tool_that_exits() -> None:
     assert read == "Tool look failed: SystemExit"
 
 
-async def test_served_twice() -> None:
-    """One agent that is served under two names tells its failures once."""
+async def test_agent_served_twice_reports_a_failure_once() -> None:
+    """An agent that is served under two names reports its failures once."""
     broken = looks(ToolException("try order 7"), "async")
     model = asks_once("create_agent", ("look", {}))
     agent = fakes.build("create_agent", model, [broken])

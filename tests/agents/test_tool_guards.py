@@ -1,4 +1,4 @@
-"""One wrapper for tools of every make: what raises is told to the model, and ends nothing."""
+"""One wrapper for tools of every kind: the model reads of an exception, which ends nothing."""
 
 import asyncio
 import logging
@@ -26,8 +26,8 @@ async def ask(probe: BaseTool, **arguments: Any) -> tuple[str, str]:
 
 
 @makes
-async def test_a_result_is_unchanged(make: Make) -> None:
-    """A tool that works gives through its wrapper what it gives without."""
+async def test_result_is_unchanged(make: Make) -> None:
+    """The wrapper returns what a working tool returns."""
     expected = read(await make(None).ainvoke(call(text="x")))
     assert await ask(make(None), text="x") == expected
     assert expected[1] == "success"
@@ -35,15 +35,15 @@ async def test_a_result_is_unchanged(make: Make) -> None:
 
 
 @makes
-async def test_an_exception_is_told_by_its_type(make: Make) -> None:
-    """The model is told the name of the tool and the type of what it raised, never the text."""
+async def test_model_reads_the_type_of_an_exception(make: Make) -> None:
+    """The model reads the name of the tool and the type of the exception, never the text."""
     answer = await ask(make(ValueError(SECRET)), text="x")
     assert answer == ("Tool probe failed: ValueError", "error")
 
 
 @sync_makes
-def test_called_from_sync_code(make: Make) -> None:
-    """A tool that is called without a loop is told of in the same way."""
+def test_failure_in_sync_code_is_reported_alike(make: Make) -> None:
+    """A tool that is called without a loop reports its failure in the same way."""
     message = handled(make(KeyError(SECRET))).invoke(call(text="x"))
     assert read(message) == ("Tool probe failed: KeyError", "error")
 
@@ -59,7 +59,7 @@ def test_called_from_sync_code(make: Make) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_any_exception(make: Make, error: Exception) -> None:
+async def test_run_goes_on_after_any_exception(make: Make, error: Exception) -> None:
     """Whatever a tool raises, the run goes on."""
     assert await ask(make(error), text="x") == (
         f"Tool probe failed: {type(error).__name__}",
@@ -83,7 +83,7 @@ for make in MAKES:
 
 
 @pytest.mark.waits
-def test_a_tool_that_wants_to_exit() -> None:
+def test_sys_exit_in_a_tool_is_a_failure() -> None:
     """A tool that calls sys.exit has failed; the service goes on."""
     ended = subprocess.run(
         [sys.executable, "-c", EXITS], capture_output=True, text=True, timeout=60, check=False
@@ -93,8 +93,8 @@ def test_a_tool_that_wants_to_exit() -> None:
 
 
 @makes
-async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
-    """What a tool says on purpose to the model reaches it."""
+async def test_text_of_a_tool_exception_reaches_the_model(make: Make) -> None:
+    """The text of a ToolException reaches the model."""
     answer = await ask(make(ToolException("no order 7")), text="x")
     assert answer == ("Tool probe failed: ToolException: no order 7", "error")
 
@@ -110,28 +110,30 @@ async def test_the_words_of_a_tool_exception_are_kept(make: Make) -> None:
     ],
     ids=["true", "text", "function", "false"],
 )
-async def test_the_users_own_handler_is_kept(make: Make, handler: Any, content: str) -> None:
-    """A tool whose author said how its ToolExceptions are told is told in that way."""
+async def test_own_handler_of_tool_exceptions_is_used(
+    make: Make, handler: Any, content: str
+) -> None:
+    """A tool with its own handler of ToolExceptions reports them with it."""
     probe = make(ToolException("no order 7"), handle_tool_error=handler)
     assert await ask(probe, text="x") == (content, "error")
 
 
 @pytest.mark.parametrize("handler", [True, "ask again", lambda error: f"handled {error}"])
-async def test_the_users_handler_is_not_asked_about_other_exceptions(handler: Any) -> None:
-    """A handler for ToolExceptions is not handed anything else."""
+async def test_own_handler_gets_no_other_exception(handler: Any) -> None:
+    """A handler of ToolExceptions gets no other exception."""
     answer = await ask(classic(ValueError(SECRET), handle_tool_error=handler), text="x")
     assert answer == ("Tool probe failed: ValueError", "error")
 
 
-async def test_a_tool_exception_without_words() -> None:
-    """A ToolException that says nothing is told as LangChain tells it."""
+async def test_tool_exception_without_text_is_reported_as_langchain_does() -> None:
+    """A ToolException without text is reported as LangChain reports it."""
     probe = classic(ToolException(), handle_tool_error=True)
     expected = read(await probe.ainvoke(call(text="x")))
     assert await ask(probe, text="x") == expected
 
 
-async def test_a_handler_that_raises() -> None:
-    """A handler of the user's that raises itself is a failure of the tool, not of the run."""
+async def test_handler_that_raises_fails_the_tool() -> None:
+    """A user's handler that raises fails the tool, not the run."""
 
     def handler(error: ToolException) -> str:
         raise RuntimeError(SECRET)
@@ -164,8 +166,8 @@ def counting(**options: Any) -> BaseTool:
     return StructuredTool.from_function(coroutine=probe, args_schema=Wanted, **options)
 
 
-async def test_bad_arguments_are_told() -> None:
-    """A model that sends bad arguments is told what was wrong, and not what it sent."""
+async def test_model_reads_why_arguments_are_invalid() -> None:
+    """A model that sends invalid arguments reads the fault, and not its own input."""
     text, status = await ask(counting(), number="seven")
     assert status == "error"
     assert text.startswith("Tool probe failed: ValidationError: number: ")
@@ -174,19 +176,19 @@ async def test_bad_arguments_are_told() -> None:
     assert (status, "number: Field required" in text) == ("error", True)
 
 
-async def test_good_arguments_are_validated() -> None:
-    """Arguments that fit reach the tool as its schema makes them."""
+async def test_valid_arguments_are_converted() -> None:
+    """Valid arguments reach the tool as its schema converts them."""
     assert await ask(counting(), number="7", word="a") == ("got 7A", "success")
 
 
-async def test_a_validator_that_raises() -> None:
+async def test_validator_that_raises_fails_the_tool() -> None:
     """A tool whose own validator raises has failed like any other."""
     text, status = await ask(counting(), number=1, word="b")
     assert (text.startswith("Tool probe failed: "), status) == (True, "error")
 
 
-async def test_the_users_own_words_for_bad_arguments() -> None:
-    """A tool whose author said how bad arguments are told is told in that way."""
+async def test_own_handler_of_validation_errors_is_used() -> None:
+    """A tool with its own handler of validation errors reports them with it."""
     probe = counting(handle_validation_error="a number, please")
     assert await ask(probe, number="x") == ("a number, please", "error")
 
@@ -219,21 +221,21 @@ async def test_artifacts_are_kept() -> None:
     ],
     ids=["ValueError", "ToolException"],
 )
-async def test_a_failure_instead_of_an_artifact(error: Exception, content: str) -> None:
-    """A tool with artifacts that raises is told of as any other."""
+async def test_failure_of_a_tool_with_artifacts_is_reported(error: Exception, content: str) -> None:
+    """A tool with artifacts that raises is reported as any other."""
     assert await ask(with_artifact(error)) == (content, "error")
 
 
 @pytest.mark.parametrize("result", ["words only", ("a", "b", "c"), None], ids=repr)
-async def test_a_result_that_is_no_pair(result: Any) -> None:
-    """A tool that should give words and an artifact and does not has failed; the run goes on."""
+async def test_result_that_is_no_pair_is_a_failure(result: Any) -> None:
+    """A tool that returns no pair of text and artifact has failed; the run goes on."""
     text, status = await ask(with_artifact(result))
     assert (text.startswith("Tool probe failed: "), status) == (True, "error")
 
 
 @makes
 async def test_interrupts_pass_through(make: Make) -> None:
-    """What asks for a human is no failure of the tool."""
+    """An interrupt for a human is no failure of the tool."""
     with pytest.raises(GraphInterrupt):
         await handled(make(GraphInterrupt([Interrupt("ask")]))).ainvoke(call(text="x"))
 
@@ -255,8 +257,8 @@ async def test_cancellation_passes_through() -> None:
 
 
 @makes
-async def test_the_users_own_object_is_unchanged(make: Make) -> None:
-    """Wrapping leaves the tool as its author made it: it still raises to its author."""
+async def test_tool_object_is_unchanged(make: Make) -> None:
+    """Wrapping leaves the user's tool unchanged: it still raises to its author."""
     mine = make(ValueError(SECRET))
     before = (mine.handle_tool_error, mine.handle_validation_error, dict(vars(mine)))
     copy = handled(mine)
@@ -270,7 +272,7 @@ async def test_the_users_own_object_is_unchanged(make: Make) -> None:
 
 @makes
 async def test_the_model_sees_the_same_tool(make: Make) -> None:
-    """The wrapper changes nothing of what a model is told about a tool."""
+    """The wrapper changes nothing of the tool's description for the model."""
     mine = make(None)
     copy = handled(mine)
     assert (copy.name, copy.description, copy.args) == (mine.name, mine.description, mine.args)
@@ -279,15 +281,15 @@ async def test_the_model_sees_the_same_tool(make: Make) -> None:
 
 
 @makes
-async def test_wrapping_twice_says_it_once(make: Make) -> None:
-    """A tool of two served agents is told of in the same words."""
+async def test_wrapping_twice_reports_once(make: Make) -> None:
+    """A tool of two served agents is reported in the same words."""
     probe = handled(handled(make(ValueError(SECRET))))
     message = await probe.ainvoke(call(text="x"))
     assert read(message) == ("Tool probe failed: ValueError", "error")
 
 
-async def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The wrapper itself writes no line: what happened is told as a fact."""
+async def test_wrapper_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The wrapper itself logs nothing: it emits a fact."""
     with caplog.at_level(logging.DEBUG):
         await ask(classic(ValueError(SECRET)), text="x")
     assert SECRET not in caplog.text

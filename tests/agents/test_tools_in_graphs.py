@@ -1,4 +1,4 @@
-"""Tools that ask their graph for something, and nodes that call tools themselves."""
+"""Tools that use their graph's state, and nodes that call tools themselves."""
 
 import asyncio
 import threading
@@ -103,8 +103,8 @@ async def answer_of(service: Served, **body: Any) -> str:
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-async def test_injected_arguments(kind: str, probe: BaseTool, result: str) -> None:
-    """A wrapped tool is still given its state, its config, its call's id and its runtime."""
+async def test_injected_arguments_are_passed(kind: str, probe: BaseTool, result: str) -> None:
+    """A wrapped tool still gets its state, its config, its call's id and its runtime."""
     model = fakes.ScriptedModel(script=fakes.calls_then_answers(probe.name))
     async with served({"a": fakes.build(kind, model, [probe])}) as service:
         assert await answer_of(service) == f"done: q: {result}"
@@ -112,7 +112,7 @@ async def test_injected_arguments(kind: str, probe: BaseTool, result: str) -> No
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
 async def test_tools_know_the_deadline(kind: str) -> None:
-    """A tool may ask how much time is left, in async code and on a thread."""
+    """A tool may ask for the remaining time, in async code and on a thread."""
     for probe in (clock, sync_clock):
         model = fakes.ScriptedModel(script=fakes.calls_then_answers(probe.name))
         async with served({"a": fakes.build(kind, model, [probe])}) as service:
@@ -124,8 +124,8 @@ async def test_tools_know_the_deadline(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_failing_sibling_leaves_the_others_alone(kind: str) -> None:
-    """Of two parallel calls one fails; the other finishes and the model is told of both."""
+async def test_failing_sibling_stops_no_other(kind: str) -> None:
+    """Of two parallel calls one fails; the other finishes and the model reads both."""
     desk = fakes.ToolDesk()
     calls: list[Any] = [
         {"name": name, "args": {}, "id": f"call-{name}", "type": "tool_call"}
@@ -146,7 +146,7 @@ async def test_a_failing_sibling_leaves_the_others_alone(kind: str) -> None:
         assert outcomes == {CallOutcome.TOOL_ERROR, CallOutcome.COMPLETED}
 
 
-async def test_a_tool_that_gives_a_command() -> None:
+async def test_command_of_a_tool_steers_the_graph() -> None:
     """A tool that answers with a Command still steers its graph."""
 
     @tool
@@ -159,7 +159,7 @@ async def test_a_tool_that_gives_a_command() -> None:
         assert await answer_of(service) == "done: q: steered"
 
 
-async def test_a_tool_that_asks_for_a_human() -> None:
+async def test_interrupt_of_a_tool_ends_the_run_as_interrupted() -> None:
     """A tool that interrupts ends the run as interrupted, not as failed."""
 
     @tool
@@ -201,7 +201,7 @@ def sync_nap() -> str:
 
 
 @pytest.mark.parametrize("through", ["tool", "ToolNode"])
-async def test_a_sync_node_that_calls_a_tool(through: str) -> None:
+async def test_sync_node_may_call_a_tool(through: str) -> None:
     """A sync node may call a tool itself: it knows the deadline, and the call is a fact."""
     async with served({"a": graph_that_calls(sync_clock, through)}) as service:
         began = time.monotonic()
@@ -214,7 +214,7 @@ async def test_a_sync_node_that_calls_a_tool(through: str) -> None:
 
 
 @pytest.mark.parametrize("through", ["tool", "ToolNode"])
-async def test_a_sync_node_whose_tool_hangs(through: str) -> None:
+async def test_hanging_tool_of_a_sync_node_is_named(through: str) -> None:
     """A tool that hangs in a sync node is named in the 504, which comes in time."""
     OVER.clear()
     async with served({"a": graph_that_calls(sync_nap, through)}) as service:
@@ -227,8 +227,8 @@ async def test_a_sync_node_whose_tool_hangs(through: str) -> None:
 
 
 @pytest.mark.parametrize("through", ["tool", "ToolNode"])
-async def test_a_sync_node_whose_tool_raises(through: str) -> None:
-    """A tool that raises where only the node's own code calls it fails the run, without words."""
+async def test_exception_of_a_tool_in_a_sync_node_fails_the_run(through: str) -> None:
+    """A tool that raises in a node's own code fails the run, without its text."""
 
     @tool
     def broken() -> str:

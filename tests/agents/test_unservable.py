@@ -1,4 +1,4 @@
-"""Agents that each run would fail in are refused at start, in one sentence; others are served."""
+"""Agents that would fail in every run are refused at start, in one sentence."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -42,14 +42,14 @@ def refusal(thing: Any) -> str:
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *ASKED])
-def test_refused(name: str) -> None:
-    """What no run could do without is named, with what to do instead."""
+def test_unservable_agent_is_refused(name: str) -> None:
+    """A missing requirement of every run is named, with the remedy."""
     thing, words = (REFUSED | ASKED)[name]
     assert words in refusal(thing)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_refused_would_fail(name: str) -> None:
+async def test_refused_agents_would_fail(name: str) -> None:
     """No agent is refused that would have answered."""
     thing, _ = REFUSED[name]
     asked = {"messages": [("user", "q")]}
@@ -71,15 +71,15 @@ async def desk() -> AsyncIterator[Served]:
 @pytest.mark.waits
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", SERVED)
-async def test_served(desk: Served, name: str) -> None:
-    """What only looks like it is served, and answers."""
+async def test_similar_agents_are_served(desk: Served, name: str) -> None:
+    """An agent that only looks unservable is served, and answers."""
     response = await desk.ask("q", name.replace(" ", "-").replace("'", ""))
     assert response.status_code == 200, response.text
     assert response.json()["outcome"] == "completed"
 
 
-def test_the_context_of_a_run() -> None:
-    """A context whose fields have defaults is there for each run; another one is not."""
+def test_context_with_defaults_is_available() -> None:
+    """A context whose fields have defaults is available to each run; another one is not."""
     first = default_context(SERVED["context with defaults"])
     assert first == needing.Anybody("anybody")
     assert first is not default_context(SERVED["context with defaults"])
@@ -139,11 +139,11 @@ def executor(last: Any) -> Any:
     ],
     ids=["agent", "parser", "function"],
 )
-def test_an_executor_that_answers_in_another_key(thing: Any) -> None:
-    """An executor whose answer is in another key than `output` is refused, naming the key."""
+def test_executor_that_answers_in_another_key_is_refused(thing: Any) -> None:
+    """An executor whose answer is not in `output` is refused, naming the key."""
     assert "AgentExecutor that answers in ['result']" in refusal(thing)
 
 
-def test_an_executor_that_answers_in_more_keys() -> None:
-    """An executor that gives more than its answer is served."""
+def test_executor_with_more_keys_is_served() -> None:
+    """An executor that returns more than its answer is served."""
     assert adapt(executor(MoreKeys()), "shop:orders", INFO).info.kind == "agent_executor"

@@ -28,7 +28,7 @@ class Given:
 def given(
     metric: Metric, values: str, part: str = "", /, instance: str = INSTANCE, **labels: str
 ) -> Given:
-    """A series as the service tells it. Raises ValueError unless every label is named."""
+    """A series as the service exposes it. Raises ValueError unless every label is named."""
     own = set(labels) - {"le", "job"}
     expected = set() if metric in OF_PROMETHEUS else set(metric.label_names)
     if own != expected:

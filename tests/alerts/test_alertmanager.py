@@ -1,4 +1,4 @@
-"""Alertmanager tells the right people; who is told twice is told once."""
+"""Alertmanager notifies the right receivers, and each once."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
 
-def test_the_configuration_is_taken() -> None:
+def test_configuration_is_valid() -> None:
     """Alertmanager's own check finds no fault."""
     ended = amtool("check-config", str(CONFIGURATION))
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -32,8 +32,8 @@ def test_the_configuration_is_taken() -> None:
 
 
 @pytest.mark.parametrize("alert", rules.alerts(Values.load()), ids=lambda alert: alert.name)
-def test_an_alert_goes_to_whom_its_severity_says(alert: Alert) -> None:
-    """Critical pages, warnings and infos are tickets, the watchdog beats for its dead man."""
+def test_severity_selects_the_receiver(alert: Alert) -> None:
+    """Critical alerts page, warnings and infos are tickets, the watchdog has its own receiver."""
     ended = amtool(
         "config",
         "routes",
@@ -47,7 +47,7 @@ def test_an_alert_goes_to_whom_its_severity_says(alert: Alert) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_a_wrong_route_is_noticed(tmp_path: Path) -> None:
+def test_wrong_route_is_detected(tmp_path: Path) -> None:
     """If critical alerts were tickets, the check above would fail."""
     wrong = tmp_path / "alertmanager.yml"
     wrong.write_text(CONFIGURATION.read_text().replace('severity = "critical"', 'severity = "x"'))
@@ -59,7 +59,7 @@ def test_a_wrong_route_is_noticed(tmp_path: Path) -> None:
 
 
 def test_receivers_are_examples() -> None:
-    """Nothing leaves the machine until somebody says where to, and nothing secret is kept here."""
+    """Without configured receivers nothing leaves the machine, and no secret is in the file."""
     text = CONFIGURATION.read_text()
     urls = re.findall(r"url: '([^']*)'", text)
     assert len(urls) == 3

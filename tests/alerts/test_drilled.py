@@ -1,4 +1,4 @@
-"""Every alert has a drill or a reason why not, and what a full run printed is written down."""
+"""Every alert has a drill or a reason why not, and the page has the results of a full run."""
 
 import re
 
@@ -17,31 +17,31 @@ TOLD = (ROOT / "docs" / "drills.md").read_text()
 
 
 def test_every_alert_has_a_drill_or_a_reason() -> None:
-    """No alert is left out in silence, and none is both drilled and excused."""
+    """No alert is missing, and none has both a drill and a reason."""
     assert set(DRILLS) | set(WITHOUT) == NAMES
     assert not set(DRILLS) & set(WITHOUT)
 
 
 def test_companions_are_alerts() -> None:
-    """A drill allows only alerts that there are, and never its own."""
+    """A drill allows only existing alerts, and never its own."""
     for drill in DRILLS.values():
         assert drill.companions <= NAMES - {drill.alert}
 
 
 def test_every_burn_is_drilled_or_excused() -> None:
-    """The paces of the error budget that no drill can wait for are named."""
+    """The burn rates of the error budget that no drill can wait for are named."""
     assert "slow" in TOLD
 
 
-def test_what_was_seen_is_written_down() -> None:
-    """The page has a row for each drill, each as it should, and each reason."""
+def test_page_has_every_drill() -> None:
+    """The page has a row for each drill, each as expected, and each reason."""
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", TOLD, re.M))
     assert rows == dict.fromkeys(DRILLS, "as it should")
     assert without() in TOLD
 
 
-def test_a_window_holds_scrapes() -> None:
-    """At the speed of the drills the shortest window still holds four scrapes and more."""
+def test_shortest_window_has_enough_scrapes() -> None:
+    """At the speed of the drills the shortest window still has at least four scrapes."""
     windows = re.findall(
         r"\[(\w+)\]", " ".join(a.expr for a in rules.alerts(Values.load(speed=60)))
     )
@@ -51,10 +51,10 @@ def test_a_window_holds_scrapes() -> None:
 
 
 @pytest.mark.parametrize("name", ["Watchdog", "Wachtdog"])
-def test_a_drill_that_is_not_there(
+def test_unknown_drill_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Asking for a drill that there is not is refused with the reason."""
+    """An unknown drill is refused with the reason."""
     monkeypatch.setattr("sys.argv", ["drills", name])
     with pytest.raises(SystemExit) as left:
         main()

@@ -1,4 +1,4 @@
-"""Every alert fires when it should, stays silent when it should, and says so in words."""
+"""Every alert fires when it should, is silent when it should, and has the right text."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def of(alert: str) -> list[Case]:
 @pytest.mark.waits
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.title}")
 def test_case(case: Case, tmp_path: Path) -> None:
-    """The alert does what the case says, with its labels and in its words."""
+    """The alert does what the case expects, with its labels and its text."""
     found = judge([case], Values.load(), tmp_path)
     assert not found, found
 
@@ -73,33 +73,29 @@ def turned(table: str, knob: str, value: object) -> Values:
 
 @pytest.mark.waits
 @pytest.mark.parametrize(("table", "knob", "value"), knobs())
-def test_every_threshold_is_held_from_both_sides(
-    table: str, knob: str, value: float, tmp_path: Path
-) -> None:
-    """A threshold that is far too low, or far too high, is noticed by a case of its alert."""
+def test_wrong_thresholds_are_detected(table: str, knob: str, value: float, tmp_path: Path) -> None:
+    """A case of its alert detects a threshold that is far too low or far too high."""
     assert judge(of(table), turned(table, knob, value), tmp_path) != ""
 
 
 @pytest.mark.waits
 @pytest.mark.parametrize("alert", sorted(set(NAMES) - {"AgentErrorBudgetBurn"}))
-def test_an_alert_waits(alert: str, tmp_path: Path) -> None:
-    """An alert that has to last far longer does not fire in its case."""
+def test_alert_waits_for_its_duration(alert: str, tmp_path: Path) -> None:
+    """An alert with a far longer duration does not fire in its case."""
     assert judge(of(alert), turned(alert, "for", "30d"), tmp_path) != ""
 
 
 @pytest.mark.waits
 @pytest.mark.parametrize(("objective", "fires"), [(0.5, True), (0.9999, False)])
-def test_the_objective_is_held_from_both_sides(
-    objective: float, fires: bool, tmp_path: Path
-) -> None:
-    """Another objective is noticed by a case of the error budget."""
+def test_wrong_objectives_are_detected(objective: float, fires: bool, tmp_path: Path) -> None:
+    """A case of the error budget detects another objective."""
     values = turned("slo.runs", "objective", objective)
     case = next(case for case in of("AgentErrorBudgetBurn") if case.fires is fires)
     assert judge([case], values, tmp_path) != ""
 
 
 @pytest.mark.waits
-def test_promtool_finds_nothing_to_lint() -> None:
+def test_promtool_accepts_the_rules() -> None:
     """The generated rules pass promtool's every check."""
     files = sorted(map(str, (GENERATED / "prometheus").glob("*.yml")))
     command = [program("promtool"), "check", "rules", "--lint=all", "--lint-fatal", *files]
@@ -109,8 +105,8 @@ def test_promtool_finds_nothing_to_lint() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_is_whole(alert: Alert) -> None:
-    """An alert has its prefix, a severity, words, its value in words, a runbook and a dashboard."""
+def test_alert_is_complete(alert: Alert) -> None:
+    """An alert has its prefix, a severity, texts with its value, a runbook and a dashboard."""
     assert re.fullmatch(r"Agent[A-Z]\w+", alert.name)
     assert alert.severity in Severity
     assert alert.summary
@@ -127,7 +123,7 @@ def test_an_alert_is_whole(alert: Alert) -> None:
 
 
 def test_rules_name_only_metrics_of_the_catalogue() -> None:
-    """Whatever looks like a metric in a rule is one, or is recorded by a rule."""
+    """Every metric in a rule is in the catalogue, or recorded by a rule."""
     metrics = [*catalogue.METRICS, *promql.OF_PROMETHEUS]
     known = {m.name + part for m in metrics for part in ("", "_bucket", "_count", "_sum")}
     known |= {rule.name for group in rules.groups(Values.load()) for rule in group.rules}
@@ -138,7 +134,7 @@ def test_rules_name_only_metrics_of_the_catalogue() -> None:
             assert named - {"histogram_quantile"} <= known, rule.name
 
 
-def test_what_is_recorded_is_asked_for() -> None:
+def test_every_recorded_series_is_used() -> None:
     """Every recorded share is in the expression of an alert."""
     groups = rules.groups(Values.load())
     recorded = {r.name for g in groups for r in g.rules if isinstance(r, Record)}
@@ -158,7 +154,7 @@ def test_what_is_recorded_is_asked_for() -> None:
     ],
     ids=["label", "value", "rate of a gauge", "a counter as it is", "quantile", "by"],
 )
-def test_a_wrong_query_cannot_be_built(wrong: Any) -> None:
+def test_wrong_query_cannot_be_built(wrong: Any) -> None:
     """A label, value or kind that does not fit its metric is an error, not a silent alert."""
     with pytest.raises(ValueError, match="agent_"):
         wrong(catalogue)
@@ -169,29 +165,29 @@ def tables() -> dict[str, dict[str, object]]:
     return tomllib.loads(FILE.read_text())
 
 
-def test_every_value_turns_something() -> None:
-    """There is no value that no rule asks for."""
+def test_every_value_is_used() -> None:
+    """Some rule uses each value."""
     values = Values.load()
     rules.files(values)
     assert values.unused() == []
 
 
-def test_a_missing_value_is_named() -> None:
-    """A threshold that is missing stops the build with its name."""
+def test_missing_value_is_named() -> None:
+    """A missing threshold stops the build with its name."""
     without: Mapping[str, Any] = {**tables(), "AgentRunTimeouts": {"window": "15m"}}
     with pytest.raises(KeyError, match="no runs in"):
         rules.files(Values(without))
 
 
 @pytest.mark.parametrize("duration", ["5", "5 m", "m", "", "-5m"])
-def test_a_wrong_duration_is_named(duration: str) -> None:
-    """What is no duration stops the build."""
+def test_wrong_duration_is_named(duration: str) -> None:
+    """An invalid duration stops the build."""
     with pytest.raises(ValueError, match="no duration"):
         rules.files(turned("AgentRunTimeouts", "window", duration))
 
 
 @pytest.mark.parametrize("objective", [0, 1, 99])
-def test_an_impossible_objective_is_refused(objective: float) -> None:
+def test_impossible_objective_is_refused(objective: float) -> None:
     """An objective has to be a share below one."""
     with pytest.raises(ValueError, match="objective"):
         rules.files(turned("slo.runs", "objective", objective))
@@ -206,14 +202,14 @@ def test_durations_are_scaled(duration: str, speed: float, expected: str) -> Non
     assert scaled(duration, speed) == expected
 
 
-def test_the_budget_is_what_the_objective_leaves() -> None:
+def test_budget_is_one_minus_the_objective() -> None:
     """One run in a hundred may be bad when ninety-nine are promised."""
     promise = slo.objective(Values.load())
     assert (promise.objective, promise.budget, promise.window) == (0.99, 0.01, "30d")
 
 
-def test_annotations_are_json_strings() -> None:
-    """What is written is YAML that says what was meant, quotes included."""
+def test_annotations_are_valid_yaml() -> None:
+    """The written YAML has the intended text, quotes included."""
     text = rules.files()["prometheus/alerts.yml"]
     summaries = re.findall(r"^ +summary: (.*)$", text, re.M)
     assert [json.loads(summary) for summary in summaries] == [

@@ -20,7 +20,7 @@ from tests.alerts.promtool import program
 
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "When it is not this"]
 ALERTS = {alert.name: alert for alert in rules.alerts(Values.load())}
-# What Prometheus, Alertmanager and the process tell beside the catalogue.
+# Metrics of Prometheus, Alertmanager and the process beside the catalogue.
 FOREIGN = r"(process|prometheus|alertmanager)_\w+|ALERTS"
 
 
@@ -29,7 +29,7 @@ def test_alerts_and_runbooks_belong_together() -> None:
     assert {page.stem for page in runbooks.PAGES} == set(ALERTS)
 
 
-def test_the_index_has_them_all() -> None:
+def test_index_has_every_alert() -> None:
     """The index names every alert with its severities."""
     rows = re.findall(
         r"^\| \[(\w+)\]\((\w+)\.md\) \| ([a-z ]+) \|", runbooks.INDEX.read_text(), re.M
@@ -42,7 +42,7 @@ def test_the_index_has_them_all() -> None:
 
 
 @pytest.mark.parametrize("page", runbooks.PAGES, ids=lambda page: page.stem)
-def test_a_page_has_its_parts(page: Path) -> None:
+def test_page_has_five_headings(page: Path) -> None:
     """A page has exactly the five headings, each with something below it."""
     text = page.read_text()
     assert re.findall(r"^# (.*)$", prose(text), re.M) == [page.stem]
@@ -70,7 +70,7 @@ def unparsed(queries: Sequence[str], here: Path) -> str:
 
 
 def unknown(query: str) -> set[str]:
-    """Names of metrics in a query that nothing tells."""
+    """Names of metrics in a query that nothing exposes."""
     metrics = [*METRICS, *OF_PROMETHEUS]
     known = {m.name + part for m in metrics for part in ("", "_bucket", "_count", "_sum")}
     known |= {bad_share(window) for burn in BURNS for window in (burn.long, burn.short)}
@@ -82,20 +82,20 @@ def unknown(query: str) -> set[str]:
 
 @pytest.mark.waits
 def test_every_query_parses(tmp_path: Path) -> None:
-    """Prometheus' parser takes every query."""
+    """Prometheus' parser accepts every query."""
     assert unparsed([snippet.text for snippet in runbooks.of("promql")], tmp_path) == ""
 
 
 @pytest.mark.waits
 @pytest.mark.parametrize("query", ["sum by (job (up)", "rate(up)", "up > 0.8 * on (job) up"])
-def test_a_wrong_query_is_noticed(query: str, tmp_path: Path) -> None:
+def test_wrong_query_is_detected(query: str, tmp_path: Path) -> None:
     """A query that does not parse would fail the test above."""
     assert unparsed([query], tmp_path) != ""
 
 
 @pytest.mark.parametrize("snippet", runbooks.of("promql"), ids=lambda s: s.name)
-def test_every_query_names_metrics_that_are_there(snippet: runbooks.Snippet) -> None:
-    """Every metric in a query is in the catalogue, or told by Prometheus itself."""
+def test_every_query_names_known_metrics(snippet: runbooks.Snippet) -> None:
+    """Every metric in a query is in the catalogue, or Prometheus' own."""
     assert unknown(snippet.text) == set()
 
 
@@ -108,20 +108,20 @@ def test_every_query_names_metrics_that_are_there(snippet: runbooks.Snippet) -> 
         "sum(agent_x_y)",
     ],
 )
-def test_a_wrong_name_is_noticed(query: str) -> None:
-    """A metric that is not there would fail the test above."""
+def test_unknown_metric_is_detected(query: str) -> None:
+    """An unknown metric would fail the test above."""
     assert unknown(query) != set()
 
 
 @pytest.mark.parametrize("snippet", runbooks.of("traceql"), ids=lambda s: s.name)
-def test_every_trace_query_names_attributes_that_are_told(snippet: runbooks.Snippet) -> None:
+def test_every_trace_query_names_known_attributes(snippet: runbooks.Snippet) -> None:
     """Every attribute and span in a trace query is one of ours."""
     known = {value for value in vars(conventions).values() if isinstance(value, str)}
     assert set(re.findall(r"span\.([\w.]+)", snippet.text)) <= known
     assert set(re.findall(r'name =~ "(\w+)', snippet.text)) <= known
 
 
-def test_every_log_query_names_events_that_are_told() -> None:
+def test_every_log_query_names_known_events() -> None:
     """Every event in a query of the log is one of ours."""
     events = {line.event for line in LINES}
     for snippet in runbooks.of("sh"):

@@ -57,7 +57,7 @@ async def started(desk: Served, agent: str) -> str:
 
 
 async def ended(desk: Served, run_id: str) -> RunFinished:
-    """Wait until the run is told to have ended, soon."""
+    """Wait until the run is reported as ended, soon."""
     await until(lambda: [f for f in desk.facts_of(RunFinished) if f.run_id == run_id], SOON_S)
     end = desk.end_of(run_id)
     assert run_id not in desk.service.runner.in_flight
@@ -65,7 +65,7 @@ async def ended(desk: Served, run_id: str) -> RunFinished:
 
 
 async def leave(desk: Served, agent: str) -> str:
-    """Ask by hand, close the socket once the run is at work; gives the run's id."""
+    """Ask over a socket, close it once the run executes; returns the run's id."""
     async with wire.connection(desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}", question="q"))
         return await started(desk, agent)
@@ -157,7 +157,7 @@ async def test_pipelined_request_is_no_disconnect(desk: Served) -> None:
 
 
 async def cancelled(desk: Served, agent: str) -> tuple[httpx.Response, httpx.Response]:
-    """Ask, cancel once the run is at work; gives the caller's answer and the canceller's."""
+    """Ask, cancel once the run executes; returns the caller's answer and the canceller's."""
     asking = asyncio.ensure_future(desk.ask(agent=agent, include_steps=True))
     run_id = await started(desk, agent)
     began = time.monotonic()

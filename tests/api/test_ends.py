@@ -69,7 +69,7 @@ class Picture(BaseModel):
     other: Any = None
 
 
-# The name of the model below, as it is told.
+# The name of the model below, as it is reported.
 MODEL = "m?" + "x" * 197 + "…"
 
 
@@ -157,9 +157,9 @@ class Ended:
 async def ask(signals: Watched, name: str, mode: str, key: str | None = None) -> Ended:
     """Ask an agent in one of three ways, and wait for the end."""
     client, asked = signals.desk.client, {"question": "q", "include_steps": True}
-    place = {"sync": "", "stream": "/stream", "background": "/async"}[mode]
+    suffix = {"sync": "", "stream": "/stream", "background": "/async"}[mode]
     headers = {} if key is None else {"Idempotency-Key": key}
-    response = await client.post(f"/agents/{name}{place}", json=asked, headers=headers)
+    response = await client.post(f"/agents/{name}{suffix}", json=asked, headers=headers)
     run_id = response.headers["x-run-id"]
     if mode == "sync":
         return Ended(run_id, response.json(), response)

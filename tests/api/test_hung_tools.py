@@ -18,7 +18,7 @@ SOON_S = 10.0
 
 @asynccontextmanager
 async def desk_with_slow_tools(kind: str) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
-    """A service with two threads and a sync tool that holds one until it is let go of."""
+    """A service with two threads and a sync tool that holds one until it is released."""
     desk_of_tools = fakes.ToolDesk(seconds=HELD_S)
     tools = desk_of_tools.tools()
     agents = {
@@ -55,7 +55,7 @@ async def test_sync_tool_waits_for_a_thread(kind: str) -> None:
         await until(lambda: desk.service.threads.busy == 2)
         began = time.monotonic()
         response = await desk.ask(agent="block", timeout=0.3)
-        # A tool that has no thread yet may not have begun, as far as LangChain tells.
+        # For LangChain, a tool without a thread may not have started.
         assert response.status_code == 504
         assert response.json()["phase"] in ("tool:block", "other")
         assert time.monotonic() - began < SOON_S

@@ -108,7 +108,7 @@ async def test_headers_are_documented(document: dict[str, Any], method: str, pat
             assert "retry-after" in named
         if status == "200" and method == "post":
             assert "x-run-id" in named
-            # A stream's headers are sent before there is any time to tell.
+            # A stream's headers are sent before any time is known.
             assert ("server-timing" in named) is not path.endswith("/stream")
 
 

@@ -34,7 +34,7 @@ def _agents(tools: list[BaseTool]) -> dict[str, Any]:
 
 
 async def napping(desk: Served, number: int) -> list[asyncio.Task[httpx.Response]]:
-    """Take so many places or seats."""
+    """Take so many slots or queue positions."""
     runner = desk.service.runner
     naps = [asyncio.create_task(desk.ask(agent="nap")) for _ in range(number)]
     await until(lambda: len(runner.in_flight) == number)
@@ -49,12 +49,12 @@ async def end_all(desk: Served, *run_ids: str) -> None:
 
 @asynccontextmanager
 async def desk_with(
-    places: int, queue: int, seconds: float = HELD_S, *, taken: int = 0
+    slots: int, queue: int, seconds: float = HELD_S, *, taken: int = 0
 ) -> AsyncIterator[Served]:
-    """A service with so many places and seats, of which some are taken by naps."""
+    """A service with so many slots and queue positions, some of which naps take."""
     held = fakes.ToolDesk(seconds=seconds)
     agents = _agents(held.tools())
-    async with served(agents, max_running_runs=places, max_queued_runs=queue) as desk:
+    async with served(agents, max_running_runs=slots, max_queued_runs=queue) as desk:
         naps = await napping(desk, taken)
         yield desk
         held.release()
@@ -175,7 +175,7 @@ def learned_s(desk: Served) -> float:
 
 @asynccontextmanager
 async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
-    """A service of one place that knows how long its runs take, with so many that wait.
+    """A service of one slot that knows how long its runs take, with so many that wait.
 
     The place and the seats are held until the tools are let go of.
     """
@@ -204,7 +204,7 @@ async def test_expected_wait_above_the_timeout_is_refused() -> None:
 async def test_unreachable_deadline_is_refused() -> None:
     """A run that would get its slot too late to use it is refused at arrival."""
     async with taught(0.8, waiting=0) as (desk, _):
-        # The place is free in 0.8 s and the run takes 0.8 s more, so 1.1 s cannot be enough.
+        # The slot is free in 0.8 s and the run takes 0.8 s more, so 1.1 s cannot be enough.
         is_refused(await desk.ask(agent="nap", timeout=1.1))
 
 

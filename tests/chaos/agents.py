@@ -22,7 +22,7 @@ from tests import fakes
 from watchkeeper import tool_call_key
 
 RECEIPTS = "CHAOS_RECEIPTS"
-# Which attempt at a run this process makes; told by whoever starts one (see `server`).
+# Which attempt of a run this process makes; set at each start (see `server`).
 ATTEMPTS: dict[str, int] = {}
 # A child that is left behind ends by itself.
 CHILD_S = 120.0

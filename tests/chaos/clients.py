@@ -1,4 +1,4 @@
-"""Callers who do not give up: they ask again with the same key until a run is accepted."""
+"""Persistent callers: they repeat with the same key until a run is accepted."""
 
 import random
 import threading
@@ -16,7 +16,7 @@ _AGENTS = ("graph", "graph", "own", "executor")
 
 @dataclass
 class History:
-    """What callers were told: the runs of each key, and every ending of each run."""
+    """What callers read: the runs of each key, and every end of each run."""
 
     plans: dict[str, Plan] = field(default_factory=dict)
     accepted: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -24,7 +24,7 @@ class History:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def saw(self, view: Any) -> None:
-        """Note what is told of a run that has ended."""
+        """Record the reported end of a run."""
         if view["status"] not in ("pending", "running"):
             with self.lock:
                 self.endings[view["task_id"]].append(view)
@@ -36,7 +36,7 @@ class History:
 
 
 class Client(threading.Thread):
-    """Submits one run after the other, sometimes twice at once, until told to stop."""
+    """Submits one run after the other, sometimes twice at once, until it is stopped."""
 
     def __init__(self, ships: Fleet, history: History, seed: int, stop: threading.Event) -> None:
         super().__init__(name=f"client {seed}", daemon=True)
@@ -46,7 +46,7 @@ class Client(threading.Thread):
         self._over = stop
 
     def run(self) -> None:
-        """Until told to stop."""
+        """Submit until stopped."""
         while not self._over.is_set():
             self._one()
 
@@ -60,10 +60,10 @@ class Client(threading.Thread):
         plan, agent = self._plan(key), self._chance.choice(_AGENTS)
         with self._history.lock:
             self._history.plans[key] = plan
-        place, headers = f"/agents/{agent}/async", {"Idempotency-Key": key}
+        path, headers = f"/agents/{agent}/async", {"Idempotency-Key": key}
 
         def submit(port: int) -> None:
-            status, body = call(port, "POST", place, {"question": plan.question}, headers)
+            status, body = call(port, "POST", path, {"question": plan.question}, headers)
             if status == 202:
                 with self._history.lock:
                     self._history.accepted[key].add(body["task_id"])

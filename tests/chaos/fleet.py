@@ -80,12 +80,12 @@ class Fleet:
             time.sleep(0.05)
 
     def signal(self, port: int, number: signal.Signals) -> None:
-        """Send the server of a port a signal; one that is gone does not mind."""
+        """Send the server of a port a signal, unless it has exited."""
         with suppress(ProcessLookupError):
             os.kill(self.pids[port], number)
 
     def kill(self, port: int) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it, and wait for its exit."""
         self.signal(port, signal.SIGKILL)
         end = time.monotonic() + UP_S
         while _is_there(self.pids[port]):

@@ -45,7 +45,7 @@ def no_fence() -> None:
 
 
 def no_takeover() -> None:
-    """Nobody looks for the runs of dead processes."""
+    """No process looks for the runs of dead processes."""
     setattr(Supervisor, "_take_over", lambda _: None)  # noqa: B010 - not typed
 
 

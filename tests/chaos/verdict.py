@@ -74,7 +74,7 @@ def verdict(ships: Fleet, history: History, still_s: float = _STILL_S) -> Verdic
 
 
 def so_far(ships: Fleet, history: History) -> Verdict:
-    """What can be said while all goes on: not who is lost or stuck."""
+    """What can be checked while runs go on: not which are lost or stuck."""
     with history.lock:
         return _judge(history, ships.receipts())
 

@@ -1,4 +1,4 @@
-"""A shop whose agents do what they are told: answer, loop, hang, fail, invent tools.
+"""A shop whose agents follow their question: answer, loop, hang, fail, invent tools.
 
 The first word of a question says what happens in the run, so that a few requests cause every
 outcome that a dashboard can show. It is served by the real command, with `SETTINGS` and `AGENTS`.
@@ -137,7 +137,7 @@ def _tools() -> dict[str, BaseTool]:
 
     @tool
     async def wait_for_carrier() -> str:
-        """Wait for somebody who does not answer in time."""
+        """Wait for a reply that does not come in time."""
         await asyncio.sleep(_HANGS_S)
         return "no answer"
 
@@ -149,7 +149,7 @@ def _tools() -> dict[str, BaseTool]:
 
     @tool
     async def stubborn() -> str:
-        """Go on, whatever one is told."""
+        """Go on, whatever the cancellation."""
         end = time.monotonic() + _HANGS_S
         while (left := end - time.monotonic()) > 0:
             try:

@@ -1,4 +1,4 @@
-"""The dashboards keep the rules of Grafana's linter, and every alert has its panel."""
+"""The dashboards follow the rules of Grafana's linter, and every alert has its panel."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -95,7 +95,7 @@ PLANTED: tuple[tuple[Rule, str, Plant], ...] = (
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("uid", BOARDS)
-def test_every_rule_is_kept(uid: str, rule: Rule) -> None:
+def test_every_dashboard_follows_every_rule(uid: str, rule: Rule) -> None:
     """No dashboard breaks a rule of the linter."""
     assert list(rule(BOARDS[uid])) == []
 
@@ -111,12 +111,12 @@ def test_planted_violations_are_found(rule: Rule, plant: Plant) -> None:
     assert list(rule(board))
 
 
-def test_every_rule_is_tried() -> None:
+def test_every_rule_has_a_planted_violation() -> None:
     """No rule is without a planted violation."""
     assert {rule for rule, _, _ in PLANTED} == set(RULES)
 
 
-def test_there_are_nine() -> None:
+def test_dashboards_are_the_nine_that_alerts_link() -> None:
     """The uids are those that alerts link to, and the titles are numbered in that order."""
     assert list(BOARDS) == [board.value for board in Board]
     for number, board in enumerate(BOARDS.values(), start=1):
@@ -131,8 +131,8 @@ def runbooks(board: Json) -> set[str]:
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_panels_lead_to_pages_of_alerts(uid: str) -> None:
-    """Every link to a runbook names an alert that there is."""
+def test_panels_link_existing_runbooks(uid: str) -> None:
+    """Every link to a runbook names an existing alert."""
     assert runbooks(BOARDS[uid]) <= set(ALERTS)
 
 

@@ -1,4 +1,4 @@
-"""What the pages say of the dashboards is so."""
+"""The pages describe the dashboards as they are."""
 
 import re
 from pathlib import Path
@@ -30,8 +30,8 @@ def test_every_dashboard_is_described(uid: str) -> None:
     assert picture.stat().st_size < _MOST_BYTES
 
 
-def test_the_walk_names_panels() -> None:
-    """Every panel, row and link that the walk names is there."""
+def test_walkthrough_names_existing_panels() -> None:
+    """Every panel, row and link that the walkthrough names exists."""
     text = " ".join(WALK.read_text().split())
     bold = set(re.findall(r"\*\*([^*`]+)\*\*", text)) - {_TICKET}
     italic = set(re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", text))

@@ -1,4 +1,4 @@
-"""What is committed is what the code builds, and a difference is named."""
+"""The committed files are what the code builds, and a difference is named."""
 
 import json
 import tomllib
@@ -14,39 +14,41 @@ CHECK = ["--check"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Another place for the generated files, with all of them."""
+def directory(tmp_path: Path) -> Path:
+    """Another directory for the generated files, with all of them."""
     assert main([], tmp_path) == 0
     return tmp_path
 
 
-def test_all_is_written(place: Path) -> None:
+def test_every_file_is_written(directory: Path) -> None:
     """Dashboards and rules are written, and found fresh."""
-    written = {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
+    written = {str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()}
     assert written == {*boards.files(), *rules.files()}
-    assert main(CHECK, place) == 0
+    assert main(CHECK, directory) == 0
 
 
 @pytest.mark.parametrize("name", ["grafana/watchkeeper-cost.json", "prometheus/alerts.yml"])
-def test_a_stale_file_is_named(place: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale_file_is_named(
+    directory: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file that was edited by hand fails the check, which names it and leaves it."""
-    (place / name).write_text("edited")
-    assert main(CHECK, place) == 1
+    (directory / name).write_text("edited")
+    assert main(CHECK, directory) == 1
     assert f"Stale in dashboards/generated: {name}." in capsys.readouterr().err
-    assert (place / name).read_text() == "edited"
+    assert (directory / name).read_text() == "edited"
 
 
-def test_what_is_left_over_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that nothing builds any more fails the check too, and is removed by writing."""
-    (place / "grafana" / "old.json").write_text("{}")
-    assert main(CHECK, place) == 1
+def test_leftover_file_is_named(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that nothing builds any more fails the check too, and writing removes it."""
+    (directory / "grafana" / "old.json").write_text("{}")
+    assert main(CHECK, directory) == 1
     assert "grafana/old.json" in capsys.readouterr().err
-    assert main([], place) == 0
-    assert not (place / "grafana" / "old.json").exists()
+    assert main([], directory) == 0
+    assert not (directory / "grafana" / "old.json").exists()
 
 
-def test_values_change_what_is_drawn() -> None:
-    """A promise, a threshold and the place of runbooks come from the values, not from a panel."""
+def test_values_change_the_dashboards() -> None:
+    """Objective, threshold and runbook address come from the values, not from a panel."""
     text = FILE.read_text().replace("objective = 0.99\n", "objective = 0.9\n")
     assert text != FILE.read_text()
     before, after = Values.load(), Values(tomllib.loads(text))

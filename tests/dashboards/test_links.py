@@ -1,4 +1,4 @@
-"""From a line in a graph one comes to its traces and log lines."""
+"""A line in a graph leads to its traces and log lines."""
 
 import json
 from urllib.parse import parse_qs, urlsplit
@@ -39,7 +39,7 @@ def explored(query: Query) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("trail", TRAILS, ids=lambda trail: trail.span)
-def test_names_are_those_of_spans_and_lines(trail: Trail) -> None:
+def test_links_filter_by_known_names(trail: Trail) -> None:
     """The attributes that links filter by are those of our spans, the events those of our lines."""
     assert {trail.span, *trail.attributes.values()} <= _NAMES
     (span,) = [one for one in conventions.SPANS if one.name.partition(" {")[0] == trail.span][:1]
@@ -47,8 +47,8 @@ def test_names_are_those_of_spans_and_lines(trail: Trail) -> None:
     assert trail.event in {line.event for line in lines.LINES}
 
 
-def test_a_run() -> None:
-    """Of runs that ended so, the link shows the spans and the canonical lines."""
+def test_link_of_runs_selects_their_spans_and_lines() -> None:
+    """The link of an outcome selects the spans and log lines of its runs."""
     traces, logs = explored(queries.rate(RUNS, AGENT, OUTCOME))
     assert traces == (
         '{ span.gen_ai.operation.name = "invoke_agent" && '
@@ -61,8 +61,8 @@ def test_a_run() -> None:
     )
 
 
-def test_what_is_counted_is_looked_for() -> None:
-    """A line that is about some outcomes leads to those, of the agents that were chosen."""
+def test_link_selects_the_outcomes_of_its_line() -> None:
+    """A line about some outcomes leads to those, of the selected agents."""
     traces, logs = explored(queries.rate(RUNS, outcome=("failed", "timeout")))
     assert 'span.agent.run.outcome =~ "failed|timeout"' in traces
     assert 'span.gen_ai.agent.name =~ "${agent:regex}"' in traces
@@ -71,14 +71,14 @@ def test_what_is_counted_is_looked_for() -> None:
     assert 'span.agent.run.outcome =~ "timeout"' in traces
 
 
-def test_a_phase_has_another_name_in_lines() -> None:
-    """What held a run is `timeout_phase` in its line."""
+def test_phase_is_timeout_phase_in_lines() -> None:
+    """The phase of a run is `timeout_phase` in its line."""
     _, logs = explored(queries.rate(TIMEOUTS, PHASE))
     assert logs.endswith(" | timeout_phase =~ `${__field.labels.phase}`")
     assert set(PHASE.values) == set(PhaseKind)
 
 
-def test_a_model_and_a_tool() -> None:
+def test_links_of_calls_select_their_spans() -> None:
     """Calls lead to their own spans; a line of a model call does not name the provider."""
     traces, logs = explored(queries.rate(LLM_DURATION, PROVIDER, MODEL))
     assert '"chat"' in traces
@@ -89,11 +89,11 @@ def test_a_model_and_a_tool() -> None:
     assert "tool_call" in logs
 
 
-def test_what_has_no_runs_has_no_links() -> None:
+def test_line_without_runs_has_no_link() -> None:
     """A limit of the process leads nowhere."""
     assert links.of(queries.level("max", CONCURRENCY_LIMIT)) == ()
 
 
-def test_a_runbook() -> None:
-    """The place of runbooks can be changed in the dashboard itself."""
+def test_dashboard_can_change_the_runbook_address() -> None:
+    """The dashboard itself can change the address of runbooks."""
     assert links.runbook("AgentRunTimeouts").url == "${runbooks:raw}/AgentRunTimeouts.md"

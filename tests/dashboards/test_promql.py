@@ -1,4 +1,4 @@
-"""Every query of every dashboard asks for what there is, in a way that its type allows."""
+"""Every query of every dashboard uses existing series, as their type allows."""
 
 import subprocess
 from pathlib import Path
@@ -40,7 +40,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
-def test_no_query_is_wrong(asked: Asked) -> None:
+def test_every_query_is_valid(asked: Asked) -> None:
     """A query names metrics, labels and values of the catalogue and treats them by their kind."""
     assert list(faults(asked.expr)) == []
     assert list(selectors(asked.expr))
@@ -48,7 +48,7 @@ def test_no_query_is_wrong(asked: Asked) -> None:
 
 @pytest.mark.parametrize(("expr", "fault"), PLANTED.items(), ids=PLANTED.values())
 def test_planted_faults_are_found(expr: str, fault: str) -> None:
-    """Each fault is found in a query that has it, and nothing else is."""
+    """Each planted fault is found in its query, and nothing else is."""
     assert set(faults(expr)) == {fault}
 
 
@@ -69,8 +69,8 @@ def _texts() -> list[str]:
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_choices_are_of_known_metrics(uid: str) -> None:
-    """What the reader may choose is looked up in a metric that has that label."""
+def test_variables_use_known_metrics(uid: str) -> None:
+    """The values of a variable come from a metric that has that label."""
     for variable in BOARDS[uid]["templating"]["list"]:
         if variable["type"] == "query":
             (name,) = names(variable["query"])
@@ -79,14 +79,14 @@ def test_choices_are_of_known_metrics(uid: str) -> None:
             assert variable["name"] in labels
 
 
-def test_what_an_expression_looks_at() -> None:
+def test_series_of_an_expression_are_found() -> None:
     """Series with matchers and without are found; functions, labels and texts are not."""
     expr = 'sum by (job) (rate(agent_runs_total{outcome="agent_ready"}[5m])) > on (job) up'
     expected = {'agent_runs_total{outcome="agent_ready"}', "agent_runs_total", "up"}
     assert seen_by(expr) == expected
 
 
-def test_every_metric_is_shown() -> None:
+def test_every_metric_is_on_a_dashboard() -> None:
     """Every metric of the catalogue is on some dashboard."""
     shown = {one.metric for asked in ASKED for one in selectors(asked.expr)}
     assert [metric.name for metric in catalogue.METRICS if metric not in shown] == []

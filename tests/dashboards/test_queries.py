@@ -1,4 +1,4 @@
-"""The language of panels refuses what makes no sense, before anybody sees an empty panel."""
+"""The query language of panels refuses wrong queries, before a panel stays empty."""
 
 from collections.abc import Callable
 
@@ -75,20 +75,20 @@ REFUSED: dict[str, Callable[[], Query]] = {
 
 
 @pytest.mark.parametrize(("query", "expr", "legend"), WRITTEN.values(), ids=WRITTEN)
-def test_what_is_written(query: Query, expr: str, legend: str) -> None:
-    """A query is the PromQL that one would write by hand, held to the reader's choice."""
+def test_query_is_the_promql_one_would_write(query: Query, expr: str, legend: str) -> None:
+    """A query is the PromQL that one would write by hand, filtered by the dashboard's variables."""
     assert query.expr == expr
     assert query.name == legend
 
 
 @pytest.mark.parametrize("ask", REFUSED.values(), ids=REFUSED)
-def test_what_makes_no_sense_is_refused(ask: Callable[[], Query]) -> None:
-    """What a type does not allow, or a label does not hold, is an error when it is built."""
+def test_wrong_query_is_refused(ask: Callable[[], Query]) -> None:
+    """A wrong type or label value is an error when the query is built."""
     with pytest.raises(ValueError, match=r"."):
         ask()
 
 
-def test_exemplars_belong_to_times() -> None:
+def test_exemplars_come_with_durations_only() -> None:
     """Exemplars come with quantiles over time, not with counts: their value is a time."""
     assert queries.quantile(0.95, RUN_DURATION).exemplars
     assert not queries.rate(RUN_DURATION).exemplars

@@ -76,7 +76,7 @@ class Shop:
         await asked
 
     async def crowd(self, agent: str) -> None:
-        """Fill every place; some of those that come then wait in vain, some are turned away."""
+        """Fill every slot; some later callers wait in vain, some are refused."""
         async with asyncio.TaskGroup() as asked:
             for _ in range(PLACES):
                 asked.create_task(self.ask(agent, "wait_for_carrier"))
@@ -85,7 +85,7 @@ class Shop:
                 asked.create_task(self.ask(agent, "find_order", timeout=0.7))
 
     async def _at_work(self, agent: str, least: int) -> list[dict[str, Any]]:
-        """The runs of an agent that are at work, once there are so many."""
+        """The executing runs of an agent, once there are so many."""
         runs: list[dict[str, Any]] = []
         async with asyncio.timeout(_LONGEST_S):
             while len(runs) < least:
@@ -97,7 +97,7 @@ class Shop:
 
 @asynccontextmanager
 async def shop(url: str) -> AsyncIterator[Shop]:
-    """Somebody who asks the service at `url`."""
+    """A caller of the service at `url`."""
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=_LONGEST_S, limits=limits) as client:
         yield Shop(client)
@@ -108,7 +108,7 @@ async def every_outcome(url: str) -> None:
     async with shop(url) as asked:
         for question in ("find_order", "loop", "fail") * 2:
             await asked.submit("support", f"{question} {uuid4()}")
-        # First, since a service that knows how long runs take refuses who would wait in vain.
+        # First, since a service that knows its durations refuses callers who would wait in vain.
         await asked.crowd("orders")
         for question in (*ENDINGS, *MISHAPS) * 2:
             await asked.ask("support", f"{question} {uuid4()}")

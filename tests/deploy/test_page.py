@@ -1,4 +1,4 @@
-"""What the page on deploying names is there."""
+"""All that the page on deploying names exists."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ PAGE = (ROOT / "docs/deploy.md").read_text()
 
 
 def test_alerts_to_begin_with_exist() -> None:
-    """Every alert that the page tells people to wake up for is one of the rules."""
+    """Every alert that the page recommends for paging is one of the rules."""
     section = PAGE.partition("## What to alert on first")[2]
     named = set(re.findall(r"`(Agent\w+)`", section))
     rules = (ROOT / "dashboards/generated/prometheus").glob("*.yml")
@@ -17,8 +17,8 @@ def test_alerts_to_begin_with_exist() -> None:
     assert named <= defined
 
 
-def test_files_it_speaks_of_exist() -> None:
-    """Every file of the project that the page names is there."""
+def test_files_it_names_exist() -> None:
+    """Every file of the project that the page names exists."""
     named = set(re.findall(r"(?<![\w/])((?:deploy|dashboards|requirements)/[\w./-]+\w)", PAGE))
     assert len(named) > 6
     for name in named:

@@ -1,4 +1,4 @@
-"""The clients that are shown work, over connections that break as well."""
+"""The documented clients work, over broken connections too."""
 
 import json
 import re
@@ -116,14 +116,16 @@ def breaking(url: str, after_bytes: int = 900) -> Iterator[tuple[str, list[int]]
 
 
 @pytest.mark.parametrize(("language", "text"), CLIENTS)
-def test_client(language: str, text: str, url: str, tmp_path: Path) -> None:
-    """Every client that is shown prints the answer."""
+def test_every_client_prints_the_answer(language: str, text: str, url: str, tmp_path: Path) -> None:
+    """Every documented client prints the answer."""
     output = output_of(language, text, url, tmp_path)
     assert ANSWER.replace("×", "\\u00d7") in output or ANSWER in output
 
 
 @pytest.mark.parametrize(("language", "text"), RESUMING)
-def test_resuming(language: str, text: str, url: str, tmp_path: Path) -> None:
+def test_client_resumes_without_gap_or_repeat(
+    language: str, text: str, url: str, tmp_path: Path
+) -> None:
     """A client whose connection breaks again and again reads the whole run, and no text twice."""
     with breaking(url) as (proxy, answers):
         output = output_of(language, text, proxy, tmp_path)
@@ -133,7 +135,7 @@ def test_resuming(language: str, text: str, url: str, tmp_path: Path) -> None:
     assert last == f"completed {before_last}"
 
 
-def test_in_the_background(url: str, tmp_path: Path) -> None:
+def test_commands_for_background_runs(url: str, tmp_path: Path) -> None:
     """The commands read each event of one run once, and its result, and stop a second one."""
     [text] = [text for _, text in BLOCKS if "/agent/async" in text]
     printed = output_of("sh", text, url, tmp_path)
@@ -150,7 +152,7 @@ def test_in_the_background(url: str, tmp_path: Path) -> None:
     assert json.loads(stopped)["run_id"] != json.loads(run)["run_id"]
 
 
-def test_the_page() -> None:
+def test_page_has_clients_in_each_language() -> None:
     """There is a client in each language for both ways to ask, and two of them resume."""
     languages = [language for language, _ in BLOCKS]
     assert [languages.count(name) for name in ("python", "js")] == [2, 2]

@@ -1,4 +1,4 @@
-"""What is promised in prose is checked: links, commands, names, and what pages show of the demo."""
+"""The prose is checked: links, commands, names, and the output in the README."""
 
 import ast
 import json
@@ -183,7 +183,7 @@ def printed(page: Path, language: str, containing: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links(page: Path) -> None:
+def test_links_lead_to_files_and_headings(page: Path) -> None:
     """Every relative link of a page leads to a file, and its anchor to a heading there."""
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if link.startswith("https://"):
@@ -198,7 +198,7 @@ PYTHON = [block for block in all_blocks("python") if block.page != CLIENTS]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=named)
-def test_python(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of Python runs as it stands."""
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-secret")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
@@ -211,8 +211,8 @@ def test_python(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("block", all_blocks("toml"), ids=named)
-def test_toml(block: Block, tmp_path: Path) -> None:
-    """Every block of TOML is a settings file that is taken."""
+def test_toml_blocks_are_settings(block: Block, tmp_path: Path) -> None:
+    """Every block of TOML is a valid settings file."""
     assert tomllib.loads(block.text)
     file = tmp_path / "watchkeeper.toml"
     file.write_text(block.text)
@@ -220,8 +220,8 @@ def test_toml(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", all_blocks("json"), ids=named)
-def test_json(block: Block, tmp_path: Path) -> None:
-    """Every block of JSON parses, and a table of prices is taken as one."""
+def test_json_blocks_parse(block: Block, tmp_path: Path) -> None:
+    """Every block of JSON parses, and a table of prices is valid."""
     body = json.loads(block.text)
     if "models" in body:
         file = tmp_path / "prices.json"
@@ -230,14 +230,14 @@ def test_json(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", CURLS)
-def test_curl(words: list[str], demo: Demo) -> None:
-    """Every curl that is shown is answered by the demo."""
+def test_curl_commands_are_answered(words: list[str], demo: Demo) -> None:
+    """The demo answers every curl command."""
     assert demo.ask(words).status_code == 200
 
 
 @pytest.mark.parametrize("block", all_blocks("sh"), ids=named)
-def test_watchkeeper_commands(block: Block) -> None:
-    """Every command of ours that is shown has the form that the command line wants."""
+def test_watchkeeper_commands_are_valid(block: Block) -> None:
+    """The command line accepts every command of ours."""
     for words in block.commands:
         while words and "=" in words[0] and not words[0].startswith("-"):
             words.pop(0)
@@ -245,15 +245,15 @@ def test_watchkeeper_commands(block: Block) -> None:
             _parser().parse_args(words[1:])
 
 
-def test_make_targets() -> None:
-    """Every `make` target that a page names is there."""
+def test_make_targets_exist() -> None:
+    """Every `make` target that a page names exists."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for page in PAGES:
         assert set(re.findall(r"\bmake ([a-z-]+)\b[`\n]", page.read_text())) <= targets, page
 
 
-def test_the_answer(demo: Demo) -> None:
-    """The demo answers what the contract shows, except for ids and times."""
+def test_readme_answer(demo: Demo) -> None:
+    """The demo answers what the README prints, but for ids and times."""
     shown = json.loads(printed(CONTRACT, "json", '"answer"'))
     varying = {"run_id": "", "trace_id": "", "duration_s": 0, "timings": dict[str, float]()}
     assert list(shown) == list(demo.answer)
@@ -261,8 +261,8 @@ def test_the_answer(demo: Demo) -> None:
     assert {**shown, **varying} == {**demo.answer, **varying}
 
 
-def test_the_metrics(demo: Demo) -> None:
-    """Every sample that the page shows is there after one run; counts are the same."""
+def test_readme_metrics(demo: Demo) -> None:
+    """Every sample in the README exists after one run; counts are the same."""
     for line in printed(SIGNALS, "text", "agent_runs_total").splitlines():
         sample, _, exemplar = line.partition(" # ")
         [family] = text_string_to_metric_families(sample + "\n")
@@ -277,8 +277,8 @@ def demo_trace(exemplar: str) -> bool:
     return json.loads(printed(CONTRACT, "json", '"answer"'))["trace_id"] in exemplar
 
 
-def test_the_trace(demo: Demo) -> None:
-    """The tree that the page shows is that of the run, with these kinds and attributes."""
+def test_readme_trace(demo: Demo) -> None:
+    """The tree in the README is that of the run, with its kinds and attributes."""
     shown = printed(SIGNALS, "text", "└─ invoke_agent").splitlines()
     trace = sorted(
         (s for s in demo.spans if s.trace_id == demo.answer["trace_id"]), key=lambda s: s.start_s
@@ -291,8 +291,8 @@ def test_the_trace(demo: Demo) -> None:
         assert attributes == {name: str(span.attributes[name]) for name in attributes}
 
 
-def test_the_log_line(demo: Demo) -> None:
-    """The line that the page shows has the fields of a real one, and its counts."""
+def test_readme_log_line(demo: Demo) -> None:
+    """The log line in the README has the fields of a real one, and its counts."""
     shown = json.loads(printed(SIGNALS, "json", '"run_finished"'))
     assert list(shown) == list(demo.line)
     for name, value in shown.items():
@@ -300,15 +300,15 @@ def test_the_log_line(demo: Demo) -> None:
         assert is_own or demo.line[name] == value, name
 
 
-def test_the_signals_are_of_one_run() -> None:
-    """What the pages show as one run names one run and one trace."""
+def test_readme_signals_are_of_one_run() -> None:
+    """The output in the README names one run and one trace."""
     answer = json.loads(printed(CONTRACT, "json", '"answer"'))
     line = json.loads(printed(SIGNALS, "json", '"run_finished"'))
     assert (answer["run_id"], answer["trace_id"]) == (line["run_id"], line["trace_id"])
 
 
-def test_an_agent_of_ones_own(tmp_path: Path) -> None:
-    """The README's few lines are served by the command that stands below them."""
+def test_readme_agent_is_served(tmp_path: Path) -> None:
+    """The command below the README's few lines serves them."""
     [agent] = [block for block in blocks(README) if block.language == "python"]
     assert len([line for line in agent.text.splitlines() if line]) < 10
     (tmp_path / "shop.py").write_text(agent.text)
@@ -324,8 +324,8 @@ def test_an_agent_of_ones_own(tmp_path: Path) -> None:
                 assert (answer["outcome"], answer["iterations"]) == ("completed", 1)
 
 
-def test_the_contract(demo: Demo) -> None:
-    """The contract has every call of the service, and every outcome, status and code."""
+def test_contract_has_every_call_and_code(demo: Demo) -> None:
+    """Every call of the service is in the contract, and every outcome, status and code."""
     table = prose(CONTRACT).partition("\n## Calls\n")[2].partition("\n## ")[0]
     documented = httpx.get(f"{demo.url}/openapi.json").json()["paths"]
     for path in documented:
@@ -340,8 +340,8 @@ def test_the_contract(demo: Demo) -> None:
     assert set(asked) <= shown
 
 
-def test_what_becomes_of_a_background_run() -> None:
-    """The table of outcomes says which status each has; an outcome that is not there has none."""
+def test_status_of_every_outcome_is_documented() -> None:
+    """The table gives the status of each outcome; an outcome that is not there has none."""
     text = (ROOT / "docs" / "behaviour.md").read_text()
     table = text.partition("| `outcome` | `status` |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines() if "`" in line]
@@ -355,8 +355,8 @@ def test_what_becomes_of_a_background_run() -> None:
 
 
 @pytest.mark.parametrize("path", ["nowhere", "runs/none", "agent/async/none"])
-def test_the_sentence_of_a_problem(demo: Demo, path: str) -> None:
-    """What a problem says stands in the reference, with its code."""
+def test_sentence_of_a_problem_is_in_the_reference(demo: Demo, path: str) -> None:
+    """The sentence of a problem is in the reference, with its code."""
     body = httpx.get(f"{demo.url}/{path}").json()
     row = f"| {body['status']} | `{body['code']}` | no | {body['detail']} |"
     assert row in (ROOT / "docs" / "reference" / "errors.md").read_text()
@@ -368,7 +368,7 @@ def codes_sent() -> set[str]:
 
 
 def test_codes_and_settings() -> None:
-    """Every variable of ours that a page names is read, and every code it names is sent."""
+    """Every variable of ours that a page names is a setting, and every code is sent."""
     fields = settings.Settings.model_fields
     variables = {settings.variable(name) for name in fields if name != "agents"}
     variables |= {settings.CONFIG_VARIABLE, settings.AGENTS_VARIABLE}
@@ -394,7 +394,7 @@ def test_names_of_signals() -> None:
 
 
 def test_generated_pages_are_fresh() -> None:
-    """The reference is what the code says now."""
+    """The reference matches the code."""
     command = [sys.executable, "-m", "docs.generate", "--check"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -407,7 +407,7 @@ def test_every_page_is_linked() -> None:
         assert page == README or page.name in links, page
 
 
-def test_words_of_our_own() -> None:
+def test_no_page_names_a_local_directory() -> None:
     """No page names a directory of somebody's machine."""
     for page in PAGES:
         assert not re.search(r"/(?:home|root|work|tmp)/", page.read_text()), page

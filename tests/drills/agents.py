@@ -130,7 +130,7 @@ def assistant() -> Any:
 
 
 def forgetful() -> Any:
-    """The order desk in a service that forgets its deadlines while a switch is thrown.
+    """The order desk in a service that ignores its deadlines while a switch is on.
 
     The service cannot be made to do that from outside, so the drill breaks it from inside.
     """

@@ -48,7 +48,7 @@ def task_recoveries(scene: Scene) -> Iterator[None]:
     "an agent is dropped while a background run of it waits",
     severity="warning",
     agents=["orders", "former=orders"],
-    # Whoever puts back a run of an agent that it does not serve tells it as `_other`.
+    # A process that requeues a run of an agent it does not serve reports it as `_other`.
     companions=[*_GONE, "AgentLabelOverflow"],
 )
 def tasks_unservable(scene: Scene) -> Iterator[None]:

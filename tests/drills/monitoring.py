@@ -37,7 +37,7 @@ scrape_configs:
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """An alert that Alertmanager holds, told to somebody or suppressed by another."""
+    """An alert that Alertmanager holds, sent to a receiver or suppressed by another."""
 
     labels: dict[str, str]
     suppressed: bool
@@ -87,7 +87,7 @@ class Monitoring:
 
 @contextmanager
 def start_monitoring(here: Path, scrape_interval: str = SCRAPE_INTERVAL) -> Iterator[Monitoring]:
-    """Both programs, on free ports, until the block is left; nobody hears Alertmanager."""
+    """Both programs, on free ports, until the block ends; Alertmanager has no receiver."""
     values = sped_up()
     files = rules.files(values)
     (here / "rules").mkdir()

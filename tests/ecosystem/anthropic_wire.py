@@ -81,8 +81,8 @@ def _blocks(turn: Turn, number: int) -> list[Json]:
         blocks.append({"type": "thinking", "thinking": turn.thinking, "signature": "c2ln"})
     if turn.text:
         blocks.append({"type": "text", "text": turn.text})
-    for place, (name, given) in enumerate(turn.calls):
-        call_id = f"call-{number}-{place}"
+    for index, (name, given) in enumerate(turn.calls):
+        call_id = f"call-{number}-{index}"
         blocks.append({"type": "tool_use", "id": call_id, "name": name, "input": given})
     return blocks
 

@@ -20,9 +20,9 @@ class Google:
 
     def pieces(self, turn: Turn, number: int) -> Iterator[bytes]:
         parts = _parts(turn, turn.words)
-        for place, part in enumerate(parts):
+        for index, part in enumerate(parts):
             # As Gemini does: each of the last two chunks says why the message ended.
-            late = not turn.cut and place >= len(parts) - 2
+            late = not turn.cut and index >= len(parts) - 2
             yield event(_answer(turn, [part], (turn.reason or "STOP") if late else None))
         if not parts:
             yield event(_answer(turn, [], None if turn.cut else turn.reason or "STOP"))

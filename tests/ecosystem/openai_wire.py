@@ -79,11 +79,11 @@ def _reason(turn: Turn) -> str:
 def _calls(turn: Turn, number: int) -> list[Json]:
     return [
         {
-            "id": f"call-{number}-{place}",
+            "id": f"call-{number}-{index}",
             "type": "function",
             "function": {"name": name, "arguments": json.dumps(given)},
         }
-        for place, (name, given) in enumerate(turn.calls)
+        for index, (name, given) in enumerate(turn.calls)
     ]
 
 

@@ -73,8 +73,8 @@ def _items(turn: Turn, number: int) -> list[Json]:
     if turn.image:
         about = {"type": "image_generation_call", "id": f"ig_{number}", "status": "completed"}
         items.append({**about, "result": turn.image, "output_format": "png"})
-    for place, (name, given) in enumerate(turn.calls):
-        ids = {"id": f"fc_{number}_{place}", "call_id": f"call-{number}-{place}"}
+    for index, (name, given) in enumerate(turn.calls):
+        ids = {"id": f"fc_{number}_{index}", "call_id": f"call-{number}-{index}"}
         about = {"type": "function_call", **ids}
         made = {"name": name, "arguments": json.dumps(given), "status": "completed"}
         items.append({**about, **made})

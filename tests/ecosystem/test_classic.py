@@ -186,7 +186,7 @@ async def test_an_answer_in_plain_words(serve: Serve, kind: Kind) -> None:
 
 @strict
 async def test_a_turn_that_cannot_be_parsed(serve: Serve, kind: Kind) -> None:
-    """Nonsense that the executor gives back to its model is a turn without a call."""
+    """Nonsense that the executor returns to its model is a turn without a call."""
     model = turns(kind.nonsense, kind.asks, kind.answers)
 
     def build() -> Any:

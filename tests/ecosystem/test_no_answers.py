@@ -119,7 +119,7 @@ def _any_counts(expected: Expected) -> Expected:
 
 
 async def test_an_answer_of_an_earlier_question(tmp_path: Path) -> None:
-    """In a thread, what was said to the question before is no answer to this one."""
+    """In a thread, the answer to the question before is no answer to this one."""
 
     async def answer(state: MessagesState) -> dict[str, Any]:
         text = str(state["messages"][-1].text)

@@ -38,7 +38,7 @@ def looking(text: str = "") -> Model:
 @savers
 @texts
 async def test_a_breakpoint_before_the_tools(serve: Serve, saver: Any, text: str) -> None:
-    """A breakpoint before the tools waits for a human, whatever was said beside the calls."""
+    """A breakpoint before the tools waits for a human, whatever text is beside the calls."""
 
     def build() -> Any:
         stops: Any = {"interrupt_before": ["tools"], "checkpointer": saver()}

@@ -111,7 +111,7 @@ async def test_a_supervisor_that_forwards(serve: Serve) -> None:
 @pytest.mark.parametrize("maker", [create_agent, create_react_agent])
 @pytest.mark.parametrize("limit", [1, 2, 3])
 async def test_a_supervisor_at_the_limit(serve: Serve, maker: Any, limit: int) -> None:
-    """A team is concluded by the agent at work, with its own instructions, no turn twice."""
+    """The active agent of a team concludes, with its own instructions and no turn twice."""
     lead = Model(script=[loops("transfer_to_north", answer="boss concludes")], model_name="boss")
     north = Model(script=[loops(LOOK, answer="north concludes")], model_name="north")
 

@@ -1,4 +1,4 @@
-"""Readers copy the examples, so each has to work: with the real client, over a real socket."""
+"""Readers copy the examples, so each works: with the real client, over a real socket."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,13 +28,13 @@ def environment(upstream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "not-a-secret")
 
 
-async def test_create_agent() -> None:
+async def test_create_agent_looks_up_an_order() -> None:
     """The agent of create_agent looks the order up."""
     result = await create_agent.orders().ainvoke({"messages": [("user", QUESTION)]})
     assert STATE in result["messages"][-1].text
 
 
-async def test_langgraph_graph() -> None:
+async def test_langgraph_graph_looks_up_an_order() -> None:
     """The hand-made graph looks the order up."""
     result = await langgraph_graph.orders().ainvoke({"messages": [("user", QUESTION)]})
     assert STATE in result["messages"][-1].text
@@ -50,21 +50,21 @@ async def test_several_orders_at_once() -> None:
     assert "Order 10024 is being packed" in answer.text
 
 
-async def test_agent_executor() -> None:
+async def test_agent_executor_looks_up_an_order() -> None:
     """The classic executor looks the order up."""
     result = await agent_executor.orders().ainvoke({"input": QUESTION})
     assert STATE in result["output"]
     assert len(result["intermediate_steps"]) == 1
 
 
-async def test_seed_agent() -> None:
+async def test_tutorial_agent_looks_up_an_order() -> None:
     """The tutorial's ReAct agent looks the order up."""
     result = await seed_agent.agent().ainvoke({"input": QUESTION})
     assert STATE in result["output"]
     assert [action.tool for action, _ in result["intermediate_steps"]] == ["query_order"]
 
 
-async def test_seed_agent_with_several_orders() -> None:
+async def test_tutorial_agent_looks_up_several_orders() -> None:
     """The tutorial's agent looks orders up one after the other."""
     result = await seed_agent.agent().ainvoke({"input": "Where are orders 10023 and 10024?"})
     assert [action.tool_input for action, _ in result["intermediate_steps"]] == ["10023", "10024"]
@@ -81,8 +81,8 @@ async def test_seed_agent_with_several_orders() -> None:
     ],
     ids=["create_agent", "langgraph", "agent_executor", "seed"],
 )
-async def test_served(build: Callable[[], Any], kind: str) -> None:
-    """Served over HTTP, every example answers with the order's state and says what it took."""
+async def test_every_example_is_served(build: Callable[[], Any], kind: str) -> None:
+    """Served over HTTP, every example answers with the order's state and its usage."""
     async with served({"orders": build()}) as service:
         response = await service.ask(QUESTION)
         [body] = (await service.client.get("/agents")).json()["agents"]
@@ -93,7 +93,7 @@ async def test_served(build: Callable[[], Any], kind: str) -> None:
     assert (body["kind"], body["tools"], body["demo"]) == (kind, ["query_order"], False)
 
 
-async def test_seed_agent_without_an_id() -> None:
+async def test_tutorial_agent_asks_for_an_id() -> None:
     """The tutorial's agent asks for an id when the question has none."""
     result = await seed_agent.agent().ainvoke({"input": "Where is my order?"})
     assert result["output"] == "Please give me an order id."

@@ -1,4 +1,4 @@
-"""A program of one's own is watched as the example says: the same samples, spans and log lines."""
+"""The example watches a program of one's own: the same samples, spans and log lines."""
 
 import json
 import os

@@ -20,7 +20,7 @@ _BUILD_S = 900
 
 
 class Builder:
-    """A store of images of its own, in a folder that is gone afterwards."""
+    """Its own store of images, in a folder that is deleted afterwards."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,7 +86,7 @@ class Builder:
 
 @contextmanager
 def builder() -> Iterator[Builder]:
-    """A builder; its images are gone afterwards. Raises where it could not work."""
+    """A builder; its images are deleted afterwards. Raises if it cannot work."""
     if os.geteuid() != 0:
         raise RuntimeError("Building and running an image in a test needs root.")
     folder = Path(tempfile.mkdtemp(prefix="watchkeeper-images-"))

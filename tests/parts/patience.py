@@ -12,7 +12,7 @@ WITHIN_S = 60.0
 
 
 def until(holds: Callable[[], T], what: str) -> T:
-    """What holds, as soon as it does; `what` is said when it never does."""
+    """The value of `holds` once it is true; the assertion names `what` if it never is."""
     end = time.monotonic() + WITHIN_S
     while time.monotonic() < end:
         if found := holds():
@@ -22,7 +22,7 @@ def until(holds: Callable[[], T], what: str) -> T:
 
 
 def ended(port: int, task_id: str) -> dict[str, Any]:
-    """What a server tells of a background run that has ended."""
+    """A server's view of a background run once it has ended."""
 
     def look() -> dict[str, Any] | None:
         task = call(port, "GET", f"/agent/async/{task_id}?wait=1")[1] or {}

@@ -1,4 +1,4 @@
-"""Runs whose end is not simply stored: their process hangs, or the store refuses a part of it."""
+"""Runs whose end cannot simply be stored: their process hangs, or the store refuses a part."""
 
 import signal
 import time
@@ -96,8 +96,8 @@ def on_each(stores: list[Served], check: Callable[[Served], None]) -> None:
         list(pool.map(check, stores))
 
 
-def test_a_process_that_hangs(both: list[Served]) -> None:
-    """Another process ends its run as `timeout`, and it does not go on when it wakes up."""
+def test_run_of_a_hanging_process_times_out(both: list[Served]) -> None:
+    """Another process ends its run as `timeout`, and the run does not go on when it wakes up."""
     on_each(both, _hangs)
 
 
@@ -132,8 +132,8 @@ def _timeouts(port: int) -> float:
     return sum(float(s.removeprefix(ended_so)) for s in samples if s.startswith(ended_so))
 
 
-def test_what_the_store_refused(both: list[Served]) -> None:
-    """A run whose log, result or end could not be written is taken up again, and ends once."""
+def test_run_that_the_store_refused_is_taken_over(both: list[Served]) -> None:
+    """A run whose log, result or end could not be stored is taken over, and ends once."""
     on_each(both, _refuses)
 
 
@@ -157,7 +157,7 @@ def _refuses(served: Served) -> None:
         reply = call(port, "GET", f"/agent/async/{task_id}", timeout_s=30)[1]
         assert reply["status"] == "running"
         faults.accept(write)
-    # A run whose result was kept is taken up again and not worked again.
+    # A run whose result was stored is taken over and not executed again.
     for write, attempts in ((_LOG, 1), (_RESULT, 2), (_END, 1)):
         ending = ended(port, ids[write])
         assert (ending["status"], ending["attempts"]) == ("completed", attempts), ending
@@ -165,8 +165,8 @@ def _refuses(served: Served) -> None:
         assert calls(write) == _TWO_TURNS
 
 
-def test_what_has_no_place(both: list[Served]) -> None:
-    """A cancelled run tells its steps although they have the character NUL."""
+def test_steps_with_nul_are_returned(both: list[Served]) -> None:
+    """A cancelled run returns its steps although they have the character NUL."""
     on_each(both, _is_cancelled)
 
 

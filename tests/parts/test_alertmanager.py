@@ -1,4 +1,4 @@
-"""A real Alertmanager with the configuration that is shipped."""
+"""A real Alertmanager with the shipped configuration."""
 
 from pathlib import Path
 
@@ -42,10 +42,10 @@ BURN = _alert("ErrorBudgetBurn", _ORDERS, _CRITICAL, {"long": "1h"})
     ],
     ids=lambda value: value["alertname"] if isinstance(value, dict) else str(value),
 )
-def test_inhibition(
+def test_alert_silences_only_its_consequences(
     source: dict[str, str], target: dict[str, str], suppressed: bool, tmp_path: Path
 ) -> None:
-    """What an alert explains is silenced by it, and nothing else is."""
+    """An alert silences its own consequences, and nothing else."""
     with alertmanager(tmp_path, CONFIGURATION.read_text()) as manager:
         manager.post(source, target)
         until(lambda: len(manager.alerts()) == 2, 60, "Alertmanager has not both")

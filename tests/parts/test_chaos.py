@@ -1,4 +1,4 @@
-"""Thirty seconds of faults on each store, and planted bugs that the same checker must catch."""
+"""Thirty seconds of faults on each store, and planted bugs that the checker must catch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,22 +37,22 @@ def test_nothing_is_lost(store: str, tmp_path: Path, database: Cluster) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("bug", "found"), [("ack_before_store", "lost"), ("no_takeover", "stuck")])
-def test_a_planted_bug_is_caught(bug: str, found: str, tmp_path: Path) -> None:
-    """The checker names what each planted bug does."""
+def test_planted_bug_is_caught(bug: str, found: str, tmp_path: Path) -> None:
+    """The checker names the effect of each planted bug."""
     trial = Trial(seconds=15, faults=15, still_s=_STILL_S, bug=bug)
     assert getattr(tried(trial, tmp_path, None), found)
 
 
 @pytest.mark.timeout(400)
-def test_a_planted_race_is_caught(tmp_path: Path) -> None:
-    """It is seen at last that one key has two runs."""
+def test_planted_race_is_caught(tmp_path: Path) -> None:
+    """The checker sees at last that one key has two runs."""
     trial = Trial(seconds=120, still_s=_STILL_S, bug="key_race", until=["two_runs"])
     assert tried(trial, tmp_path, None).two_runs
 
 
 @pytest.mark.timeout(400)
-def test_a_missing_fence_is_caught(tmp_path: Path, database: Cluster) -> None:
-    """A process that lost its runs while it was held still goes on with them, and is seen.
+def test_missing_fence_is_caught(tmp_path: Path, database: Cluster) -> None:
+    """A held process that lost its runs still goes on with them, and the checker sees it.
 
     Only PostgreSQL can take a lock away from a process that lives: a file's dies with it.
     """

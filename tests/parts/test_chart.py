@@ -1,4 +1,4 @@
-"""The chart is valid in every set of values, and refuses with a sentence what would do harm."""
+"""The chart is valid with every set of values, and refuses harmful ones with a sentence."""
 
 import json
 import re
@@ -20,15 +20,15 @@ every_set = pytest.mark.parametrize("name", VALUES)
 
 
 @every_set
-def test_helm_finds_no_fault(name: str) -> None:
-    """It passes helm's own check, where a warning counts as a fault."""
+def test_helm_lint_passes(name: str) -> None:
+    """The chart passes helm's own check, where a warning counts as a fault."""
     completed = chart.tool("helm", "lint", "--strict", str(CHART), "-f", chart.values(name))
     assert completed.returncode == 0, completed.stdout
 
 
 @every_set
-def test_kubernetes_would_take_it(name: str, tmp_path: Path) -> None:
-    """Every resource of Kubernetes has a schema, and no field that is not in it."""
+def test_resources_fit_the_kubernetes_schemas(name: str, tmp_path: Path) -> None:
+    """Every resource of Kubernetes has a schema, and no unknown field."""
     file = tmp_path / "rendered.yaml"
     file.write_text(chart.text(name))
     completed = chart.tool("kubernetes-validate", "--strict", "-k", "1.35", str(file))
@@ -47,7 +47,7 @@ def _unknown(output: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["monitoring", "everything"])
-def test_the_operator_would_take_it(name: str) -> None:
+def test_resources_fit_the_operators_schemas(name: str) -> None:
     """The resources of Prometheus' operator fit its schemas."""
     ours = [r for kind in CUSTOM for r in chart.resources(name, kind).values()]
     assert {r["kind"] for r in ours} == CUSTOM
@@ -62,8 +62,8 @@ def test_the_operator_would_take_it(name: str) -> None:
 
 
 @every_set
-def test_checkov_finds_no_fault(name: str, tmp_path: Path) -> None:
-    """It passes every check of checkov's but those that deploy/helm/checkov.yaml argues against."""
+def test_checkov_passes(name: str, tmp_path: Path) -> None:
+    """It passes every check of checkov but those that deploy/helm/checkov.yaml argues against."""
     file = tmp_path / "rendered.yaml"
     file.write_text(chart.text(name))
     completed = chart.tool(
@@ -78,7 +78,7 @@ def test_checkov_finds_no_fault(name: str, tmp_path: Path) -> None:
 
 
 @every_set
-def test_nothing_is_let_in_or_out_unnamed(name: str) -> None:
+def test_network_policies_deny_by_default(name: str) -> None:
     """One policy denies everything to all pods of the release, and others allow by name."""
     policies = chart.resources(name, "NetworkPolicy")
     deny = policies.pop("deny")["spec"]
@@ -94,7 +94,7 @@ def test_nothing_is_let_in_or_out_unnamed(name: str) -> None:
 
 
 @every_set
-def test_services_find_their_pods(name: str) -> None:
+def test_services_select_their_pods(name: str) -> None:
     """Each Service selects the pods of one Deployment, and a port that they have."""
     deployments = chart.resources(name, "Deployment")
     services = chart.resources(name, "Service")
@@ -124,7 +124,7 @@ def test_every_service_is_scraped(name: str) -> None:
 
 
 def test_rules_are_the_generated_ones() -> None:
-    """The rules in the cluster are those of the project, with nothing lost on the way."""
+    """The rules in the cluster are those of the project, complete."""
     found = chart.resources("monitoring", "PrometheusRule")
     files = sorted((GENERATED / "prometheus").glob("*.yml"))
     assert files
@@ -135,7 +135,7 @@ def test_rules_are_the_generated_ones() -> None:
 
 
 def test_dashboards_are_the_generated_ones() -> None:
-    """All nine dashboards are there, to the letter, labelled for Grafana's sidecar."""
+    """All nine dashboards are in the chart, unchanged, labelled for Grafana's sidecar."""
     maps = {
         next(iter(m["data"])): m
         for m in chart.resources("monitoring", "ConfigMap").values()
@@ -148,7 +148,7 @@ def test_dashboards_are_the_generated_ones() -> None:
         assert maps[name]["data"][name].rstrip() == file.read_text().rstrip()
 
 
-def test_a_package_carries_them(tmp_path: Path) -> None:
+def test_package_has_the_generated_files(tmp_path: Path) -> None:
     """`helm package` follows the link to the generated files, leaving out what it never reads."""
     completed = chart.tool("helm", "package", str(CHART), "-d", str(tmp_path))
     assert completed.returncode == 0, completed.stderr
@@ -160,8 +160,8 @@ def test_a_package_carries_them(tmp_path: Path) -> None:
     assert not [n for n in names if n.startswith(("watchkeeper/ci", "watchkeeper/files/alertm"))]
 
 
-def test_scaling_is_on_runs(tmp_path: Path) -> None:
-    """Pods are added when those there are have most of the runs they may have."""
+def test_scaling_follows_runs(tmp_path: Path) -> None:
+    """Pods are added when the existing ones execute most of the runs they may."""
     scales = chart.resources("everything", "HorizontalPodAutoscaler")
     assert set(scales) == {"api", "worker"}
     wanted = {"api": 0.65 * 64, "worker": 0.70 * 16}
@@ -174,7 +174,7 @@ def test_scaling_is_on_runs(tmp_path: Path) -> None:
         assert "replicas" not in deployment["spec"]
 
 
-def test_the_adapter_answers_what_scaling_asks(tmp_path: Path) -> None:
+def test_adapter_rule_gives_the_scaling_metric(tmp_path: Path) -> None:
     """The rule for prometheus-adapter is of the metric that pods are scaled on, and is a query."""
     file = ROOT / "deploy/helm/prometheus-adapter-values.yaml"
     [rule] = chart.documents(file.read_text())[0]["rules"]["custom"]
@@ -196,8 +196,8 @@ def test_the_adapter_answers_what_scaling_asks(tmp_path: Path) -> None:
     assert completed.returncode == 0, completed.stderr
 
 
-def test_an_ingress_leaves_operations_inside() -> None:
-    """What callers need is outside; metrics, health and the schema stay in the cluster."""
+def test_ingress_exposes_no_operations() -> None:
+    """Callers reach the API from outside; metrics, health and the schema stay in the cluster."""
     [ingress] = chart.resources("everything", "Ingress").values()
     [rule] = ingress["spec"]["rules"]
     assert [path["path"] for path in rule["http"]["paths"]] == [

@@ -1,4 +1,4 @@
-"""The pods of the chart are restricted, are stopped with care, and start what we serve."""
+"""The pods of the chart are restricted, stop gracefully, and start the right commands."""
 
 import tomllib
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_pods_are_restricted(name: str, component: str) -> None:
 
 
 @every_pod
-def test_probes_ask_what_they_mean(name: str, component: str) -> None:
+def test_probes_have_their_own_paths(name: str, component: str) -> None:
     """Each probe has its own path, on a port that the container has."""
     container = chart.container(name, component)
     asked = {
@@ -55,7 +55,7 @@ def test_probes_ask_what_they_mean(name: str, component: str) -> None:
 
 
 @every_pod
-def test_runs_may_finish(name: str, component: str) -> None:
+def test_stop_lets_runs_finish(name: str, component: str) -> None:
     """A pod is killed only after its longest run could have ended."""
     pod, container = chart.pod(name, component), chart.container(name, component)
     variables = {v["name"]: v.get("value") for v in container["env"]}
@@ -70,7 +70,7 @@ def test_runs_may_finish(name: str, component: str) -> None:
 
 @every_pod
 def test_variables_are_settings(name: str, component: str) -> None:
-    """Every variable of ours is a setting, and is read as one."""
+    """Every variable of ours is a setting with a valid value."""
     container = chart.container(name, component)
     ours = {v["name"]: v for v in container["env"] if v["name"].startswith("WATCHKEEPER_")}
     assert configuration.unknown_variables(ours) == []
@@ -85,14 +85,14 @@ def test_variables_are_settings(name: str, component: str) -> None:
 
 
 @every_pod
-def test_no_service_sets_variables(name: str, component: str) -> None:
+def test_kubernetes_adds_no_variables(name: str, component: str) -> None:
     """Kubernetes does not add WATCHKEEPER_PORT=tcp://… for a Service that has our name."""
     assert chart.pod(name, component)["enableServiceLinks"] is False
 
 
 @every_pod
-def test_commands_are_ours(name: str, component: str) -> None:
-    """The arguments are a command line that is understood."""
+def test_commands_are_valid(name: str, component: str) -> None:
+    """The arguments are a valid command line."""
     program, *arguments = chart.container(name, component)["args"]
     assert program == "watchkeeper"
     options = command_line._parser().parse_args(arguments)
@@ -110,7 +110,7 @@ def chart_agents(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["postgres", "everything"])
 def test_limits_are_a_settings_file(name: str, tmp_path: Path) -> None:
-    """Limits of agents come out as a file that the service reads."""
+    """Limits of agents become a file that the service reads."""
     file = tmp_path / "settings.toml"
     file.write_text(chart.resources(name, "ConfigMap")["settings"]["data"]["settings.toml"])
     agents = configuration.read(file).agents
@@ -120,15 +120,15 @@ def test_limits_are_a_settings_file(name: str, tmp_path: Path) -> None:
         assert agents["orders"].description == 'Says where "orders" are.'
 
 
-def test_the_image_is_the_version() -> None:
+def test_image_is_the_version() -> None:
     """Without a tag the image is of the project's own version; a digest wins."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert chart.container("default", "api")["image"] == f"watchkeeper:{version}"
     assert "@sha256:" in chart.container("everything", "api", 'image.tag="9"')["image"]
 
 
-def test_the_volume_survives_the_release() -> None:
-    """Without PostgreSQL the store is on a volume that is kept, for one pod at a time."""
+def test_volume_survives_the_release() -> None:
+    """Without PostgreSQL the store is on a volume that stays, for one pod at a time."""
     claim = chart.resources("default", "PersistentVolumeClaim")["data"]
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert chart.resources("default", "Deployment")["api"]["spec"]["strategy"]["type"] == "Recreate"

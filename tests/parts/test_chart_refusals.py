@@ -1,4 +1,4 @@
-"""The chart refuses, with a sentence, what would fail later or do harm quietly."""
+"""The chart refuses, with a sentence, values that would fail later or do quiet harm."""
 
 import pytest
 
@@ -51,8 +51,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(case: str) -> None:
-    """What would fail later, or do harm quietly, is not rendered; a sentence says why."""
+def test_harmful_values_are_refused(case: str) -> None:
+    """Values that would fail later, or do quiet harm, are refused with a sentence."""
     name, changes, sentence = REFUSED[case]
     assert sentence in chart.refusal(name, *changes)
 
@@ -69,7 +69,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("case", TAKEN)
-def test_taken(case: str) -> None:
-    """What is refused is refused for its own reason, and not for one beside it."""
+def test_similar_values_are_accepted(case: str) -> None:
+    """Similar values are accepted: each refusal has its own reason."""
     name, changes = TAKEN[case]
     assert chart.text(name, *changes)

@@ -1,4 +1,4 @@
-"""The stack of one machine is read as far as that goes without a container engine."""
+"""The Compose stack of one machine is checked as far as that goes without a container engine."""
 
 import os
 import re
@@ -42,22 +42,22 @@ def services() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("missing", FILLED)
-def test_no_secret_has_a_default(missing: str) -> None:
-    """A password that was not set is asked for by name."""
+def test_missing_password_is_named(missing: str) -> None:
+    """A missing password is named."""
     completed = config(**{name: value for name, value in FILLED.items() if name != missing})
     assert completed.returncode != 0
     assert f"Set {missing} in .env" in completed.stderr
 
 
-def test_the_example_names_what_is_asked_for() -> None:
-    """Every variable of the file is in the example, and no secret of it has a value."""
+def test_example_has_every_variable() -> None:
+    """Every variable of the file is in the example, and no secret has a value."""
     asked = set(re.findall(r"\$\{(\w+)", FILE.read_text()))
     example = dict(re.findall(r"^(\w+)=(.*)$", (FOLDER / ".env.example").read_text(), re.M))
     assert asked <= set(example)
     assert [n for n, v in example.items() if v and n.endswith(("_PASSWORD", "_KEY"))] == []
 
 
-def test_it_fits_the_specification() -> None:
+def test_file_fits_the_specification() -> None:
     """dclint finds no error, with the schema of the specification among its rules."""
     program = ROOT / "tests/deploy/tools/node_modules/dclint"
     completed = subprocess.run(
@@ -72,7 +72,7 @@ def test_it_fits_the_specification() -> None:
     assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_it_is_safe() -> None:
+def test_compose_lint_passes() -> None:
     """compose-lint finds nothing but what deploy/compose/.compose-lint.yml argues against."""
     completed = chart.tool(
         "compose-lint",
@@ -83,21 +83,21 @@ def test_it_is_safe() -> None:
 
 
 def test_every_version_is_pinned() -> None:
-    """No image moves by itself."""
+    """No image has a floating tag."""
     for name, service in services().items():
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", service["image"]), name
 
 
-def test_nothing_is_published_but_on_loopback() -> None:
-    """Nobody outside the machine reaches a port of the stack."""
+def test_ports_are_published_on_loopback_only() -> None:
+    """From outside the machine no port of the stack is reachable."""
     published = [port for service in services().values() for port in service.get("ports", ())]
     assert len(published) > 4
     for port in published:
         assert str(port).startswith("127.0.0.1:"), port
 
 
-def test_what_is_mounted_is_there() -> None:
-    """Every file and folder of ours that a container is given exists, and cannot be written to."""
+def test_mounts_exist_and_are_read_only() -> None:
+    """Every file and folder of ours that a container mounts exists, and is read-only."""
     for name, service in services().items():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
@@ -106,8 +106,8 @@ def test_what_is_mounted_is_there() -> None:
                 assert volume.endswith(":ro"), f"{name}: {volume}"
 
 
-def test_generated_files_are_not_copied() -> None:
-    """Rules, routes and dashboards are those under dashboards/, as they were generated."""
+def test_generated_files_are_mounted() -> None:
+    """The generated rules, routes and dashboards under dashboards/ are mounted."""
     generated = ROOT / "dashboards/generated"
     mounted = {
         name: {volume.split(":")[0] for volume in services()[name]["volumes"]}
@@ -125,8 +125,8 @@ def test_generated_files_are_not_copied() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_ours_are_started_as_we_start(name: str) -> None:
-    """Commands and variables of the service are ones that it knows."""
+def test_commands_and_variables_are_valid(name: str) -> None:
+    """The service knows its commands and variables."""
     service = services()[name]
     command = service["command"]
     program, *arguments = command.split() if isinstance(command, str) else command
@@ -136,7 +136,7 @@ def test_ours_are_started_as_we_start(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_stop_lets_runs_finish(name: str) -> None:
+def test_stop_lets_runs_finish(name: str) -> None:
     """A container is killed only after its longest run could have ended."""
     service = services()[name]
     variables = service["environment"]
@@ -146,8 +146,8 @@ def test_a_stop_lets_runs_finish(name: str) -> None:
     assert int(minutes or 0) * 60 + int(seconds) >= drain_s + 10
 
 
-def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
-    """promtool takes the configuration with the rules in the place where they are mounted."""
+def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
+    """promtool accepts the configuration with the rules at the place where they are mounted."""
     (tmp_path / "prometheus.yml").write_text((FOLDER / "prometheus.yml").read_text())
     (tmp_path / "rules").symlink_to(ROOT / "dashboards/generated/prometheus")
     completed = subprocess.run(
@@ -159,8 +159,8 @@ def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
     assert re.search(r"SUCCESS: \d+ rules found", completed.stdout)
 
 
-def test_all_of_ours_are_scraped() -> None:
-    """The job that rules and dashboards are written for has every container of the service."""
+def test_every_container_of_the_service_is_scraped() -> None:
+    """The job of the rules and dashboards has every container of the service."""
     [read] = chart.documents((FOLDER / "prometheus.yml").read_text())
     [job] = [j for j in read["scrape_configs"] if j["job_name"] == "watchkeeper"]
     assert job["dns_sd_configs"][0]["names"] == list(OURS)
@@ -173,8 +173,8 @@ def collector() -> dict[str, Any]:
     return found
 
 
-def test_the_collector_refuses_before_it_is_full() -> None:
-    """Each pipeline begins with the limit on memory, which is below that of the container."""
+def test_collector_limits_its_memory_first() -> None:
+    """Each pipeline starts with the memory limit, which is below that of the container."""
     for pipeline in collector()["service"]["pipelines"].values():
         assert pipeline["processors"][0] == "memory_limiter"
         for kind in ("receivers", "processors", "exporters"):
@@ -182,8 +182,8 @@ def test_the_collector_refuses_before_it_is_full() -> None:
     assert collector()["processors"]["memory_limiter"]["limit_mib"] < 1024
 
 
-def test_traces_worth_keeping_are_kept() -> None:
-    """Traces are kept by outcomes and attributes that there are, after the run has ended."""
+def test_traces_are_sampled_by_outcome() -> None:
+    """The collector keeps traces by existing outcomes and attributes, after the run has ended."""
     sampling = collector()["processors"]["tail_sampling"]
     [policy] = [p for p in sampling["policies"] if p["name"] == "ended-badly"]
     wanted = policy["string_attribute"]
@@ -202,8 +202,8 @@ def test_traces_worth_keeping_are_kept() -> None:
     )
 
 
-def test_the_dockerfile_of_aimock_is_clean() -> None:
-    """hadolint finds nothing, and what it copies is in its context."""
+def test_hadolint_accepts_the_dockerfile_of_aimock() -> None:
+    """hadolint finds nothing, and the copied files are in the build context."""
     dockerfile = FOLDER / "aimock.Dockerfile"
     completed = chart.tool("hadolint", str(dockerfile))
     assert (completed.returncode, completed.stdout) == (0, "")

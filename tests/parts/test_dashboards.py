@@ -47,8 +47,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 
 @pytest.mark.parametrize("asked", [asked for asked in ASKED if is_caused(asked)], ids=str)
-def test_no_query_is_dead(prometheus: Prometheus, asked: Asked) -> None:
-    """Every query gives a series, and at least one of its values is a number."""
+def test_every_query_has_a_number(prometheus: Prometheus, asked: Asked) -> None:
+    """Every query returns a series, and at least one of its values is a number."""
 
     def is_answered() -> bool:
         found = prometheus.query(filled(asked.expr))
@@ -58,33 +58,33 @@ def test_no_query_is_dead(prometheus: Prometheus, asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("expr", [expr for _, expr in ALERTS], ids=[name for name, _ in ALERTS])
-def test_no_rule_is_blind(prometheus: Prometheus, expr: str) -> None:
-    """What the rule of an alert looks at is there, whether the alert fires or not."""
+def test_every_rule_finds_its_series(prometheus: Prometheus, expr: str) -> None:
+    """The series of an alert's rule exist, whether the alert fires or not."""
     for series in seen_by(expr):
         if not any(part in series for part in NOT_CAUSED):
             prometheus.until(series)
 
 
 @pytest.mark.parametrize("part", NOT_CAUSED)
-def test_what_is_not_caused_is_named_truly(prometheus: Prometheus, part: str) -> None:
-    """What is said not to be caused gives nothing, and some panel asks for it."""
+def test_excluded_series_are_empty(prometheus: Prometheus, part: str) -> None:
+    """The series that the traffic cannot cause are empty, and some panel shows them."""
     asked = [asked for asked in ASKED if part in asked.expr]
     assert asked
     assert not any(prometheus.query(filled(one.expr)) for one in asked)
 
 
 @pytest.mark.parametrize("outcome", OUTCOME.values)
-def test_every_outcome_is_caused(prometheus: Prometheus, outcome: str) -> None:
-    """The traffic ends runs in every way there is."""
+def test_traffic_has_every_outcome(prometheus: Prometheus, outcome: str) -> None:
+    """The traffic ends runs with every outcome."""
     prometheus.until(f'sum (agent_runs_total{{outcome="{outcome}"}}) > 0')
 
 
 @pytest.mark.parametrize("phase", sorted(set(PHASE.values) - {"other"}))
-def test_runs_are_held_by_every_phase(prometheus: Prometheus, phase: str) -> None:
-    """The traffic holds runs in the queue, in a model and in a tool; nothing else takes long."""
+def test_traffic_has_every_phase(prometheus: Prometheus, phase: str) -> None:
+    """The traffic has slow runs in the queue, in a model and in a tool; nothing else is slow."""
     prometheus.until(f'sum (agent_timeouts_total{{phase="{phase}"}}) > 0')
 
 
-def test_background_runs_are_attempted(prometheus: Prometheus) -> None:
-    """The traffic has background runs, which end in more than one way."""
+def test_traffic_has_background_runs(prometheus: Prometheus) -> None:
+    """The traffic has background runs, which end with more than one outcome."""
     prometheus.until("count (sum by (outcome) (agent_task_attempts_total) > 0) > 1")

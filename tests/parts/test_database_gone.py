@@ -1,4 +1,4 @@
-"""PostgreSQL goes away and comes back: nothing is accepted that is not stored, runs finish."""
+"""PostgreSQL stops and returns: no run is accepted unless it is stored, and runs finish."""
 
 import signal
 import time
@@ -28,8 +28,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Cl
         yield ships, server
 
 
-def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
-    """While it is gone a submission is refused in time; the run at work finishes afterwards."""
+def test_outage_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
+    """During the outage a submission is refused in time; the executing run finishes afterwards."""
     ships, server = served
     [port] = ships.ports
     plan, refused = Plan("through", turns=6, seconds=0.5), Plan("refused")
@@ -57,8 +57,8 @@ def test_gone_in_the_middle_of_a_run(served: tuple[Fleet, Cluster]) -> None:
     assert len({r.run_id for r in ships.receipts(refused.name)}) == 1
 
 
-def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
-    """A store that is gone is a degraded check, not a red light, and heals by itself."""
+def test_readiness_is_degraded_during_an_outage(served: tuple[Fleet, Cluster]) -> None:
+    """An unreachable store is a degraded check, not a red one, and recovers by itself."""
     ships, server = served
     [port] = ships.ports
 
@@ -78,8 +78,8 @@ def test_readiness_shows_it(served: tuple[Fleet, Cluster]) -> None:
     becomes("ok")
 
 
-def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
-    """A run goes on soon after it is back, however long it was gone, and no tool runs again."""
+def test_long_outage_repeats_no_tool(served: tuple[Fleet, Cluster]) -> None:
+    """A run resumes soon after the outage, however long it was, and no tool runs again."""
     ships, server = served
     [port] = ships.ports
     plan = Plan("long", turns=3, seconds=1.0)
@@ -98,8 +98,8 @@ def test_gone_for_long(served: tuple[Fleet, Cluster]) -> None:
     assert took_s < 15
 
 
-def test_stopped_while_it_is_gone(served: tuple[Fleet, Cluster], tmp_path: Path) -> None:
-    """A server stops in order and in time, and another one takes its run up afterwards."""
+def test_server_stops_during_an_outage(served: tuple[Fleet, Cluster], tmp_path: Path) -> None:
+    """A server stops in order and in time, and another one takes over its run."""
     _, cluster_of_all = served
     file, plan = tmp_path / "receipts", Plan("stopped", turns=3, seconds=0.1, held=1)
     variables = {
@@ -134,10 +134,10 @@ def _port(server: Serving) -> int:
     return int(server.url.rpartition(":")[2])
 
 
-def test_a_transaction_that_hangs(
+def test_hanging_transaction_releases_its_row(
     served: tuple[Fleet, Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever hangs in a transaction, or left it to a child, does not hold a row for ever."""
+    """A hanging transaction, or one left to a child, does not lock a row for ever."""
     ships, server = served
     [port] = ships.ports
     question = Plan("held").question

@@ -1,4 +1,4 @@
-"""PostgreSQL is there and does not answer, or is slow, or cannot be reached at all."""
+"""PostgreSQL accepts connections but does not answer, is slow, or is unreachable."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ from tests.parts.patience import ended, submitted, until
 from tests.parts.postgres import cluster
 from tests.parts.proxy import Proxy, Way, proxy
 
-# Who waits for a connection waits for half a minute.
+# A wait for a connection lasts half a minute.
 _ANSWER_S = 10.0
 
 
@@ -42,7 +42,7 @@ def heals(served: tuple[Fleet, Proxy]) -> Iterator[None]:
 def _refused(
     port: int, method: str, path: str, body: Any = None, key: Mapping[str, str] | None = None
 ) -> None:
-    """It is told in time that the store is not there."""
+    """Readiness reports in time that the store is unreachable."""
     began = time.monotonic()
     status, problem = call(port, method, path, body, key, timeout_s=30)
     took_s = time.monotonic() - began
@@ -60,8 +60,8 @@ def _store_is(port: int, state: str) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("way", [Way.SILENT, Way.SHUT])
-def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
-    """What needs the store is refused in time, the rest is served, and all is well afterwards."""
+def test_silent_database_delays_no_other_request(served: tuple[Fleet, Proxy], way: Way) -> None:
+    """Requests that need the store are refused in time, others are served, and all recovers."""
     ships, between = served
     [port] = ships.ports
     work, once = Plan(f"work {way}", turns=3, seconds=0.7), Plan(f"once {way}")
@@ -92,10 +92,10 @@ def test_no_answer(served: tuple[Fleet, Proxy], way: Way) -> None:
 
 @pytest.mark.parametrize("way", [Way.SILENT, Way.SHUT])
 @pytest.mark.parametrize("path", ["/agents/graph", "/agents/graph/stream"])
-def test_whoever_waits_is_answered_in_time(
+def test_caller_is_answered_at_the_deadline(
     served: tuple[Fleet, Proxy], path: str, way: Way
 ) -> None:
-    """A run with a key and a thread ends at its deadline, whatever became of the database."""
+    """A run with a key and a thread ends at its deadline, whatever the database does."""
     ships, between = served
     [port] = ships.ports
     plan, name = Plan(f"waits {way} {path}", seconds=30.0), f"waits-{way}-{path.rpartition('/')[2]}"
@@ -120,8 +120,8 @@ def _last_word(port: int, path: str, body: Any, headers: Mapping[str, str]) -> s
     return response.text
 
 
-def test_slow(served: tuple[Fleet, Proxy]) -> None:
-    """A database that takes its time for every answer makes all slower, and refuses nothing."""
+def test_slow_database_refuses_nothing(served: tuple[Fleet, Proxy]) -> None:
+    """A slow database makes every answer slower, and refuses nothing."""
     ships, between = served
     [port] = ships.ports
     plan, body = Plan("slow"), {"question": Plan("slow").question}
@@ -141,8 +141,8 @@ def test_slow(served: tuple[Fleet, Proxy]) -> None:
     print(f"ended after {time.monotonic() - began:.2f} s")
 
 
-def test_stopped_while_it_is_silent(served: tuple[Fleet, Proxy]) -> None:
-    """A server that is told to stop does so in time, with a run at work."""
+def test_server_stops_with_a_silent_database(served: tuple[Fleet, Proxy]) -> None:
+    """A server stops in time on SIGTERM, with an executing run."""
     ships, between = served
     [port] = ships.ports
     plan = Plan("stopped", turns=2, seconds=0.1, held=1)

@@ -1,4 +1,4 @@
-"""The disk of a SQLite store fills up in the middle of runs, and there is room again."""
+"""The disk of a SQLite store fills up in the middle of runs, and later has room again."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ class Disk:
     def fill(self) -> None:
         """Let a stranger take all of its room."""
         taken = (self.place / "strangers").open("wb", buffering=0)
-        # How much there is nobody knows before: the store takes of it meanwhile.
+        # The free space is unknown before: the store takes of it meanwhile.
         with taken, pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             taken.writelines(repeat(bytes(4096)))
 
@@ -53,8 +53,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Dis
         yield ships, Disk(Path(f"/proc/{pid}/root{place}"))
 
 
-def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
-    """What is new is refused with 503, and what was accepted ends once there is room again."""
+def test_disk_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
+    """New runs are refused with 503, and accepted runs end once there is room again."""
     ships, disk = small
     [port] = ships.ports
     plan, refused = Plan("through", turns=4, seconds=1.0), Plan("refused")
@@ -78,8 +78,8 @@ def test_full_in_the_middle_of_a_run(small: tuple[Fleet, Disk]) -> None:
     assert ended(port, again["task_id"])["status"] == "completed"
 
 
-def test_an_answer_without_room(small: tuple[Fleet, Disk]) -> None:
-    """A result for which there is no room is kept until there is."""
+def test_answer_waits_for_room(small: tuple[Fleet, Disk]) -> None:
+    """A result without room waits until there is room."""
     ships, disk = small
     [port] = ships.ports
     plan = Plan("long " + "x" * 30_000, seconds=1.0)

@@ -1,4 +1,4 @@
-"""Three drills, and that a drill which goes wrong says so."""
+"""Three drills, and the detection of a drill that goes wrong."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,26 +18,26 @@ DOWN = DRILLS["AgentServiceDown"]
     "alert", ["AgentIterationLimitHits", "AgentRunTimeouts", "AgentServiceDown"]
 )
 def test_drill(alert: str, tmp_path: Path) -> None:
-    """The alert fires for its fault, with its labels and alone, and clears when it is healed."""
+    """The alert fires for its fault, with its labels and alone, and clears after the repair."""
     result = run(DRILLS[alert], tmp_path, print)
     assert result.faults == []
     assert result.fired_s is not None
     assert result.cleared_s is not None
 
 
-def test_wrong_labels_are_noticed(tmp_path: Path) -> None:
+def test_wrong_labels_are_detected(tmp_path: Path) -> None:
     """An alert that fires for another instance fails its drill."""
     [fault] = run(replace(DOWN, labels={"instance": "elsewhere"}), tmp_path, print).faults
     assert fault.startswith("fired with {")
 
 
-def test_a_stranger_is_noticed(tmp_path: Path) -> None:
-    """An alert that should be silent and is not fails the drill."""
+def test_unexpected_alert_is_detected(tmp_path: Path) -> None:
+    """An unexpected alert fails the drill."""
     absent = replace(DOWN, alert="AgentServiceAbsent", labels={}, companions=frozenset())
     assert run(absent, tmp_path, print).faults == ["AgentServiceDown fired too"]
 
 
-def test_silence_is_noticed(tmp_path: Path) -> None:
+def test_silent_alert_is_detected(tmp_path: Path) -> None:
     """An alert that does not fire fails its drill."""
 
     def nothing(scene: Scene) -> Iterator[None]:

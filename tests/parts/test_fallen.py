@@ -1,4 +1,4 @@
-"""A run whose result the store refuses is taken up again, by the process that worked it."""
+"""A run whose result the store refuses is taken over by the process that executed it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -40,8 +40,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield server.url
 
 
-async def test_a_run_that_has_fallen_down(url: str) -> None:
-    """After some ten seconds it is back in the queue, and ends as it had."""
+async def test_orphaned_run_is_requeued(url: str) -> None:
+    """After some ten seconds the run is requeued, and ends with the same result."""
     store = await asyncio.to_thread(Store, url)
     refuse, allow = REFUSING[store.url.get_backend_name()]
 

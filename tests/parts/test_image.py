@@ -1,4 +1,4 @@
-"""The image is built, and what it holds runs with as little as a cluster gives it."""
+"""The image is built, and its contents run with as little as a cluster grants."""
 
 import subprocess
 from collections.abc import Iterator
@@ -53,8 +53,8 @@ def container(files: Path, settings: dict[str, Any]) -> Iterator[Container]:
         yield started
 
 
-def test_it_says_what_it_is(settings: dict[str, Any]) -> None:
-    """Its labels name it, its version and the commit it was built from."""
+def test_image_has_its_labels(settings: dict[str, Any]) -> None:
+    """Its labels give its name, its version and the commit it was built from."""
     prefix = "org.opencontainers.image."
     labels = {k.removeprefix(prefix): v for k, v in settings["Labels"].items() if prefix in k}
     assert (labels["title"], labels["version"], labels["revision"]) == (
@@ -64,19 +64,19 @@ def test_it_says_what_it_is(settings: dict[str, Any]) -> None:
     )
 
 
-def test_it_is_not_root(settings: dict[str, Any]) -> None:
+def test_image_has_a_numeric_user(settings: dict[str, Any]) -> None:
     """Its user is a number, which a cluster can check not to be root's."""
     assert settings["User"] == "10001:10001"
 
 
-def test_its_commands_need_no_shell(settings: dict[str, Any]) -> None:
-    """It is started, and its health is asked, by a program and not by a line for a shell."""
+def test_commands_need_no_shell(settings: dict[str, Any]) -> None:
+    """Its command and health check are programs and not lines for a shell."""
     assert settings["Cmd"] == ["watchkeeper", "serve"]
     assert settings["Healthcheck"]["Test"][0] == "CMD"
 
 
-def test_it_is_small(files: Path) -> None:
-    """Nothing is in it but what serving needs: no pip, no tests, no sources of the build."""
+def test_image_has_only_what_serving_needs(files: Path) -> None:
+    """The image has only what serving needs: no pip, no tests, no build sources."""
     own = files / "opt/watchkeeper"
     assert sum(f.lstat().st_size for f in own.rglob("*")) < _MOST_BYTES
     assert not list(own.rglob("pip"))
@@ -85,8 +85,8 @@ def test_it_is_small(files: Path) -> None:
     assert not list((files / "srv").iterdir())
 
 
-def test_it_is_compiled(files: Path) -> None:
-    """No process compiles what it imports, whatever has become of the times of its files."""
+def test_modules_are_compiled(files: Path) -> None:
+    """No process compiles its imports, whatever the times of the files are."""
     packages = files / "opt/watchkeeper/lib"
     sources = [*packages.rglob("app/**/*.py"), *packages.rglob("fastapi/**/*.py")]
     assert len(sources) > 50
@@ -95,7 +95,7 @@ def test_it_is_compiled(files: Path) -> None:
         assert compiled.read_bytes()[4:8] == _NEVER_CHECKED, compiled
 
 
-def test_it_runs_with_nothing(container: Container) -> None:
+def test_process_has_no_capabilities(container: Container) -> None:
     """The process that serves has no capabilities and cannot gain any."""
     assert container.status("Uid").split() == ["10001"] * 4
     assert container.status("NoNewPrivs") == "1"
@@ -103,7 +103,7 @@ def test_it_runs_with_nothing(container: Container) -> None:
         assert int(container.status(kind), 16) == 0, kind
 
 
-def test_its_files_are_read_only(container: Container) -> None:
+def test_only_the_data_directory_is_writable(container: Container) -> None:
     """It can write to its data directory and nowhere else."""
     write = "import sys; open(sys.argv[1] + '/written', 'w')"
     assert container.execute(["python", "-c", write, "/var/lib/watchkeeper"]) == 0
@@ -111,13 +111,13 @@ def test_its_files_are_read_only(container: Container) -> None:
         assert container.execute(["python", "-c", write, folder]) != 0, folder
 
 
-def test_it_has_no_shell(container: Container) -> None:
-    """What the other tests see is seen without a shell."""
+def test_image_has_no_shell(container: Container) -> None:
+    """The tests of the image work without a shell."""
     assert container.execute(["sh", "-c", "true"]) != 0
 
 
-def test_it_answers(container: Container) -> None:
-    """It answers a question, and the scrape that follows has counted it."""
+def test_image_answers(container: Container) -> None:
+    """The service answers a question, and the next scrape has counted it."""
     answer = httpx.post(f"{container.url}/agent", json={"question": "Where is order 10023?"})
     assert answer.status_code == 200, answer.text
     assert "shipped" in answer.json()["answer"]
@@ -126,8 +126,8 @@ def test_it_answers(container: Container) -> None:
     assert 'commit="c0ffee"' in scrape
 
 
-def test_it_keeps_what_it_accepts(container: Container) -> None:
-    """A background run is stored in the data directory, worked, and answered."""
+def test_image_executes_background_runs(container: Container) -> None:
+    """A background run is stored in the data directory, executed, and answered."""
     body = {"question": "Where is order 10023?"}
     accepted = httpx.post(f"{container.url}/agent/async", json=body)
     assert accepted.status_code == 202, accepted.text
@@ -136,7 +136,7 @@ def test_it_keeps_what_it_accepts(container: Container) -> None:
     assert ended["status"] == "completed", ended
 
 
-def test_its_health_check_tells_the_truth(container: Container, settings: dict[str, Any]) -> None:
+def test_health_check_follows_the_service(container: Container, settings: dict[str, Any]) -> None:
     """The image's own health check passes beside the service, and not where nothing answers."""
     check = settings["Healthcheck"]["Test"][1:]
     assert container.execute(check) == 0
@@ -145,14 +145,14 @@ def test_its_health_check_tells_the_truth(container: Container, settings: dict[s
     assert elsewhere.execute(check) != 0
 
 
-def test_it_stops_when_told(files: Path, settings: dict[str, Any]) -> None:
-    """As the first process of a container it hears SIGTERM, and ends well."""
+def test_image_stops_on_sigterm(files: Path, settings: dict[str, Any]) -> None:
+    """As the first process of a container it handles SIGTERM, and exits cleanly."""
     with running(files, settings) as started:
         assert started.stop() == 0
 
 
-def test_an_agent_of_ones_own(images: Builder, tmp_path: Path) -> None:
-    """An image from this one with one file more serves the agent in it."""
+def test_derived_image_serves_its_agent(images: Builder, tmp_path: Path) -> None:
+    """An image from this one with one more file serves the agent in it."""
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "Dockerfile").write_text(
         'FROM localhost/watchkeeper\nCOPY shop.py .\nCMD ["watchkeeper", "serve", "shop:orders"]\n'
@@ -163,8 +163,8 @@ def test_an_agent_of_ones_own(images: Builder, tmp_path: Path) -> None:
         assert answer.json()["answer"] == "It is on its way."
 
 
-def test_a_mounted_agent(files: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    """Or the image stays as it is, and a folder with agents is mounted read-only."""
+def test_mounted_agent_is_served(files: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    """The unchanged image serves agents from a folder that is mounted read-only."""
     (tmp_path / "shop.py").write_text(SHOP)
     tmp_path.chmod(0o755)
     command = ("watchkeeper", "serve", "shop:orders")
@@ -173,7 +173,7 @@ def test_a_mounted_agent(files: Path, settings: dict[str, Any], tmp_path: Path) 
         assert answer.json()["answer"] == "It is on its way."
 
 
-def test_the_dockerfile_is_clean() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     """hadolint finds nothing."""
     found = subprocess.run(
         [str(TOOLS / "hadolint"), str(ROOT / "Dockerfile")], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Servers are killed in the middle of runs, on both stores: what is done stays done."""
+"""Servers are killed in the middle of runs, on both stores: completed steps stay completed."""
 
 import os
 import signal
@@ -77,8 +77,8 @@ def counted(ships: Fleet, plan: Plan, what: str) -> Counter[int]:
 
 
 @pytest.mark.parametrize("agent", ["graph", "own"])
-def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
-    """After kill -9 in the third turn, the calls of the first two are not made again."""
+def test_completed_turns_are_not_repeated(ships: Fleet, agent: str) -> None:
+    """After kill -9 in the third turn, the calls of the first two are not repeated."""
     plan = Plan(f"kept-{agent}", turns=4, parallel=2, seconds=0.1, held=2)
     task_id = submit(ships, plan, agent)
     until(ships, plan, "begin", 4)
@@ -100,7 +100,7 @@ def test_what_is_done_is_not_done_again(ships: Fleet, agent: str) -> None:
     assert len(keys) == 8
 
 
-def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
+def test_limit_holds_across_attempts(ships: Fleet) -> None:
     """Iterations of a killed attempt count: a limit of three is three in all."""
     plan = Plan("limited", turns=6, seconds=0.1, held=2)
     task_id = submit(ships, plan, max_iterations=3)
@@ -110,8 +110,8 @@ def test_the_limit_holds_across_attempts(ships: Fleet) -> None:
     assert set(counted(ships, plan, "end")) == {0, 1, 2}
 
 
-def test_an_executor_runs_whole_again(ships: Fleet) -> None:
-    """An AgentExecutor keeps no steps: all of its calls are made again, under the same keys."""
+def test_executor_repeats_every_call_with_its_key(ships: Fleet) -> None:
+    """An AgentExecutor stores no steps: it repeats all of its calls, under the same keys."""
     plan = Plan("whole", turns=3, seconds=0.1, held=2)
     task_id = submit(ships, plan, "executor")
     ships.kill(ships.port_of(until(ships, plan, "begin", 2).pid))
@@ -122,8 +122,8 @@ def test_an_executor_runs_whole_again(ships: Fleet) -> None:
     assert len({(r.n, r.key) for r in ships.receipts(plan.name)}) == 3
 
 
-def test_live_work_is_not_stolen(ships: Fleet) -> None:
-    """A server that starts beside one at work leaves that work alone."""
+def test_run_of_a_living_process_is_left_alone(ships: Fleet) -> None:
+    """A server that starts beside a busy one leaves its runs alone."""
     plan = Plan("mine", turns=5, seconds=1.0)
     task_id = submit(ships, plan)
     owner = ships.port_of(until(ships, plan, "begin", 0).pid)
@@ -137,7 +137,7 @@ def test_live_work_is_not_stolen(ships: Fleet) -> None:
 
 
 def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
-    """Ids go on without holes while both servers are killed, one after the other."""
+    """Ids continue without gaps while both servers are killed, one after the other."""
     plan = Plan("followed", turns=9, seconds=0.7)
     task_id = submit(ships, plan)
     seen: list[StreamEvent] = []
@@ -163,7 +163,7 @@ def test_a_follower_outlives_both_servers(ships: Fleet) -> None:
 
 
 def _some(port: int, task_id: str, after: int) -> list[StreamEvent]:
-    """What a server tells after an id, until its end, or its death."""
+    """The events of a server after an id, until their end, or its death."""
     connection, read = HTTPConnection("127.0.0.1", port, timeout=5), b""
     try:
         headers = {"Last-Event-ID": str(after)} if after else {}
@@ -178,8 +178,8 @@ def _some(port: int, task_id: str, after: int) -> list[StreamEvent]:
     return parse(read)
 
 
-def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
-    """A run that kills every process that works it ends as failed, after ten takeovers in vain."""
+def test_run_that_kills_its_processes_fails(ships: Fleet) -> None:
+    """A run that kills every process that executes it fails after ten takeovers."""
     plan = Plan("deadly", deadly=True)
     task_id, over = submit(ships, plan), threading.Event()
 
@@ -214,8 +214,8 @@ def test_a_run_that_kills_is_given_up(ships: Fleet) -> None:
         assert (task_id in [task["task_id"] for task in listed]) is is_there, status
 
 
-def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
-    """A run whose process hangs ends soon after its deadline; waking up changes nothing of it."""
+def test_run_of_a_hanging_process_ends_soon(ships: Fleet) -> None:
+    """A run whose process hangs ends soon after its deadline; waking up changes nothing."""
     plan = Plan("hung", turns=2, seconds=30.0)
     task_id = submit(ships, plan, timeout=3.0)
     pid = until(ships, plan, "begin", 0).pid
@@ -235,8 +235,8 @@ def test_a_process_that_hangs_keeps_nobody_waiting(ships: Fleet) -> None:
     assert set(counted(ships, plan, "begin")) == {0}
 
 
-def test_a_run_is_handed_over(ships: Fleet) -> None:
-    """SIGTERM hands a run at work to the other server, which finishes what is left of it."""
+def test_sigterm_hands_a_run_over(ships: Fleet) -> None:
+    """SIGTERM hands an executing run over to the other server, which finishes it."""
     plan = Plan("handed", turns=4, seconds=0.1, held=1)
     task_id = submit(ships, plan)
     port = ships.port_of(until(ships, plan, "begin", 1).pid)
@@ -250,7 +250,7 @@ def test_a_run_is_handed_over(ships: Fleet) -> None:
 
 
 @pytest.mark.parametrize("agent", ["graph", "own"])
-def test_a_forked_child_keeps_no_lock(ships: Fleet, agent: str) -> None:
+def test_forked_child_holds_no_lock(ships: Fleet, agent: str) -> None:
     """A run is taken over soon, though children that its tools forked outlive its process."""
     plan = Plan(f"forked-{agent}", turns=3, seconds=0.1, forks=True, held=1)
 

@@ -1,4 +1,4 @@
-"""Two servers open one fresh store at the same moment."""
+"""Two servers open one new store at the same moment."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -38,8 +38,8 @@ def fresh(
         yield parts.enter_context(fleet(tmp_path, url)), renew
 
 
-def test_both_start_and_work(fresh: tuple[Fleet, Callable[[], None]]) -> None:
-    """Both start, and each takes runs and tells of the other's, time and again."""
+def test_two_servers_start_together(fresh: tuple[Fleet, Callable[[], None]]) -> None:
+    """Both start, and each accepts runs and reports the other's, again and again."""
     ships, renew = fresh
     for turn in range(_TIMES):
         ships.start_all()

@@ -86,8 +86,8 @@ def traffic(url: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
-def test_promtool_finds_no_fault(watched: Watched, accept: str) -> None:
-    """What is scraped passes promtool's check of metrics."""
+def test_promtool_accepts_the_metrics(watched: Watched, accept: str) -> None:
+    """The scraped metrics pass promtool's check."""
     text = httpx.get(f"{watched.url}/metrics", headers={"accept": accept}).text
     # promtool reads the text format only: exemplars and the end mark are OpenMetrics' own.
     plain = re.sub(r" # \{.*", "", text).replace("# EOF\n", "")
@@ -113,8 +113,8 @@ def _total(text: str) -> Callable[[re.Match[str]], str]:
     return name
 
 
-def test_the_scrape_succeeds(watched: Watched) -> None:
-    """Prometheus says that its scrape of the service went well."""
+def test_scrape_succeeds(watched: Watched) -> None:
+    """Prometheus reports that its scrape of the service succeeded."""
     watched.prometheus.until("up == 1")
     [target] = watched.prometheus.targets()
     assert (target["health"], target["lastError"]) == ("up", "")
@@ -123,7 +123,7 @@ def test_the_scrape_succeeds(watched: Watched) -> None:
 @pytest.mark.parametrize(
     "metric", [m for m in catalogue.METRICS if m.name not in _NOT_CAUSED], ids=lambda m: m.name
 )
-def test_every_metric_answers(watched: Watched, metric: catalogue.Metric) -> None:
+def test_every_metric_has_its_labels(watched: Watched, metric: catalogue.Metric) -> None:
     """Every metric that has a source answers a query, with the labels of the catalogue."""
     suffix = "_count" if metric.kind is Kind.HISTOGRAM else ""
     series = watched.prometheus.until(f"{metric.name}{suffix}")
@@ -132,7 +132,7 @@ def test_every_metric_answers(watched: Watched, metric: catalogue.Metric) -> Non
 
 
 def test_exemplars_are_stored(watched: Watched) -> None:
-    """Prometheus keeps the trace that a sample of a duration came from."""
+    """Prometheus stores the trace id of a sample of a duration."""
 
     def exemplars() -> list[dict[str, Any]]:
         return watched.prometheus.exemplars("agent_run_duration_seconds_bucket")
@@ -142,7 +142,7 @@ def test_exemplars_are_stored(watched: Watched) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", labels["trace_id"])
 
 
-def test_a_timeout_is_counted_from_zero(watched: Watched) -> None:
+def test_first_timeout_is_an_increase(watched: Watched) -> None:
     """The first timeout of a service is an increase that a rate can show."""
     [timeouts] = watched.prometheus.until("sum(agent_timeouts_total) > 0")
     assert float(timeouts["value"][1]) == 1

@@ -1,4 +1,4 @@
-"""The README's lines that move to PostgreSQL are pasted into a shell, and do so."""
+"""A shell executes the README's lines that move to PostgreSQL, and they work."""
 
 import os
 import re
@@ -29,7 +29,7 @@ UP_S, ENDED_S = 30.0, 30.0
 
 @contextmanager
 def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[str]:
-    """Paste lines into a shell, the last of which serves; the address that it tells."""
+    """Paste lines into a shell, the last of which serves; returns the printed address."""
     log_file = here / f"stderr-{time.monotonic_ns()}.log"
     with log_file.open("wb") as stderr, open(os.devnull, "wb") as stdout:
         process = subprocess.Popen(
@@ -59,8 +59,8 @@ def pasted(script: str, here: Path, variables: Mapping[str, str]) -> Iterator[st
                 process.wait()
 
 
-def test_the_lines_that_move_to_postgresql(tmp_path: Path) -> None:
-    """They make a database, and runs are kept there; the worker of the last line helps."""
+def test_lines_that_move_to_postgresql(tmp_path: Path) -> None:
+    """The lines make a database, which stores the runs; the worker of the last line helps."""
     assert len(LINES.splitlines()) == 3
     [worker] = re.findall(r"# and `(watchkeeper worker .*?)`", LINES)
     [store] = re.findall(r"^export .*$", LINES, re.M)
@@ -71,7 +71,7 @@ def test_the_lines_that_move_to_postgresql(tmp_path: Path) -> None:
         address = urlsplit(server.url)
         variables = {
             "PATH": f"{here}:{Path(binary('createdb')).parent}:{os.environ['PATH']}",
-            # Where and who: what the tests' own server has other than an installed one.
+            # Host and user, which differ between the tests' own server and an installed one.
             "PGHOST": str(address.hostname),
             "PGPORT": str(address.port),
             "PGUSER": str(address.username),

@@ -1,4 +1,4 @@
-"""What the runbooks tell a tired person to paste is pasted here, at a service with a past."""
+"""The commands and queries of the runbooks are executed at a service with a history."""
 
 import json
 import os
@@ -81,11 +81,11 @@ def _live(url: str, switches: Path) -> str:
             (switches / switch).unlink()
         client.post("/agent/async", json={"question": "fine"})
         (switches / "hang").touch()
-        for _ in range(2):  # one at work, one that waits
+        for _ in range(2):  # one executes, one waits
             client.post("/agent/async", json={"question": "hang"})
         for plan in ("hang", "audit"):
             client.post("/agent", json={"question": plan, "timeout": 0.3})
-        for path in ("/agent", "/agent/stream"):  # they are at work until the service is gone
+        for path in ("/agent", "/agent/stream"):  # they execute until the service has stopped
             body = {"question": "hang", "timeout": 200}
             threading.Thread(target=_wait_for, args=(url + path, body), daemon=True).start()
         until(lambda: len(client.get("/runs?state=running").json()["runs"]) == 3, 60, "no runs")
@@ -99,8 +99,8 @@ def _wait_for(url: str, body: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("snippet", runbooks.of("sh"), ids=lambda s: s.name)
-def test_a_command_works(snippet: Snippet, past: Past) -> None:
-    """Every command ends well, and what it asks of a log with a past is answered."""
+def test_command_works(snippet: Snippet, past: Past) -> None:
+    """Every command ends well, and its query of a log with a history is answered."""
     # -f: an HTTP status that is no success fails the command.
     text = snippet.text.replace("localhost:8000", past.url.removeprefix("http://"))
     text = text.replace("curl -s ", "curl -sf ")
@@ -121,8 +121,8 @@ def test_a_command_works(snippet: Snippet, past: Past) -> None:
 
 
 @pytest.mark.parametrize("snippet", runbooks.of("promql"), ids=lambda s: s.name)
-def test_a_query_is_answered(snippet: Snippet, past: Past) -> None:
-    """Prometheus answers every query; what there is no sample of gives nothing."""
+def test_query_is_answered(snippet: Snippet, past: Past) -> None:
+    """Prometheus answers every query; one without samples returns nothing."""
     answer = httpx.get(f"{past.prometheus.url}/api/v1/query", params={"query": snippet.text})
     body = answer.json()
     assert body["status"] == "success", json.dumps(body)

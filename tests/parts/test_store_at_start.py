@@ -1,4 +1,4 @@
-"""A PostgreSQL that cannot be used stops the start with one sentence, which names what to turn."""
+"""An unusable PostgreSQL stops the start with one sentence, which names the setting."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ SERVE = ("serve", "--port", "0")
 PASSWORD = "not-the-one"
 # The right one, as it is and as a URL has it.
 RIGHT, RIGHT_WRITTEN = "the-one@/?&%", "the-one%40%2F%3F%26%25"
-# What the server, or whoever looks for it, says of each; the rest differs between versions.
+# The message of the server or the resolver for each; the rest differs between versions.
 REFUSED = {
     "password": 'FATAL:  password authentication failed for user "stranger"',
     "password in the query": 'FATAL:  password authentication failed for user "stranger"',
@@ -72,8 +72,10 @@ def ended(server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(ended: dict[str, Ended], name: str) -> None:
-    """It is named without its password, with the reason and the setting, and with code 1."""
+def test_unusable_database_is_named_without_its_password(
+    ended: dict[str, Ended], name: str
+) -> None:
+    """The database is named without its password, with the reason and the setting: code 1."""
     completed = ended[name]
     assert completed.code == 1, completed
     sentence = completed.sentence()
@@ -86,8 +88,10 @@ def test_refused(ended: dict[str, Ended], name: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["before the host", "in the query"])
-def test_the_right_password(server: Cluster, tmp_path: Path, way: str) -> None:
-    """With it, and with a database of its own, the same stranger is served; it is not told."""
+def test_database_with_the_right_password_is_used(
+    server: Cluster, tmp_path: Path, way: str
+) -> None:
+    """With it, and with a database of its own, the same user is served; it is not printed."""
     name = f"strangers_{way[:2]}"
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"create database {name} owner stranger".encode())

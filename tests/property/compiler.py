@@ -34,7 +34,7 @@ Answers = Callable[[HumanMessage], Awaitable[BaseMessage]]
 
 
 class State(MessagesState):
-    """Messages, and what each branch said, by its name."""
+    """Messages, and the text of each branch by its name."""
 
     parts: Annotated[dict[str, str], operator.or_]
 
@@ -73,7 +73,7 @@ class Compiler:
     builder: Builder
 
     def graph(self, steps: Steps, out: str = "") -> Any:
-        """The steps as a graph; its last message is told as that part."""
+        """The steps as a graph; its last message is stored as that part."""
         graph = StateGraph(State)
         last = END
         if out:

@@ -37,7 +37,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Worked:
-    """A tool that was at work."""
+    """A tool that worked."""
 
     whose: Whose
     turn: int

@@ -117,7 +117,7 @@ def within_limit(limit: int) -> Take:
 
 
 def as_seen(ledger: Ledger, *, worked: bool = False) -> Take:
-    """As many as the far side saw, or saw at work."""
+    """As many turns as the far side saw, or saw working."""
     return lambda whose, wanted, start: ledger.turns_of(whose, worked=worked)
 
 
@@ -168,11 +168,11 @@ def forecast(plan: Plan) -> Forecast:
         # Those side by side may be stopped, or not: at most at the limit.
         outcomes = either if whole.fewest < limit else cut
         return Forecast(min(whole.fewest, limit), limit, outcomes)
-    # Where nobody would have been asked beyond the limit, it may end by itself.
+    # If no model would have been asked beyond the limit, it may end by itself.
     outcomes = cut if _asks_again(plan.steps, limit) else either
     conclusions = _conclusions(plan, limit)
     if any(worker.runs > 1 for worker, _ in taken):
-        # What an attempt may still do that begins at the limit, nobody has promised.
+        # What an attempt that starts at the limit may still do is not promised.
         return Forecast(limit, limit, outcomes, answers=conclusions, exact=True)
     return Forecast(limit, limit, outcomes, *_calls(taken), conclusions, True, _errors(plan, limit))
 
@@ -255,7 +255,7 @@ def _conclusions(plan: Plan, limit: int) -> frozenset[str] | None:
 
 
 def _passes_for_a_turn(helper: Helper | None, room: int) -> bool:
-    """Whether nobody can tell a helper's call from the turn that comes next, at the limit.
+    """Whether a helper's call and the next turn are indistinguishable at the limit.
 
     So it is where a node is executed for the first time then, and asks without any sign.
     """

@@ -29,7 +29,7 @@ class Call:
 
     @property
     def runs(self) -> bool:
-        """Whether a tool is at work for it."""
+        """Whether a tool works for it."""
         return self.kind is not ToolKind.UNKNOWN
 
 
@@ -124,7 +124,7 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Works:
-    """An agent at work. `relapses`: so often its node fails afterwards and is tried again."""
+    """An agent. `relapses`: so often its node fails afterwards and is tried again."""
 
     agent: Agent
     how: How = How.NODE
@@ -166,7 +166,7 @@ class By(StrEnum):
 
 @dataclass(frozen=True)
 class Fans:
-    """Branches side by side, and a node without a model that joins what they said."""
+    """Branches side by side, and a node without a model that joins their texts."""
 
     name: str
     branches: tuple["Steps", ...]

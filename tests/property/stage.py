@@ -1,4 +1,4 @@
-"""A service whose agents are put on it one plan after another, and what it tells of each run."""
+"""A service that gets the agents of one plan after another, and its report on each run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -66,7 +66,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """All that was told of one run, and what the far side saw of it."""
+    """All that was reported of one run, and what the far side saw of it."""
 
     way: str
     status: int
@@ -177,7 +177,7 @@ async def scraped(signals: Watched) -> Scrape:
 
 @asynccontextmanager
 async def staged(folder: Path) -> AsyncIterator[Stage]:
-    """A service with a place for each way to ask, and a store in a file."""
+    """A service with a place for each mode, and a store in a file."""
     places: dict[str, Place] = {}
     adapt = registry.adapt
 

@@ -1,4 +1,4 @@
-"""Random small graphs of agents are counted as an oracle counts them, in every way to ask them.
+"""An oracle checks the counts of random small graphs of agents, in every mode.
 
 Each plan is asked twice for its answer, streamed and in the background, at four paces. A failure
 says the number of its plan, which is the same on every machine: `PLAN=17 pytest tests/property`.
@@ -37,7 +37,7 @@ async def batch(
 
 @pytest.mark.parametrize("number", NUMBERS)
 async def test_plan(batch: tuple[int, Stage], number: int) -> None:
-    """Counts, text and outcome of a plan are those of the oracle, told alike by every signal."""
+    """Counts, text and outcome of a plan are those of the oracle in every signal."""
     first, stage = batch
     plan = plan_of(first + number)
     wrong = await verdict(stage, plan)

@@ -1,4 +1,4 @@
-"""Holds what was told of a run against what is right, and one way to ask against another."""
+"""Compares what was reported of a run with the forecast, and one mode with another."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from tests.streams.reading import of, text_of
 
 
 class Wrong(AssertionError):
-    """Something that was told is not so; the message says all of it."""
+    """Something reported is wrong; the message lists all of it."""
 
 
 def judge(plan: Plan, runs: Sequence[Run]) -> None:
@@ -68,7 +68,7 @@ def _limit(right: Forecast, run: Run) -> list[str]:
 
 
 def _as_seen(plan: Plan, right: Forecast, run: Run) -> list[str]:
-    """What was told is what the far side saw, wherever a limit cut it."""
+    """The report equals what the far side saw, wherever a limit cut it."""
     ledger, body, wrong = run.ledger, run.body, list[str]()
     limit = oracle.limit_of(plan)
     # A turn that a ceiling cut before its tools worked may count or not, and a tool may have been
@@ -107,7 +107,7 @@ def _turns(plan: Plan, ledger: Ledger, limit: int) -> list[str]:
 
 
 def _calls(right: Forecast, run: Run) -> list[str]:
-    """Every call is told, and what it cost. One that a ceiling cut is not seen to its end."""
+    """Every model and tool call is reported, with the tokens of each answered one."""
     if run.status != 200 or not right.exact:
         return []
     asked = len(run.ledger.asked)
@@ -127,13 +127,13 @@ def _signals(run: Run) -> list[str]:
     """The line, the span, the record and the samples say the same as the body."""
     body, wrong = run.body, list[str]()
     expected = {name: body[name] for name in ("outcome", "iterations", "tool_calls")}
-    places = {
+    sources = {
         "line": {name: run.line[name] for name in expected},
         "span": {name: run.span[f"agent.run.{name}"] for name in expected},
         "record": {name: run.record[name] for name in expected},
     }
     wrong += [
-        f"{place} says {reported}" for place, reported in places.items() if reported != expected
+        f"{source} says {reported}" for source, reported in sources.items() if reported != expected
     ]
     counted = {
         "iterations": body["iterations"],

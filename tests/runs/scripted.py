@@ -1,4 +1,4 @@
-"""A fake agent of the core's own port, and a runner that remembers what it was told."""
+"""A fake agent of the core's own port, and a runner that records its facts."""
 
 import asyncio
 import time
@@ -184,7 +184,7 @@ def iteration(call: AgentCall, number: int = 1) -> None:
 
 @dataclass
 class Desk:
-    """A runner, everything it said, and short ways to ask it."""
+    """A runner, every fact it emitted, and short ways to ask it."""
 
     places: int = 4
     queue: int = 4
@@ -230,6 +230,6 @@ class Desk:
                 await asyncio.sleep(0.005)
 
     def idle(self) -> bool:
-        """Whether every place and seat was given back."""
+        """Whether every slot and queue position is free."""
         admission = self.runner.admission
         return not (admission.running or admission.waiting or self.runner.in_flight)

@@ -1,4 +1,4 @@
-"""Places and the queue: who starts, who waits, who is refused."""
+"""Slots and the queue: which runs start, wait or are refused."""
 
 import math
 import time
@@ -23,8 +23,8 @@ def busy(admission: Admission, service_s: float) -> None:
     admission.leave(ticket)
 
 
-def test_a_free_place_starts_a_run_at_once() -> None:
-    """A run that finds a place starts before enter returns."""
+def test_free_slot_starts_a_run_at_once() -> None:
+    """A run that finds a slot starts before enter returns."""
     started: list[int] = []
     admission = Admission(slots=1, queue=0)
     ticket = admission.enter(lambda: started.append(1), 10.0)
@@ -33,8 +33,8 @@ def test_a_free_place_starts_a_run_at_once() -> None:
     assert (admission.running, admission.waiting) == (1, 0)
 
 
-def test_the_queue_is_first_come_first_served() -> None:
-    """Those who wait start in the order of their arrival."""
+def test_queue_is_first_come_first_served() -> None:
+    """Waiting runs start in the order of their arrival."""
     started: list[int] = []
     admission = Admission(slots=1, queue=3)
     first = admission.enter(nothing, 10.0)
@@ -48,8 +48,8 @@ def test_the_queue_is_first_come_first_served() -> None:
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-def test_a_full_queue_refuses() -> None:
-    """With every place and seat taken a run is refused and told when to come back."""
+def test_full_queue_refuses() -> None:
+    """With every slot and queue position taken, a run is refused with a time to come again."""
     admission = Admission(slots=1, queue=1)
     for _ in range(2):
         admission.enter(nothing, 10.0)
@@ -60,15 +60,15 @@ def test_a_full_queue_refuses() -> None:
 
 
 def test_no_queue_refuses_at_once() -> None:
-    """Without a queue a second run is refused, not held."""
+    """Without a queue a second run is refused, not queued."""
     admission = Admission(slots=1, queue=0)
     admission.enter(nothing, 10.0)
     with pytest.raises(Overloaded):
         admission.enter(nothing, 10.0)
 
 
-def test_a_run_that_cannot_meet_its_deadline_is_refused() -> None:
-    """Who would have no time left to work after the usual wait is refused, that wait as advice."""
+def test_run_that_cannot_meet_its_deadline_is_refused() -> None:
+    """A run without time after the expected wait is refused, with that wait as advice."""
     admission = Admission(slots=2, queue=10)
     busy(admission, 800.0)
     for _ in range(2):
@@ -84,16 +84,16 @@ def test_a_run_that_cannot_meet_its_deadline_is_refused() -> None:
     assert later.value.retry_after_s > refused.value.retry_after_s
 
 
-def test_nobody_is_refused_before_anything_was_learned() -> None:
-    """Before the first run has ended, a seat is given however short the time."""
+def test_no_run_is_refused_before_the_first_has_ended() -> None:
+    """Before the first run has ended, a run is queued however short its time."""
     admission = Admission(slots=1, queue=1)
     admission.enter(nothing, 10.0)
     admission.enter(nothing, 0.001)
     assert admission.waiting == 1
 
 
-def test_leaving_the_queue_frees_the_seat() -> None:
-    """A run that gives up waiting starts nobody and frees one seat."""
+def test_leaving_the_queue_frees_the_position() -> None:
+    """A run that gives up waiting starts no other and frees one position."""
     started: list[str] = []
     admission = Admission(slots=1, queue=1)
     admission.enter(nothing, 10.0)
@@ -104,8 +104,8 @@ def test_leaving_the_queue_frees_the_seat() -> None:
     admission.enter(nothing, 10.0)
 
 
-def test_waiting_is_not_service() -> None:
-    """Time spent in the queue does not count as service time."""
+def test_queue_time_is_not_service_time() -> None:
+    """Time in the queue does not count as service time."""
     admission = Admission(slots=1, queue=1)
     first = admission.enter(nothing, 10.0)
     waiting = admission.enter(nothing, 10.0)
@@ -115,8 +115,8 @@ def test_waiting_is_not_service() -> None:
     assert admission.mean_service_s == pytest.approx(0.0, abs=5.0)
 
 
-def test_the_mean_follows_what_is_seen() -> None:
-    """The running mean moves towards the service times that are observed."""
+def test_mean_follows_the_service_times() -> None:
+    """The running mean moves towards the observed service times."""
     admission = Admission(slots=1, queue=1)
     busy(admission, 1_000.0)
     for _ in range(50):
@@ -129,8 +129,8 @@ def test_the_mean_follows_what_is_seen() -> None:
     queue=st.integers(0, 4),
     moves=st.lists(st.integers(0, 30), max_size=60),
 )
-def test_places_are_never_lost_or_given_twice(places: int, queue: int, moves: list[int]) -> None:
-    """Whatever the order of comings and goings, the counts agree and nobody waits for nothing."""
+def test_slots_are_never_lost_or_given_twice(places: int, queue: int, moves: list[int]) -> None:
+    """Whatever the order of arrivals and ends, the counts agree and no run waits for nothing."""
     admission = Admission(places, queue)
     inside: list[Ticket] = []
     started: list[int] = []
@@ -150,8 +150,8 @@ def test_places_are_never_lost_or_given_twice(places: int, queue: int, moves: li
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-def test_admitted_at_is_monotonic_time() -> None:
-    """A ticket says when its place was given."""
+def test_placed_at_is_monotonic_time() -> None:
+    """A ticket has the time at which it got its slot."""
     before = time.monotonic()
     ticket = Admission(1, 0).enter(nothing, 1.0)
     assert ticket.admitted_at is not None

@@ -1,4 +1,4 @@
-"""One attempt at a stored run: its log, its fence, and what it goes on from."""
+"""One attempt of a stored run: its log, its fence, and what it resumes from."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.waits
 
 
 class Store:
-    """What an attempt writes, by place; `refuse` says what happens to the next ones."""
+    """What an attempt writes, by position; `refuse` has the errors of the next writes."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Mapping[str, Any]] = {}
@@ -31,10 +31,10 @@ class Store:
         self.slow_s = 0.0
         self.ended: list[Outcome] = []
 
-    async def write(self, place: int, row: Mapping[str, Any]) -> None:
+    async def write(self, position: int, row: Mapping[str, Any]) -> None:
         self._refuse()
         await asyncio.sleep(self.slow_s)
-        self.rows.setdefault(place, row)
+        self.rows.setdefault(position, row)
 
     async def check(self) -> None:
         self.checks += 1
@@ -52,7 +52,7 @@ class Store:
     def written(self) -> list[str]:
         """The names of all events, in order, of a log without a hole."""
         assert sorted(self.rows) == list(range(len(self.rows)))
-        return [name for place in sorted(self.rows) for name, _ in self.rows[place]["events"]]
+        return [name for position in sorted(self.rows) for name, _ in self.rows[position]["events"]]
 
     def attempt(self, timeout_s: float = 30.0, **others: Any) -> Attempt:
         now = time.time()
@@ -84,7 +84,7 @@ async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
     return await background.execute(attempt)
 
 
-async def test_what_is_said_is_written_once() -> None:
+async def test_every_event_is_stored_once() -> None:
     """Every event is in the log once, in order, although its writer is cancelled at the end."""
     desk, store = Desk(), Store()
     store.slow_s = 0.15  # the last row is on its way when the run ends
@@ -100,8 +100,8 @@ async def test_what_is_said_is_written_once() -> None:
     assert store.written == ["run", "iteration", "iteration", "iteration", "token"]
 
 
-async def test_the_fence_asks_when_there_is_nothing_to_write() -> None:
-    """A tool of a sub-agent, of which no event tells, is held to the fence as well."""
+async def test_fence_checks_without_a_row_to_write() -> None:
+    """A tool of a sub-agent, which emits no event, passes the fence as well."""
     desk, store = Desk(), Store()
 
     async def calls_twice(call: AgentCall) -> str:
@@ -115,8 +115,8 @@ async def test_the_fence_asks_when_there_is_nothing_to_write() -> None:
 
 
 @pytest.mark.parametrize("when", ["writing", "asking"])
-async def test_a_lost_run_stops_at_the_fence(when: str) -> None:
-    """Whoever has the run no more does nothing after the fence, and tells no outcome."""
+async def test_lost_run_stops_at_the_fence(when: str) -> None:
+    """A process that lost the run does nothing after the fence, and reports no outcome."""
     desk, store = Desk(), Store()
     done: list[str] = []
 
@@ -138,8 +138,8 @@ async def test_a_lost_run_stops_at_the_fence(when: str) -> None:
 
 
 @pytest.mark.parametrize("raises", [True, False])
-async def test_a_run_that_was_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
-    """The fence tells a caller's end from another process's, whoever met it first."""
+async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
+    """The fence distinguishes a cancellation from a takeover, whichever part met it first."""
     desk, store = Desk(), Store()
 
     async def acts(call: AgentCall) -> str:
@@ -158,14 +158,14 @@ async def test_a_run_that_was_cancelled_elsewhere_is_cancelled(raises: bool) -> 
     assert store.ended == []
 
 
-async def test_nobody_asks_for_a_thread_that_has_left() -> None:
-    """A tool on a thread waits for the store until the deadline, and what it asked ends with it."""
+async def test_store_query_ends_with_the_waiting_thread() -> None:
+    """A tool on a thread waits for the store until the deadline, and its query ends with it."""
     desk, store, away = Desk(), Store(), [True]
 
-    async def write(place: int, row: Mapping[str, Any]) -> None:
+    async def write(position: int, row: Mapping[str, Any]) -> None:
         if away:
             raise StoreUnavailable
-        await Store.write(store, place, row)
+        await Store.write(store, position, row)
 
     async def on_a_thread(call: AgentCall) -> str:
         assert call.fence is not None
@@ -180,8 +180,8 @@ async def test_nobody_asks_for_a_thread_that_has_left() -> None:
     assert (await working).outcome is Outcome.TIMEOUT
 
 
-async def test_a_store_that_is_away_holds_a_run_up() -> None:
-    """Nothing is lost while the store is away: it is tried again."""
+async def test_unreachable_store_delays_a_run() -> None:
+    """While the store is unreachable nothing is lost: the write is retried."""
     desk, store = Desk(), Store()
     store.refuse = [StoreUnavailable(), StoreUnavailable()]
     result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt())
@@ -190,12 +190,12 @@ async def test_a_store_that_is_away_holds_a_run_up() -> None:
     assert store.written == ["run", "token"]
 
 
-async def test_a_row_that_the_store_refuses() -> None:
-    """A run of which the store refuses what was said fails once, and nothing is tried again."""
+async def test_refused_row_fails_the_run_once() -> None:
+    """A run whose row the store refuses fails once, and nothing is retried."""
     desk, store, wrote = Desk(), Store(), list[int]()
 
-    async def write(place: int, row: Mapping[str, Any]) -> None:
-        wrote.append(place)
+    async def write(position: int, row: Mapping[str, Any]) -> None:
+        wrote.append(position)
         raise NotStorable
 
     async def acts(call: AgentCall) -> str:
@@ -211,14 +211,14 @@ async def test_a_row_that_the_store_refuses() -> None:
     assert (store.ended, len(wrote)) == ([Outcome.FAILED], 1)
 
 
-async def test_the_last_row_that_the_store_refuses() -> None:
-    """The end of a run stands also where the rest of its log cannot be stored."""
+async def test_refused_last_row_keeps_the_end() -> None:
+    """The end of a run stands even if the rest of its log cannot be stored."""
     desk, store = Desk(), Store()
 
-    async def write(place: int, row: Mapping[str, Any]) -> None:
+    async def write(position: int, row: Mapping[str, Any]) -> None:
         if any(name == "token" for name, _ in row["events"]):
             raise NotStorable
-        await Store.write(store, place, row)
+        await Store.write(store, position, row)
 
     result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt(write=write))
     assert result.outcome is Outcome.COMPLETED
@@ -227,8 +227,8 @@ async def test_the_last_row_that_the_store_refuses() -> None:
 
 
 @pytest.mark.parametrize("resumes", [True, False])
-async def test_a_tool_of_an_earlier_attempt_has_begun(resumes: bool) -> None:
-    """A failure is not retryable where a tool had begun before the process changed."""
+async def test_failure_after_a_tool_of_an_earlier_attempt_is_final(resumes: bool) -> None:
+    """A failure is not retryable if a tool started before the process changed."""
     desk, first, second = Desk(), Store(), Store()
     log = await cut(desk, first, first.attempt())
     later = second.attempt(log=log, number=2, resumed=True)
@@ -256,15 +256,15 @@ async def cut(
 
     with pytest.raises(HandedOver):
         await worked(desk, ScriptedAgent(dies, resumes=True), attempt)
-    return [*attempt.log, *(store.rows[place] for place in sorted(store.rows))]
+    return [*attempt.log, *(store.rows[position] for position in sorted(store.rows))]
 
 
 @pytest.mark.parametrize("resumes", [True, False])
 @pytest.mark.parametrize(("costs", "cost_usd"), [((0.25, 0.5), 0.75), ((None, 0.5), None)])
-async def test_another_attempt_goes_on_counting(
+async def test_next_attempt_goes_on_counting(
     costs: tuple[float | None, float], cost_usd: float | None, resumes: bool
 ) -> None:
-    """What earlier attempts spent counts; their turns and steps where an agent goes on, once."""
+    """Usage of earlier attempts counts; their turns and steps count once if an agent resumes."""
     desk, log = Desk(), list[Mapping[str, Any]]()
     for number, cost in enumerate(costs, start=1):
         store = Store()
@@ -282,7 +282,7 @@ async def test_another_attempt_goes_on_counting(
 
 
 async def test_attempts_are_linked() -> None:
-    """Each attempt's trace has links to the submission and to the attempt before."""
+    """Each attempt's trace links to the submission and to the attempt before."""
     desk, first, second = Desk(), Store(), Store()
     desk.runner._trace = lambda: "00-a-1-01"
     log = await cut(desk, first, first.attempt(traceparent="00-s-1-01"))
@@ -292,8 +292,8 @@ async def test_attempts_are_linked() -> None:
     assert links == [("00-s-1-01",), ("00-s-1-01", "00-a-1-01")]
 
 
-async def test_the_deadline_goes_on() -> None:
-    """The deadline of a run counts from its first start, and its log goes on where it was."""
+async def test_deadline_counts_from_the_first_start() -> None:
+    """The deadline of a run counts from its first start, and its log continues."""
     desk, first, second = Desk(), Store(), Store()
     log = await cut(desk, first, first.attempt())
     began = time.time() - 10
@@ -305,13 +305,13 @@ async def test_the_deadline_goes_on() -> None:
     assert min(second.rows) == len(log)
 
 
-async def test_a_row_that_nobody_waits_for() -> None:
-    """A row that is refused when its writer has left is nobody's error."""
+async def test_refused_row_without_a_writer_is_no_error() -> None:
+    """A row that is refused after its writer left is no unhandled error."""
     desk, store = Desk(), Store()
     unheard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
-    async def refuse(place: int, row: Mapping[str, Any]) -> None:
+    async def refuse(position: int, row: Mapping[str, Any]) -> None:
         await asyncio.sleep(0.15)  # the run ends meanwhile
         raise HandedOver
 
@@ -325,8 +325,8 @@ async def test_a_row_that_nobody_waits_for() -> None:
 
 
 @pytest.mark.parametrize("stops", [True, False])
-async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
-    """Once, when the store is there again, and whether its work has stopped."""
+async def test_end_of_a_cancelled_run_is_stored_once(stops: bool) -> None:
+    """The end is stored once, when the store is back, and whether the work has stopped."""
     desk, store = Desk(), Store()
     stored: list[tuple[str, Any, bool]] = []
     away = [StoreUnavailable(), StoreUnavailable()]
@@ -341,7 +341,7 @@ async def test_what_became_of_a_cancelled_run_is_told(stops: bool) -> None:
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
     background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
     working = asyncio.create_task(background.execute(store.attempt()))
-    while not agent.calls:  # noqa: ASYNC110 - nothing tells of it
+    while not agent.calls:  # noqa: ASYNC110 - no event reports it
         await asyncio.sleep(0.01)
     background.stop("t", True)
     result = await asyncio.wait_for(working, 60)

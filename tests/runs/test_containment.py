@@ -1,4 +1,4 @@
-"""What asks the process to end inside a run ends the run; elsewhere it does what it always did."""
+"""User code inside a run that asks the process to exit ends the run; elsewhere it still exits."""
 
 import asyncio
 import gc
@@ -91,8 +91,10 @@ WAYS = (itself, in_a_task, beside_others, in_a_group, in_another_context)
 
 @pytest.mark.parametrize("leave", LEAVES)
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_run_ends_alone(way: Callable[[Leave], Awaitable[None]], leave: Leave) -> None:
-    """A run whose code asks the process to end fails, and says of what; the loop goes on."""
+async def test_exit_in_a_run_ends_the_run_only(
+    way: Callable[[Leave], Awaitable[None]], leave: Leave
+) -> None:
+    """A run whose code asks the process to exit fails with that reason; the loop goes on."""
 
     async def script(_: AgentCall) -> str:
         await way(leave)
@@ -113,8 +115,8 @@ def _leaf(error: BaseException | None) -> str:
     return type(original(error)).__name__ if error is not None else ""
 
 
-async def test_what_passes_an_exit_passes_what_stands_for_it() -> None:
-    """Code that catches every Exception does not catch what stands for an exit."""
+async def test_except_exception_does_not_catch_the_substitute() -> None:
+    """Code that catches every Exception does not catch the substitute of an exit."""
     caught: list[str] = []
 
     async def script(_: AgentCall) -> str:
@@ -128,7 +130,7 @@ async def test_what_passes_an_exit_passes_what_stands_for_it() -> None:
     assert caught == []
 
 
-async def test_a_task_that_never_began_leaves_nothing() -> None:
+async def test_task_cancelled_before_its_first_step_is_closed() -> None:
     """A task that is cancelled before its first step is closed: Python warns of nothing."""
 
     async def script(_: AgentCall) -> str:
@@ -141,8 +143,8 @@ async def test_a_task_that_never_began_leaves_nothing() -> None:
     gc.collect()
 
 
-async def test_what_is_closed_ends_quietly() -> None:
-    """A coroutine that Python closes, since its loop is gone, ends without a word."""
+async def test_closed_coroutine_ends_quietly() -> None:
+    """A coroutine that Python closes, since its loop is gone, ends without output."""
     made: list[Any] = []
 
     async def waits() -> None:
@@ -165,8 +167,8 @@ async def test_what_is_closed_ends_quietly() -> None:
     loop.set_task_factory(None)
 
 
-async def test_a_task_is_seen_as_what_it_works_on() -> None:
-    """Whoever looks at a task of a run sees the user's coroutine, not ours."""
+async def test_task_shows_the_users_coroutine() -> None:
+    """A task of a run shows the user's coroutine, not ours."""
     seen: list[str] = []
 
     async def script(_: AgentCall) -> str:
@@ -179,8 +181,8 @@ async def test_a_task_is_seen_as_what_it_works_on() -> None:
     assert "coro=<exits()" in seen[0]
 
 
-async def test_what_a_factory_starts() -> None:
-    """Where agents are built an exit is contained as well."""
+async def test_exit_in_a_factory_task_is_contained() -> None:
+    """An exit in a task of a factory is contained as well."""
     context = copy_context()
     context.run(building.set, True)
     task = asyncio.get_running_loop().create_task(exits(), context=context)
@@ -188,8 +190,8 @@ async def test_what_a_factory_starts() -> None:
     assert isinstance(task.exception(), Contained)
 
 
-async def test_a_loop_is_left_as_it_was() -> None:
-    """A task factory that the loop had makes the tasks, and is there again afterwards."""
+async def test_task_factory_of_the_loop_is_restored() -> None:
+    """A task factory that the loop had makes the tasks, and is restored afterwards."""
     loop = asyncio.get_running_loop()
     containment.release(loop)
     made: list[Any] = []
@@ -244,7 +246,9 @@ BUILDS = "containment.building.set(True)"
         ),
     ],
 )
-def test_what_is_no_runs(error: str, before: str, code: int, printed: str) -> None:
+def test_exit_outside_of_runs_ends_the_process(
+    error: str, before: str, code: int, printed: str
+) -> None:
     """An exit outside of runs and factories ends the process, and so does the operator's Ctrl-C."""
     program = OUTSIDE.format(error=error, before=before)
     ended = subprocess.run(

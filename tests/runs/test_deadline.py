@@ -1,4 +1,4 @@
-"""How much time is left, as code inside a run sees it."""
+"""The remaining time, as code inside a run sees it."""
 
 import asyncio
 import contextvars
@@ -24,14 +24,14 @@ def within(deadline: float) -> Iterator[float]:
         yield context.run(remaining)
 
 
-def test_outside_a_run_time_is_endless() -> None:
+def test_no_deadline_outside_a_run() -> None:
     """Outside a run there is no deadline."""
     assert remaining() == math.inf
 
 
 @given(st.floats(-1000, 1000))
 def test_never_negative_and_never_more_than_the_deadline(offset_s: float) -> None:
-    """What is left is the time to the deadline, or nothing."""
+    """The remaining time is the time to the deadline, or zero."""
     before = time.monotonic()
     deadline = before + offset_s
     left = next(within(deadline))
@@ -40,7 +40,7 @@ def test_never_negative_and_never_more_than_the_deadline(offset_s: float) -> Non
 
 
 @given(st.floats(0, 0.001), st.integers(2, 50))
-def test_time_only_runs_out(timeout_s: float, readings: int) -> None:
+def test_remaining_time_never_grows(timeout_s: float, readings: int) -> None:
     """Later readings are never larger."""
     clock = within(time.monotonic() + timeout_s)
     seen = [next(clock) for _ in range(readings)]
@@ -49,7 +49,7 @@ def test_time_only_runs_out(timeout_s: float, readings: int) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [40.0, 100.0])
-async def test_in_async_code(timeout_s: float) -> None:
+async def test_async_code_sees_its_deadline(timeout_s: float) -> None:
     """Async code in a run sees the time to its own deadline, and so do its subtasks."""
     seen: list[float] = []
 
@@ -65,8 +65,8 @@ async def test_in_async_code(timeout_s: float) -> None:
     assert all(timeout_s - 30 < left <= timeout_s for left in seen)
 
 
-async def test_on_a_thread() -> None:
-    """Sync code that asyncio sends to a thread sees it too."""
+async def test_code_on_a_thread_sees_its_deadline() -> None:
+    """Sync code that asyncio sends to a thread sees the deadline too."""
     desk = Desk()
     asyncio.get_running_loop().set_default_executor(desk.threads)
 
@@ -78,7 +78,7 @@ async def test_on_a_thread() -> None:
     assert 30 < float(ended.answer.text) <= 60
 
 
-async def test_runs_do_not_see_each_other() -> None:
+async def test_runs_see_their_own_deadlines() -> None:
     """Each of many runs at once sees its own deadline, and the caller none."""
     desk = Desk(places=20)
 
@@ -95,8 +95,8 @@ async def test_runs_do_not_see_each_other() -> None:
 
 
 @pytest.mark.waits
-async def test_the_queue_counts() -> None:
-    """A run that waited for its place has that much less time left."""
+async def test_queue_time_counts_towards_the_deadline() -> None:
+    """A run that waited for its slot has that much less time left."""
     desk = Desk(places=1)
     door = asyncio.Event()
 

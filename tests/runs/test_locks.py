@@ -15,7 +15,7 @@ from tests.service import until
 
 
 class Keys:
-    """Every key is free; `held` maps a key to its run."""
+    """Every key is free; it records which run has which."""
 
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Keys:
 
 
 class Threads(InMemoryThreads):
-    """No thread can be acquired: it refuses, or it never answers."""
+    """No thread can be claimed: the store refuses, or never answers."""
 
     def __init__(self, refusal: WatchkeeperError | None) -> None:
         super().__init__()

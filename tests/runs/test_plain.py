@@ -1,4 +1,4 @@
-"""Texts and names are safe for every reader, whatever they are made of."""
+"""Texts and names are safe for every reader, whatever they contain."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ class Recurses:
 
 
 @given(anything)
-def test_sendable(text: str) -> None:
-    """What is sent is UTF-8, of the same length; what was UTF-8 is the same."""
+def test_sendable_text_is_utf_8(text: str) -> None:
+    """Sent text is UTF-8 of the same length; valid UTF-8 is unchanged."""
     sent = plain.sendable(text)
     assert len(sent.encode().decode()) == len(text)
     assert all(here == there for here, there in zip(sent, text, strict=True) if here != "?")
@@ -57,8 +57,8 @@ def test_names_are_one_printable_line(text: str) -> None:
     assert plain.name(name) == name
 
 
-def test_a_usual_name_is_as_it_is() -> None:
-    """Names of tools and models that anybody gives stay what they are."""
+def test_usual_name_is_unchanged() -> None:
+    """Usual names of tools and models stay unchanged."""
     for name in ("get_order", "gpt-4.1-mini", "模型", "models/gemini 2.5"):
         assert plain.name(name) == name
     assert plain.name("a\nb\0c\udcaf") == "a?b?c?"
@@ -71,14 +71,14 @@ def test_a_usual_name_is_as_it_is() -> None:
      10**10_000],
     ids=["raises", "exits", "interrupts", "recurses", "huge"],
 )  # fmt: skip
-def test_what_cannot_say_what_it_is(value: object) -> None:
-    """The name of its type stands for it."""
+def test_object_without_a_text_has_its_type_name(value: object) -> None:
+    """An object without a text is represented by the name of its type."""
     assert plain.text(value) == f"<{type(value).__name__}>"
     assert plain.name(value) == f"<{type(value).__name__}>"
 
 
 def test_facts_have_safe_names() -> None:
-    """Names become safe where a fact is made, for all who are told of it."""
+    """Names become safe where a fact is made, for all its readers."""
     about: dict[str, Any] = {"run_id": "r", "agent": "a", "at": 1.0, "call_id": "c"}
     fields: dict[str, Any] = {"parent_id": None, "tool": "a\nb", "iteration": 1, "arguments": None}
     started = ToolCallStarted(**about, **fields, tool_call_id="i\udcaf" * 1_000)

@@ -1,4 +1,4 @@
-"""The fold over a run's facts: timings that add up, and what holds the run."""
+"""The fold over a run's facts: timings that add up, and the phase of the run."""
 
 import itertools
 from dataclasses import replace
@@ -112,7 +112,7 @@ def first_token(at: float, call_id: str = "m") -> FirstToken:
 
 
 def progress_of(*facts: Event) -> Progress:
-    """A progress that was told these facts."""
+    """A progress that got these facts."""
     progress = Progress(ARRIVED)
     for fact in facts:
         progress.add(fact)
@@ -148,8 +148,8 @@ def test_timings_add_up_whatever_happens(facts: list[Event], rest: float) -> Non
 
 
 @given(facts=st.lists(FACTS, max_size=40))
-def test_asking_changes_nothing(facts: list[Event]) -> None:
-    """Timings that were asked for on the way do not change those at the end."""
+def test_reading_timings_changes_nothing(facts: list[Event]) -> None:
+    """Timings that were read meanwhile do not change those at the end."""
     facts = sorted(facts, key=lambda fact: fact.at)
     asked = Progress(ARRIVED)
     for fact in facts:
@@ -162,8 +162,8 @@ def test_asking_changes_nothing(facts: list[Event]) -> None:
     assert one.tools_s == pytest.approx(other.tools_s)
 
 
-def test_each_moment_has_one_owner() -> None:
-    """A run's time goes to the queue, the model, the tools and the rest, in its order."""
+def test_every_moment_belongs_to_one_phase() -> None:
+    """A run's time belongs to the queue, the model, the tools or the rest, in its order."""
     progress = progress_of(
         started(ARRIVED + 1), model(ARRIVED + 2), model_end(ARRIVED + 5), tool(ARRIVED + 6)
     )
@@ -183,22 +183,22 @@ def test_parallel_tools_count_once() -> None:
     assert progress.timings(ARRIVED + 5).tools_s == 5
 
 
-def test_a_model_inside_a_tool_is_the_tool() -> None:
-    """A sub-agent's model call is time of the tool that it works in."""
+def test_model_inside_a_tool_counts_as_the_tool() -> None:
+    """A sub-agent's model call is time of the tool around it."""
     progress = progress_of(started(ARRIVED), tool(ARRIVED, name="sub"), model(ARRIVED + 1))
     assert str(progress.phase) == "tool:sub"
     assert progress.timings(ARRIVED + 3).llm_s == 0
 
 
 def test_phase_before_the_start_is_the_queue() -> None:
-    """A run that waits for its place is held by the queue."""
+    """A run that waits for its slot is in the phase `queue`."""
     assert str(progress_of().phase) == "queue"
     queued = RunQueued(run_id=RUN, agent=AGENT, at=ARRIVED, mode=Mode.SYNC)
     assert str(progress_of(queued).phase) == "queue"
 
 
 def test_phase_is_the_oldest_open_tool() -> None:
-    """Of several tools at work the one that began first holds the run."""
+    """Of several open tools the oldest is the phase."""
     facts: list[Event] = [
         started(ARRIVED),
         tool(ARRIVED + 1, "1", "slow"),
@@ -212,7 +212,7 @@ def test_phase_is_the_oldest_open_tool() -> None:
 
 
 def test_phase_is_the_model_during_back_off() -> None:
-    """Between a failed model call and the next one the model still holds the run."""
+    """Between a failed model call and the next one the phase is still the model."""
     failed = model_end(ARRIVED + 2, outcome=CallOutcome.RATE_LIMITED)
     progress = progress_of(started(ARRIVED), model(ARRIVED + 1), failed)
     assert str(progress.phase) == "llm"
@@ -222,8 +222,8 @@ def test_phase_is_the_model_during_back_off() -> None:
     assert progress.timings(ARRIVED + 8).llm_s == 7
 
 
-def test_a_model_call_that_was_given_up_holds_the_run_no_longer() -> None:
-    """What the agent does after it cancelled its model call is its own time."""
+def test_abandoned_model_call_is_no_phase() -> None:
+    """After an agent cancels its model call, the time is the agent's own."""
     given_up = model_end(ARRIVED + 2, outcome=CallOutcome.CANCELLED)
     progress = progress_of(started(ARRIVED), model(ARRIVED + 1), given_up)
     assert str(progress.phase) == "other"
@@ -247,7 +247,7 @@ def test_tools_of_sub_agents_are_not_counted() -> None:
     assert progress.usage == Usage(3, 4)
 
 
-def test_what_it_cost() -> None:
+def test_cost_needs_a_price_for_every_call() -> None:
     """Prices add up; one call without a price leaves the run without one, a free one does not."""
     priced = model_end(ARRIVED, usage=Usage(1, 1), cost_usd=0.25)
     silent = model_end(ARRIVED)
@@ -257,19 +257,19 @@ def test_what_it_cost() -> None:
     assert progress_of(priced, unpriced, priced).cost_usd is None
 
 
-def test_the_first_token_is_the_first() -> None:
+def test_first_token_counts_once() -> None:
     """The time to the first token counts from the run's arrival, and only once."""
     assert progress_of().ttft_s is None
     assert progress_of(first_token(ARRIVED + 2), first_token(ARRIVED + 3, "n")).ttft_s == 2
 
 
-def test_a_step_says_when_and_how_long() -> None:
+def test_step_has_its_start_and_duration() -> None:
     """A step's start counts from the run's arrival."""
     (step,) = progress_of(started(ARRIVED + 1), tool(ARRIVED + 2), tool_end(ARRIVED + 5)).steps
     assert (step.started_s, step.duration_s, step.result) == (2, 3, "ok")
 
 
-def test_an_end_without_a_start_is_ignored() -> None:
+def test_end_without_a_start_is_ignored() -> None:
     """A call that never started makes no step."""
     progress = progress_of(
         started(ARRIVED), tool_end(ARRIVED + 1, "ghost"), model_end(ARRIVED + 1, "x")
@@ -279,8 +279,8 @@ def test_an_end_without_a_start_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("given", [None, ""])
-def test_a_call_without_an_id(given: str | None) -> None:
-    """A call that its model gave no id, or an empty one, has one of its own."""
+def test_call_without_an_id_gets_one(given: str | None) -> None:
+    """A call without an id, or with an empty one, gets its own."""
     calls = [replace(tool(ARRIVED, call_id), tool_call_id=given) for call_id in ("a", "b")]
     ends = [tool_end(ARRIVED + 1, call_id) for call_id in ("a", "b")]
     assert [step.call_id for step in progress_of(started(ARRIVED), *calls, *ends).steps] == [
@@ -289,7 +289,7 @@ def test_a_call_without_an_id(given: str | None) -> None:
     ]
 
 
-def test_cut_at_4_kilobytes() -> None:
+def test_step_result_is_cut_at_4_kilobytes() -> None:
     """A step's result is at most 4 KB, even in Chinese."""
     (step,) = progress_of(
         started(ARRIVED), tool(ARRIVED), tool_end(ARRIVED, result="订" * 5000)

@@ -1,4 +1,4 @@
-"""Whatever an agent makes becomes plain JSON values, bounded, or fails at once."""
+"""Any value of an agent becomes plain JSON, bounded, or fails at once."""
 
 import json
 import uuid
@@ -124,8 +124,8 @@ FORMS: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("value", "form"), FORMS, ids=[str(n) for n in range(len(FORMS))])
-def test_every_value_has_a_form(value: Any, form: Any) -> None:
-    """JSON's own values stay, others become what they are made of, and the rest is text."""
+def test_every_value_has_a_json_form(value: Any, form: Any) -> None:
+    """JSON's own values stay, others become their parts, and the rest is text."""
     assert AgentAnswer("", output=value).output == form
     shown = rendering.preview(value, 100_000)
     assert shown == form or isinstance(value, Iterator)
@@ -140,15 +140,15 @@ NEVER: list[Any] = [
 
 
 @pytest.mark.parametrize("value", NEVER, ids=[str(n) for n in range(len(NEVER))])
-def test_half_an_output_is_none(value: Any) -> None:
-    """An answer is not made of an output that raises, is too large or too deep."""
+def test_invalid_output_is_no_answer(value: Any) -> None:
+    """An output that raises, is too large or too deep is no answer."""
     with pytest.raises(BaseException) as raised:  # noqa: PT011 - what foreign code raised
         AgentAnswer("", output=value)
     kinds = (TooMuch, RecursionError, SystemExit, ValueError)
     assert isinstance(raised.value, kinds) or "Serialization" in type(raised.value).__name__
 
 
-def test_the_text_counts_too() -> None:
+def test_text_and_output_are_bounded_together() -> None:
     """Text and output together are bounded."""
     half = "x" * (rendering.MAX_BYTES // 2 + 1)
     assert AgentAnswer(half).text == AgentAnswer("", output=half).output == half
@@ -157,7 +157,7 @@ def test_the_text_counts_too() -> None:
             AgentAnswer(text, output=output)
 
 
-def test_there_is_room_for_a_large_output() -> None:
+def test_large_output_is_whole() -> None:
     """An ordinary large output, and an ordinarily deep one, are whole."""
     rows = [{"n": n, "name": "order", "price": 1.5} for n in range(30_000)]
     for value in (rows, nested(90)):
@@ -165,8 +165,8 @@ def test_there_is_room_for_a_large_output() -> None:
 
 
 @pytest.mark.parametrize("value", NEVER, ids=[str(n) for n in range(len(NEVER))])
-def test_a_preview_is_always_there(value: Any) -> None:
-    """A preview shows the beginning of what cannot be shown as a whole."""
+def test_preview_shows_the_beginning(value: Any) -> None:
+    """A preview shows the beginning of a value that is too large."""
     shown = rendering.preview({"first": 1, "value": value}, 4_096)
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     assert len(text.encode()) <= 4_096
@@ -185,8 +185,8 @@ foreign = st.recursive(
 
 
 @given(foreign, st.integers(16, 400))
-def test_any_value_at_all(value: Any, most_bytes: int) -> None:
-    """What is made of it is JSON in UTF-8, within its bounds, and made of itself again."""
+def test_any_value_is_rendered_within_bounds(value: Any, most_bytes: int) -> None:
+    """Any value becomes bounded JSON in UTF-8, which renders to itself."""
     shown = rendering.preview(value, most_bytes)
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     assert len(text.encode()) <= most_bytes

@@ -1,4 +1,4 @@
-"""The ring of a run's events: bounded, numbered, and held by nobody."""
+"""The ring of a run's events: bounded, numbered, and kept alive by no reader."""
 
 import asyncio
 import threading
@@ -15,8 +15,8 @@ def ring() -> Ring:
     return Ring(asyncio.get_running_loop())
 
 
-async def test_ids() -> None:
-    """Ids count from 1, and `since` gives what came after one, oldest first."""
+async def test_ids_count_from_1() -> None:
+    """Ids count from 1, and `since` returns the events after one, oldest first."""
     it = ring()
     assert it.since(0) == []
     for number in range(5):
@@ -31,7 +31,7 @@ async def test_ids() -> None:
 
 
 async def test_bounded_in_number() -> None:
-    """Of many small events the last are kept, with the ids that they had."""
+    """The ring keeps the last of many small events, with their ids."""
     it = ring()
     for _ in range(3 * MOST_ENTRIES):
         it.add("token", text="x")
@@ -42,7 +42,7 @@ async def test_bounded_in_number() -> None:
 
 
 async def test_bounded_in_bytes() -> None:
-    """Of long events so many are kept as fit."""
+    """The ring keeps as many long events as fit."""
     it = ring()
     for _ in range(100):
         it.add("token", text="x" * 50_000)
@@ -50,8 +50,8 @@ async def test_bounded_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("letter", ["é", "語", "😀"])
-async def test_bytes_are_bytes(letter: str) -> None:
-    """What is kept is bounded in bytes in any script."""
+async def test_size_is_in_bytes(letter: str) -> None:
+    """The ring is bounded in bytes in any script."""
     it = ring()
     for _ in range(2_000):
         it.add("token", text=letter * 5_000)
@@ -61,21 +61,21 @@ async def test_bytes_are_bytes(letter: str) -> None:
 
 @pytest.mark.parametrize("field", ["tool", "call_id"])
 async def test_every_field_counts(field: str) -> None:
-    """A tool's name and a call's id are a model's words, and count as text does."""
+    """A tool's name and a call's id come from a model and count as text does."""
     it = ring()
     for _ in range(100):
         it.add("tool_start", **{field: "x" * 50_000})
     assert sum(len(entry.data[field]) for entry in it.since(0)) <= MOST_BYTES
 
 
-async def test_the_newest_is_kept() -> None:
-    """The newest event is kept however long it is: it may be the answer."""
+async def test_newest_event_is_kept() -> None:
+    """The newest event stays however long it is: it may be the answer."""
     it = ring()
     it.add("token", text="x" * (MOST_BYTES + 1))
     assert [entry.id for entry in it.since(0)] == [1]
 
 
-async def test_no_text_is_text() -> None:
+async def test_token_without_text_has_the_field() -> None:
     """A token without text still has the field."""
     it = ring()
     it.add("token", text="", iteration=1, agent=None)
@@ -83,8 +83,8 @@ async def test_no_text_is_text() -> None:
 
 
 @pytest.mark.waits
-async def test_changed() -> None:
-    """`changed` waits for what comes after an id, and not for longer than it was told."""
+async def test_changed_waits_until_its_timeout() -> None:
+    """`changed` waits for events after an id, and no longer than its timeout."""
     it = ring()
     began = time.monotonic()
     await it.changed(0, 0.05)
@@ -97,8 +97,8 @@ async def test_changed() -> None:
     await asyncio.wait_for(it.changed(0, 60.0), 30)
 
 
-async def test_closed() -> None:
-    """A ring that is closed makes nobody wait, and wakes who waits."""
+async def test_closed_ring_wakes_its_readers() -> None:
+    """A closed ring delays no reader, and wakes waiting ones."""
     it = ring()
     it.add("run")
     waiting = [asyncio.create_task(it.changed(1, 60.0)) for _ in range(3)]
@@ -109,7 +109,7 @@ async def test_closed() -> None:
     assert [entry.name for entry in it.since(0)] == ["run"]
 
 
-async def test_from_threads() -> None:
+async def test_events_from_threads_get_ids() -> None:
     """Events added from many threads at once each get an id, and a reader misses none."""
     it = ring()
 
@@ -135,8 +135,8 @@ async def test_from_threads() -> None:
     assert read == list(range(1, 3_201))
 
 
-async def test_a_thread_wakes_a_reader() -> None:
-    """A reader that waits is woken at once by what a thread adds."""
+async def test_thread_wakes_a_reader() -> None:
+    """A waiting reader is woken at once by an event from a thread."""
     it = ring()
     began = time.monotonic()
     timer = threading.Timer(0.05, it.add, args=("token",), kwargs={"text": "x"})
@@ -146,8 +146,8 @@ async def test_a_thread_wakes_a_reader() -> None:
     timer.join()
 
 
-async def test_readers_hold_nothing() -> None:
-    """A thousand readers that wait or are far behind do not make an addition slow."""
+async def test_readers_delay_no_event() -> None:
+    """A thousand readers that wait or lag do not make an addition slow."""
     it = ring()
     for _ in range(MOST_ENTRIES):
         it.add("token", text="x" * 20)
@@ -162,7 +162,7 @@ async def test_readers_hold_nothing() -> None:
     assert it._waiting == set()
 
 
-async def test_a_reader_that_was_cancelled() -> None:
+async def test_cancelled_reader_leaves_nothing() -> None:
     """A reader that is cancelled while it waits leaves nothing behind."""
     it = ring()
     waiting = asyncio.create_task(it.changed(0, 60.0))

@@ -1,4 +1,4 @@
-"""Every run ends once, in time, and gives back what it held."""
+"""Every run ends once, in time, and releases what it held."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from app.runs.ports import AgentCall
 from tests.runs.scripted import Desk, ScriptedAgent, at_once, raises
 
 
-async def test_an_answer() -> None:
+async def test_answered_run_is_completed() -> None:
     """A run that answers is completed, with its facts in order."""
     desk = Desk()
     run = desk.start(at_once, "hello")
@@ -30,8 +30,8 @@ async def test_an_answer() -> None:
     assert desk.idle()
 
 
-async def test_the_agent_is_told_what_was_asked() -> None:
-    """The agent is handed the question, the caller's limit and the run's own id."""
+async def test_agent_gets_the_request() -> None:
+    """The agent gets the question, the caller's limit and the run's own id."""
     desk = Desk()
     agent = ScriptedAgent(at_once)
     request = RunRequest("q?", 5.0, max_iterations=3, thread_id="t")
@@ -42,8 +42,8 @@ async def test_the_agent_is_told_what_was_asked() -> None:
     assert (call.iteration_limit, run.iteration_limit) == (3, 3)
 
 
-async def test_a_limit_that_was_reached_is_an_outcome() -> None:
-    """An answer written at the iteration limit is no completed run."""
+async def test_reached_limit_is_an_outcome() -> None:
+    """An answer written at the iteration limit does not complete the run."""
 
     async def script(_: AgentCall) -> AgentAnswer:
         return AgentAnswer("as far as I got", limit=Limit.ITERATIONS)
@@ -54,7 +54,7 @@ async def test_a_limit_that_was_reached_is_an_outcome() -> None:
 
 
 class Strange(BaseException):
-    """An exception of somebody who does not know about Exception."""
+    """An exception of code that does not know Exception."""
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,9 @@ class Strange(BaseException):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
-async def test_what_an_agent_raises(error: BaseException, code: str, outcome: Outcome) -> None:
+async def test_exception_of_an_agent_ends_the_run_once(
+    error: BaseException, code: str, outcome: Outcome
+) -> None:
     """Whatever an agent raises, at its first step or later, the run ends once with a code."""
     desk = Desk(places=1)
 
@@ -89,7 +91,7 @@ async def test_what_an_agent_raises(error: BaseException, code: str, outcome: Ou
     assert desk.idle()
 
 
-def test_an_agent_that_wants_to_exit() -> None:
+def test_sys_exit_in_an_agent_ends_its_run_only() -> None:
     """An agent that calls sys.exit ends its own run, not the service."""
 
     async def serve() -> tuple[str | None, Outcome]:
@@ -113,8 +115,8 @@ def test_an_agent_that_wants_to_exit() -> None:
     assert result == ("agent_failed", Outcome.COMPLETED)
 
 
-async def test_the_error_behind_a_failure_is_in_the_final_fact() -> None:
-    """The log can tell what failed: the final fact carries the cause."""
+async def test_final_fact_has_the_error() -> None:
+    """The final fact carries the error, so that the log can name it."""
     error = ValueError("x")
     desk = Desk()
     await desk.ask(raises(error))

@@ -1,4 +1,4 @@
-"""An orderly stop: notice, then patience, then an end for whatever is left."""
+"""An orderly stop: notice, then drain, then an end for whatever is left."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from tests.runs.scripted import Desk, after, at_once, stubborn, until
 pytestmark = pytest.mark.waits
 
 
-async def test_the_notice_still_accepts() -> None:
-    """While a drain gives notice, new runs are taken and answered."""
+async def test_runs_are_accepted_during_the_notice() -> None:
+    """During the notice of a drain, new runs are accepted and answered."""
     desk = Desk()
     drain = asyncio.create_task(desk.runner.drain(60, 1.0))
     await asyncio.sleep(0.05)
@@ -24,8 +24,8 @@ async def test_the_notice_still_accepts() -> None:
     drain.cancel()
 
 
-async def test_after_the_notice_new_runs_are_refused() -> None:
-    """Once the notice is over, a new run is refused as draining, with its one final fact."""
+async def test_new_runs_are_refused_after_the_notice() -> None:
+    """After the notice, a new run is refused as draining, with its one final fact."""
     desk = Desk()
     door = asyncio.Event()
     slow = desk.start(until(door))
@@ -57,7 +57,7 @@ async def test_queued_runs_are_refused_as_draining() -> None:
 
 
 async def test_queued_runs_may_start_during_the_notice() -> None:
-    """A run that gets its place during the notice is served."""
+    """A run that gets its slot during the notice is served."""
     desk = Desk(places=1, queue=1)
     door = asyncio.Event()
     desk.start(until(door))
@@ -81,8 +81,8 @@ async def test_runs_in_flight_may_finish() -> None:
 
 
 @pytest.mark.parametrize("obeys", [True, False])
-async def test_what_is_left_is_cut(obeys: bool) -> None:
-    """A run that is too long is cut: draining, retryable, with what was done so far."""
+async def test_long_runs_are_cut(obeys: bool) -> None:
+    """A run that is too long is cut: draining, retryable, with its progress so far."""
     desk, door = Desk(), asyncio.Event()
     script = after(60) if obeys else stubborn(door)
 
@@ -106,7 +106,7 @@ async def test_what_is_left_is_cut(obeys: bool) -> None:
     door.set()
 
 
-async def test_an_idle_service_drains_at_once() -> None:
+async def test_idle_service_drains_at_once() -> None:
     """With nothing in flight a drain takes no longer than its notice."""
     began = time.monotonic()
     await Desk().runner.drain(0.1, 30.0)
@@ -122,7 +122,7 @@ async def test_draining_twice_changes_nothing() -> None:
     assert len(desk.finals(run)) == 1
 
 
-async def test_a_deadline_during_the_drain_is_a_timeout() -> None:
+async def test_deadline_during_the_drain_is_a_timeout() -> None:
     """A run whose own deadline comes first ends as a timeout, not as draining."""
     desk = Desk()
     run = desk.start(after(30), timeout_s=0.1)

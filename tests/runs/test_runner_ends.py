@@ -1,4 +1,4 @@
-"""What a run ends with is plain before it ends, and what may be done after its end is known."""
+"""The result of a run is plain before the run ends, and its failure says what may be retried."""
 
 import asyncio
 from typing import Any
@@ -40,10 +40,10 @@ def answers(output: Any) -> scripted.Script:
     ],
     ids=["raises", "exits", "large"],
 )  # fmt: skip
-async def test_an_output_that_cannot_be_rendered(
+async def test_output_that_cannot_be_rendered_fails_the_run(
     output: Any, detail: str, cause: type[BaseException]
 ) -> None:
-    """The run fails once; the fact that tells of it names what was raised."""
+    """The run fails once; the fact about it names the exception."""
     desk = Desk()
     ended = await desk.ask(answers(output))
     assert (ended.outcome, ended.answer) == (Outcome.FAILED, None)
@@ -55,8 +55,8 @@ async def test_an_output_that_cannot_be_rendered(
     assert desk.idle()
 
 
-async def test_what_is_larger_than_an_agent_says() -> None:
-    """An agent that turns what is raised into a failure of its own is told apart as well."""
+async def test_rendering_error_wrapped_by_an_agent_is_recognised() -> None:
+    """A rendering error that an agent wraps in a failure of its own is still recognised."""
 
     async def script(_: AgentCall) -> AgentAnswer:
         try:
@@ -69,8 +69,8 @@ async def test_what_is_larger_than_an_agent_says() -> None:
     assert ended.error.detail.startswith("The agent's answer is larger")
 
 
-async def test_the_limit_and_the_refusal_are_told() -> None:
-    """The end, and the fact that tells of it, have what the answer has."""
+async def test_end_and_final_fact_have_limit_and_refusal() -> None:
+    """The end and the final fact have the limit and the refusal of the answer."""
     desk = Desk()
 
     async def script(_: AgentCall) -> AgentAnswer:
@@ -104,10 +104,10 @@ RETRYABLE = [
 
 
 @pytest.mark.parametrize(("error", "acted", "operation", "retryable"), RETRYABLE)
-async def test_a_failure_after_a_tool_had_begun(
+async def test_failure_after_a_tool_started_is_retryable_with_a_key_only(
     error: type[RunError], acted: bool, operation: str | None, retryable: bool
 ) -> None:
-    """It is retryable only for a request with a key, by which tools can tell a repeat."""
+    """The failure is retryable only with a key, by which tools recognise a repeat."""
     desk = Desk()
     request = RunRequest("q", 30.0, operation=operation)
     agent = ScriptedAgent(acts_then(error(), own=acted))

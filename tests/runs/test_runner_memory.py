@@ -1,4 +1,4 @@
-"""What a finished run leaves in memory: its numbers, and nothing that ran."""
+"""What an ended run leaves in memory: its numbers, and no objects of its agent."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ door: ContextVar[asyncio.Event] = ContextVar("door")
 
 
 def holding() -> Payload:
-    """A payload for one frame; the test knows when it is gone."""
+    """A payload for one frame; the test knows when it is freed."""
     payload = Payload()
     held.get().append(weakref.ref(payload))
     return payload
@@ -64,8 +64,8 @@ async def late(call: AgentCall) -> str:
 
 @pytest.mark.waits
 @pytest.mark.parametrize("script", [answering, sleeping, raising, failing, late])
-async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
-    """A remembered run holds no task, no frame and nothing that its agent held."""
+async def test_finished_run_keeps_no_object_alive(script: Script) -> None:
+    """A finished run in the history holds no task, no frame and no object of its agent."""
     payloads: list[weakref.ref[Payload]] = []
     held.set(payloads)
     door.set(asyncio.Event())
@@ -85,8 +85,8 @@ async def test_a_finished_run_keeps_nothing_alive(script: Script) -> None:
     assert [payload() for payload in payloads] == [None]
 
 
-async def test_a_task_that_goes_on_is_not_forgotten() -> None:
-    """While the task of a finished run goes on, the runner still knows of it."""
+async def test_task_that_goes_on_stays_known() -> None:
+    """While the task of a finished run goes on, the runner still knows it."""
     desk, gate = Desk(), asyncio.Event()
     run = desk.start(stubborn(gate), timeout_s=0.05)
     await run.ended
@@ -116,8 +116,8 @@ async def test_a_reader_keeps_what_the_archive_drops() -> None:
         assert found.ring.last_id == 0
 
 
-async def test_only_so_many_finished_runs_are_remembered() -> None:
-    """The oldest finished run is forgotten when there are too many."""
+async def test_history_is_bounded() -> None:
+    """The oldest finished run leaves the history when there are too many."""
     desk = Desk(keep=3)
     runs = [desk.start(at_once) for _ in range(1)]
     for _ in range(4):
@@ -129,8 +129,8 @@ async def test_only_so_many_finished_runs_are_remembered() -> None:
     assert len(desk.runner.finished) == 3
 
 
-async def test_no_finished_run_is_remembered() -> None:
-    """With nothing to remember, a run still ends and answers."""
+async def test_run_ends_without_a_history() -> None:
+    """Without a history a run still ends and answers."""
     desk = Desk(keep=0)
     run = desk.start(at_once)
     ended = await run.ended
@@ -139,8 +139,8 @@ async def test_no_finished_run_is_remembered() -> None:
 
 
 @pytest.mark.waits
-async def test_a_thousand_runs_leave_no_task() -> None:
-    """However runs end, no task and no timer of theirs stays on the loop."""
+async def test_thousand_runs_leave_no_task() -> None:
+    """However runs end, none of their tasks and timers stays on the loop."""
     desk = Desk(places=50, queue=1000, keep=10)
     before = len(asyncio.all_tasks())
     scripts = [at_once, raises(ValueError()), after(0.001), after(30)]

@@ -1,4 +1,4 @@
-"""Runs among others: refused, queued, granted a place, each in its own context."""
+"""Runs among others: refused, queued, started, each in its own context."""
 
 import asyncio
 from contextvars import ContextVar
@@ -20,7 +20,7 @@ from tests.runs.scripted import Desk, after, at_once, raises, stubborn, until
 
 
 async def test_refused_runs_end_once() -> None:
-    """A run that is refused ends at once, as rejected, and is known afterwards."""
+    """A refused run ends at once, as rejected, and is in the history."""
     desk = Desk(places=1, queue=0)
     door = asyncio.Event()
     first = desk.start(until(door))
@@ -38,8 +38,8 @@ async def test_refused_runs_end_once() -> None:
 
 
 @pytest.mark.waits
-async def test_the_deadline_in_the_queue() -> None:
-    """A run whose deadline passes while it waits ends as a timeout held by the queue."""
+async def test_deadline_in_the_queue_is_a_timeout() -> None:
+    """A run whose deadline passes while it waits ends as a timeout in the phase `queue`."""
     desk = Desk(places=1)
     door = asyncio.Event()
     first = desk.start(until(door))
@@ -58,8 +58,8 @@ async def test_the_deadline_in_the_queue() -> None:
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
 
-async def test_a_granted_place_keeps_the_callers_context() -> None:
-    """A run that waited works in the context of its own caller, not of whoever made room."""
+async def test_queued_run_keeps_its_callers_context() -> None:
+    """A queued run starts in its own caller's context, not in that of the run before."""
     desk = Desk(places=1, queue=10)
 
     async def script(call: AgentCall) -> str:
@@ -79,7 +79,7 @@ async def test_a_granted_place_keeps_the_callers_context() -> None:
 
 
 async def test_many_runs_at_once_do_not_mix() -> None:
-    """A hundred runs of every ending at once: each ends once and every place comes back."""
+    """A hundred runs of every ending at once: each ends once and every slot is free again."""
     desk = Desk(places=10, queue=100)
     door = asyncio.Event()
     scripts = [at_once, after(0.01), after(30), raises(ValueError()), stubborn(door)]

@@ -1,4 +1,4 @@
-"""Stopping a run: the deadline that holds, the first reason that counts, what is kept."""
+"""Stopping a run: the hard deadline, the first reason, the progress that stays."""
 
 import asyncio
 import threading
@@ -32,8 +32,8 @@ SLACK_S, SELDOM_S = 0.25, 10.0
 
 
 @pytest.mark.waits
-async def test_the_deadline() -> None:
-    """A run that does not end in time is cancelled, and says so at its deadline."""
+async def test_run_is_cancelled_at_its_deadline() -> None:
+    """A run that does not end in time is cancelled at its deadline, as a timeout."""
     desk = Desk()
     began = time.monotonic()
     ended = await desk.ask(after(30), timeout_s=0.2)
@@ -45,7 +45,7 @@ async def test_the_deadline() -> None:
     assert desk.idle()
 
 
-async def test_the_deadline_is_hard() -> None:
+async def test_run_that_swallows_its_cancellation_ends() -> None:
     """A run that swallows its cancellation ends a short grace after its deadline."""
     desk, door = Desk(places=1), asyncio.Event()
     began = time.monotonic()
@@ -62,8 +62,8 @@ async def test_the_deadline_is_hard() -> None:
     assert len(desk.finals()) == 2, "the late end of the task says nothing more"
 
 
-async def test_the_grace_is_short() -> None:
-    """Work that will not stop holds an answer for a tenth of a second, as its best times show."""
+async def test_grace_is_short() -> None:
+    """Work that will not stop delays an answer by a tenth of a second, as its best times show."""
     door, took_s = asyncio.Event(), list[float]()
     for _ in range(5):
         desk = Desk()
@@ -75,8 +75,8 @@ async def test_the_grace_is_short() -> None:
 
 
 @pytest.mark.waits
-async def test_a_thread_that_cannot_be_stopped() -> None:
-    """A run whose thread hangs ends in time and says exactly what it left behind."""
+async def test_hanging_thread_is_counted() -> None:
+    """A run whose thread hangs ends in time and reports exactly what it left behind."""
     desk = Desk()
     asyncio.get_running_loop().set_default_executor(desk.threads)
     door = threading.Event()
@@ -101,8 +101,8 @@ async def test_a_thread_that_cannot_be_stopped() -> None:
 
 
 @pytest.mark.waits
-async def test_a_swallowed_cancellation_with_an_answer_is_still_a_timeout() -> None:
-    """Whoever answers after the deadline, even within the grace, is too late."""
+async def test_answer_after_a_swallowed_cancellation_is_a_timeout() -> None:
+    """An answer after the deadline, even within the grace, is too late."""
 
     async def script(_: AgentCall) -> str:
         try:
@@ -115,7 +115,7 @@ async def test_a_swallowed_cancellation_with_an_answer_is_still_a_timeout() -> N
 
 
 @pytest.mark.waits
-async def test_a_failure_in_the_clean_up_is_still_a_timeout() -> None:
+async def test_failure_in_the_clean_up_is_still_a_timeout() -> None:
     """An agent that raises while it is cancelled does not change how its run ended."""
 
     async def script(_: AgentCall) -> str:
@@ -129,8 +129,8 @@ async def test_a_failure_in_the_clean_up_is_still_a_timeout() -> None:
     assert len(desk.finals()) == 1
 
 
-async def test_cancelled_before_the_first_step() -> None:
-    """A run that is stopped before its task ran once ends once and gives back its place."""
+async def test_cancel_before_the_first_step_ends_once() -> None:
+    """A run that is stopped before its task started ends once and frees its slot."""
     desk = Desk(places=1)
     run = desk.start(at_once)
     desk.runner.stop(run, Cancelled())
@@ -141,7 +141,7 @@ async def test_cancelled_before_the_first_step() -> None:
     assert (await desk.ask(at_once)).outcome is Outcome.COMPLETED
 
 
-async def test_a_task_cancelled_from_outside() -> None:
+async def test_task_cancelled_from_outside_is_a_failure() -> None:
     """A run whose task somebody else cancels ends once, as a failure."""
     desk = Desk()
     run = desk.start(after(30))
@@ -156,8 +156,8 @@ async def test_a_task_cancelled_from_outside() -> None:
 
 @pytest.mark.parametrize("first", [Cancelled(), Disconnected(), DeadlineExceeded()])
 @pytest.mark.parametrize("obeys", [True, False])
-async def test_the_first_reason_counts(first: RunError, obeys: bool) -> None:
-    """Of several reasons to stop, the first is how the run ended."""
+async def test_first_reason_counts(first: RunError, obeys: bool) -> None:
+    """Of several reasons to stop, the first is the outcome."""
     desk, door = Desk(), asyncio.Event()
     run = desk.start(after(60) if obeys else stubborn(door))
     await asyncio.sleep(0.01)
@@ -172,8 +172,8 @@ async def test_the_first_reason_counts(first: RunError, obeys: bool) -> None:
 
 
 @pytest.mark.waits
-async def test_what_was_done_is_kept() -> None:
-    """A run that times out tells its finished steps, its counts and what held it."""
+async def test_timeout_has_the_progress() -> None:
+    """A run that times out reports its finished steps, its counts and its phase."""
     desk = Desk()
 
     async def script(call: AgentCall) -> str:
@@ -204,7 +204,7 @@ async def test_what_was_done_is_kept() -> None:
 
 
 async def test_every_call_that_started_ends() -> None:
-    """Calls that are open when a run ends are closed by a fact, before the final one."""
+    """A fact closes each call that is open when a run ends, before the final one."""
     desk = Desk()
 
     async def script(call: AgentCall) -> str:
@@ -219,8 +219,8 @@ async def test_every_call_that_started_ends() -> None:
     assert isinstance(desk.facts[-1], RunFinished)
 
 
-async def test_the_final_fact_is_the_last() -> None:
-    """After its final fact nothing more is said of a run, however long its work goes on."""
+async def test_final_fact_is_the_last() -> None:
+    """After its final fact a run emits nothing more, however long its work goes on."""
     desk = Desk()
 
     said_late = 0
@@ -247,8 +247,8 @@ async def test_the_final_fact_is_the_last() -> None:
 @pytest.mark.parametrize(
     ("obeys", "stopped"), [(True, Stopped.CANCELLED), (False, Stopped.STILL_STOPPING)]
 )
-async def test_cancel_says_what_happened(obeys: bool, stopped: Stopped) -> None:
-    """Cancelling tells whether the work has stopped, is still going on, or was over."""
+async def test_cancel_returns_what_happened(obeys: bool, stopped: Stopped) -> None:
+    """Cancelling returns whether the work has stopped, still goes on, or was over."""
     desk, door = Desk(), asyncio.Event()
     run = desk.start(after(60) if obeys else stubborn(door))
     await asyncio.sleep(0.01)
@@ -261,8 +261,8 @@ async def test_cancel_says_what_happened(obeys: bool, stopped: Stopped) -> None:
     assert await desk.runner.cancel(run) is Stopped.ALREADY_FINISHED
 
 
-async def test_a_run_that_has_stopped_is_not_given_up() -> None:
-    """However late the loop comes to see it, a task that stopped is no work left behind."""
+async def test_stopped_task_is_not_abandoned() -> None:
+    """However late the loop sees it, a task that stopped is no abandoned work."""
     desk = Desk()
     run = desk.start(after(60))
     await asyncio.sleep(0)
@@ -275,7 +275,7 @@ async def test_a_run_that_has_stopped_is_not_given_up() -> None:
 
 
 async def test_cancelling_twice_at_once() -> None:
-    """Two callers who cancel the same run are both told that it was cancelled."""
+    """Two callers who cancel the same run both read that it was cancelled."""
     desk = Desk()
     run = desk.start(after(30))
     await asyncio.sleep(0)

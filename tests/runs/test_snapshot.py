@@ -1,4 +1,4 @@
-"""The log of a run tells whoever reads it how far the run is."""
+"""The log of a run shows its reader the progress of the run."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ def step(name: str) -> Step:
 
 
 def row(*steps: str, before: int | None = 0, **counted: Any) -> dict[str, Any]:
-    """A row of a log that tells these steps after so many that were told already."""
+    """A row of a log with these steps after so many that are in earlier rows."""
     progress = Progress(0.0)
     taken = snapshot.of(progress, 0 if before is None else before, content=True)
     taken |= {"steps": [asdict(step(name)) for name in steps], **counted}
@@ -28,13 +28,13 @@ def names(so_far: StoredProgress) -> list[str]:
     return [step.tool for step in so_far.steps]
 
 
-def test_nothing_is_known_before_the_start() -> None:
-    """A log without a row tells nothing."""
+def test_snapshot_of_an_empty_log() -> None:
+    """A log without a row has no progress."""
     assert snapshot.read([]) == StoredProgress()
 
 
-def test_the_last_row_counts() -> None:
-    """Counts and times are those of the last row; the steps are those of all."""
+def test_last_row_has_the_counts() -> None:
+    """The last row has the counts and times; the steps are those of all rows."""
     usage = {"input_tokens": 5}
     last = row("b", before=1, iterations=2, tool_calls=3, usage=usage, llm_s=1.0, other_s=0.5)
     so_far = snapshot.read([row("a", iterations=1), last])
@@ -45,13 +45,13 @@ def test_the_last_row_counts() -> None:
     assert so_far.timings.other_s == 0.5
 
 
-def test_an_attempt_that_began_anew() -> None:
-    """Its steps take the place of those that the one before had told."""
+def test_restarted_attempt_replaces_the_steps() -> None:
+    """Steps of a restarted attempt replace those of the one before."""
     assert names(snapshot.read([row("a", "b"), row("c"), row("d", before=1)])) == ["c", "d"]
 
 
 def test_rows_of_an_earlier_version() -> None:
-    """They are read as they are: tool calls are the steps, and no time was `other`."""
+    """Rows of an earlier version are read: tool calls are the steps, and no time was `other`."""
     so_far = snapshot.read([row("a", before=None), row("b", "c", before=None, llm_s=1.0)])
     assert names(so_far) == ["a", "b", "c"]
     assert so_far.tool_calls == 3

@@ -1,4 +1,4 @@
-"""Threads for work that cannot be cancelled, and the promise that it hurts nobody else."""
+"""Threads for work that cannot be cancelled, which delays no other work."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ def test_results_and_exceptions_come_back() -> None:
 
 
 def test_never_more_threads_than_the_limit() -> None:
-    """However many jobs there are, no more threads than the limit are at work."""
+    """However many jobs there are, no more threads than the limit execute."""
     threads = DaemonThreads(LIMIT, "t-cap")
     with hung(threads, LIMIT * 5) as futures:
         time.sleep(0.05)
@@ -43,7 +43,7 @@ def test_threads_are_used_again() -> None:
 
 
 def test_jobs_wait_in_order() -> None:
-    """Jobs that wait for a thread run in the order they came."""
+    """Jobs that wait for a thread execute in the order of their arrival."""
     threads = DaemonThreads(1, "t-order")
     seen: list[int] = []
     with hung(threads, 1):
@@ -53,8 +53,8 @@ def test_jobs_wait_in_order() -> None:
     assert seen == list(range(10))
 
 
-def test_a_waiting_job_can_be_cancelled() -> None:
-    """A job that is cancelled while it waits never runs, and the next one does."""
+def test_waiting_job_can_be_cancelled() -> None:
+    """A job that is cancelled while it waits never executes, and the next one does."""
     threads = DaemonThreads(1, "t-cancel")
     ran: list[str] = []
     with hung(threads, 1):
@@ -64,15 +64,15 @@ def test_a_waiting_job_can_be_cancelled() -> None:
     assert ran == ["second"]
 
 
-def test_a_running_job_cannot_be_cancelled() -> None:
-    """A job at work goes on, and is counted as at work."""
+def test_running_job_cannot_be_cancelled() -> None:
+    """An executing job goes on, and is counted as executing."""
     threads = DaemonThreads(1, "t-running")
     with hung(threads, 1) as (future,):
         assert not future.cancel()
         assert threads.busy_for("hung") == 1
 
 
-def test_a_cancelled_waiting_job_is_let_go_of() -> None:
+def test_cancelled_waiting_job_is_freed() -> None:
     """While every thread hangs, cancelled jobs do not pile up in memory."""
 
     class Payload:
@@ -84,13 +84,13 @@ def test_a_cancelled_waiting_job_is_let_go_of() -> None:
         reference = weakref.ref(payload)
         threads.submit(id, payload).cancel()
         del payload
-        threads.submit(abs, 1).cancel()  # whoever comes next may do the cleaning
+        threads.submit(abs, 1).cancel()  # the next job may do the cleaning
         gc.collect()
         assert reference() is None
 
 
-def test_a_finished_job_is_let_go_of() -> None:
-    """An idle thread keeps nothing of its last job alive."""
+def test_finished_job_is_freed() -> None:
+    """An idle thread keeps no object of its last job alive."""
 
     class Payload:
         pass
@@ -106,7 +106,7 @@ def test_a_finished_job_is_let_go_of() -> None:
 
 
 def test_work_is_counted_for_each_run() -> None:
-    """How many threads a run holds is exact, from its start to its end."""
+    """The number of threads of a run is exact, from its start to its end."""
     threads = DaemonThreads(LIMIT, "t-count")
     with hung(threads, 1, "a"), hung(threads, 2, "b"):
         assert (threads.busy_for("a"), threads.busy_for("b")) == (1, 2)
@@ -116,7 +116,7 @@ def test_work_is_counted_for_each_run() -> None:
     assert (threads.busy_for("a"), threads.busy_for("b")) == (0, 0)
 
 
-def test_a_job_that_waits_is_not_at_work() -> None:
+def test_waiting_job_is_not_counted() -> None:
     """A run's jobs that have found no thread are not counted as abandoned."""
     threads = DaemonThreads(1, "t-waits")
     with hung(threads, 1, "a"):
@@ -125,15 +125,15 @@ def test_a_job_that_waits_is_not_at_work() -> None:
         waiting.cancel()
 
 
-def test_a_job_has_left_its_thread_when_its_result_is_there() -> None:
-    """Whoever has the result of a job finds no work of it left."""
+def test_job_is_not_counted_once_its_result_is_there() -> None:
+    """Once a job has its result, none of its work is counted."""
     threads = DaemonThreads(LIMIT, "t-left")
     for _ in range(200):
         for_run(threads, "run", abs, 1).result(30)
         assert threads.busy_for("run") == 0
 
 
-async def test_the_run_is_known_from_the_context() -> None:
+async def test_run_is_known_from_the_context() -> None:
     """Work that asyncio sends to a thread is counted for the run that sent it."""
     threads = RunThreads(LIMIT)
     asyncio.get_running_loop().set_default_executor(threads)

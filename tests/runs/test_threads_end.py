@@ -1,4 +1,4 @@
-"""The end of a pool of threads: nothing waits, nothing hangs, nothing holds the process."""
+"""The end of a thread pool: nothing waits, nothing hangs, nothing blocks the exit."""
 
 import asyncio
 import subprocess
@@ -13,8 +13,8 @@ from app.runs.threads import DaemonThreads, RunThreads
 from tests.runs.pools import eventually, hung, named
 
 
-def test_shutdown_drops_what_waits() -> None:
-    """After shutdown waiting jobs are cancelled and what runs is not waited for."""
+def test_shutdown_cancels_waiting_jobs() -> None:
+    """Shutdown cancels waiting jobs and does not wait for executing ones."""
     threads = DaemonThreads(1, "t-shut")
     with hung(threads, 3) as (running, *waiting):
         began = time.monotonic()
@@ -26,8 +26,8 @@ def test_shutdown_drops_what_waits() -> None:
                 future.result(30)
 
 
-def test_shutdown_lets_idle_threads_go() -> None:
-    """After shutdown no idle thread stays."""
+def test_shutdown_ends_idle_threads() -> None:
+    """After shutdown no idle thread is left."""
     threads = DaemonThreads(2, "t-idle-go")
     threads.submit(abs, 1).result(30)
     threads.shutdown()
@@ -35,8 +35,8 @@ def test_shutdown_lets_idle_threads_go() -> None:
 
 
 @pytest.mark.waits
-async def test_shutdown_lets_the_lookups_go_too() -> None:
-    """After shutdown of a service's threads none for name lookups stays."""
+async def test_shutdown_ends_the_lookup_threads() -> None:
+    """After shutdown no thread for name lookups is left."""
     loop = asyncio.get_running_loop()
     before = set(threading.enumerate())
     threads = RunThreads(2)
@@ -50,8 +50,8 @@ async def test_shutdown_lets_the_lookups_go_too() -> None:
             await asyncio.sleep(0.005)
 
 
-def test_after_shutdown_a_job_is_refused() -> None:
-    """A job that comes after shutdown is refused or run, but never left hanging."""
+def test_job_after_shutdown_is_refused() -> None:
+    """A job after shutdown is refused or executed, but never left hanging."""
     threads = DaemonThreads(2, "t-late")
     threads.submit(abs, 1).result(30)
     eventually(lambda: threads.busy == 0)
@@ -64,8 +64,8 @@ def test_after_shutdown_a_job_is_refused() -> None:
     assert late.result(30) == 1
 
 
-def test_a_thread_that_cannot_be_started_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system gives no thread the caller is told, and later jobs still find one."""
+def test_thread_that_cannot_be_started_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system gives no thread the caller gets the error, and later jobs still find one."""
 
     def refused(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -94,7 +94,7 @@ print("over")
 
 
 @pytest.mark.waits
-def test_hung_threads_do_not_hold_the_exit() -> None:
+def test_hung_threads_do_not_block_the_exit() -> None:
     """A process whose threads hang ends at once, with its exit code."""
     began = time.monotonic()
     ended = subprocess.run(

@@ -37,7 +37,7 @@ class _Chatterbox(BaseChatModel):
 
 
 async def _ask_often(state: MessagesState) -> dict[str, Any]:
-    """What was said is not kept here, so that only the service can hold it."""
+    """This keeps no text, so that only the service can hold it."""
     for _ in range(_CALLS):
         await _Chatterbox().ainvoke("q")
     return {"messages": [AIMessage("poured")]}

@@ -66,8 +66,8 @@ async def follow(desk: Served, run_id: str, after: int | None = None) -> list[St
 
 def path(agent: str = "", query: str = "") -> str:
     """Where an agent's stream is."""
-    place = f"/agents/{agent}/stream" if agent else "/agent/stream"
-    return f"{place}?{query}" if query else place
+    address = f"/agents/{agent}/stream" if agent else "/agent/stream"
+    return f"{address}?{query}" if query else address
 
 
 def post(agent: str = "", query: str = "", **body: Any) -> bytes:
@@ -78,10 +78,10 @@ def post(agent: str = "", query: str = "", **body: Any) -> bytes:
 @contextmanager
 def deaf(url: str, request: bytes) -> Iterator[socket.socket]:
     """A reader that asks and never reads."""
-    place = urlsplit(url)
+    parts = urlsplit(url)
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        reader.connect((place.hostname, place.port))
+        reader.connect((parts.hostname, parts.port))
         reader.sendall(request)
         yield reader
 

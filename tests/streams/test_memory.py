@@ -1,4 +1,4 @@
-"""The memory of a process whose readers never read, as the kernel sees it."""
+"""The memory of a process with readers that never read, as the kernel measures it."""
 
 import time
 from collections.abc import Callable
@@ -86,8 +86,8 @@ def growth(process: Process, service: Serving, readers: int) -> int:
 
 
 @pytest.mark.timeout(2 * PATIENCE_S)
-def test_deaf_readers_cost_little(tmp_path: Path) -> None:
-    """However much is said to readers who never read, the service keeps little and lets them go."""
+def test_readers_that_never_read_cost_little(tmp_path: Path) -> None:
+    """However much is sent to readers who never read, the service holds little and drops them."""
     with serving(tmp_path, "tests.streams.pouring:pours", variables=VARIABLES) as service:
         process = Process(service)
         growth(process, service, 1)  # what is loaded and built once
@@ -96,13 +96,13 @@ def test_deaf_readers_cost_little(tmp_path: Path) -> None:
         print(f"{grown / READERS / 1e6:.2f} MB a reader, of {SAYS_BYTES / 1e6:.0f} MB said")
         assert process.stalled() == dropped + READERS
         peak(process, lambda: process.metric("agent_stream_connections") == 0)
-        # One or two are of whoever else looked.
+        # One or two are of another reader.
         peak(process, lambda: process.open_files() <= files + 2)
     assert grown < READERS * MOST_A_READER
 
 
-def test_the_measure_sees_what_is_kept(tmp_path: Path) -> None:
-    """The same measurement sees rings that have no bounds."""
+def test_measurement_detects_unbounded_rings(tmp_path: Path) -> None:
+    """The same measurement detects rings without bounds."""
     agent = "tests.streams.pouring:pours_without_bounds"
     with serving(tmp_path, agent, variables=VARIABLES) as service:
         grown = growth(Process(service), service, 5)

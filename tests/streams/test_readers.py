@@ -1,4 +1,4 @@
-"""Readers that leave, or never read: they stop what they should stop, and hold nothing."""
+"""Readers that disconnect or never read: they stop what they should and hold nothing."""
 
 import asyncio
 import random
@@ -100,7 +100,7 @@ def rest(reader: socket.socket) -> int:
 
 
 def closed(desk: Served, run_id: str) -> list[str]:
-    """Why readers of a run are gone."""
+    """Why readers of a run disconnected."""
     return [fact.reason for fact in desk.facts_of(StreamClosed) if fact.run_id == run_id]
 
 
@@ -130,8 +130,10 @@ async def metric(desk: Served, name: str, *labels: str) -> float:
 
 
 @kinds
-async def test_leaving_cancels(desk: Served, kind: str, asked: list[tuple[str, float]]) -> None:
-    """A reader that leaves ends its run within a second, and no model is asked any more."""
+async def test_disconnect_cancels_the_run(
+    desk: Served, kind: str, asked: list[tuple[str, float]]
+) -> None:
+    """A reader that disconnects ends its run within a second, and no model is asked any more."""
     async with wire.connection(desk.url) as (reader, writer):
         writer.write(post(f"long-{kind}"))
         await reader.readuntil(b"event: tool_start")
@@ -147,8 +149,8 @@ async def test_leaving_cancels(desk: Served, kind: str, asked: list[tuple[str, f
 
 
 @kinds
-async def test_leaving_lets_it_finish(desk: Served, kind: str) -> None:
-    """With `continue` a run finishes although its reader left."""
+async def test_run_with_continue_outlives_its_reader(desk: Served, kind: str) -> None:
+    """With `continue` a run finishes although its reader disconnected."""
     async with wire.connection(desk.url) as (reader, writer):
         writer.write(post(kind, CONTINUE))
         await reader.readuntil(b"event: tool_start")
@@ -157,8 +159,10 @@ async def test_leaving_lets_it_finish(desk: Served, kind: str) -> None:
     await until(lambda: closed(desk, run_id) == ["left"])
 
 
-async def test_aborts_at_random(desk: Served, asked: list[tuple[str, float]]) -> None:
-    """Of readers and callers that leave at random times each run ends once, and nothing is left."""
+async def test_random_disconnects_leave_nothing(
+    desk: Served, asked: list[tuple[str, float]]
+) -> None:
+    """After random disconnects of readers and callers each run ends once, and nothing is left."""
     chance = random.Random(5)
     before = len(desk.facts)
     left_at: dict[str, float] = {}
@@ -166,9 +170,9 @@ async def test_aborts_at_random(desk: Served, asked: list[tuple[str, float]]) ->
 
     async def come_and_go(number: int) -> None:
         agent, question = f"long-{fakes.KINDS[number % 3]}", f"abort {number}"
-        place = path(agent) if number % 2 else f"/agents/{agent}"
+        address = path(agent) if number % 2 else f"/agents/{agent}"
         async with at_once, wire.connection(desk.url) as (_, writer):
-            writer.write(wire.ask(place, question=question))
+            writer.write(wire.ask(address, question=question))
             await asyncio.sleep(chance.random() * 0.7)
         left_at[question] = time.monotonic()
 
@@ -191,7 +195,7 @@ async def test_aborts_at_random(desk: Served, asked: list[tuple[str, float]]) ->
 @pytest.mark.parametrize(
     ("query", "outcome"), [("", Outcome.DISCONNECTED), (CONTINUE, Outcome.COMPLETED)]
 )
-async def test_who_never_reads(
+async def test_reader_that_never_reads_is_dropped(
     desk: Served, query: str, outcome: Outcome, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A reader that never reads is dropped after the write timeout, and the policy applies."""
@@ -207,8 +211,8 @@ async def test_who_never_reads(
     assert await metric(desk, "agent_stream_connections") == 0
 
 
-async def test_others_are_unharmed(desk: Served) -> None:
-    """While readers never read, other runs answer as ever, what is kept is bounded, and they go."""
+async def test_readers_that_never_read_delay_no_other(desk: Served) -> None:
+    """While readers never read, other runs answer as before, and memory is bounded."""
     runner = desk.service.runner
 
     def drips() -> list[Run]:
@@ -232,8 +236,8 @@ async def test_others_are_unharmed(desk: Served) -> None:
     assert await metric(desk, "agent_stream_connections") == 0
 
 
-async def test_a_deadline_while_the_reader_stalls() -> None:
-    """The deadline of a run whose reader stalls is kept."""
+async def test_deadline_holds_while_the_reader_stalls() -> None:
+    """The deadline of a run holds while its reader stalls."""
     async with served({}, stream_write_s=60.0) as desk:
         desk.service.agents = {"pours": ScriptedAgent(_pours(10_000, 0.004), "pours")}
         with deaf(desk.url, post("pours", timeout=0.6)):
@@ -242,8 +246,8 @@ async def test_a_deadline_while_the_reader_stalls() -> None:
             assert end.outcome is Outcome.TIMEOUT
 
 
-async def test_the_first_event(desk: Served) -> None:
-    """The time to the first event is told of every stream."""
+async def test_time_to_the_first_event_is_reported(desk: Served) -> None:
+    """Every stream reports its time to the first event."""
     end = (await stream(desk, "langgraph"))[-1].data
     await until(lambda: closed(desk, end["run_id"]) == ["completed"])
     (fact,) = [f for f in desk.facts_of(StreamClosed) if f.run_id == end["run_id"]]
@@ -253,7 +257,7 @@ async def test_the_first_event(desk: Served) -> None:
 
 
 class Endless(EventStream):
-    """Has always something to tell."""
+    """Always has something to send."""
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """One piece after the other."""
@@ -263,8 +267,8 @@ class Endless(EventStream):
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_reader_that_leaves_as_it_is_sent_something(turns: int) -> None:
-    """Nothing goes on for it, in whichever turn of the loop it leaves."""
+async def test_disconnect_during_a_send_leaves_nothing(turns: int) -> None:
+    """Nothing goes on for the reader, in whichever turn of the loop it disconnects."""
     disconnected, sent = asyncio.Event(), 0
 
     async def send(_: Any) -> None:

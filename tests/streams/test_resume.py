@@ -1,4 +1,4 @@
-"""A stream that was cut is taken up where it was, with no gap and no repeat."""
+"""A cut stream resumes where it was, without gap or repeat."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ from tests.streams.reading import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAMS = 1_000 if SOAK else 100
 CONTINUE = "on_disconnect=continue"
-# Its naps last until they are let go of.
+# Its naps last until they are released.
 TOOLS = fakes.ToolDesk(seconds=60)
 
 
@@ -98,10 +98,10 @@ async def fresh(desk: Served) -> AsyncIterator[Served]:
 
 async def cut(desk: Served, agent: str, after_bytes: int) -> tuple[str, bytes]:
     """Read so many bytes of a stream's body, then break off; gives the run's id and the bytes."""
-    place = path(agent, CONTINUE)
+    address = path(agent, CONTINUE)
     async with (
         fresh(desk) as own,
-        own.client.stream("POST", place, json={"question": "hello"}) as response,
+        own.client.stream("POST", address, json={"question": "hello"}) as response,
     ):
         read = b""
         async for part in response.aiter_raw():
@@ -111,8 +111,8 @@ async def cut(desk: Served, agent: str, after_bytes: int) -> tuple[str, bytes]:
         return response.headers["x-run-id"], read[:after_bytes]
 
 
-async def test_cut_anywhere(desk: Served) -> None:
-    """Streams cut at any byte and resumed are the full list, with no gap and no repeat."""
+async def test_resume_after_a_cut_anywhere(desk: Served) -> None:
+    """Streams cut at any byte and resumed give the full list, without gap or repeat."""
     chance = random.Random(9)
     at_once = asyncio.Semaphore(50)  # the last 100 that finished can be resumed
 
@@ -132,8 +132,8 @@ async def test_cut_anywhere(desk: Served) -> None:
     await asyncio.gather(*(one(number) for number in range(STREAMS)))
 
 
-async def test_cut_twice_while_it_goes_on(desk: Served) -> None:
-    """Readers that come and go while the run goes on each get their part, and no other."""
+async def test_resume_twice_while_the_run_goes_on(desk: Served) -> None:
+    """Readers that come and go during the run each get their part, and no other."""
     run_id, read = await cut(desk, "talks", 700)
     seen = parse(read)
     while not seen or seen[-1].name != "end":
@@ -150,8 +150,8 @@ async def test_cut_twice_while_it_goes_on(desk: Served) -> None:
     in_order(seen)
 
 
-async def test_a_gap(desk: Served) -> None:
-    """Who asks for what is no longer kept is told what is missing, once, and gets the rest."""
+async def test_gap_is_reported_once(desk: Served) -> None:
+    """A reader that asks for evicted events gets the gap once, and then the rest."""
     run_id = (await desk.client.post(path("much"), json={"question": "q"})).headers["x-run-id"]
     events = await follow(desk, run_id, 10)
     assert names_of(events[:2]) == ["gap", "token"]
@@ -163,44 +163,44 @@ async def test_a_gap(desk: Served) -> None:
     assert await follow(desk, run_id, events[0].id) == events[1:]
 
 
-async def test_an_event_too_long_to_keep(desk: Served) -> None:
-    """A reader of an event beyond the ring's bound is not flooded with comments meanwhile."""
+async def test_event_beyond_the_bound_floods_no_reader(desk: Served) -> None:
+    """A reader of an event beyond the ring's bound gets no flood of comments meanwhile."""
     response = await desk.client.post(path("one"), json={"question": "q"})
     assert response.content.count(b"\n: ") + response.content.startswith(b":") <= 3
     assert parse(response.content)[-1].name == "end"
 
 
-async def test_unknown(desk: Served) -> None:
-    """The events of a run that is not known are 404."""
+async def test_unknown_run_is_404(desk: Served) -> None:
+    """The events of an unknown run are 404."""
     for run_id in ("nobody", "5b9a2f0e-0000-4000-8000-000000000000"):
         response = await desk.client.get(f"/runs/{run_id}/events")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("given", ["x", "-1", "1.5", "1" * 30])
-async def test_no_number(desk: Served, given: str) -> None:
-    """A Last-Event-ID that is no id is refused as such."""
+async def test_invalid_last_event_id_is_refused(desk: Served, given: str) -> None:
+    """A Last-Event-ID that is no id is refused."""
     run_id = (await stream(desk, "talks"))[0].data["run_id"]
     response = await desk.client.get(f"/runs/{run_id}/events", headers={"Last-Event-ID": given})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
 @pytest.mark.parametrize("beyond", [0, 1, 1_000_000])
-async def test_after_the_end(desk: Served, beyond: int) -> None:
-    """Who has read `end` and asks again, as browsers do, gets an answer that ends."""
+async def test_resume_after_the_end_ends(desk: Served, beyond: int) -> None:
+    """A reader that asks again after `end`, as browsers do, gets an answer that ends."""
     events = await stream(desk, "talks")
-    place = f"/runs/{events[0].data['run_id']}/events"
+    address = f"/runs/{events[0].data['run_id']}/events"
     headers = {"Last-Event-ID": str(events[-1].id + beyond)}
     read = 0
     async with asyncio.timeout(60):
-        async with desk.client.stream("GET", place, headers=headers) as response:
+        async with desk.client.stream("GET", address, headers=headers) as response:
             async for part in response.aiter_raw():
                 read += len(part)
                 assert read < 5_000, "flooded"
 
 
-async def test_ahead_of_a_run_in_flight(desk: Served) -> None:
-    """Who asks for events after one that is yet to come is not flooded when the run ends."""
+async def test_resume_ahead_of_the_run_floods_no_reader(desk: Served) -> None:
+    """A reader that asks for future events gets no flood when the run ends."""
     run_id, _ = await cut(desk, "talks", 10)
     read = 0
     headers = {"Last-Event-ID": "5000"}
@@ -211,8 +211,8 @@ async def test_ahead_of_a_run_in_flight(desk: Served) -> None:
                 assert read < 5_000, "flooded"
 
 
-async def test_several_readers(desk: Served) -> None:
-    """Several readers at once each get all of it; one that leaves changes nothing."""
+async def test_every_reader_gets_every_event(desk: Served) -> None:
+    """Several readers at once each get every event; one that disconnects changes nothing."""
     run_id, _ = await cut(desk, "talks", 10)
     leaving = asyncio.create_task(follow(desk, run_id))
     reading = [asyncio.create_task(follow(desk, run_id)) for _ in range(5)]
@@ -235,7 +235,7 @@ async def followed(desk: Served, run_id: str, tools: fakes.ToolDesk) -> list[Str
 
 
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_a_sync_run(desk: Served, kind: str) -> None:
+async def test_sync_run_can_be_followed(desk: Served, kind: str) -> None:
     """A run whose caller waits for its answer can be followed, and ends with the same answer."""
     asking = asyncio.create_task(desk.ask(agent=f"nap-{kind}"))
     runner = desk.service.runner
@@ -248,8 +248,8 @@ async def test_a_sync_run(desk: Served, kind: str) -> None:
     assert text_of(events) in ("", loops.ANSWER)
 
 
-async def test_a_queued_run() -> None:
-    """A run in the queue can be followed from before it starts."""
+async def test_queued_run_can_be_followed() -> None:
+    """A queued run can be followed from before it starts."""
     tools = fakes.ToolDesk(seconds=60)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))
     agents = {"a": fakes.build("langgraph", model, tools.tools())}
@@ -265,8 +265,8 @@ async def test_a_queued_run() -> None:
         await first
 
 
-async def test_runs_that_are_forgotten(desk: Served) -> None:
-    """Of runs that ended long ago nobody waits for events that will never come."""
+async def test_reader_of_an_evicted_run_does_not_wait(desk: Served) -> None:
+    """A reader of a run that left the history does not wait for events that never come."""
     first = (await desk.ask(agent="fails")).json()["run_id"]
     completed = (await stream(desk, "talks"))[0].data["run_id"]
     for _ in range(101):
@@ -277,7 +277,7 @@ async def test_runs_that_are_forgotten(desk: Served) -> None:
         assert response.status_code == 404 or parse(response.content)[-1].name == "end"
 
 
-async def test_a_reader_leaves_the_queue(desk: Served) -> None:
+async def test_queued_run_with_continue_outlives_its_reader(desk: Served) -> None:
     """With `continue`, a run whose reader left before it could read still finishes."""
     before = set(desk.service.runner.finished)
     async with wire.connection(desk.url) as (_, writer):

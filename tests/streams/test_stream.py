@@ -1,4 +1,4 @@
-"""A run as a stream: the same run, told as it happens, for every kind of agent."""
+"""A run as a stream: the same run, reported as it happens, for every kind of agent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -114,8 +114,8 @@ async def desk() -> AsyncIterator[Served]:
 
 
 @every_kind
-async def test_a_stream(desk: Served, kind: str) -> None:
-    """The events of a run come in the order in which things happened."""
+async def test_events_are_in_order(desk: Served, kind: str) -> None:
+    """The events of a run come in the order in which they happen."""
     events = await stream(desk, f"two-{kind}")
     turn = ["tool_start", "tool_end", "iteration"]
     steps = [name for name in names_of(events) if name not in ("token", "retract")]
@@ -140,8 +140,8 @@ async def test_a_stream(desk: Served, kind: str) -> None:
 
 
 @kinds
-async def test_word_by_word(desk: Served, kind: str) -> None:
-    """Text comes as the model makes it, and nothing is said twice."""
+async def test_text_is_streamed_token_by_token(desk: Served, kind: str) -> None:
+    """Text comes as the model writes it, and never twice."""
     events = await stream(desk, f"words-{kind}")
     assert [t["text"] for t in of(events, "token")] == [
         word if at == 6 else f"{word} " for at, word in enumerate(loops.ANSWER.split(" "))
@@ -150,13 +150,13 @@ async def test_word_by_word(desk: Served, kind: str) -> None:
 
 
 @pytest.mark.parametrize("agent", ["two-react", "clerk-react"])
-async def test_react_says_its_answer_once(desk: Served, agent: str) -> None:
+async def test_react_sends_its_answer_as_one_token(desk: Served, agent: str) -> None:
     """An agent that writes its thoughts as text sends its answer as one token."""
     own = [token for token in of(await stream(desk, agent), "token") if token["agent"] is None]
     assert [token["text"] for token in own] == [loops.ANSWER]
 
 
-async def test_structured_output(desk: Served) -> None:
+async def test_structured_output_is_sent_as_one_token(desk: Served) -> None:
     """An agent with structured output sends its answer as one token, and the output at the end."""
     events = await stream(desk, "structured")
     end = events[-1].data
@@ -165,12 +165,12 @@ async def test_structured_output(desk: Served) -> None:
 
 
 @kinds
-async def test_tools(desk: Served, kind: str) -> None:
-    """Each tool call begins and ends once under the id that the model gave it."""
+async def test_tool_events_have_the_models_id(desk: Served, kind: str) -> None:
+    """Each tool call starts and ends once under the id that the model gave it."""
     events = await stream(desk, f"parallel-{kind}", include_steps=True)
     began, ended = of(events, "tool_start"), of(events, "tool_end")
     ids = {step["call_id"] for step in events[-1].data["steps"]}
-    if kind != "agent_executor":  # which does not tell its tools
+    if kind != "agent_executor":  # which does not report its tools
         assert ids == {"call-0", "call-1", "call-2"}
     assert len(ids) == 3
     assert {call["call_id"] for call in began} == {call["call_id"] for call in ended} == ids
@@ -182,8 +182,8 @@ async def test_tools(desk: Served, kind: str) -> None:
 
 
 @kinds
-async def test_a_model_that_repeats_its_ids(desk: Served, kind: str) -> None:
-    """Steps and events know a call by the same id, which no other call has."""
+async def test_repeated_ids_are_made_unique(desk: Served, kind: str) -> None:
+    """Steps and events share the id of a call, which no other call has."""
     events = await stream(desk, f"repeating-{kind}", include_steps=True)
     ids = [step["call_id"] for step in events[-1].data["steps"]]
     assert len(set(ids)) == 2
@@ -192,16 +192,16 @@ async def test_a_model_that_repeats_its_ids(desk: Served, kind: str) -> None:
 
 
 @kinds
-async def test_a_tool_that_fails(desk: Served, kind: str) -> None:
-    """A tool that raises ends with its outcome, and nothing of the exception is told."""
+async def test_failed_tool_ends_with_its_outcome(desk: Served, kind: str) -> None:
+    """A tool that raises ends with its outcome, without any text of the exception."""
     events = await stream(desk, f"broken-{kind}")
     assert [call["outcome"] for call in of(events, "tool_end")] == ["tool_error"]
     assert faults.SECRET not in str(events)
 
 
 @every_kind
-async def test_a_sub_agent(desk: Served, kind: str) -> None:
-    """The text of a sub-agent is marked, and is no part of the answer."""
+async def test_text_of_a_sub_agent_is_marked(desk: Served, kind: str) -> None:
+    """The text of a sub-agent is marked, and is not part of the answer."""
     events = await stream(desk, f"clerk-{kind}")
     inner = [token for token in of(events, "token") if token["agent"] is not None]
     assert "".join(token["text"] for token in inner) == "clerk words"
@@ -210,7 +210,7 @@ async def test_a_sub_agent(desk: Served, kind: str) -> None:
     assert text_of(events) == events[-1].data["answer"] == answer
 
 
-async def test_the_deadline(desk: Served) -> None:
+async def test_deadline_ends_a_stream_with_its_problem(desk: Served) -> None:
     """At the deadline a stream ends with `error` and `end`, both the 504 problem."""
     # All at once, so that there is time enough for the naps to begin.
     asked = [stream(desk, f"nap-{kind}", timeout=3) for kind in loops.ALL]
@@ -224,22 +224,22 @@ async def test_the_deadline(desk: Served) -> None:
 
 
 @every_kind
-async def test_a_failing_model(desk: Served, kind: str) -> None:
-    """A model that fails ends a stream with the 500 problem, which tells no secret."""
+async def test_failing_model_ends_a_stream_with_its_problem(desk: Served, kind: str) -> None:
+    """A failing model ends a stream with the 500 problem, which has no secret."""
     events = await stream(desk, f"failing-{kind}")
     assert names_of(events) == ["run", "error", "end"]
     assert (events[-1].data["status"], events[-1].data["code"]) == (500, "model_failed")
     assert faults.SECRET not in str(events)
 
 
-async def test_an_agent_that_fails_at_once(desk: Served) -> None:
-    """A run that was admitted is a stream, however soon it fails."""
+async def test_agent_that_fails_at_once_is_a_stream(desk: Served) -> None:
+    """An accepted run is a stream, however soon it fails."""
     events = await stream(desk, "raises")
     assert names_of(events) == ["run", "error", "end"]
 
 
 @every_kind
-async def test_no_forgery(desk: Served, kind: str) -> None:
+async def test_text_cannot_forge_an_event(desk: Served, kind: str) -> None:
     """Text that looks like events arrives as text."""
     events = await stream(desk, f"forging-{kind}")
     assert set(names_of(events)) <= {"run", "token", "retract", "end"}
@@ -247,21 +247,21 @@ async def test_no_forgery(desk: Served, kind: str) -> None:
     assert "event: end" in events[-1].data["answer"]
 
 
-async def test_text_that_is_no_answer(desk: Served) -> None:
-    """Text that turned out not to be the answer is taken back, also when the answer has none."""
+async def test_text_that_is_no_answer_is_retracted(desk: Served) -> None:
+    """Text that turns out not to be the answer is retracted, even if the answer has none."""
     events = await stream(desk, "back")
     assert of(events, "retract") == [{"iteration": 1}]
     assert text_of(events) == events[-1].data["answer"] == ""
 
 
-async def test_a_very_long_answer(desk: Served) -> None:
-    """An answer of 600 KB is on the stream too."""
+async def test_long_answer_is_streamed(desk: Served) -> None:
+    """An answer of 600 KB is streamed too."""
     events = await stream(desk, "long")
     assert text_of(events) == events[-1].data["answer"]
 
 
-async def test_headers(desk: Served) -> None:
-    """A stream says what it is, whose run it is, and that it must not be kept or held back."""
+async def test_stream_has_its_headers(desk: Served) -> None:
+    """The headers of a stream name its type and its run, and forbid storing and buffering."""
     response = await desk.client.post(path("two-langgraph"), json={"question": "q"})
     headers = response.headers
     assert headers["content-type"].startswith("text/event-stream")
@@ -284,10 +284,10 @@ async def test_headers(desk: Served) -> None:
         ("two-langgraph", {"max_iterations": 11}, 422, "invalid_request"),
     ],
 )
-async def test_refused(
+async def test_refused_request_is_a_plain_problem(
     desk: Served, agent: str, body: dict[str, Any], status: int, code: str
 ) -> None:
-    """A request that is refused is a plain problem with its status."""
+    """A refused request is a plain problem with its status."""
     response = await desk.client.post(path(agent), json={"question": "q", **body})
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.headers["content-type"] == "application/problem+json"

@@ -1,4 +1,4 @@
-"""Faults of a real model server while it streams: retracted or typed, never half an answer."""
+"""Faults of a real model server during a stream: retracted or reported, never half an answer."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -49,8 +49,8 @@ async def model(url: str, fault: str) -> AsyncIterator[ChatOpenAI]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_retried_call(fault: str, upstream: str) -> None:
-    """Text of a model call that broke is taken back, and the next call's is the answer."""
+async def test_text_of_a_broken_call_is_retracted(fault: str, upstream: str) -> None:
+    """Text of a broken model call is retracted, and the next call gives the answer."""
     await set_scenario(upstream, {**SAYS, "times": 2}, breaks(fault))
     async with model(upstream, fault) as chat, served({"a": build_agent(chat, [])}) as desk:
         events = await stream(desk)
@@ -67,8 +67,10 @@ async def test_a_retried_call(fault: str, upstream: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", fakes.KINDS)
-async def test_no_half_answer(kind: str, fault: str, upstream: str) -> None:
-    """Without retries a stream that broke ends as model_failed."""
+async def test_broken_stream_without_retries_is_model_failed(
+    kind: str, fault: str, upstream: str
+) -> None:
+    """Without retries a broken stream ends as model_failed."""
     await set_scenario(upstream, SAYS, breaks(fault))
     async with model(upstream, fault) as chat, served({"a": fakes.build(kind, chat, [])}) as desk:
         events = await stream(desk)

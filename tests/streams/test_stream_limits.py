@@ -1,4 +1,4 @@
-"""Streams at the limits of a run and of the service, and runs that are not streamed."""
+"""Streams at the limits of a run and of the service, and runs that do not stream."""
 
 import asyncio
 from typing import Any
@@ -14,8 +14,8 @@ from tests.streams.reading import of, path, stream, text_of
 
 @pytest.mark.parametrize("kind", loops.ALL)
 @pytest.mark.parametrize("early_stopping", ["generate", "force"])
-async def test_at_the_limit(kind: str, early_stopping: str) -> None:
-    """At the limit the text on the stream is the last answer, or the fixed sentence once."""
+async def test_last_answer_at_the_limit_is_streamed(kind: str, early_stopping: str) -> None:
+    """At the limit the streamed text is the last answer, or the fixed sentence once."""
     calls = 2 if early_stopping == "generate" else 99
     agent = loops.build(kind, loops.asks_times(kind, calls), fakes.ToolDesk().tools())
     async with served({"a": agent}, max_iterations=2, early_stopping=early_stopping) as desk:
@@ -29,8 +29,8 @@ async def test_at_the_limit(kind: str, early_stopping: str) -> None:
     assert len(desk.facts_of(ModelCallStarted)) == 2 + (early_stopping == "generate")
 
 
-async def test_full_and_late() -> None:
-    """A run that is refused, or whose time ends in the queue, is a plain problem."""
+async def test_refused_and_late_runs_are_plain_problems() -> None:
+    """A run that is refused, or that times out in the queue, is a plain problem."""
     model = loops.asks_times("langgraph", 1, tool="nap", arguments={})
     tools = fakes.ToolDesk(seconds=60)
     agent = loops.build("langgraph", model, tools.tools())
@@ -55,7 +55,7 @@ async def test_full_and_late() -> None:
 
 @pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
 async def test_sync_runs_do_not_stream(kind: str) -> None:
-    """A run that nobody reads never makes its model stream."""
+    """A run without a reader never makes its model stream."""
     streamed = list[str]()
 
     class Model(fakes.ScriptedModel):

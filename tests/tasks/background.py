@@ -33,22 +33,22 @@ def url_in(folder: Path) -> str:
 
 
 class Held(fakes.ToolDesk):
-    """A desk whose slow tools are at work until the test lets them go, however long that takes."""
+    """A desk whose slow tools work until the test releases them, however long that takes."""
 
     def __init__(self) -> None:
         super().__init__(LONG_S * 2)
         self._open = threading.Event()
 
     def release(self) -> None:
-        """Let every tool end that is at work, or will be."""
+        """Let every tool end that works now, or will."""
         self._open.set()
 
     def hold(self) -> None:
-        """From now on tools are held again."""
+        """From now on tools block again."""
         self._open.clear()
 
     async def waited(self) -> None:
-        """Return once they are let go."""
+        """Return once they are released."""
         await self._hold(self.seconds)
 
     async def _hold(self, seconds: float) -> None:
@@ -104,7 +104,7 @@ async def submit(desk: Served, question: str = "hello", agent: str = "", **body:
 
 
 async def view(desk: Served, task_id: str, wait_s: float = 0.0) -> dict[str, Any]:
-    """What is told of a background run."""
+    """The service's view of a background run."""
     response = await desk.client.get(f"/agent/async/{task_id}", params={"wait": wait_s})
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.json()
@@ -112,7 +112,7 @@ async def view(desk: Served, task_id: str, wait_s: float = 0.0) -> dict[str, Any
 
 
 async def ended(desk: Served, task_id: str) -> dict[str, Any]:
-    """What is told of it once it has ended; fails when it takes very long."""
+    """Its view once it has ended; fails when that takes very long."""
     task = await view(desk, task_id, LONG_S)
     assert task["status"] in ENDED, task
     return task

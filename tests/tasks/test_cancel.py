@@ -34,7 +34,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 @pytest.fixture(autouse=True)
 def held() -> None:
-    """Tools are at work until a test lets them go."""
+    """Tools work until a test releases them."""
     DESK.hold()
 
 
@@ -46,12 +46,12 @@ async def started(desk: Served, tool: str) -> str:
     return task_id
 
 
-@pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
-async def test_cancel_stops_an_executing_run(desk: Served, place: str) -> None:
+@pytest.mark.parametrize("path", ["/agent/async/{}", "/runs/{}"])
+async def test_cancel_stops_an_executing_run(desk: Served, path: str) -> None:
     """Its tool is cancelled, and the run has ended when the answer comes."""
     before = len(DESK.cancelled)
     task_id = await started(desk, "nap")
-    response = await desk.client.delete(place.format(task_id))
+    response = await desk.client.delete(path.format(task_id))
     assert response.status_code == 200
     assert response.json() == {"run_id": task_id, "result": "cancelled"}
     assert response.headers["x-run-id"] == task_id
@@ -60,7 +60,7 @@ async def test_cancel_stops_an_executing_run(desk: Served, place: str) -> None:
     assert (task["status"], task["error"]["code"]) == ("cancelled", "cancelled")
     assert task["error"]["phase"] == "tool:nap"
     assert desk.end_of(task_id).outcome == "cancelled"
-    again = await desk.client.delete(place.format(task_id))
+    again = await desk.client.delete(path.format(task_id))
     assert (again.status_code, again.json()["result"]) == (200, "already_finished")
     assert await view(desk, task_id) == task
 
@@ -86,13 +86,13 @@ async def test_cancel_of_work_that_cannot_be_stopped_is_202(desk: Served, tool: 
     assert (last.status_code, last.json()["result"]) == (200, "already_finished")
 
 
-@pytest.mark.parametrize("place", ["/agent/async/{}", "/runs/{}"])
-async def test_cancel_of_an_ended_run_changes_nothing(desk: Served, place: str) -> None:
+@pytest.mark.parametrize("path", ["/agent/async/{}", "/runs/{}"])
+async def test_cancel_of_an_ended_run_changes_nothing(desk: Served, path: str) -> None:
     """Nothing is left to cancel, and the result stays."""
     task_id = await submit(desk, agent="look")
     before = await ended(desk, task_id)
     for _ in range(2):
-        response = await desk.client.delete(place.format(task_id))
+        response = await desk.client.delete(path.format(task_id))
         assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     assert await view(desk, task_id) == before
     assert before["status"] == "completed"

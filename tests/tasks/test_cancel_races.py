@@ -1,4 +1,4 @@
-"""A cancel that meets a run just as it begins or ends: all who are asked say the same of it."""
+"""A cancel that meets a run just as it starts or ends: every process reports the same."""
 
 import asyncio
 import threading
@@ -38,7 +38,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 
 def has_begun(desk: Served, task_id: str) -> bool:
-    """Whether a run was at work, though it may have ended since."""
+    """Whether a run was executing, though it may have ended since."""
     return any(fact.run_id == task_id for fact in desk.facts_of(RunStarted))
 
 
@@ -51,7 +51,7 @@ async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) 
 
 
 def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Until this is set, runs that have told their end do not store it."""
+    """Until this is set, runs that have emitted their end do not store it."""
     may_store = asyncio.Event()
     stores = Log.finish
 
@@ -316,7 +316,7 @@ async def test_cancel_while_the_store_goes_away(
 
 
 async def until_cancelled(desk: Served, task_id: str) -> None:
-    """Wait until the store has the order, which nobody has answered."""
+    """Wait until the store has the order, which no process has answered."""
     engine: Any = desk.service.engine
     read = engine._tables.states, engine._store.calls, [task_id]
     until_s = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""A tool that is at work when its run is handed over is cut, and made again by the next process."""
+"""A tool call that is open when its run is handed over is cut, and repeated by the next process."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a conversation keeps: only what a run said that has it, and that was not cancelled."""
+"""A conversation stores only messages of a run that holds the thread and was not cancelled."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tests.tasks.background import ended, submit, url_in
 
 
 class Held:
-    """A graph's only node, which answers when it is let go."""
+    """A graph's only node, which answers when it is released."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

@@ -79,15 +79,15 @@ class Callers:
 @contextmanager
 def calling(service: Serving, task_id: str, reads: bytes = b"") -> Iterator[Callers]:
     """Have both there, and the one that follows with so much read."""
-    place, address = f"/agent/async/{task_id}", service.url.removeprefix("http://")
+    path, address = f"/agent/async/{task_id}", service.url.removeprefix("http://")
     with (
         closing(HTTPConnection(address, timeout=70)) as waiter,
         closing(HTTPConnection(address, timeout=70)) as follower,
         ThreadPoolExecutor(2) as pool,
     ):
-        waiter.request("GET", f"{place}?wait=60")
-        # Whoever is answered has arrived, and so has who asked before him.
-        follower.request("GET", f"{place}/events")
+        waiter.request("GET", f"{path}?wait=60")
+        # An answered caller has arrived, and so have all who asked before.
+        follower.request("GET", f"{path}/events")
         following, read = follower.getresponse(), b""
         while reads not in read:
             piece = following.read1(65536)
@@ -143,9 +143,9 @@ def test_follower_resumes_at_the_next_process(tmp_path: Path) -> None:
             events = release(first, callers, task_id)
     assert "tool_start" in names_of(events)
     with node(tmp_path, "second", nap_s=0) as second:
-        place = f"{second.url}/agent/async/{task_id}/events"
+        address = f"{second.url}/agent/async/{task_id}/events"
         headers = {"Last-Event-ID": str(events[-1].id)}
-        events += parse(httpx.get(place, headers=headers, timeout=60).content)
+        events += parse(httpx.get(address, headers=headers, timeout=60).content)
     assert [event.id for event in events] == list(range(1, len(events) + 1))
     assert names_of(events)[-1] == "end"
 

@@ -43,9 +43,9 @@ async def ask(
     desk: Served, mode: str, key: str, agent: str = "quick", **body: Any
 ) -> httpx.Response:
     """One of the POSTs, with a key."""
-    place = {"": f"/agents/{agent}", "stream": f"/agents/{agent}/stream"}[mode]
+    path = {"": f"/agents/{agent}", "stream": f"/agents/{agent}/stream"}[mode]
     asked = {"question": "hello", **body}
-    return await desk.client.post(place, json=asked, headers={"Idempotency-Key": key})
+    return await desk.client.post(path, json=asked, headers={"Idempotency-Key": key})
 
 
 def answer(response: httpx.Response, mode: str) -> dict[str, Any]:
@@ -157,12 +157,12 @@ async def test_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
 async def test_key_is_free_after_a_disconnect(desk: Served, mode: str) -> None:
     """A run whose caller disconnected leaves its key free."""
     key = f"left-{mode}"
-    place = f"/agents/slow/{mode}".rstrip("/")
+    path = f"/agents/slow/{mode}".rstrip("/")
     impatient = httpx.Timeout(30, read=0.3)
     async with httpx.AsyncClient(base_url=desk.url, timeout=impatient) as client:
         headers = {"Idempotency-Key": key}
         with pytest.raises(httpx.ReadTimeout):
-            await client.post(place, json={"question": "hello"}, headers=headers)
+            await client.post(path, json={"question": "hello"}, headers=headers)
     await until(lambda: not desk.service.runner.in_flight, 20)
     NAPS.release()
     # Until the key is given back, it says so.
@@ -231,8 +231,8 @@ async def test_repeat_needs_no_thread(desk: Served) -> None:
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_invalid_key_is_refused(desk: Served, key: str) -> None:
     """A key has one to 255 characters."""
-    for place in ("/agent", "/agent/stream", "/agent/async"):
+    for path in ("/agent", "/agent/stream", "/agent/async"):
         response = await desk.client.post(
-            place, json={"question": "hello"}, headers={"Idempotency-Key": key}
+            path, json={"question": "hello"}, headers={"Idempotency-Key": key}
         )
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")

@@ -28,10 +28,10 @@ def steps_of(folder: Path, task_id: str) -> int:
     return stored.count((task_id,))
 
 
-async def until_deleted(desk: Served, place: str) -> None:
+async def until_deleted(desk: Served, path: str) -> None:
     """Wait until there is nothing of that name any more."""
     end = time.monotonic() + LONG_S
-    while (await desk.client.get(place)).status_code != 404:
+    while (await desk.client.get(path)).status_code != 404:
         assert time.monotonic() < end
         await asyncio.sleep(0.1)
 

@@ -39,15 +39,15 @@ def ids(page: dict[str, Any]) -> list[str]:
 async def test_pages_list_every_run_once(desk: Served) -> None:
     """Pages list every run once, newest first, whatever is submitted meanwhile."""
     known = [await submit(desk, f"q{n}") for n in range(12)]
-    seen, place, pages = list[str](), "/agent/async?limit=5&agent=quick", 0
-    while place:
-        response = await desk.client.get(place)
+    seen, path, pages = list[str](), "/agent/async?limit=5&agent=quick", 0
+    while path:
+        response = await desk.client.get(path)
         page, pages = response.json(), pages + 1
         seen += ids(page)
         following = response.links.get("next", {}).get("url", "")
         assert bool(following) == bool(page["next"])
         assert not following or "agent=quick" in following
-        place = following
+        path = following
         await submit(desk, "late", agent="quick")
     assert pages == 3
     assert seen == known[::-1]

@@ -76,7 +76,7 @@ async def test_result_that_cannot_be_stored_is_retried(
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("drop trigger full")
         task = await ended(desk, task_id)
-        # Its step had been stored: it was taken up again, and there was nothing to work.
+        # Its step had been stored: the run was taken over, with nothing left to execute.
         assert (task["status"], task["attempts"]) == ("completed", 1)
         assert tools.started == ["look"]
 
@@ -94,7 +94,7 @@ async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
         await until(lambda: tools.finished, 20)
-        await asyncio.sleep(0.5)  # the model is asked anew, and what was said before is written
+        await asyncio.sleep(0.5)  # the model is asked again, and the events before are stored
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute(
                 "update workflow_status set status = 'CANCELLED', executor_id = 'other',"
@@ -104,7 +104,7 @@ async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
         before = await view(desk, task_id)
         assert before["status"] == "cancelled"
         await until(lambda: desk.facts_of(RunHandedOver), 20)
-        await asyncio.sleep(1)  # in which it would tell
+        await asyncio.sleep(1)  # in which it would emit an end
         assert desk.facts_of(RunFinished) == []
         assert await view(desk, task_id) == before
 

@@ -34,7 +34,7 @@ def slow() -> Any:
 
 
 def steps() -> Any:
-    """An agent that looks, and then naps for as long as its process is told to."""
+    """An agent that looks, and then naps for as long as its process is configured to."""
     tools = fakes.ToolDesk(float(os.environ[NAP_S])).tools()
     return fakes.build("create_agent", fakes.ScriptedModel(script=looks_and_naps), tools)
 
@@ -59,7 +59,7 @@ def calls(service: Serving, tool: str) -> float:
 
 
 def is_running(service: Serving, task_id: str) -> bool:
-    """Whether a run is at work, as a service tells it."""
+    """Whether a service reports a run as running."""
     task: str = view(service, task_id)["status"]
     return task == "running"
 
@@ -78,14 +78,14 @@ def test_any_process_reports_and_cancels_a_run(tmp_path: Path) -> None:
             assert seen(lambda: sample(api, age, 'agent="slow",state="running"') > 0)
             assert sample(api, "agent_tasks_queued", 'agent="slow"') == 0
             read: list[bytes] = []
-            place = f"{api.url}/agent/async/{task_id}"
+            address = f"{api.url}/agent/async/{task_id}"
 
             def follow() -> None:
-                read.append(httpx.get(f"{place}/events", timeout=60).content)
+                read.append(httpx.get(f"{address}/events", timeout=60).content)
 
             follower = threading.Thread(target=follow)
             follower.start()
-            stopped = httpx.delete(place, timeout=LONG_S)
+            stopped = httpx.delete(address, timeout=LONG_S)
             task = view(api, task_id)
             assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
             assert (task["status"], task["error"]["phase"]) == ("cancelled", "tool:nap")
@@ -120,8 +120,8 @@ def test_run_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
             assert (line["run_id"], line["level"]) == (task_id, "warning")
             recovered = "agent_task_recovered_total"
             assert seen(lambda: sample(second, recovered, 'agent="steps"') == 1)
-            place = f"{second.url}/agent/async/{task_id}/events"
-            events = parse(httpx.get(place, timeout=60).content)
+            address = f"{second.url}/agent/async/{task_id}/events"
+            events = parse(httpx.get(address, timeout=60).content)
             assert [event.id for event in events] == list(range(1, len(events) + 1))
             assert events[-1].data == task["result"]
 

@@ -1,4 +1,4 @@
-"""When an Idempotency-Key is free again: whoever was refused may come again with it."""
+"""When an Idempotency-Key is free again: a refused caller may repeat with it."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ MODES = ("", "stream")
 
 
 async def holds_the_place(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[Any]:
-    """A run that takes the only place there is."""
+    """A run that takes the only slot."""
     naps = len(tools.started)
     holding = asyncio.create_task(desk.ask(agent="slow"))
     await until(lambda: len(tools.started) > naps, 20)

@@ -56,7 +56,7 @@ async def test_run_resumes_after_two_restarts(kind: str, tmp_path: Path) -> None
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task = await ended(desk, task_id)
         story = await events(desk, task_id)
-        assert desk.facts_of(RunRecovered) == []  # it was put back, and nobody had to take it
+        assert desk.facts_of(RunRecovered) == []  # it was requeued, so no process took it over
         [started] = desk.facts_of(RunStarted)
         assert started.attempt == 3
     assert (task["status"], task["attempts"]) == ("completed", 3)

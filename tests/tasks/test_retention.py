@@ -111,8 +111,8 @@ async def leave_steps(url: str, *run_ids: str) -> None:
     """Leave steps behind, as a process does that dies when its run has just ended."""
     async with checkpoints.opened(url, HELD) as steps:
         for run_id in run_ids:
-            place: Any = {"configurable": {"thread_id": run_id, "checkpoint_ns": ""}}
-            await steps.saver.aput(place, empty_checkpoint(), {}, {})
+            config: Any = {"configurable": {"thread_id": run_id, "checkpoint_ns": ""}}
+            await steps.saver.aput(config, empty_checkpoint(), {}, {})
 
 
 def agents() -> dict[str, Any]:

@@ -71,8 +71,8 @@ async def desk(till: Till, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
 async def ask(desk: Served, agent: str, mode: str, key: str | None = None) -> dict[str, Any]:
     """The finished run or the problem, whichever way it was asked for."""
     headers = {} if key is None else {"Idempotency-Key": key}
-    place = f"/agents/{agent}{mode}"
-    response = await desk.client.post(place, json={"question": "q"}, headers=headers)
+    path = f"/agents/{agent}{mode}"
+    response = await desk.client.post(path, json={"question": "q"}, headers=headers)
     if mode == "/async":
         return await of_task(desk, response.json()["task_id"])
     events: dict[str, Any] = of(parse(response.content), "end")[0] if mode else response.json()
@@ -134,8 +134,8 @@ async def test_retry_with_a_key_is_the_same_operation(
     """A retry of a failed run with a key is the same operation; without a key it is another."""
     agent = "pays-agent_executor"  # whose model's calls have no ids
     headers = {} if key is None else {"Idempotency-Key": key}
-    place = f"/agents/{agent}/async"
-    first = await desk.client.post(place, json={"question": "q"}, headers=headers)
+    path = f"/agents/{agent}/async"
+    first = await desk.client.post(path, json={"question": "q"}, headers=headers)
     assert (await of_task(desk, first.json()["task_id"]))["retryable"] is (key is not None)
     till.fails = False
     retry = f"/agent/async/{first.json()['task_id']}/retry"

@@ -20,7 +20,7 @@ from tests.tasks.background import LONG_S, ON_FILE, calling, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAPS, MOMENTS, LOOKS = fakes.ToolDesk(6), fakes.ToolDesk(0.5), fakes.ToolDesk()
-# Whoever waits for the store waits for so long, here: long enough to be told from a busy machine.
+# A wait for the store lasts this long here: longer than a busy machine takes.
 STORE_S = 10.0
 # The promise is 0.25 s, on a machine that has nothing else to do.
 LATE_S = 3.0
@@ -50,7 +50,7 @@ async def desk(store: str) -> AsyncIterator[Served]:
 
 @contextmanager
 def silent(store: str) -> Iterator[None]:
-    """Whoever asks the store for a claim or a conversation hears nothing until the block ends."""
+    """Until the block ends, the store answers no query for a claim or a conversation."""
     if not ON_FILE:
         with psycopg.connect(store) as session:
             session.execute("lock table watchkeeper_keys, watchkeeper_threads")
@@ -87,7 +87,7 @@ async def ask_again(desk: Served, *asked: str, **body: Any) -> Any:
 
 
 async def begun(tools: fakes.ToolDesk, before: int) -> None:
-    """Its tool is at work."""
+    """Whether its tool works."""
     await until(lambda: len(tools.started) > before, LONG_S)
 
 

@@ -134,7 +134,7 @@ async def test_locked_store_refuses_submissions_in_time(
             other.execute("rollback")
         ended_task = await ended(desk, at_work)
         assert (ended_task["status"], ended_task["result"]["iterations"]) == ("completed", 3)
-        again = await post(desk, key="k")  # whether it was stored after all, only a repeat tells
+        again = await post(desk, key="k")  # only a repeat shows whether it was stored
         assert again.status_code == 202
         await ended(desk, again.json()["task_id"])
         listed = (await desk.client.get("/agent/async")).json()["tasks"]

@@ -131,14 +131,14 @@ async def test_run_that_asks_for_a_human_fails(desk: Served) -> None:
 async def test_retry_after_until_a_run_has_ended(desk: Served) -> None:
     """Until a run has ended its answer carries Retry-After; afterwards it does not."""
     task_id = await submit(desk, agent="create-agent-slow")
-    place = f"/agent/async/{task_id}"
-    early = await desk.client.get(place)
+    path = f"/agent/async/{task_id}"
+    early = await desk.client.get(path)
     assert early.headers["x-run-id"] == task_id
     assert int(early.headers["retry-after"]) >= 1
-    waited = await desk.client.get(place, params={"wait": 0.3})
+    waited = await desk.client.get(path, params={"wait": 0.3})
     assert waited.json()["status"] in ("pending", "running")
-    await desk.client.delete(place)
-    late = await desk.client.get(place)
+    await desk.client.delete(path)
+    late = await desk.client.get(path)
     assert (late.headers["x-run-id"], "retry-after" in late.headers) == (task_id, False)
 
 
@@ -169,13 +169,13 @@ async def test_timeout_above_the_maximum_is_refused(desk: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["/agent/async/{}", "/agent/async/{}/events", "/runs/{}", "/runs/{}/events"]
+    "path", ["/agent/async/{}", "/agent/async/{}/events", "/runs/{}", "/runs/{}/events"]
 )
 @pytest.mark.parametrize("name", ["nobody", "%00", "a" * 2000, "%F0%9F%9A%82"])
-async def test_unknown_run_is_404(desk: Served, place: str, name: str) -> None:
+async def test_unknown_run_is_404(desk: Served, path: str, name: str) -> None:
     """A run that nobody submitted is 404, whatever its name."""
-    for method in ("GET", "DELETE") if "events" not in place else ("GET",):
-        response = await desk.client.request(method, place.format(name))
+    for method in ("GET", "DELETE") if "events" not in path else ("GET",):
+        response = await desk.client.request(method, path.format(name))
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
@@ -199,8 +199,8 @@ async def test_retry_sent_twice_with_a_key_is_one_run(desk: Served) -> None:
     """A retry that is sent twice with one key is one run."""
     old = await submit(desk, "once")
     await ended(desk, old)
-    place, headers = f"/agent/async/{old}/retry", {"Idempotency-Key": "again"}
-    first, second = [await desk.client.post(place, headers=headers) for _ in range(2)]
+    path, headers = f"/agent/async/{old}/retry", {"Idempotency-Key": "again"}
+    first, second = [await desk.client.post(path, headers=headers) for _ in range(2)]
     assert first.json()["task_id"] == second.json()["task_id"] != old
     assert second.headers["idempotent-replay"] == "true"
     task = await ended(desk, first.json()["task_id"])

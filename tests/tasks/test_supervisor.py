@@ -1,4 +1,4 @@
-"""Runs whose process is gone are taken up, given up or left alone, as what became of them says."""
+"""The supervisor takes over, ends or leaves alone the runs of dead processes."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ from tests.tasks.background import LONG_S, quick, url_in
 
 
 class Desk:
-    """A supervisor on a store, what it told, and the runs of processes that are gone."""
+    """A supervisor on a store, what it reported, and the runs of dead processes."""
 
     def __init__(self, url: str) -> None:
         self.reported: list[tuple[str, str]] = []
@@ -52,7 +52,7 @@ class Desk:
         return order
 
     def submit(self) -> str:
-        """A run in the queue of an agent that nobody serves."""
+        """A queued run of an agent that no process serves."""
         task_id = str(uuid.uuid4())
         noted = {rows.CREATED: time.time()}
         self.client.enqueue(
@@ -62,7 +62,7 @@ class Desk:
         return task_id
 
     def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
-        """A process takes the run, says how far it is, and is gone; the run as it leaves it."""
+        """A process claims the run, stores its progress and dies; returns the run as it was then."""
         run = self.tables.runs
         claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": uuid.uuid4().hex}
         before = self.tables.log(self.store.calls, task_id, 0)

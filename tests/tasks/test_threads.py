@@ -86,23 +86,23 @@ async def test_conversation_belongs_to_an_agent(tmp_path: Path) -> None:
     }
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         await ended(desk, await submit(desk, "one", "first", thread_id="t"))
-        place, second = "/threads/t", {"agent": "second"}
+        path, second = "/threads/t", {"agent": "second"}
         for response in (
-            await desk.client.get(place, params=second),
-            await desk.client.delete(place, params=second),
-            await desk.client.get(place, params={"agent": "nobody"}),
+            await desk.client.get(path, params=second),
+            await desk.client.delete(path, params=second),
+            await desk.client.get(path, params={"agent": "nobody"}),
         ):
             assert (response.status_code, response.json()["code"]) == (404, "not_found")
         await desk.ask("two", "second", thread_id="t")
         contents = {}
         for name in agents:
-            body = (await desk.client.get(place, params={"agent": name})).json()
+            body = (await desk.client.get(path, params={"agent": name})).json()
             assert (body["thread_id"], body["agent"]) == ("t", name)
             contents[name] = [message["content"] for message in body["messages"]]
         assert contents == {"first": ["one", "heard one"], "second": ["two", "heard two"]}
-        assert (await desk.client.delete(place, params=second)).status_code == 204
-        assert (await desk.client.get(place)).status_code == 200
-        assert (await desk.client.get(place, params=second)).status_code == 404
+        assert (await desk.client.delete(path, params=second)).status_code == 204
+        assert (await desk.client.get(path)).status_code == 200
+        assert (await desk.client.get(path, params=second)).status_code == 404
 
 
 async def test_thread_may_have_any_name(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ async def test_thread_may_have_any_name(tmp_path: Path) -> None:
             "a//b",
         ):
             assert (await desk.ask("one", thread_id=name)).status_code == 200
-            place = f"/threads/{quote(name, safe='')}"
-            thread = await desk.client.get(place)
+            path = f"/threads/{quote(name, safe='')}"
+            thread = await desk.client.get(path)
             assert (thread.status_code, thread.json().get("thread_id")) == (200, name)
-            assert (await desk.client.delete(place)).status_code == 204
-            assert (await desk.client.get(place)).status_code == 404
+            assert (await desk.client.delete(path)).status_code == 204
+            assert (await desk.client.get(path)).status_code == 404
         for nothing in ("/threads", "/threads/"):
             assert (await desk.client.get(nothing)).status_code == 404
 

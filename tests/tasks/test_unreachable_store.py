@@ -23,7 +23,7 @@ UNREACHABLE, BACK = "store_unreachable", "store_back"
 
 @dataclass(frozen=True)
 class Away:
-    """A service whose store went away and came back, and what it told before, while and after."""
+    """A service whose store went away and came back, with its metrics before and meanwhile."""
 
     before: Mapping[str, float]
     refused: list[tuple[int, str]]

@@ -152,8 +152,8 @@ async def test_many_waiters_cost_as_much_as_one(desk: Served) -> None:
     waits: list[asyncio.Task[Any]] = [
         asyncio.create_task(view(desk, task_id, 20)) for _ in range(20)
     ]
-    place = f"{desk.url}/agent/async/{task_id}/events"
-    waits += [asyncio.create_task(desk.client.get(place)) for _ in range(20)]
+    address = f"{desk.url}/agent/async/{task_id}/events"
+    waits += [asyncio.create_task(desk.client.get(address)) for _ in range(20)]
     await asyncio.sleep(1.5)
     sa.event.listen(engine._store.calls, "before_cursor_execute", note)
     began = time.monotonic()

@@ -7,7 +7,7 @@ from langchain_core.tools import BaseTool, tool
 
 from tests import fakes
 
-# No test waits for so long: each lets go of what it holds, or ends the run.
+# No test waits for so long: each releases what it holds, or ends the run.
 LONG_S = 60.0
 
 

@@ -60,7 +60,7 @@ async def signals() -> AsyncIterator[Watched]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def narrow() -> AsyncIterator[Watched]:
-    """One place and one seat in the queue, so that it is easily full."""
+    """One slot and one queue position, so that it is easily full."""
     tools = Holding().tools()
     agents: dict[str, Any] = {}
     for kind in fakes.KINDS:
@@ -84,7 +84,7 @@ async def agree(
     phase: str | None = None,
     mode: str = "sync",
 ) -> None:
-    """Every signal tells this of the one run of the agent; nothing of it is open anywhere."""
+    """Every signal reports this of the agent's one run, and no signal has an open part of it."""
     iterations, tool_calls = counts
     expected = {"outcome": outcome.value, "iterations": iterations, "tool_calls": tool_calls}
     if response is not None:

@@ -38,7 +38,7 @@ async def signals(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever cancels a run waits for its work to stop, on the slowest machine too."""
+    """A cancelling caller waits for the work to stop, on the slowest machine too."""
     monkeypatch.setattr("app.runs.runner.GRACE_S", 10.0)
     monkeypatch.setattr("app.api.tasks.STOP_S", 30.0)
 
@@ -179,20 +179,20 @@ async def test_traceresponse(signals: Watched, patient: None) -> None:
     client = signals.desk.client
     accepted = await client.post("/agents/nap-langgraph/async", json={"question": "q"})
     run_id = accepted.json()["task_id"]
-    place = f"/agent/async/{run_id}"
+    path = f"/agent/async/{run_id}"
     submitted = tuple(accepted.headers["traceresponse"].split("-")[1:3])
     await signals.held("nap-langgraph", "tool:nap")
     # Its own trace is stored with the first that it says, a moment after it has begun.
     async with asyncio.timeout(30):
-        first = await client.get(place)
+        first = await client.get(path)
         while first.headers["traceresponse"] == accepted.headers["traceresponse"]:
             await asyncio.sleep(0.02)
-            first = await client.get(place)
+            first = await client.get(path)
     responses = [first, await client.get(f"/runs/{run_id}")]
-    responses += [await client.delete(place), await client.get(f"{place}/events")]
-    responses += [await client.get(place), await client.delete(f"/runs/{run_id}")]
+    responses += [await client.delete(path), await client.get(f"{path}/events")]
+    responses += [await client.get(path), await client.delete(f"/runs/{run_id}")]
     last = {"Last-Event-ID": "999"}
-    responses += [await client.get(f"{place}/events", headers=last)]
+    responses += [await client.get(f"{path}/events", headers=last)]
     assert [response.status_code for response in responses] == [200] * 6 + [204]
     headers = {response.headers["traceresponse"] for response in responses}
     own = root_of(await signals.trace_of(run_id), run_id)

@@ -93,6 +93,6 @@ async def test_signals_agree_on_a_disconnected_stream(signals: Watched, kind: st
         run_id = await signals.held(agent, "tool:nap", 2)
     await until(lambda: run_id not in signals.desk.service.runner.in_flight)
     await agree(signals, agent, run_id, None, Outcome.DISCONNECTED, (1, 2), mode="stream")
-    # The reader's end is told by whoever read, which may be later than that of the run.
+    # The response emits the end of its reader, which may be later than that of the run.
     samples = await signals.until(lambda s: s.total("agent_stream_connections") == 0)
     assert samples.total("agent_stream_disconnects_total", agent=agent, reason="left") == 1

@@ -64,7 +64,7 @@ async def hangs(order: str = "") -> str:
 
 @tool
 async def leaves_a_task(order: str = "") -> str:
-    """Start something that fails later, when nobody listens any more."""
+    """Start a task that fails later, after its run."""
 
     async def fails() -> None:
         raise ValueError(CANARY["background"])
@@ -133,10 +133,10 @@ async def ask(signals: Watched, agent: str, **body: Any) -> str:
 
 
 async def nothing_leaks(signals: Watched, *bodies: str) -> None:
-    """No canary is in any signal so far, nor in what else was told."""
+    """No canary is in any signal so far, nor in these bodies."""
     await signals.flush()
     openmetrics = (await signals.scrape(OPENMETRICS)).text
-    places = {
+    signal_texts = {
         "log": signals.log.text,
         "spans": b"".join(signals.collector.raw).decode("latin-1"),
         "metrics": (await signals.scrape()).text,
@@ -144,8 +144,8 @@ async def nothing_leaks(signals: Watched, *bodies: str) -> None:
         "error body": " ".join(bodies),
     }
     leaks = [
-        (place, canary)
-        for place, text in places.items()
+        (signal, canary)
+        for signal, text in signal_texts.items()
         for canary in (*CANARY.values(), faults.SECRET)
         if canary.lower() in text.lower()
     ]

@@ -106,7 +106,7 @@ async def test_counters_start_at_zero(signals: Watched) -> None:
         assert values is None or {next(iter(s.labels.values())) for s in found} == values
     assert {s.labels["outcome"] for s in samples.all("agent_runs_total")} == set(OUTCOMES.split())
     assert samples.all("agent_log_records_dropped_total")
-    # Zero, but where the machine itself stood still: then as many as were told of.
+    # Zero, unless the machine itself stood still: then as many as were logged.
     blocked = samples.total("agent_event_loop_blocked_total")
     await until(lambda: len(signals.log.of("event_loop_blocked")) >= blocked)
     assert samples.all("agent_event_loop_blocked_total")

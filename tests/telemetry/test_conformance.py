@@ -70,7 +70,7 @@ def agent(provider: str = "openai", error: Exception | None = None) -> Any:
 
 @dataclass(frozen=True)
 class ComparableSpan:
-    """What two spans have in common that tell the same."""
+    """The parts of a span that must be equal in ours and theirs."""
 
     name: str
     kind: str
@@ -88,7 +88,7 @@ class ComparableSpan:
 
 @contextmanager
 def theirs() -> Iterator[InMemorySpanExporter]:
-    """OpenTelemetry's own instrumentation at work."""
+    """Run OpenTelemetry's own instrumentation."""
     memory, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(memory))
     instrumentor = LangChainInstrumentor()  # type: ignore[no-untyped-call]

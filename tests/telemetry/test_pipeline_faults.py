@@ -35,7 +35,7 @@ def _agents() -> dict[str, Any]:
 
 
 async def ask_many(signals: Watched) -> int:
-    """Ask, a few at a time, and see that nobody waits; gives the number of spans that were made."""
+    """Ask, a few at a time, without delays; returns the number of spans."""
     took_s = list[float]()
 
     async def ask() -> None:

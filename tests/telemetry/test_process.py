@@ -211,7 +211,7 @@ def test_sdk_metrics_are_exposed(seen: Seen) -> None:
 
 @dataclass
 class Blocked:
-    """What was seen of a service whose standard output nobody reads."""
+    """The record of a service whose standard output nobody reads."""
 
     slowest_s: float
     dropped: float

@@ -18,7 +18,7 @@ BLOCKED = "agent_event_loop_blocked_total"
 
 
 class Hog:
-    """Holds the event loop, and goes on until that is told: the watchdog may be late itself."""
+    """Blocks the event loop until the watchdog has reported it, since that may be late itself."""
 
     log = Log()
 

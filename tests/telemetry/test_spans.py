@@ -143,7 +143,7 @@ def is_a_tree(spans: Sequence[Received], run_id: str) -> None:
         assert parent.start_s <= span.start_s + 0.001
         if span.scope == "watchkeeper":
             assert span.kind == SPAN_KINDS[span.operation]
-            # LangChain tells of an end a moment after it; a child never outlives its parent much.
+            # LangChain reports an end a moment later; a child never outlives its parent much.
             assert span.end_s <= parent.end_s + 0.001
 
 
