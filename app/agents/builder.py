@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
-from app.agents.retry import RetryModel
+from app.agents.models.retry import RetryModel
 from app.runs.model import EarlyStopping
 
 # Metadata keys by which an agent passes its own limits to the service.
@@ -62,7 +62,7 @@ def build_agent(
 
 
 def _chat_model(name: str) -> BaseChatModel:
-    from app.agents.openai import chat_openai  # noqa: PLC0415 - slow to load, and often not used
+    from app.agents.models.openai import chat_openai  # noqa: PLC0415 - slow to load, and often not used
 
     provider, colon, model = name.rpartition(":")
     if colon and provider != "openai":
