@@ -23,9 +23,9 @@ def orders() -> CompiledStateGraph[Any, Any, Any, Any]:
     """Built when it is served, not when it is imported, so that importing needs no key."""
     model = ChatOpenAI(
         model="gpt-4.1-mini",
-        # The client keeps one pool of connections for each address that it is told, so tell it.
+        # With an address the client shares one pool of connections for it.
         base_url=os.environ.get("OPENAI_BASE_URL"),
-        # Connect, read, write, pool, in seconds: without it a silent model is waited for forever.
+        # Connect, read, write, pool, in seconds. Without it a silent model is never given up.
         timeout=(5, 60, 30, 5),
         # Behind any other base URL than OpenAI's, streams would report no tokens used.
         stream_usage=True,

@@ -153,7 +153,7 @@ def never_stops(
 class ToolDesk:
     """A set of tools that misbehave in known ways, and what they saw.
 
-    Those that take their time take `seconds`, or until they are let go. `runs` has the run of
+    Those that take their time take `seconds`, or until they are released. `runs` has the run of
     each call that began.
     """
 

@@ -97,10 +97,10 @@ def _open_tools(run: Run) -> int:
     return len([call for call in calls if isinstance(call.started, ToolCallStarted)])
 
 
-async def until(claim: Callable[[], object], timeout_s: float = 30.0) -> float:
+async def until(condition: Callable[[], object], timeout_s: float = 30.0) -> float:
     """Wait until the claim is true and say how long it took; fails when it takes longer."""
     began = time.monotonic()
-    while not claim():
+    while not condition():
         assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s"
         await asyncio.sleep(0.005)
     return time.monotonic() - began

@@ -58,10 +58,10 @@ def test_a_fast_test_that_waits_fails(room: Path) -> None:
         f"{HEAD}{''.join(tests)}"
         "@pytest.fixture\ndef slow():\n    time.sleep(0.02)\ndef test_fixture(slow):\n    pass\n"
     )
-    said = run(file, "-rN", "-p", "no:warnings").stdout
+    output = run(file, "-rN", "-p", "no:warnings").stdout
     for deed, words in DEEDS.items():
-        assert words is None or words in said, (deed, said)
-    assert f"{len(DEEDS) - 1} failed, 1 passed, 1 error" in said, said
+        assert words is None or words in output, (deed, output)
+    assert f"{len(DEEDS) - 1} failed, 1 passed, 1 error" in output, output
 
 
 def test_what_is_marked_may_wait(room: Path) -> None:

@@ -247,7 +247,6 @@ class RunList(BaseModel):
     """Runs, newest first."""
 
     runs: list[RunView]
-    next: str | None = None
 
 
 class StopResult(BaseModel):

@@ -177,7 +177,7 @@ def learned_s(desk: Served) -> float:
 async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
     """A service of one slot that knows how long its runs take, with so many that wait.
 
-    The place and the seats are held until the tools are let go of.
+    The slot and the queue positions are held until the tools are released.
     """
     tools = fakes.ToolDesk(seconds=seconds)
     async with served(_agents(tools.tools()), max_running_runs=1, max_queued_runs=3) as desk:

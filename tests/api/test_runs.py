@@ -137,7 +137,6 @@ async def test_list_is_newest_first(desk: Served) -> None:
     old = (await desk.ask(agent="look-create_agent")).json()["run_id"]
     run_id, asking = await in_flight(desk, "nap-create_agent")
     listed = (await desk.client.get("/runs")).json()
-    assert listed["next"] is None
     assert [run["run_id"] for run in listed["runs"]][:2] == [run_id, old]
     assert all(run.keys() >= ROW for run in listed["runs"])
     by_state = {

@@ -49,8 +49,10 @@ class Plan:
         """How long call `n` takes, made here and now."""
         if n // self.parallel != self.held:
             return self.seconds
-        begun = (r for r in receipts(_file()) if (r.what, r.name, r.n) == ("begin", self.name, n))
-        return _HELD_S if all(r.pid == os.getpid() for r in begun) else self.seconds
+        receipts_of_begin = (
+            r for r in receipts(_file()) if (r.what, r.name, r.n) == ("begin", self.name, n)
+        )
+        return _HELD_S if all(r.pid == os.getpid() for r in receipts_of_begin) else self.seconds
 
     @property
     def question(self) -> str:

@@ -105,7 +105,7 @@ def _judge(history: History, receipts: Sequence[Receipt]) -> Verdict:
 def _as_planned(plan: Plan, ending: Any) -> bool:
     """The answer and the counts are those of the plan.
 
-    Tool calls are counted as they were told to the store: of a run that was cut, the last ones
+    Tool calls are counted as they were reported to the store: of a run that was cut, the last ones
     may not have been, or may have been made again.
     """
     result = ending["result"] or {}

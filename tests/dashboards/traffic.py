@@ -76,7 +76,7 @@ class Shop:
         await asked
 
     async def crowd(self, agent: str) -> None:
-        """Fill every slot; some later callers wait in vain, some are refused."""
+        """Fill every slot; some later callers time out in the queue, some are refused."""
         async with asyncio.TaskGroup() as asked:
             for _ in range(PLACES):
                 asked.create_task(self.ask(agent, "wait_for_carrier"))
@@ -108,7 +108,7 @@ async def every_outcome(url: str) -> None:
     async with shop(url) as asked:
         for question in ("find_order", "loop", "fail") * 2:
             await asked.submit("support", f"{question} {uuid4()}")
-        # First, since a service that knows its durations refuses callers who would wait in vain.
+        # First: a service that knows its durations refuses callers that would time out queued.
         await asked.crowd("orders")
         for question in (*ENDINGS, *MISHAPS) * 2:
             await asked.ask("support", f"{question} {uuid4()}")

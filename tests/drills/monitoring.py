@@ -160,10 +160,10 @@ def _is_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
-def until(claim: Callable[[], object], timeout_s: float, otherwise: str) -> float:
+def until(condition: Callable[[], object], timeout_s: float, otherwise: str) -> float:
     """Wait until the claim is true: the seconds it took. Raises TimeoutError after `timeout_s`."""
     began = time.monotonic()
-    while not claim():
+    while not condition():
         if time.monotonic() - began > timeout_s:
             raise TimeoutError(f"{otherwise} (within {timeout_s:g} s)")
         time.sleep(0.1)

@@ -98,7 +98,7 @@ def checked(installed: Path, here: Path, program: str) -> subprocess.CompletedPr
 
 
 def test_the_types(installed: Path, tmp_path: Path) -> None:
-    """A program passes the strict type checker, and one that errs is told of each error."""
+    """A program passes the strict type checker, and one that errs sees each error."""
     right = checked(installed, tmp_path, PROGRAM)
     assert right.returncode == 0, right.stdout
     wrong = checked(installed, tmp_path, WRONG)

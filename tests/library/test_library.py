@@ -61,7 +61,7 @@ def test_the_import_is_light(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["app.py", "app/__init__.py"])
 def test_a_program_with_its_own_app(tmp_path: Path, name: str) -> None:
-    """A program whose own `app` hides ours is told so, with the path."""
+    """A program whose own `app` hides ours gets an error with the path."""
     own = tmp_path / name
     own.parent.mkdir(exist_ok=True)
     own.write_text("")

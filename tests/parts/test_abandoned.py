@@ -59,7 +59,7 @@ class Faults:
         self._do(f"drop trigger refuse_{write[0]}{on}")
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Release the store."""
         self._engine.dispose()
 
     def _do(self, statement: str) -> None:

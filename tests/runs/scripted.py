@@ -186,7 +186,7 @@ def iteration(call: AgentCall, number: int = 1) -> None:
 class Desk:
     """A runner, every fact it emitted, and short ways to ask it."""
 
-    places: int = 4
+    slots: int = 4
     queue: int = 4
     keep: int = 100
     threads: DaemonThreads = field(default_factory=lambda: RunThreads(4))
@@ -194,7 +194,7 @@ class Desk:
     runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
-        admission = Admission(self.places, self.queue)
+        admission = Admission(self.slots, self.queue)
         self.runner = Runner(admission, self.threads, self.facts.append, self.keep)
 
     def start(

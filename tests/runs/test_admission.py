@@ -125,13 +125,13 @@ def test_mean_follows_the_service_times() -> None:
 
 
 @given(
-    places=st.integers(1, 4),
+    slots=st.integers(1, 4),
     queue=st.integers(0, 4),
     moves=st.lists(st.integers(0, 30), max_size=60),
 )
-def test_slots_are_never_lost_or_given_twice(places: int, queue: int, moves: list[int]) -> None:
+def test_slots_are_never_lost_or_given_twice(slots: int, queue: int, moves: list[int]) -> None:
     """Whatever the order of arrivals and ends, the counts agree and no run waits for nothing."""
-    admission = Admission(places, queue)
+    admission = Admission(slots, queue)
     inside: list[Ticket] = []
     started: list[int] = []
     for move in moves:
@@ -139,10 +139,10 @@ def test_slots_are_never_lost_or_given_twice(places: int, queue: int, moves: lis
             try:
                 inside.append(admission.enter(lambda: started.append(1), math.inf))
             except Overloaded:
-                assert len(inside) == places + queue
+                assert len(inside) == slots + queue
         else:
             admission.leave(inside.pop(move % len(inside)))
-        assert admission.running == min(len(inside), places)
+        assert admission.running == min(len(inside), slots)
         assert admission.waiting == len(inside) - admission.running
         assert sum(t.admitted_at is not None for t in inside) == admission.running
     for ticket in list(inside):

@@ -80,7 +80,7 @@ async def test_code_on_a_thread_sees_its_deadline() -> None:
 
 async def test_runs_see_their_own_deadlines() -> None:
     """Each of many runs at once sees its own deadline, and the caller none."""
-    desk = Desk(places=20)
+    desk = Desk(slots=20)
 
     async def script(_: AgentCall) -> str:
         await asyncio.sleep(0.01)
@@ -97,7 +97,7 @@ async def test_runs_see_their_own_deadlines() -> None:
 @pytest.mark.waits
 async def test_queue_time_counts_towards_the_deadline() -> None:
     """A run that waited for its slot has that much less time left."""
-    desk = Desk(places=1)
+    desk = Desk(slots=1)
     door = asyncio.Event()
 
     async def wait(_: AgentCall) -> str:

@@ -75,7 +75,7 @@ async def test_exception_of_an_agent_ends_the_run_once(
     error: BaseException, code: str, outcome: Outcome
 ) -> None:
     """Whatever an agent raises, at its first step or later, the run ends once with a code."""
-    desk = Desk(places=1)
+    desk = Desk(slots=1)
 
     async def late(_: AgentCall) -> str:
         await asyncio.sleep(0.001)

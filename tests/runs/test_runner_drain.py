@@ -44,7 +44,7 @@ async def test_new_runs_are_refused_after_the_notice() -> None:
 
 async def test_queued_runs_are_refused_as_draining() -> None:
     """Runs that wait when the notice is over are refused; they never start."""
-    desk = Desk(places=1, queue=3)
+    desk = Desk(slots=1, queue=3)
     first = desk.start(after(0.2))
     waiting = [desk.start(at_once) for _ in range(3)]
     await desk.runner.drain(0.0, 30.0)
@@ -58,7 +58,7 @@ async def test_queued_runs_are_refused_as_draining() -> None:
 
 async def test_queued_runs_may_start_during_the_notice() -> None:
     """A run that gets its slot during the notice is served."""
-    desk = Desk(places=1, queue=1)
+    desk = Desk(slots=1, queue=1)
     door = asyncio.Event()
     desk.start(until(door))
     waiting = desk.start(at_once)

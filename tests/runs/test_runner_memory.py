@@ -141,7 +141,7 @@ async def test_run_ends_without_a_history() -> None:
 @pytest.mark.waits
 async def test_thousand_runs_leave_no_task() -> None:
     """However runs end, none of their tasks and timers stays on the loop."""
-    desk = Desk(places=50, queue=1000, keep=10)
+    desk = Desk(slots=50, queue=1000, keep=10)
     before = len(asyncio.all_tasks())
     scripts = [at_once, raises(ValueError()), after(0.001), after(30)]
     runs = [desk.start(scripts[n % 4], timeout_s=0.3) for n in range(1000)]

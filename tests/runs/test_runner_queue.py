@@ -21,7 +21,7 @@ from tests.runs.scripted import Desk, after, at_once, raises, stubborn, until
 
 async def test_refused_runs_end_once() -> None:
     """A refused run ends at once, as rejected, and is in the history."""
-    desk = Desk(places=1, queue=0)
+    desk = Desk(slots=1, queue=0)
     door = asyncio.Event()
     first = desk.start(until(door))
     refused = desk.start(at_once)
@@ -40,7 +40,7 @@ async def test_refused_runs_end_once() -> None:
 @pytest.mark.waits
 async def test_deadline_in_the_queue_is_a_timeout() -> None:
     """A run whose deadline passes while it waits ends as a timeout in the phase `queue`."""
-    desk = Desk(places=1)
+    desk = Desk(slots=1)
     door = asyncio.Event()
     first = desk.start(until(door))
     waiting = desk.start(at_once, timeout_s=0.1)
@@ -60,7 +60,7 @@ who: ContextVar[str] = ContextVar("who", default="nobody")
 
 async def test_queued_run_keeps_its_callers_context() -> None:
     """A queued run starts in its own caller's context, not in that of the run before."""
-    desk = Desk(places=1, queue=10)
+    desk = Desk(slots=1, queue=10)
 
     async def script(call: AgentCall) -> str:
         await asyncio.sleep(0.005)
@@ -80,7 +80,7 @@ async def test_queued_run_keeps_its_callers_context() -> None:
 
 async def test_many_runs_at_once_do_not_mix() -> None:
     """A hundred runs of every ending at once: each ends once and every slot is free again."""
-    desk = Desk(places=10, queue=100)
+    desk = Desk(slots=10, queue=100)
     door = asyncio.Event()
     scripts = [at_once, after(0.01), after(30), raises(ValueError()), stubborn(door)]
     runs: list[Run] = []

@@ -47,7 +47,7 @@ async def test_run_is_cancelled_at_its_deadline() -> None:
 
 async def test_run_that_swallows_its_cancellation_ends() -> None:
     """A run that swallows its cancellation ends a short grace after its deadline."""
-    desk, door = Desk(places=1), asyncio.Event()
+    desk, door = Desk(slots=1), asyncio.Event()
     began = time.monotonic()
     run = desk.start(stubborn(door), timeout_s=0.2)
     ended = await run.ended
@@ -131,7 +131,7 @@ async def test_failure_in_the_clean_up_is_still_a_timeout() -> None:
 
 async def test_cancel_before_the_first_step_ends_once() -> None:
     """A run that is stopped before its task started ends once and frees its slot."""
-    desk = Desk(places=1)
+    desk = Desk(slots=1)
     run = desk.start(at_once)
     desk.runner.stop(run, Cancelled())
     ended = await run.ended

@@ -108,16 +108,16 @@ async def test_end_that_is_being_stored_stands(
 ) -> None:
     """From the moment a run has noted its end there is nothing left to cancel."""
     stores = SystemDatabase.update_workflow_outcome
-    noted, may_store = threading.Event(), threading.Event()
+    recorded, may_store = threading.Event(), threading.Event()
 
     def later(*arguments: Any, **named: Any) -> Any:
-        noted.set()  # its end, which is not stored yet
+        recorded.set()  # its end, which is not stored yet
         assert may_store.wait(20)
         return stores(*arguments, **named)
 
     monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", later)
     task_id = await submit(desk, agent="look")
-    await until(noted.is_set, 20)
+    await until(recorded.is_set, 20)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     may_store.set()
@@ -201,8 +201,8 @@ async def test_taken_over_run_that_has_not_started_stops_at_once(
     task_id = new_id("look", place[1])
 
     def later(*arguments: Any) -> Any:
-        begun = {STARTED: time.time(), ATTEMPTS: 1}  # as by the one that died
-        engine._records._client.update_workflow_attributes(task_id, begun, merge=True)
+        started = {STARTED: time.time(), ATTEMPTS: 1}  # as by the one that died
+        engine._records._client.update_workflow_attributes(task_id, started, merge=True)
         loop.call_soon_threadsafe(taken.set)
         asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
         return goes_on(*arguments)

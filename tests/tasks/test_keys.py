@@ -143,7 +143,7 @@ async def test_hundred_callers_with_one_key_are_one_run(desk: Served) -> None:
 
 @pytest.mark.parametrize("mode", ["", "stream"])
 async def test_key_is_free_after_a_timeout(desk: Served, mode: str) -> None:
-    """A run that timed out leaves its key free: the next run starts anew."""
+    """A run that timed out leaves its key free: the next run starts again."""
     body: dict[str, Any] = {"agent": "slow", "timeout": 1.0}
     first = await ask(desk, mode, f"late-{mode}", **body)
     assert answer(first, mode)["outcome"] == "timeout"
@@ -165,7 +165,7 @@ async def test_key_is_free_after_a_disconnect(desk: Served, mode: str) -> None:
             await client.post(path, json={"question": "hello"}, headers=headers)
     await until(lambda: not desk.service.runner.in_flight, 20)
     NAPS.release()
-    # Until the key is given back, it says so.
+    # Until the key is released, a repeat is in flight.
     while (again := await ask(desk, mode, key, "slow")).status_code == 409:
         assert again.json()["code"] == "in_flight"
         await asyncio.sleep(0.05)

@@ -33,7 +33,7 @@ async def test_key_is_free_after_a_refusal(
 ) -> None:
     """A refused caller may repeat at once, even with another body, and is then answered.
 
-    However long the store takes to let go of the key.
+    However long the store takes to release the key.
     """
     free = IdempotencyKeyStore.release
 

@@ -85,10 +85,10 @@ async def in_thread(work: Any, *args: Any) -> Any:
     return await asyncio.to_thread(work, *args)
 
 
-async def soon(claim: Callable[[], Awaitable[bool]]) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until it is so; fails when it takes very long."""
     end = time.monotonic() + LONG_S
-    while not await claim():
+    while not await condition():
         assert time.monotonic() < end
         await asyncio.sleep(0.1)
 
@@ -99,7 +99,7 @@ async def until_gone(rows: Rows, ids: Iterable[str]) -> None:
     async def are_deleted() -> bool:
         return not await in_thread(rows.belonging_to, ids)
 
-    await soon(are_deleted)
+    await eventually(are_deleted)
 
 
 async def no_steps(url: str, run_id: str) -> bool:
@@ -164,7 +164,7 @@ async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> Non
 
     async with served(agents(), store_url=url, keep_tasks_s=KEEP_S) as desk:
         await until_gone(rows, [old, limited, cancelled])
-        await soon(only_one_key)  # the last of what goes, in a transaction with the threads
+        await eventually(only_one_key)  # the last of what goes, in a transaction with the threads
         for task_id in (old, limited, cancelled):
             assert (await desk.client.get(f"/agent/async/{task_id}")).status_code == 404
             assert (await desk.client.get(f"/agent/async/{task_id}/events")).status_code == 404
@@ -178,7 +178,7 @@ async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> Non
         again = [await post(desk, key=name, thread_id=name) for name in ("old", "young")]
         assert ["idempotent-replay" in response.headers for response in again] == [False, True]
         assert [await ask(desk, key) for key in ("past", "kept")] == [False, True]
-        await soon(lambda: no_steps(url, limited))
+        await eventually(lambda: no_steps(url, limited))
         assert not await no_steps(url, young)
         await desk.client.delete(f"/agent/async/{held}")
     await in_thread(rows.store.close)

@@ -46,10 +46,10 @@ def logged(service: Serving, event: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, whole) if line["event"] == event]
 
 
-def seen(claim: Callable[[], bool]) -> bool:
+def seen(condition: Callable[[], bool]) -> bool:
     """Whether the claim comes true before long."""
     end = time.monotonic() + LONG_S
-    while not claim():
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(0.1)
@@ -165,12 +165,12 @@ def test_any_process_reports_the_same_of_a_run(tmp_path: Path, kind: str) -> Non
                 task: dict[str, Any] = httpx.get(f"{works.url}{place}").json()
                 return task
 
-            def is_told() -> bool:
+            def is_reported() -> bool:
                 calls: int = httpx.get(f"{asks.url}{place}").json()["tool_calls"]
                 return calls == 2
 
             assert seen(lambda: owner()["phase"] == "tool:nap")
-            assert seen(is_told)  # its log is written just before the tool begins
+            assert seen(is_reported)  # its log is written just before the tool begins
             before = owner()["age_s"]
             response = httpx.get(f"{asks.url}{place}")
             here, there = response.json(), owner()

@@ -86,7 +86,7 @@ async def ask_again(desk: Served, *asked: str, **body: Any) -> Any:
     return again
 
 
-async def begun(tools: fakes.ToolDesk, before: int) -> None:
+async def has_started(tools: fakes.ToolDesk, before: int) -> None:
     """Whether its tool works."""
     await until(lambda: len(tools.started) > before, LONG_S)
 
@@ -101,7 +101,7 @@ async def test_timeout_leaves_at_the_deadline(
     """The 504 leaves at the deadline, and the log has the same time."""
     naps, name = len(NAPS.started), f"late-{agent}-{claims}-{mode}"
     asking = asyncio.create_task(ask(desk, agent, mode, claims, name, timeout=2.5))
-    await begun(NAPS, naps)
+    await has_started(NAPS, naps)
     with silent(store):
         body, took_s, _ = await asking
     assert (body["code"], body["status"]) == ("timeout", 504)
@@ -115,7 +115,7 @@ async def test_answer_is_delayed_by_a_second_at_most(desk: Served, store: str, m
     """The answer waits a second at most and is replayed when the store is back."""
     naps, name = len(MOMENTS.started), f"answer-{mode}"
     asking = asyncio.create_task(ask(desk, "moments", mode, "key", name))
-    await begun(MOMENTS, naps)
+    await has_started(MOMENTS, naps)
     with silent(store):
         body, took_s, _ = await asking
     assert body["outcome"] == "completed"
@@ -132,7 +132,7 @@ async def test_conversation_that_cannot_be_stored_times_out(
     """The run is retried until its deadline, which ends it as usual; the thread is unchanged."""
     naps, name = len(MOMENTS.started), f"said-{mode}"
     asking = asyncio.create_task(ask(desk, "moments", mode, "thread", name, timeout=3.0))
-    await begun(MOMENTS, naps)
+    await has_started(MOMENTS, naps)
     with silent(store):
         body, took_s, _ = await asking
     assert (body["code"], body["status"]) == ("timeout", 504)

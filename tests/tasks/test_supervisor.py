@@ -54,15 +54,20 @@ class Desk:
     def submit(self) -> str:
         """A queued run of an agent that no process serves."""
         task_id = str(uuid.uuid4())
-        noted = {rows.CREATED: time.time()}
+        attributes = {rows.CREATED: time.time()}
         self.client.enqueue(
-            {"workflow_name": "a", "queue_name": "a", "workflow_id": task_id, "attributes": noted},
+            {
+                "workflow_name": "a",
+                "queue_name": "a",
+                "workflow_id": task_id,
+                "attributes": attributes,
+            },
             {},
         )
         return task_id
 
     def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
-        """A process claims the run, stores its progress and dies; returns the run as it was then."""
+        """A process claims the run, stores its progress and dies: the run as it was then."""
         run = self.tables.runs
         claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": uuid.uuid4().hex}
         before = self.tables.log(self.store.calls, task_id, 0)
@@ -167,7 +172,7 @@ def test_progress_resets_the_takeovers(desk: Desk) -> None:
     assert desk.reported[-1] == ("worker_lost", task_id)
 
 
-def soon(claim: Callable[[], bool]) -> None:
+def eventually(claim: Callable[[], bool]) -> None:
     """Wait until it is so; fails when it takes very long."""
     end = time.monotonic() + LONG_S
     while not claim():
@@ -182,7 +187,7 @@ def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
     desk.worker.recently_executed.add(ended)
     desk.supervisor.start()
     for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
-        soon(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
+        eventually(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
         ids, order = desk.orders[number]
         assert ids == [ended]
         assert ended in desk.worker.recently_executed
@@ -190,7 +195,9 @@ def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    soon(lambda: not desk.worker.recently_executed)  # its own thread may be the one that is told
+    eventually(
+        lambda: not desk.worker.recently_executed
+    )  # its own thread may be the one that is notified
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 

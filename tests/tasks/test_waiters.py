@@ -28,7 +28,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
-        self.stands: dict[str, RunSnapshot] = {"a": LATER, "b": LATER}
+        self.snapshots: dict[str, RunSnapshot] = {"a": LATER, "b": LATER}
         self.refuses: Exception | None = None
 
     async def call(self, work: Any, ids: Any, *rest: Any) -> dict[str, RunSnapshot]:
@@ -36,7 +36,7 @@ class FakeStore:
         await asyncio.sleep(0)
         if self.refuses is not None:
             raise self.refuses
-        return self.stands
+        return self.snapshots
 
 
 def watcher_on_fake_store() -> tuple[FakeStore, Any]:
@@ -50,7 +50,7 @@ async def test_one_query_for_all_awaited_runs() -> None:
     waits = [watcher.wait(name, lambda s: s.ended, 30) for name in "ab" * 20]
     waiting = asyncio.gather(*waits)
     await asyncio.sleep(0.35)
-    store.stands = {"a": ENDED, "b": ENDED}
+    store.snapshots = {"a": ENDED, "b": ENDED}
     began = time.monotonic()
     assert await waiting == [ENDED] * 40
     assert time.monotonic() - began < 20
@@ -80,7 +80,7 @@ async def test_unreachable_store_is_raised_to_every_waiter() -> None:
     waits = [watcher.wait(name, lambda s: s.ended, 5.0) for name in "ab"]
     results = await asyncio.gather(*waits, return_exceptions=True)
     assert [type(fault) for fault in results] == [StoreUnavailable] * 2
-    store.refuses, store.stands = None, {"a": ENDED}
+    store.refuses, store.snapshots = None, {"a": ENDED}
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
 
 
@@ -107,7 +107,7 @@ async def test_closing_answers_waiters_and_later_callers() -> None:
     waits = [watcher.wait(name, lambda s: s.ended, 30.0) for name in "ab"]
     waiting = asyncio.gather(*waits)
     await asyncio.sleep(0.05)
-    store.stands = {"a": ENDED, "b": LATER}
+    store.snapshots = {"a": ENDED, "b": LATER}
     await watcher.release_waiters()
     assert await asyncio.wait_for(waiting, 5) == [ENDED, None]
     assert await asyncio.wait_for(watcher.wait("a", lambda s: s.ended, 30.0), 5) is None
@@ -119,15 +119,15 @@ async def test_own_fault_reaches_waiters() -> None:
     store.refuses = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         await watcher.wait("a", lambda s: s.ended, 5.0)
-    store.refuses, store.stands = None, {"a": ENDED}
+    store.refuses, store.snapshots = None, {"a": ENDED}
     assert await watcher.wait("a", lambda s: s.ended, 5.0) == ENDED
 
 
 async def test_deleted_run_ends_the_wait() -> None:
     """A deleted run ends the wait: it has ended."""
     _, watcher = watcher_on_fake_store()
-    stand = await watcher.wait("c", lambda s: s.ended, 5.0)
-    assert stand is not None
+    snapshot = await watcher.wait("c", lambda s: s.ended, 5.0)
+    assert snapshot is not None
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

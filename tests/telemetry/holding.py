@@ -14,7 +14,7 @@ LONG_S = 60.0
 class Holding(fakes.ToolDesk):
     """The desk whose `nap`, `block` and `stubborn` hold their run until it ends.
 
-    Nothing ends `block` and `stubborn`: they go on until the desk lets go of them.
+    Nothing ends `block` and `stubborn`: they go on until the desk releases them.
     """
 
     def __init__(self) -> None:

@@ -159,7 +159,7 @@ async def test_queue_metrics_are_read_from_the_store(signals: Watched) -> None:
     await signals.held("nap-langgraph", "tool:nap")
     agent = {"agent": "nap-langgraph"}
 
-    def is_told(samples: Scrape) -> bool:
+    def is_reported(samples: Scrape) -> bool:
         """The store is read now and then, and what it says together."""
         return (
             samples.total("agent_tasks_running", **agent) == 1
@@ -168,7 +168,7 @@ async def test_queue_metrics_are_read_from_the_store(signals: Watched) -> None:
             and samples.total("agent_ready", check="store") == 1
         )
 
-    samples = await signals.until(is_told)
+    samples = await signals.until(is_reported)
     assert samples.total("agent_run_oldest_age_seconds", **agent) == 0
     await signals.desk.times_out("nap-langgraph", "tool:nap")
     await ended(signals, run_id)

@@ -1,4 +1,4 @@
-"""One stream of lines, whoever writes them: ours, libraries', warnings and crashes."""
+"""One stream of lines, from every writer: ours, libraries', warnings and crashes."""
 
 import asyncio
 import json
@@ -137,7 +137,7 @@ def test_uncaught_exception_is_one_line(log: Log) -> None:
 
 @pytest.mark.parametrize("least", ["warning", "error"])
 def test_level_holds_for_every_logger(least: str) -> None:
-    """No line below the set level is written, whoever wrote it."""
+    """No line below the set level is written, from any logger."""
     with recorded(least) as log:
         log.source.log("info", lines.SERVICE_STARTED)
         THEIRS.info("too_quiet")

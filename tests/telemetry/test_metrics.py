@@ -131,8 +131,8 @@ async def test_abandoned_threads_and_tasks_are_counted(signals: Watched, holding
     """Threads and tasks that outlive their runs are counted exactly, until they end."""
     called = ("block", "block", "stubborn")
     runs = [asyncio.ensure_future(signals.desk.ask(agent=agent)) for agent in called]
-    begun = holding.started
-    await until(lambda: (begun.count("block"), begun.count("stubborn")) == (2, 1))
+    started = holding.started
+    await until(lambda: (started.count("block"), started.count("stubborn")) == (2, 1))
     for agent in called:
         await signals.desk.times_out(agent, f"tool:{agent}")
     await asyncio.gather(*runs)

@@ -68,10 +68,10 @@ async def counted_as_told(signals: Watched) -> Scrape:
     A machine that stands still holds the loop too: as seldom as a tick was half a second late.
     """
 
-    def is_told(samples: Scrape) -> bool:
+    def is_reported(samples: Scrape) -> bool:
         return samples.total(BLOCKED) == len(signals.log.of("event_loop_blocked"))
 
-    samples = await signals.until(is_told)
+    samples = await signals.until(is_reported)
     assert samples.total(BLOCKED) <= late(samples, "0.5")
     return samples
 

@@ -30,7 +30,7 @@ SPAN_KINDS = {
 }
 
 
-# Lets go of what is held by a sub-agent's tool.
+# Releases what a sub-agent's tool holds.
 OVER = threading.Event()
 
 

@@ -44,9 +44,9 @@ class Begun(SpanProcessor):
 
 def test_span_starts_at_the_time_of_its_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     """A span starts at the time of its fact, even if a busy machine held its thread meanwhile."""
-    clocks, begun, provider = Clocks(), Begun(), TracerProvider()
-    provider.add_span_processor(begun)
+    clocks, started_spans, provider = Clocks(), Begun(), TracerProvider()
+    provider.add_span_processor(started_spans)
     fake = SimpleNamespace(time=clocks.time, monotonic=clocks.monotonic)
     monkeypatch.setattr("app.telemetry.traces.time", fake)
     Traces(provider.get_tracer("test"))(RunQueued(run_id="r", agent="a", at=10.0, mode=Mode.SYNC))
-    assert begun.at_s == [pytest.approx(10.0 + AHEAD_S, abs=0.001)]
+    assert started_spans.at_s == [pytest.approx(10.0 + AHEAD_S, abs=0.001)]

@@ -160,10 +160,10 @@ class Watched:
         assert response.status_code == 200, response.text
         return parsed(response)
 
-    async def until(self, claim: Callable[[Scrape], bool], timeout_s: float = 30.0) -> Scrape:
+    async def until(self, condition: Callable[[Scrape], bool], timeout_s: float = 30.0) -> Scrape:
         """Scrape until the claim is true of the samples; gives them."""
         deadline = time.monotonic() + timeout_s
-        while not claim(samples := await self.scrape()):
+        while not condition(samples := await self.scrape()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         return samples
