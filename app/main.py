@@ -13,10 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from app import settings as configuration
-from app.agents import leaks, registry, upstream
+from app.agents import leaks, registry
 from app.agents.conversations import InMemoryThreads
 from app.agents.factories import Factories
-from app.agents.upstream import Upstream
+from app.agents.models import upstream
+from app.agents.models.upstream import Upstream
 from app.api import app as http
 from app.api.deps import Role, Service
 from app.api.ops import readiness

@@ -91,7 +91,7 @@ def blockbuster() -> Iterator[BlockBuster]:
                 "app/main.py", {"assemble", "application", "load_agents", "lifespan"}
             )
             function.can_block_in("app/agents/factories.py", {"build", "_built_agent"})
-            function.can_block_in("app/agents/source_inspection.py", {"_body"})
+            function.can_block_in("app/agents/inspection/source_inspection.py", {"_body"})
         yield detector
 
 

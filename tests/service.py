@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from app import main
-from app.agents import registry, upstream
+from app.agents import registry
+from app.agents.models import upstream
 from app.api.deps import Service
 from app.api.server import Server, listen
 from app.runs.events import (

@@ -34,10 +34,10 @@ OFFERED = "The service does not import what it offers to programs"
 
 # For each contract: the module in which a line is planted, and what that line imports.
 PLANTED: tuple[tuple[str, str, str], ...] = (
-    (LAYERS, "app.runs.model", "app.agents.introspection"),
+    (LAYERS, "app.runs.model", "app.agents.inspection.introspection"),
     (LAYERS, "app.runs.deadline", "app.settings"),
-    (LAYERS, "app.agents.tool_context", "app.telemetry.logs"),
-    (LAYERS, "app.agents.introspection", "app.settings"),
+    (LAYERS, "app.agents.handler.tool_context", "app.telemetry.logs"),
+    (LAYERS, "app.agents.inspection.introspection", "app.settings"),
     (LAYERS, "app.api.deps", "app.agents.registry"),
     (LAYERS, "app.api.ops", "app.telemetry.logs"),
     (LAYERS, "app.api.agent", "app.settings"),
@@ -58,7 +58,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (WATCHING, "app.api.agent", "structlog"),
     (WATCHING, "app.agents.error_translation", "opentelemetry"),
     (WATCHING, "app.main", "prometheus_client"),
-    (LAYERS, "app.tasks.rows", "app.agents.introspection"),
+    (LAYERS, "app.tasks.rows", "app.agents.inspection.introspection"),
     (LAYERS, "app.api.tasks", "app.tasks.engine"),
     (LAYERS, "app.agents.conversations", "app.tasks.conversations"),
     (STORE, "app.api.threads", "sqlalchemy"),
@@ -69,7 +69,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     (NOUNS, "app.settings", "app.runs.runner"),
     (CIRCLES, "app.runs.model", "app.runs.events"),
     (CIRCLES, "app.api.deps", "app.api.app"),
-    (CIRCLES, "app.agents.tool_context", "app.agents.tool_guards"),
+    (CIRCLES, "app.agents.handler.tool_context", "app.agents.handler.tool_guards"),
     (CATALOGUE, "dashboards.queries", "app.runs.model"),
     (CATALOGUE, "dashboards.rules.slo", "app.telemetry.metrics"),
     (CATALOGUE, "dashboards.boards.cost", "app.settings"),

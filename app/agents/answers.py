@@ -17,7 +17,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 
-from app.agents.message_content import blocks_of, refusal_of
+from app.agents.models.message_content import blocks_of, refusal_of
 from app.runs.errors import ModelFailed, NoAnswer
 from app.runs.model import AgentAnswer
 

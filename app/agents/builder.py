@@ -9,7 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import BaseTool
 from langgraph.graph.state import CompiledStateGraph
 
-from app.agents.retry import RetryModel
+from app.agents.models.retry import RetryModel
 from app.runs.model import EarlyStopping
 
 # Metadata keys by which an agent passes its own limits to the service.
@@ -28,19 +28,18 @@ def build_agent(
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
     **options: Any,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """Return an agent of `create_agent`, ready to be served.
+    """Build an agent with `create_agent`, ready to be served.
 
     Its input is a dict with `messages`; its output is the state, whose last message is the answer.
 
-    `model` is a chat model, or the name of one of OpenAI or a compatible endpoint. `tools` are
-    LangChain tools or functions with a docstring. `prompt` is the system message. A model call that
-    fails in a way that may pass is repeated: `attempts` calls in all, none past the run's deadline.
-    `max_iterations` is the largest number of the agent's own turns that asked for tools, and
-    `early_stopping` what writes the answer there: "generate" or "force". Without them the
-    service's own limits hold. `middleware` comes before the retries. `options` go to
-    `create_agent`.
+    `model` is a chat model, or the name of a model of OpenAI or a compatible endpoint. `tools` are
+    LangChain tools or functions with a docstring. `prompt` is the system message. A model call
+    that fails with a transient error is retried: at most `attempts` calls, within the run's
+    deadline. `max_iterations` limits the agent's own turns that call tools. `early_stopping`
+    selects who writes the answer there: "generate" or "force". Without them the service's limits
+    apply. `middleware` comes before the retries. `options` go to `create_agent`.
 
-    Raises ValueError for a limit below 1, an unknown `early_stopping` and a name of another
+    Raises ValueError for a limit below 1, an unknown `early_stopping` and the name of another
     provider, and what OpenAI's client raises without `OPENAI_API_KEY`.
     """
     if max_iterations is not None and max_iterations < 1:
@@ -63,7 +62,7 @@ def build_agent(
 
 
 def _chat_model(name: str) -> BaseChatModel:
-    from app.agents.openai import chat_openai  # noqa: PLC0415 - slow to load, and often not used
+    from app.agents.models.openai import chat_openai  # noqa: PLC0415 - slow to load, and often not used
 
     provider, colon, model = name.rpartition(":")
     if colon and provider != "openai":

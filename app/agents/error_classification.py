@@ -14,10 +14,10 @@ from langchain_core.exceptions import ModelError, OutputParserException
 from langchain_core.messages import AIMessage
 from langgraph.errors import GraphRecursionError
 
-from app.agents import finish_reasons
 from app.agents.errors import FilteredAnswer
-from app.agents.finish_reasons import FinishKind
-from app.agents.message_content import refusal_of
+from app.agents.models import finish_reasons
+from app.agents.models.finish_reasons import FinishKind
+from app.agents.models.message_content import refusal_of
 
 _MODELS = (ModelError, OutputParserException, StructuredOutputError)
 _LIMITS = (ModelCallLimitExceededError, ToolCallLimitExceededError, GraphRecursionError)

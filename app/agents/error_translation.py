@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from langgraph.errors import GraphInterrupt
 
 from app.agents import error_classification
-from app.agents.callback import RunHandler
 from app.agents.errors import IncompleteAnswer
+from app.agents.handler.callback import RunHandler
 from app.runs.errors import (
     AgentFailed,
     AnswerFiltered,

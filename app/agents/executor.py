@@ -19,16 +19,17 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.prompts import BasePromptTemplate, StringPromptTemplate
 
-from app.agents import introspection, upstream
-from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemoryThreads
 from app.agents.error_translation import refusal_answer, translated_errors
 from app.agents.final_answer import ask_for_final_answer, final_prompt
-from app.agents.last_turn import final_text, is_empty
-from app.agents.library_patches import install_patches
-from app.agents.message_content import blocks_of
-from app.agents.streaming import handler_for, only_sub_agents
-from app.agents.tool_guards import ToolGuards, handled
+from app.agents.handler.callback import RunHandler
+from app.agents.handler.last_turn import final_text, is_empty
+from app.agents.handler.library_patches import install_patches
+from app.agents.handler.streaming import handler_for, only_sub_agents
+from app.agents.handler.tool_guards import ToolGuards, handled
+from app.agents.inspection import introspection
+from app.agents.models import upstream
+from app.agents.models.message_content import blocks_of
 from app.runs.errors import ModelFailed, NoAnswer, RunError
 from app.runs.model import AgentAnswer, AgentInfo, Limit
 from app.runs.ports import AgentCall, ThreadStore

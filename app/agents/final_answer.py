@@ -11,10 +11,10 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.runnables import RunnableConfig
 
-from app.agents.callback import RunHandler
-from app.agents.last_turn import cut, fixed_sentence
-from app.agents.pending_model_call import is_final_call, without_tools
-from app.agents.retry import retrying
+from app.agents.handler.callback import RunHandler
+from app.agents.handler.last_turn import cut, fixed_sentence
+from app.agents.handler.pending_model_call import is_final_call, without_tools
+from app.agents.models.retry import retrying
 from app.runs.model import EarlyStopping, Limit
 
 __all__ = ["ask_for_final_answer", "final_prompt", "fixed_sentence", "placeholder_results"]

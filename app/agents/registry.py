@@ -16,18 +16,18 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import introspection
 from app.agents.builder import EARLY_STOPPING, MAX_ITERATIONS
 from app.agents.executor import ExecutorAgent, takes_history
 from app.agents.factories import Factories, FactoryFailed, is_context
-from app.agents.graph import GraphAgent
-from app.agents.source_inspection import finish_keys
+from app.agents.graph.agent import GraphAgent
+from app.agents.inspection import introspection
+from app.agents.inspection.source_inspection import finish_keys
+from app.agents.inspection.unservable import unservable
 from app.agents.startup_errors import describe
-from app.agents.unservable import unservable
 from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import Agent
 
-_DEMO_MODULE = "app.agents.demo"
+_DEMO_MODULE = "app.agents.demo.agent"
 DEMO = f"demo={_DEMO_MODULE}:build"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 

@@ -15,10 +15,10 @@ from uuid import UUID
 
 from langgraph.errors import GraphRecursionError
 
-from app.agents.callback import RunHandler
 from app.agents.error_translation import as_run_error
-from app.agents.interceptor import CallInterceptor
-from app.agents.library_patches import InterceptingHandler
+from app.agents.handler.callback import RunHandler
+from app.agents.handler.interceptor import CallInterceptor
+from app.agents.handler.library_patches import InterceptingHandler
 from app.runs.errors import Cancelled, Interrupted, RunError
 from app.runs.events import Emit, Event, RunFinished, RunStarted
 from app.runs.model import EarlyStopping, Mode, Outcome

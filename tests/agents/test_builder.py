@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.agents.builder import build_agent
-from app.agents.openai import chat_openai
+from app.agents.models.openai import chat_openai
 from app.runs.events import ModelCallStarted
 from tests import fakes, loops
 from tests.service import served

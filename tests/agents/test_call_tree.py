@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from app.agents.call_tree import (
+from app.agents.handler.call_tree import (
     AgentRun,
     Branch,
     CallTree,
@@ -11,7 +11,7 @@ from app.agents.call_tree import (
     enclosing_agent,
     enclosing_tool,
 )
-from app.agents.tool_context import OpenToolCall
+from app.agents.handler.tool_context import OpenToolCall
 
 
 class Run:

@@ -18,9 +18,9 @@ from langchain_core.messages import (
 )
 from langgraph.graph.state import CompiledStateGraph
 
-from app.agents.demo import build
-from app.agents.demo_language import LABEL, LABEL_ZH
-from app.agents.demo_plan import MOST_CALLS
+from app.agents.demo.agent import build
+from app.agents.demo.language import LABEL, LABEL_ZH
+from app.agents.demo.plan import MOST_CALLS
 
 Agent = CompiledStateGraph[Any, Any, Any, Any]
 
@@ -210,9 +210,9 @@ def test_importing_reads_nothing() -> None:
     code = (
         "import sys; opened = []\n"
         "sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else None)\n"
-        "import app.agents.demo\n"
+        "import app.agents.demo.agent\n"
         "assert not [name for name in opened if name.endswith('.json')], opened\n"
-        "app.agents.demo.build()\n"
+        "app.agents.demo.agent.build()\n"
         "assert [name for name in opened if name.endswith('demo_orders.json')]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -17,8 +17,8 @@ from langchain_core.messages import (
 )
 from langchain_core.tools import tool
 
-from app.agents.demo_language import LABEL
-from app.agents.demo_model import DemoChatModel
+from app.agents.demo.language import LABEL
+from app.agents.demo.model import DemoChatModel
 
 
 @tool

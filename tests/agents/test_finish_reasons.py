@@ -7,11 +7,11 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import Generation, LLMResult
 
-from app.agents import finish_reasons, model_responses
 from app.agents.errors import FilteredAnswer, IncompleteAnswer
-from app.agents.finish_reasons import FinishKind
-from app.agents.incomplete_answers import raise_if_cut, raise_if_incomplete
-from app.agents.retry import is_retryable
+from app.agents.models import finish_reasons, model_responses
+from app.agents.models.finish_reasons import FinishKind
+from app.agents.models.incomplete_answers import raise_if_cut, raise_if_incomplete
+from app.agents.models.retry import is_retryable
 
 
 class FinishReason(Enum):

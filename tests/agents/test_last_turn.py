@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from app.agents import last_turn
-from app.agents.pending_model_call import bound_tools, requires_tool, without_tools
+from app.agents.handler import last_turn
+from app.agents.handler.pending_model_call import bound_tools, requires_tool, without_tools
 
 LOOK: Any = {"name": "look", "args": {}, "id": "1", "type": "tool_call"}
 SHAPE: Any = {"name": "Shape", "args": {}, "id": "2", "type": "tool_call"}

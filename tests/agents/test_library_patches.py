@@ -13,8 +13,8 @@ from langchain_core.tools import BaseTool, tool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import library_patches
-from app.agents.graph import GraphAgent
+from app.agents.graph.agent import GraphAgent
+from app.agents.handler import library_patches
 from app.runs.model import AgentInfo
 from tests import fakes
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 
-from app.agents.message_content import blocks_of, refusal_of
+from app.agents.models.message_content import blocks_of, refusal_of
 
 NO = "I will not help with that."
 REFUSAL = {"type": "refusal", "refusal": NO}

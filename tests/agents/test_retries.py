@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from app.agents import retry
-from app.agents.openai import StrictChatOpenAI, chat_openai
-from app.agents.retry import is_retryable
+from app.agents.models import retry
+from app.agents.models.openai import StrictChatOpenAI, chat_openai
+from app.agents.models.retry import is_retryable
 from app.runs.events import Event, ModelCallRetried, ModelCallStarted
 from tests import fakes, loops
 from tests.agents.test_model_faults import ASKS, EITHER_WAY, READ_S, SAYS, STREAMED

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool, Tool, ToolException, tool
 from pydantic import BaseModel, ValidationError, field_validator
 
-from app.agents.tool_guards import handled
+from app.agents.handler.tool_guards import handled
 from app.runs.events import (
     Event,
     ToolCallFinished,

@@ -13,7 +13,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt
 from pydantic import BaseModel, field_validator
 
-from app.agents.tool_guards import handled
+from app.agents.handler.tool_guards import handled
 from tests.agents.toolbox import MAKES, SECRET, SYNC_MAKES, Make, call, classic, read
 
 makes = pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
@@ -70,7 +70,7 @@ async def test_run_goes_on_after_any_exception(make: Make, error: Exception) -> 
 # In a process of its own, since SystemExit ends the event loop that it goes through.
 EXITS = """
 import asyncio
-from app.agents.tool_guards import handled
+from app.agents.handler.tool_guards import handled
 from tests.agents.toolbox import MAKES, call
 
 for make in MAKES:

@@ -12,7 +12,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from psycopg import OperationalError
 
-from app.agents.graph_requirements import default_context
+from app.agents.inspection.graph_requirements import default_context
 from app.agents.registry import AgentLoadError, adapt
 from app.runs.model import AgentInfo
 from tests import faults

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from app.agents import demo
+from app.agents.demo import agent as demo
 from app.runs.events import ModelCallFinished
 from app.runs.model import Outcome
 from tests import fakes, faults

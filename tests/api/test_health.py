@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from app.agents import demo
+from app.agents.demo import agent as demo
 from app.runs.events import RunFinished
 from app.runs.model import Outcome
 from tests import fakes

@@ -430,7 +430,9 @@ def test_modules_on_the_path_of_a_request_exist() -> None:
     """Every module in the drawings of the architecture exists."""
     page = ROOT / "docs" / "architecture.md"
     drawings = "".join(block.text for block in blocks(page) if block.language == "text")
-    modules = set(re.findall(r"\b((?:runs|agents|api|tasks|telemetry)\.[a-z_]+)\b", drawings))
+    modules = set(
+        re.findall(r"\b((?:runs|api|tasks|telemetry)\.[a-z_]+|agents(?:\.[a-z_]+)+)\b", drawings)
+    )
     assert len(modules) > 10
     for module in modules:
         assert (ROOT / "app" / f"{module.replace('.', '/')}.py").exists(), module

@@ -7,7 +7,7 @@ from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
 from pydantic import BaseModel
 
-from app.agents.openai import chat_openai
+from app.agents.models.openai import chat_openai
 from tests.ecosystem import openai_wire
 from tests.ecosystem.test_wire_answers import ASKS, HALF, end
 from tests.ecosystem.test_wire_answers import serving as agents_over

@@ -10,12 +10,13 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
-from app.agents import error_classification, finish_reasons, model_responses
+from app.agents import error_classification
 from app.agents.errors import FilteredAnswer, IncompleteAnswer
-from app.agents.finish_reasons import FinishKind
-from app.agents.incomplete_answers import StreamedArguments, raise_if_incomplete
-from app.agents.message_content import blocks_of, refusal_of
-from app.agents.openai import chat_openai
+from app.agents.models import finish_reasons, model_responses
+from app.agents.models.finish_reasons import FinishKind
+from app.agents.models.incomplete_answers import StreamedArguments, raise_if_incomplete
+from app.agents.models.message_content import blocks_of, refusal_of
+from app.agents.models.openai import chat_openai
 from tests.ecosystem import anthropic_wire, google_wire, ollama_wire, openai_wire, responses_wire
 from tests.ecosystem.wire import IMAGE, Turn, serving
 

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from prometheus_client.samples import Exemplar
 
-from app.agents import upstream
+from app.agents.models import upstream
 from tests import fakes, faults
 from tests.telemetry.watched import (
     OPENMETRICS,

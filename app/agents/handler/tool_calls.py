@@ -9,10 +9,10 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage, ToolMessage
 
-from app.agents import model_responses
-from app.agents.call_tree import AgentRun, CallTree, Place, asked_by_tool, enclosing_tool
-from app.agents.tool_context import OpenToolCall, SubAgent, current_tool, set_current_tool
-from app.agents.tool_guards import failure_text, is_being_cancelled
+from app.agents.handler.call_tree import AgentRun, CallTree, Place, asked_by_tool, enclosing_tool
+from app.agents.handler.tool_context import OpenToolCall, SubAgent, current_tool, set_current_tool
+from app.agents.handler.tool_guards import failure_text, is_being_cancelled
+from app.agents.models import model_responses
 from app.runs import plain
 from app.runs.events import (
     SubAgentFinished,

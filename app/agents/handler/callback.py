@@ -19,18 +19,25 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphInterrupt
 
-from app.agents.call_tree import AgentRun, Branch, CallTree, Place, enclosing_agent, enclosing_tool
 from app.agents.errors import CeilingReached, IncompleteAnswer
-from app.agents.interceptor import CallInterceptor, RunControls
-from app.agents.library_patches import InterceptingHandler, install_patches
-from app.agents.limits import Limits, Verdict
-from app.agents.model_calls import ModelCalls, iteration_of
-from app.agents.node_outputs import messages_in, output_of
-from app.agents.node_retries import Policies
-from app.agents.pending_model_call import PendingModelCall, bound_tools, current_model_call
-from app.agents.tool_calls import ToolCalls
-from app.agents.tool_guards import ToolGuards
-from app.agents.turns import TurnCounter
+from app.agents.handler.call_tree import (
+    AgentRun,
+    Branch,
+    CallTree,
+    Place,
+    enclosing_agent,
+    enclosing_tool,
+)
+from app.agents.handler.interceptor import CallInterceptor, RunControls
+from app.agents.handler.library_patches import InterceptingHandler, install_patches
+from app.agents.handler.limits import Limits, Verdict
+from app.agents.handler.model_calls import ModelCalls, iteration_of
+from app.agents.handler.node_outputs import messages_in, output_of
+from app.agents.handler.node_retries import Policies
+from app.agents.handler.pending_model_call import PendingModelCall, bound_tools, current_model_call
+from app.agents.handler.tool_calls import ToolCalls
+from app.agents.handler.tool_guards import ToolGuards
+from app.agents.handler.turns import TurnCounter
 from app.runs.model import CallOutcome, Limit
 from app.runs.ports import AgentCall
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from app.agents import finish_reasons
-from app.agents.finish_reasons import FinishKind
+from app.agents.models import finish_reasons
+from app.agents.models.finish_reasons import FinishKind
 
 # Types of data blocks: LangChain's own, and those of providers.
 _DATA_TYPES = {

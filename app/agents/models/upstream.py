@@ -1,4 +1,4 @@
-"""The one pool of connections through which a service asks model providers."""
+"""The connection pool of a service for model providers."""
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -13,7 +13,10 @@ TIMEOUT = (5.0, 60.0, 30.0, 5.0)
 
 
 class Upstream:
-    """Opens on first use; its owner closes it. `outgoing_headers` join requests to a trace."""
+    """An HTTP client that opens on first use; its owner closes it.
+
+    `outgoing_headers` join requests to a trace.
+    """
 
     def __init__(self, outgoing_headers: Callable[[], Mapping[str, str]] = dict) -> None:
         self._outgoing_headers = outgoing_headers

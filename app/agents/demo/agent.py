@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool, tool
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import Field
 
-from app.agents.demo_model import DemoChatModel
+from app.agents.demo.model import DemoChatModel
 
 NAME = "demo"
 CARRIER_DELAY_S = 0.02
@@ -151,7 +151,7 @@ def _no_such_order(order_id: str) -> dict[str, Any]:
 
 
 def _open_desk() -> OrderDesk:
-    text = resources.files("app.agents").joinpath("demo_orders.json").read_text("utf-8")
+    text = resources.files("app.agents.demo").joinpath("orders.json").read_text("utf-8")
     data = json.loads(text)
     orders = [
         Order(**{**order, "items": tuple(Item(**item) for item in order["items"])})

@@ -21,7 +21,7 @@ from langgraph.errors import GraphBubbleUp
 from pydantic import ValidationError
 
 from app.agents.errors import CeilingReached
-from app.agents.tool_context import current_tool
+from app.agents.handler.tool_context import current_tool
 from app.runs import plain
 from app.runs.containment import Contained, original
 from app.runs.errors import RunError

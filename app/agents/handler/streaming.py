@@ -6,8 +6,8 @@ from uuid import UUID
 
 from langchain_core.messages import AIMessageChunk
 
-from app.agents.callback import RunHandler
-from app.agents.model_calls import agent_name, iteration_of
+from app.agents.handler.callback import RunHandler
+from app.agents.handler.model_calls import agent_name, iteration_of
 from app.runs.events import OnToken, Token
 from app.runs.ports import AgentCall
 

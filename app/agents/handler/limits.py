@@ -12,7 +12,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from app.agents.call_tree import (
+from app.agents.errors import CeilingReached
+from app.agents.handler.call_tree import (
     AgentRun,
     Branch,
     CallTree,
@@ -21,10 +22,9 @@ from app.agents.call_tree import (
     enclosing_agent,
     enclosing_tool,
 )
-from app.agents.errors import CeilingReached
-from app.agents.last_turn import fixed_sentence
-from app.agents.pending_model_call import PendingModelCall, is_final_call, requires_tool
-from app.agents.turns import TurnCounter, depth
+from app.agents.handler.last_turn import fixed_sentence
+from app.agents.handler.pending_model_call import PendingModelCall, is_final_call, requires_tool
+from app.agents.handler.turns import TurnCounter, depth
 from app.runs.events import IterationLimitReached
 from app.runs.model import EarlyStopping, Limit
 from app.runs.ports import AgentCall

@@ -4,8 +4,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 from langgraph.errors import GraphInterrupt
 
-from app.agents import finish_reasons
 from app.agents.errors import IncompleteAnswer
+from app.agents.models import finish_reasons
 from app.runs import plain
 from app.runs.errors import HandedOver
 from app.runs.model import NO_USAGE, CallOutcome, Usage

@@ -7,7 +7,7 @@ from typing import Any
 
 from langgraph.pregel import Pregel
 
-from app.agents import graph_requirements, sync_only
+from app.agents.inspection import graph_requirements, sync_only
 
 # A graph from @entrypoint has this channel, for its previous return value.
 _ENTRYPOINT = "__previous__"

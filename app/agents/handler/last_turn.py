@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage
 
-from app.agents.message_content import blocks_of, refusal_of
+from app.agents.models.message_content import blocks_of, refusal_of
 
 M = TypeVar("M", bound=AIMessage)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 
-from app.agents.call_tree import Place
+from app.agents.handler.call_tree import Place
 
 # Node names of hooks in create_agent and create_react_agent.
 _HOOK = re.compile(r".\.(before|after)_(agent|model)$|^(pre|post)_model_hook$")

@@ -7,9 +7,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
 
-from app.agents.callback import RunHandler
 from app.agents.checkpoints import CLAIM
 from app.agents.final_answer import unanswered_calls
+from app.agents.handler.callback import RunHandler
 from app.runs.events import IterationCounted, RunBeganAnew
 from app.runs.ports import AgentCall
 

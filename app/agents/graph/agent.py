@@ -13,17 +13,14 @@ from langgraph.constants import START
 from langgraph.graph import END
 from langgraph.pregel import Pregel
 
-from app.agents import error_classification, next_nodes, upstream
+from app.agents import error_classification
 from app.agents.answers import STRUCTURED, AnswerTools, answer_in, as_messages, new_messages
-from app.agents.callback import RunHandler
 from app.agents.conversations import Conversations, InMemoryThreads
 from app.agents.error_translation import refusal_answer, translated_errors
 from app.agents.final_answer import ask_for_final_answer, final_prompt, placeholder_results
-from app.agents.graph_parts import parts_of
-from app.agents.graph_requirements import default_context
-from app.agents.last_turn import final_text
-from app.agents.library_patches import install_patches
-from app.agents.resuming import (
+from app.agents.graph import next_nodes
+from app.agents.graph.parts import parts_of
+from app.agents.graph.resuming import (
     RUN,
     checkpoint_config,
     config_of_input,
@@ -31,8 +28,13 @@ from app.agents.resuming import (
     restart,
     resume,
 )
-from app.agents.streaming import handler_for
-from app.agents.tool_guards import ToolGuards
+from app.agents.handler.callback import RunHandler
+from app.agents.handler.last_turn import final_text
+from app.agents.handler.library_patches import install_patches
+from app.agents.handler.streaming import handler_for
+from app.agents.handler.tool_guards import ToolGuards
+from app.agents.inspection.graph_requirements import default_context
+from app.agents.models import upstream
 from app.runs.errors import (
     Interrupted,
     ModelFailed,

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
-from app.agents.call_tree import (
+from app.agents.handler.call_tree import (
     AgentRun,
     Branch,
     CallTree,
@@ -20,9 +20,9 @@ from app.agents.call_tree import (
     enclosing_agent,
     enclosing_tool,
 )
-from app.agents.node_outputs import has_output, messages_in
-from app.agents.pending_model_call import PendingModelCall, is_marked_helper
-from app.agents.tool_context import OpenToolCall
+from app.agents.handler.node_outputs import has_output, messages_in
+from app.agents.handler.pending_model_call import PendingModelCall, is_marked_helper
+from app.agents.handler.tool_context import OpenToolCall
 from app.runs.events import Emit, IterationCounted
 
 # After this many consecutive steps without a model call, each step counts as a turn.

@@ -9,20 +9,20 @@ from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 
-from app.agents import last_turn
-from app.agents.call_tree import AgentRun, Branch, Place, enclosing_agent
 from app.agents.errors import CeilingReached
-from app.agents.limits import Limits, Verdict
-from app.agents.model_calls import ModelCalls
-from app.agents.node_retries import Policies, is_retried
-from app.agents.pending_model_call import (
+from app.agents.handler import last_turn
+from app.agents.handler.call_tree import AgentRun, Branch, Place, enclosing_agent
+from app.agents.handler.limits import Limits, Verdict
+from app.agents.handler.model_calls import ModelCalls
+from app.agents.handler.node_retries import Policies, is_retried
+from app.agents.handler.pending_model_call import (
     PendingModelCall,
     bound_tools,
     is_final_call,
     without_tools,
 )
-from app.agents.tool_guards import ToolGuards, failure_text
-from app.agents.turns import TurnCounter
+from app.agents.handler.tool_guards import ToolGuards, failure_text
+from app.agents.handler.turns import TurnCounter
 from app.runs.errors import RunError
 
 

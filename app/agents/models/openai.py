@@ -14,10 +14,10 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 
-from app.agents import upstream
 from app.agents.errors import IncompleteAnswer
-from app.agents.incomplete_answers import StreamedArguments, raise_if_incomplete
-from app.agents.upstream import TIMEOUT
+from app.agents.models import upstream
+from app.agents.models.incomplete_answers import StreamedArguments, raise_if_incomplete
+from app.agents.models.upstream import TIMEOUT
 
 
 class StrictChatOpenAI(ChatOpenAI):

@@ -15,7 +15,7 @@ from typing import Any
 
 from langchain_core.messages import ToolMessage
 
-from app.agents.demo_language import Phrases, Question, vocabulary
+from app.agents.demo.language import Phrases, Question, vocabulary
 
 MOST_CALLS = 20
 

@@ -9,8 +9,9 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from app.agents import call_ids, finish_reasons, model_responses
-from app.agents.call_tree import (
+from app.agents.errors import CeilingReached, IncompleteAnswer
+from app.agents.handler import call_ids
+from app.agents.handler.call_tree import (
     AgentRun,
     Branch,
     Place,
@@ -18,11 +19,15 @@ from app.agents.call_tree import (
     enclosing_agent,
     enclosing_tool,
 )
-from app.agents.errors import CeilingReached, IncompleteAnswer
-from app.agents.finish_reasons import FinishReason
-from app.agents.incomplete_answers import StreamedArguments, raise_if_cut, raise_if_incomplete
-from app.agents.pending_model_call import PendingModelCall
-from app.agents.turns import depth
+from app.agents.handler.pending_model_call import PendingModelCall
+from app.agents.handler.turns import depth
+from app.agents.models import finish_reasons, model_responses
+from app.agents.models.finish_reasons import FinishReason
+from app.agents.models.incomplete_answers import (
+    StreamedArguments,
+    raise_if_cut,
+    raise_if_incomplete,
+)
 from app.runs.events import FirstToken, ModelCallFinished, ModelCallRetried, ModelCallStarted
 from app.runs.model import NO_USAGE, CallOutcome
 from app.runs.ports import AgentCall

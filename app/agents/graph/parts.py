@@ -10,9 +10,9 @@ from langchain_core.tools import BaseTool
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import introspection
 from app.agents.builder import ATTEMPTS
-from app.agents.node_retries import Policies, graphs_in, policies_of
+from app.agents.handler.node_retries import Policies, graphs_in, policies_of
+from app.agents.inspection import introspection
 
 Graph = Pregel[Any, Any, Any, Any]
 

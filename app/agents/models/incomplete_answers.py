@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from app.agents import finish_reasons
 from app.agents.errors import FilteredAnswer, IncompleteAnswer
-from app.agents.finish_reasons import FinishKind, FinishReason
+from app.agents.models import finish_reasons
+from app.agents.models.finish_reasons import FinishKind, FinishReason
 
 # Providers that always send a finish reason, streamed or not.
 _ALWAYS_SEND_REASON = ("openai", "azure", "anthropic", "google_genai", "ollama")

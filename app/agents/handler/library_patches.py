@@ -22,10 +22,10 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
-from app.agents import breakpoints
-from app.agents.interceptor import CallInterceptor
-from app.agents.pending_model_call import current_model_call, in_tool_wrapper
-from app.agents.tool_guards import ToolFailed, is_being_cancelled
+from app.agents.handler import breakpoints
+from app.agents.handler.interceptor import CallInterceptor
+from app.agents.handler.pending_model_call import current_model_call, in_tool_wrapper
+from app.agents.handler.tool_guards import ToolFailed, is_being_cancelled
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from app.agents.tool_context import OpenToolCall, SubAgent
+from app.agents.handler.tool_context import OpenToolCall, SubAgent
 from app.runs.model import CallOutcome
 
 _STEP = "graph:step:"

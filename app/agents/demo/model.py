@@ -33,8 +33,8 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
-from app.agents.demo_language import HAN, Question
-from app.agents.demo_plan import Call, Tool, plan, result_text
+from app.agents.demo.language import HAN, Question
+from app.agents.demo.plan import Call, Tool, plan, result_text
 
 MODEL_NAME = "demo"
 

@@ -15,7 +15,7 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
-from app.agents import introspection, source_inspection, sync_only
+from app.agents.inspection import introspection, source_inspection, sync_only
 
 MESSAGES = "messages"
 # Keys that every graph receives with its thread and checkpoint.

@@ -1,0 +1,1 @@
+"""The demo agent and its model, which need no API key."""

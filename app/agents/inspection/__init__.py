@@ -1,0 +1,1 @@
+"""Inspects ready-made agents at start: their parts, and what they require."""

@@ -1,0 +1,1 @@
+"""Chat models: their connections and retries, and the content of their replies."""
