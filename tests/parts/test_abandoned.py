@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from app.runs.tasks import task_id as id_of
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, call, fleet
-from tests.parts.patience import ended, submitted, until
+from tests.parts.polling import ended, submitted, until
 from tests.parts.postgres import cluster
 
 # What is refused: a row of the log, the result of the step, the end of the run.

@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.agents import Plan, Receipt
 from tests.chaos.fleet import Fleet, call, fleet
-from tests.parts.patience import until as soon
+from tests.parts.polling import until as soon
 from tests.parts.postgres import cluster
 from tests.streams.reading import StreamEvent, parse
 

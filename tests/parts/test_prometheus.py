@@ -16,7 +16,7 @@ import pytest
 from app.telemetry import catalogue
 from app.telemetry.catalogue import Kind
 from tests import otlp
-from tests.parts.patience import until
+from tests.parts.polling import until
 from tests.parts.prometheus import Prometheus, binary, scraping
 
 # What has no sample until something that this test does not cause has happened.

@@ -14,7 +14,7 @@ from tests import fakes
 from tests.command import WATCHKEEPER, Serving, serving
 from tests.streams.reading import names_of, parse
 from tests.tasks.background import calling
-from tests.tasks.patience import be_patient
+from tests.tasks.long_timeouts import extend_timeouts
 from tests.tasks.test_restart import looks_and_naps
 from tests.tasks.test_roles import LONG_S, in_folder, logged, post, seen, view
 
@@ -29,7 +29,7 @@ def slow() -> Any:
 
     Its process has time to say what became of a run that is cancelled.
     """
-    be_patient(pytest.MonkeyPatch())
+    extend_timeouts(pytest.MonkeyPatch())
     return calling("nap", fakes.ToolDesk(300.0))
 
 

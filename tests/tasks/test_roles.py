@@ -13,7 +13,7 @@ import pytest
 
 from tests.command import WATCHKEEPER, Serving, serving
 from tests.tasks.background import napping, url_in
-from tests.tasks.patience import be_patient
+from tests.tasks.long_timeouts import extend_timeouts
 
 AGENT = "quick=tests.tasks.background:quick"
 NAPS = "naps=tests.tasks.background:napping"
@@ -24,7 +24,7 @@ LONG_S = 30.0
 
 def patient() -> Any:
     """The same as `NAPS`, in a process that has time to see that another one died."""
-    be_patient(pytest.MonkeyPatch())
+    extend_timeouts(pytest.MonkeyPatch())
     return napping()
 
 

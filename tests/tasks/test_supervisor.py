@@ -62,7 +62,7 @@ class Desk:
         return task_id
 
     def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
-        """A process claims the run, stores its progress, and dies; returns the run as it left it."""
+        """A process claims the run, stores its progress, and dies; returns the run it left."""
         run = self.tables.runs
         claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": uuid.uuid4().hex}
         before = self.tables.log(self.store.calls, task_id, 0)

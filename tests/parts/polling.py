@@ -1,4 +1,4 @@
-"""Waits for what servers come to, and no longer than is reasonable on a slow machine."""
+"""Polls servers until a condition holds, with a timeout for slow machines."""
 
 import time
 from collections.abc import Callable
