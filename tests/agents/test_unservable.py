@@ -52,13 +52,13 @@ def test_unservable_agent_is_refused(name: str) -> None:
 async def test_refused_agents_would_fail(name: str) -> None:
     """No agent is refused that would have answered."""
     thing, _ = REFUSED[name]
-    asked = {"messages": [("user", "q")]}
+    inputs = {"messages": [("user", "q")]}
     config = {"configurable": {"thread_id": "t"}}
     if thing is demanding_graphs.function:
-        assert await thing.ainvoke(asked) == "an answer"  # but who would read a question there?
+        assert await thing.ainvoke(inputs) == "an answer"  # but who would read a question there?
         return
     with pytest.raises(FAILURES):
-        await thing.ainvoke(asked, config)
+        await thing.ainvoke(inputs, config)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

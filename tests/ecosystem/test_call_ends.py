@@ -301,8 +301,8 @@ async def test_phase_is_not_a_cancelled_call(
 ) -> None:
     """`phase` names what really blocks a run at its deadline, not a cancelled call."""
     async with serving({mode: build() for mode in MODES}, tmp_path) as service:
-        asked = (service.ask(mode, mode, timeout=3.0) for mode in MODES)
-        runs = await asyncio.gather(*asked)
+        requests = (service.ask(mode, mode, timeout=3.0) for mode in MODES)
+        runs = await asyncio.gather(*requests)
     expected = failed("timeout", *counts, outcome="timeout", retryable=True)
     assert_agree(runs, expected)
     for run in runs:

@@ -112,8 +112,8 @@ def served(here: Path, how: str, specs: list[str]) -> Iterator[Serving]:
 def ask(service: Serving, agent: str) -> str:
     """The answer of an agent, which has what its tool gave in it."""
     url = f"{service.url}/agents/{agent.replace('_', '-')}"
-    asked = {"question": "q", "timeout": LONG_S - 5}
-    response = httpx.post(url, json=asked, timeout=LONG_S)
+    payload = {"question": "q", "timeout": LONG_S - 5}
+    response = httpx.post(url, json=payload, timeout=LONG_S)
     assert response.status_code == 200, response.text
     answer: str = response.json()["answer"]
     return answer

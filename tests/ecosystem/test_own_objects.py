@@ -121,10 +121,10 @@ async def test_shared_tools_are_guarded_apart(tmp_path: Path, make: Callable[[An
 
 async def ask_plainly(agent: Any) -> str:
     """What a program gets that asks the agent by itself; or what is raised."""
-    asked: Any = {"messages": [HumanMessage("go")], "input": "go"}
-    asked = {"input": "go"} if isinstance(agent, AgentExecutor) else asked
+    inputs: Any = {"messages": [HumanMessage("go")], "input": "go"}
+    inputs = {"input": "go"} if isinstance(agent, AgentExecutor) else inputs
     try:
-        state = await agent.ainvoke(asked)
+        state = await agent.ainvoke(inputs)
     except ConnectionError as raised:
         return f"raised: {raised}"
     return str(state["output"] if "output" in state else state["messages"][-1].text)
@@ -151,11 +151,11 @@ async def test_program_has_no_limit(tmp_path: Path) -> None:
     agent = create_agent(model, [weather]).with_config(recursion_limit=30)
     async with serving({"a": agent}, tmp_path, max_iterations=2) as service:
         assert_agree([await service.ask("a")], limited("concluded", 2, 2))
-        asked = len(model.asked)
+        before = len(model.asked)
         with pytest.raises(RecursionError):
             await agent.ainvoke({"messages": [HumanMessage("go")]})
-    assert len(model.asked) - asked == 15
-    assert all(each.tools == ("weather",) for each in model.asked[asked:])
+    assert len(model.asked) - before == 15
+    assert all(each.tools == ("weather",) for each in model.asked[before:])
 
 
 async def test_shared_middleware_works_in_both_agents(serve: Serve) -> None:

@@ -45,8 +45,8 @@ def up(ships: Fleet) -> None:
 
 
 def submit(ships: Fleet, plan: Plan, agent: str = "graph", **body: Any) -> str:
-    asked = {"question": plan.question, **body}
-    status, accepted = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
+    payload = {"question": plan.question, **body}
+    status, accepted = call(ships.ports[0], "POST", f"/agents/{agent}/async", payload)
     assert status == 202, accepted
     task_id: str = accepted["task_id"]
     return task_id

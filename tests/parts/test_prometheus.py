@@ -81,8 +81,8 @@ def traffic(url: str) -> None:
         {"question": "Track the parcel of order 10024", "timeout": 0.001},
     ):
         httpx.post(f"{url}/agent", json=body, timeout=30)
-    asked = {"question": "Where is order 10023?"}
-    httpx.post(f"{url}/agent/stream", json=asked, timeout=30)
+    payload = {"question": "Where is order 10023?"}
+    httpx.post(f"{url}/agent/stream", json=payload, timeout=30)
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])

@@ -166,8 +166,8 @@ class Compiler:
         if fans.by is By.SEND:
 
             def sends(state: State) -> list[Send]:
-                asked = {"messages": state["messages"][:1], "parts": {}}
-                return [Send(start, asked) for start in starts]
+                state_of_branch = {"messages": state["messages"][:1], "parts": {}}
+                return [Send(start, state_of_branch) for start in starts]
 
             graph.add_conditional_edges(split, sends, starts)
         else:

@@ -75,8 +75,8 @@ async def desk(asked: list[tuple[str, float]]) -> AsyncIterator[Served]:
     for kind in fakes.KINDS:
         agents[kind] = fakes.build(kind, noting(fakes.calls_then_answers("nap", turns=4)), tools)
         agents[f"long-{kind}"] = fakes.build(kind, noting(fakes.never_stops("nap")), tools)
-    patience = {"stream_write_s": WRITE_S, "max_running_runs": 300, "max_iterations": 50}
-    async with served(agents, **patience) as service:
+    options = {"stream_write_s": WRITE_S, "max_running_runs": 300, "max_iterations": 50}
+    async with served(agents, **options) as service:
         pours, drips = _pours(500, 0.004), _pours(100, DRIP_S)
         service.service.agents = {
             **service.service.agents,

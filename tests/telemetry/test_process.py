@@ -281,8 +281,8 @@ async def test_one_stream_under_uvicorn_factory(tmp_path: Path) -> None:
         with command.serving(
             tmp_path, command=uvicorn, variables=variables, announcement=announced
         ) as service:
-            asked = httpx.post(f"{service.url}/agent", json={"question": "q"}, timeout=30)
-            asked.raise_for_status()
+            response = httpx.post(f"{service.url}/agent", json={"question": "q"}, timeout=30)
+            response.raise_for_status()
             service.signal()
             service.wait(60)
             return service.out.read_text(), service.err.read_text()

@@ -96,8 +96,8 @@ def _everything(messages: Sequence[Any]) -> AIMessage:
     if fakes.results_since_question(messages):
         return AIMessage("done", usage_metadata=fakes.USAGE)
     names = ("look", "nap", "ask", "ask_sync", "calls_out")
-    asked = [fakes.asks(name, {}, number=n).tool_calls[0] for n, name in enumerate(names)]
-    return AIMessage("", tool_calls=asked, usage_metadata=fakes.USAGE)
+    calls = [fakes.asks(name, {}, number=n).tool_calls[0] for n, name in enumerate(names)]
+    return AIMessage("", tool_calls=calls, usage_metadata=fakes.USAGE)
 
 
 def _agents() -> dict[str, Any]:
