@@ -91,7 +91,7 @@ class Scripted(BaseChatModel):
         """What it says to these; raises Down."""
         raise NotImplementedError
 
-    def _said(self, messages: list[BaseMessage], given: dict[str, Any]) -> AIMessage:
+    def _reply_of(self, messages: list[BaseMessage], given: dict[str, Any]) -> AIMessage:
         reply = self.reply(messages, bool(given.get("tools")))
         reason = "tool_calls" if reply.tool_calls else "stop"
         return reply.model_copy(
@@ -102,20 +102,20 @@ class Scripted(BaseChatModel):
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> ChatResult:
         self.ledger.block(self.place)
-        return ChatResult(generations=[ChatGeneration(message=self._said(messages, given))])
+        return ChatResult(generations=[ChatGeneration(message=self._reply_of(messages, given))])
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> ChatResult:
         await self.ledger.rest(self.place)
-        return ChatResult(generations=[ChatGeneration(message=self._said(messages, given))])
+        return ChatResult(generations=[ChatGeneration(message=self._reply_of(messages, given))])
 
     def _stream(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> Iterator[ChatGenerationChunk]:
         self.ledger.block(self.place)
         try:
-            reply = self._said(messages, given)
+            reply = self._reply_of(messages, given)
         except Halfway as failed:
             yield _piece(failed.words)
             self.ledger.block(self.place)
@@ -129,7 +129,7 @@ class Scripted(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         await self.ledger.rest(self.place)
         try:
-            reply = self._said(messages, given)
+            reply = self._reply_of(messages, given)
         except Halfway as failed:
             yield _piece(failed.words)
             await self.ledger.rest(self.place)

@@ -85,21 +85,21 @@ async def in_thread(work: Any, *args: Any) -> Any:
     return await asyncio.to_thread(work, *args)
 
 
-async def soon(claim: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until it is so; fails when it takes very long."""
+async def wait_for(claim: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the claim is true; fails when that takes very long."""
     end = time.monotonic() + LONG_S
     while not await claim():
         assert time.monotonic() < end
         await asyncio.sleep(0.1)
 
 
-async def until_gone(rows: Rows, ids: Iterable[str]) -> None:
+async def wait_until_deleted(rows: Rows, ids: Iterable[str]) -> None:
     """Wait until nothing belongs to these runs any more."""
 
     async def are_deleted() -> bool:
         return not await in_thread(rows.belonging_to, ids)
 
-    await soon(are_deleted)
+    await wait_for(are_deleted)
 
 
 async def no_steps(url: str, run_id: str) -> bool:
@@ -163,8 +163,8 @@ async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> Non
         return bool(await in_thread(rows.keys) == 1)
 
     async with served(agents(), store_url=url, keep_tasks_s=KEEP_S) as desk:
-        await until_gone(rows, [old, limited, cancelled])
-        await soon(only_one_key)  # the last of what goes, in a transaction with the threads
+        await wait_until_deleted(rows, [old, limited, cancelled])
+        await wait_for(only_one_key)  # the last of what goes, in a transaction with the threads
         for task_id in (old, limited, cancelled):
             assert (await desk.client.get(f"/agent/async/{task_id}")).status_code == 404
             assert (await desk.client.get(f"/agent/async/{task_id}/events")).status_code == 404
@@ -178,7 +178,7 @@ async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> Non
         again = [await post(desk, key=name, thread_id=name) for name in ("old", "young")]
         assert ["idempotent-replay" in response.headers for response in again] == [False, True]
         assert [await ask(desk, key) for key in ("past", "kept")] == [False, True]
-        await soon(lambda: no_steps(url, limited))
+        await wait_for(lambda: no_steps(url, limited))
         assert not await no_steps(url, young)
         await desk.client.delete(f"/agent/async/{held}")
     await in_thread(rows.store.close)
@@ -198,6 +198,6 @@ async def test_more_than_one_batch_is_deleted_at_once(tmp_path: Path) -> None:
     await in_thread(rows.copy, old, copies)
     assert (await in_thread(rows.belonging_to, copies))["workflow_status"] == COPIES
     async with served(agents(), store_url=url, keep_tasks_s=KEEP_S) as desk:
-        await until_gone(rows, [old, *copies])
+        await wait_until_deleted(rows, [old, *copies])
         assert (await desk.client.get("/agent/async")).json()["tasks"] == []
     await in_thread(rows.store.close)

@@ -167,8 +167,8 @@ def test_progress_resets_the_takeovers(desk: Desk) -> None:
     assert desk.reported[-1] == ("worker_lost", task_id)
 
 
-def soon(claim: Callable[[], bool]) -> None:
-    """Wait until it is so; fails when it takes very long."""
+def wait_for(claim: Callable[[], bool]) -> None:
+    """Wait until the claim is true; fails when that takes very long."""
     end = time.monotonic() + LONG_S
     while not claim():
         assert time.monotonic() < end
@@ -182,7 +182,7 @@ def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
     desk.worker.left.add(ended)
     desk.supervisor.start()
     for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
-        soon(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
+        wait_for(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
         ids, order = desk.orders[number]
         assert ids == [ended]
         assert ended in desk.worker.left
@@ -190,7 +190,7 @@ def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    soon(lambda: not desk.worker.left)  # its own thread may be the one that is notified
+    wait_for(lambda: not desk.worker.left)  # its own thread may be the one that is notified
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 
