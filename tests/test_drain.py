@@ -88,7 +88,7 @@ class Asked:
         )
 
     def wait_for(self, *phases: str) -> None:
-        """Wait until runs are held by these."""
+        """Wait until runs are in these phases."""
         end = time.monotonic() + 60
         while True:
             runs = self.client.get("/runs?state=running").json()["runs"]

@@ -51,7 +51,7 @@ class Limited(Exception):
 
 
 class Actor(fakes.ScriptedModel):
-    """A model that does what the question's first word says, at the pace of a model."""
+    """A model that follows the question's first word, at the pace of a model."""
 
     provider: str
     model: str

@@ -74,7 +74,7 @@ def prose(page: Path) -> str:
 
 
 def named(block: Block) -> str:
-    """Where a block stands, as the name of a test."""
+    """The position of a block, as the name of a test."""
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 

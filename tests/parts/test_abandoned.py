@@ -125,7 +125,7 @@ def _hangs(served: Served) -> None:
 
 
 def _timeouts(port: int) -> float:
-    """How many runs a server says to have ended so."""
+    """How many runs of this outcome a server reports."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         samples = response.read().decode().splitlines()
     ended_so = 'agent_runs_total{agent="graph",mode="background",outcome="timeout"} '

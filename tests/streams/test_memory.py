@@ -25,7 +25,7 @@ MOST_A_READER = 0.4 * SAYS_BYTES
 
 
 class Process:
-    """What the kernel says of a service, and what the service says of its readers."""
+    """The kernel's numbers of a service, and the service's numbers of its readers."""
 
     def __init__(self, service: Serving) -> None:
         self._place = Path(f"/proc/{service.process.pid}")

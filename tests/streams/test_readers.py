@@ -36,7 +36,7 @@ ABORTS = 500 if SOAK else 50
 DEAF = 200 if SOAK else 50
 # A second is promised; a shared machine may take longer to wake us.
 SOON_S = 6.0
-# So many runs at once leave the machine little to spare: each says its ten megabytes more slowly.
+# So many runs at once slow each other: each writes its ten megabytes more slowly.
 DRIP_S = 0.25 if SOAK else 0.02
 
 

@@ -1,4 +1,4 @@
-"""A machine that is busy, or stands still for two seconds, changes nothing of what tests see."""
+"""A machine that is busy, or pauses for two seconds, changes no result of a test."""
 
 from collections.abc import Iterator
 

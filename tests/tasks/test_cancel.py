@@ -1,4 +1,4 @@
-"""Cancelling a background run says what really became of it, and stops it."""
+"""Cancelling a background run stops it and returns what really happened."""
 
 from collections.abc import AsyncIterator, Sequence
 

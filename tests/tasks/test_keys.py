@@ -165,7 +165,7 @@ async def test_key_is_free_after_a_disconnect(desk: Served, mode: str) -> None:
             await client.post(path, json={"question": "hello"}, headers=headers)
     await until(lambda: not desk.service.runner.in_flight, 20)
     NAPS.release()
-    # Until the key is given back, it says so.
+    # Until the key is released, the answer is 409.
     while (again := await ask(desk, mode, key, "slow")).status_code == 409:
         assert again.json()["code"] == "in_flight"
         await asyncio.sleep(0.05)

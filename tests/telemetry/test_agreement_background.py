@@ -27,7 +27,7 @@ async def signals(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
     agents = {n: a for n, a in _agents(desk).items() if n.rpartition("-")[0] in wanted}
     store = tmp_path_factory.mktemp("store") / "store.sqlite"
     with pytest.MonkeyPatch.context() as patch:
-        # A machine that stands still for two seconds is no store that is away.
+        # A machine that pauses for two seconds is no unreachable store.
         patch.setattr("app.tasks.store.ANSWER_S", 30.0)
         patch.setattr("app.tasks.store._CALLER_BUSY_MS", 20_000)
         async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
@@ -159,8 +159,8 @@ async def test_queue_metrics_are_read_from_the_store(signals: Watched) -> None:
     await signals.held("nap-langgraph", "tool:nap")
     agent = {"agent": "nap-langgraph"}
 
-    def is_told(samples: Scrape) -> bool:
-        """The store is read now and then, and what it says together."""
+    def has_queue_metrics(samples: Scrape) -> bool:
+        """The metrics that are read from the store now and then."""
         return (
             samples.total("agent_tasks_running", **agent) == 1
             and samples.total("agent_tasks_queued", **agent) == 0
@@ -168,7 +168,7 @@ async def test_queue_metrics_are_read_from_the_store(signals: Watched) -> None:
             and samples.total("agent_ready", check="store") == 1
         )
 
-    samples = await signals.until(is_told)
+    samples = await signals.until(has_queue_metrics)
     assert samples.total("agent_run_oldest_age_seconds", **agent) == 0
     await signals.desk.times_out("nap-langgraph", "tool:nap")
     await ended(signals, run_id)
@@ -182,7 +182,7 @@ async def test_traceresponse(signals: Watched, patient: None) -> None:
     path = f"/agent/async/{run_id}"
     submitted = tuple(accepted.headers["traceresponse"].split("-")[1:3])
     await signals.held("nap-langgraph", "tool:nap")
-    # Its own trace is stored with the first that it says, a moment after it has begun.
+    # Its own trace is stored with its first event, a moment after its start.
     async with asyncio.timeout(30):
         first = await client.get(path)
         while first.headers["traceresponse"] == accepted.headers["traceresponse"]:

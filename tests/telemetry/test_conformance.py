@@ -45,7 +45,7 @@ PROVIDERS = (
 
 
 class NamedModel(fakes.ScriptedModel):
-    """A model that says which one it is, and why it stopped."""
+    """A model that reports its name and its finish reason."""
 
     provider: str = "openai"
 

@@ -30,7 +30,7 @@ SPAN_KINDS = {
 }
 
 
-# Lets go of what is held by a sub-agent's tool.
+# Releases a sub-agent's tool.
 OVER = threading.Event()
 
 
@@ -148,7 +148,7 @@ def is_a_tree(spans: Sequence[Received], run_id: str) -> None:
 
 
 def tree(spans: Sequence[Received]) -> Counter[tuple[str, str]]:
-    """How often each name stands under each other's name."""
+    """How often each name is a child of each other name."""
     pairs: Counter[tuple[str, str]] = Counter()
     for span in spans:
         parent = parent_of(span, spans)
