@@ -139,7 +139,7 @@ def serving(
 ) -> Iterator[Serving]:
     """Serve from a directory on a free port until the block is left.
 
-    The block begins when the service takes connections, or, without patience, when it says so.
+    The block begins when the service accepts connections; unless `patient`, with its address.
     """
     out, err = here / "stdout.log", here / "stderr.log"
     with out.open("wb") as stdout, err.open("wb") as stderr:

@@ -1,4 +1,4 @@
-"""What every test stands on: blocking calls in async code are errors."""
+"""Settings of every test: blocking calls in async code are errors."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from tests import fast
 from tests.parts.postgres import Shared, cluster
 
-# How long an example takes, or its making, says nothing on a machine that does other things too.
+# The time of an example, or of its generation, means nothing on a busy machine.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -27,7 +27,7 @@ ALONE = {
 }  # fmt: skip
 
 
-# Modules that look into the file of a store, or whose processes share one whatever STORE says.
+# Modules that read the file of a store, or whose processes share one whatever STORE is.
 ON_FILE = {
     f"tests/tasks/test_{name}.py"
     for name in ("lifetimes", "lost_runs", "overdue", "processes", "restart")

@@ -289,8 +289,8 @@ def _langgraph(model: BaseChatModel, tools: list[BaseTool], **options: Any) -> A
     bound = model.bind_tools(tools) if tools else model
 
     async def think(state: GraphState) -> dict[str, Any]:
-        asked = [SystemMessage(SYSTEM_PROMPT), *state["messages"]]
-        return {"messages": [await bound.ainvoke(asked)]}
+        messages = [SystemMessage(SYSTEM_PROMPT), *state["messages"]]
+        return {"messages": [await bound.ainvoke(messages)]}
 
     graph = StateGraph(GraphState)
     graph.add_node("think", think)

@@ -20,7 +20,7 @@ LIBRARY_SENTENCES = ("Agent stopped due to", "Model call limits exceeded", "iter
 
 
 def react(model: BaseLanguageModel[Any], tools: Sequence[BaseTool], **options: Any) -> Any:
-    """The tutorial's agent over another model and other tools, all else as it stands."""
+    """The tutorial's agent over another model and other tools, otherwise unchanged."""
     return AgentExecutor(
         agent=create_react_agent(model, tools, PROMPT),
         tools=tools,
@@ -73,5 +73,5 @@ def asks_times(
 
 
 def replies(text: str) -> Callable[[Sequence[BaseMessage]], AIMessage]:
-    """A script that always says the same."""
+    """A script that always gives the same reply."""
     return lambda _: AIMessage(text, usage_metadata=fakes.USAGE)

@@ -84,7 +84,7 @@ class Served:
         return run.id
 
     def books_balance(self) -> None:
-        """Every run that is known ended once, and nothing of it is held any more."""
+        """Every known run ended once, and holds nothing any more."""
         for run_id in {fact.run_id for fact in self.facts}:
             self.end_of(run_id)
         runner = self.service.runner

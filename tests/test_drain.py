@@ -88,7 +88,7 @@ class Asked:
         )
 
     def wait_for(self, *phases: str) -> None:
-        """Wait until runs are held by these."""
+        """Wait until runs are in these phases."""
         end = time.monotonic() + 60
         while True:
             runs = self.client.get("/runs?state=running").json()["runs"]
@@ -107,11 +107,11 @@ class Asked:
 
 @contextmanager
 def asked(here: Path, notice_s: float, drain_s: float, *specs: str) -> Iterator[Asked]:
-    """Serve the agents of the desk with this patience."""
+    """Serve the agents of the desk with this notice and drain."""
     (here / "wk_desk.py").write_text(AGENTS)
-    patience = {"WATCHKEEPER_DRAIN_NOTICE_S": str(notice_s), "WATCHKEEPER_DRAIN_S": str(drain_s)}
+    settings = {"WATCHKEEPER_DRAIN_NOTICE_S": str(notice_s), "WATCHKEEPER_DRAIN_S": str(drain_s)}
     with (
-        serving(here, *specs, variables=patience) as service,
+        serving(here, *specs, variables=settings) as service,
         httpx.Client(base_url=service.url, timeout=60) as client,
         ThreadPoolExecutor(16) as pool,
     ):

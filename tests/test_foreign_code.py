@@ -102,8 +102,8 @@ def served(here: Path, how: str, *names: str) -> Iterator[Serving]:
 
 
 def ask(service: Serving, agent: str) -> Any:
-    asked = {"question": "q"}
-    return httpx.post(f"{service.url}/agents/{agent}", json=asked, timeout=LONG_S).json()
+    payload = {"question": "q"}
+    return httpx.post(f"{service.url}/agents/{agent}", json=payload, timeout=LONG_S).json()
 
 
 def logged(service: Serving, event: str) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def _node() -> Path:
 def _served(
     command: Sequence[str], settings: Mapping[str, str], *, announcement: str
 ) -> Iterator[str]:
-    """Run a server until the block is left, yielding the address that it says it listens on.
+    """Run a server until the block is left, yielding the address that it prints.
 
     Both servers pick their own port: one that was chosen here could be taken before they bind it.
     Their output goes to a file, since a pipe that nobody reads would stop them when it is full.

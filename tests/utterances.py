@@ -80,7 +80,7 @@ def part(args: str, name: str | None = None, index: int | None = 0) -> AIMessage
 
 
 def end(reason: str) -> AIMessageChunk:
-    """The last chunk, which says why the message ended."""
+    """The last chunk, which has the finish reason."""
     return AIMessageChunk(content="", response_metadata={"finish_reason": reason})
 
 

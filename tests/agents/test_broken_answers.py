@@ -40,7 +40,7 @@ ANSWERS: dict[bool, u.Take] = {
 
 
 def agent_of(kind: str, model: u.Utters, tools: Any) -> Any:
-    """An agent of that kind that streams from its model where the model says so."""
+    """An agent of that kind that streams if its model does."""
     classic = kind in ("agent_executor", "react")
     return loops.build(
         kind, model, tools, **({"stream_runnable": model.streaming} if classic else {})

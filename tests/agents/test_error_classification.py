@@ -60,10 +60,10 @@ def agent(take: AIMessage, **options: Any) -> Callable[[], object]:
 
 def chain(take: AIMessage, *steps: Any) -> Callable[[], object]:
     def run() -> object:
-        asked: Any = model(take)
+        runnable: Any = model(take)
         for step in steps:
-            asked = asked | step
-        return asked.invoke("hi")
+            runnable = runnable | step
+        return runnable.invoke("hi")
 
     return run
 
@@ -219,7 +219,7 @@ def test_refusal_of_structured_output_has_its_text() -> None:
 def test_streaming_parser_is_not_blamed() -> None:
     """A parser that passes a stream on is not blamed for an exception above it."""
     chat_model: Any = u.Utters(takes=[[u.word("fine"), u.end("stop")]], streaming=True)
-    asked = chat_model | RunnableLambda(own) | StrOutputParser()
-    error = raised(lambda: list(asked.stream("hi")))
+    runnable = chat_model | RunnableLambda(own) | StrOutputParser()
+    error = raised(lambda: list(runnable.stream("hi")))
     assert "did not like it: fine" in str(error)
     assert not error_classification.is_model_error(error)

@@ -12,7 +12,7 @@ import pytest
 
 from app.agents.factories import FactoryFailed
 from app.runs import containment
-from tests.agents.opened import Reports, named, plain
+from tests.agents.recorded_factories import Reports, named, plain
 from tests.service import until
 
 

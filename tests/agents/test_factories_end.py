@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from app.runs import containment
-from tests.agents.opened import Reports, fails, named, plain
+from tests.agents.recorded_factories import Reports, fails, named, plain
 from tests.service import until
 
 

@@ -105,10 +105,10 @@ async def test_request_above_the_limit_is_refused() -> None:
     """A caller may ask for one iteration up to the agent's limit, and reads the maximum."""
     made, _ = agent("agent_executor", max_iterations=3)
     async with served({"a": made}, max_iterations=5) as service:
-        asked = {n: await service.ask(max_iterations=n) for n in (-1, 0, 1, 3, 4)}
-    statuses = {n: response.status_code for n, response in asked.items()}
+        responses = {n: await service.ask(max_iterations=n) for n in (-1, 0, 1, 3, 4)}
+    statuses = {n: response.status_code for n, response in responses.items()}
     assert statuses == {-1: 422, 0: 422, 1: 200, 3: 200, 4: 422}
-    [error] = asked[4].json()["errors"]
+    [error] = responses[4].json()["errors"]
     assert error["field"] == "max_iterations"
     assert "3" in error["message"]
 

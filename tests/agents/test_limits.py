@@ -136,23 +136,23 @@ async def test_last_call_has_results_and_no_tools(kind: str, parallel: int) -> N
     assert all(offered for offered in model.offered[:-1])
     assert model.offered[-1] == []
     results = [m for m in last if isinstance(m, ToolMessage)]
-    asked = [c["id"] for m in last if isinstance(m, AIMessage) for c in m.tool_calls]
-    assert len(asked) == 2 * parallel
-    assert [result.tool_call_id for result in results] == asked
+    call_ids = [c["id"] for m in last if isinstance(m, AIMessage) for c in m.tool_calls]
+    assert len(call_ids) == 2 * parallel
+    assert [result.tool_call_id for result in results] == call_ids
 
 
 async def test_loop_without_a_model_gets_the_fixed_sentence() -> None:
     """A loop without a LangChain model still ends, with the fixed sentence."""
-    asked: list[int] = []
+    calls: list[int] = []
 
     async def think(state: fakes.GraphState) -> dict[str, Any]:
-        asked.append(len(state["messages"]))
-        call = {"name": "look", "args": {}, "id": f"c{len(asked)}", "type": "tool_call"}
+        calls.append(len(state["messages"]))
+        call = {"name": "look", "args": {}, "id": f"c{len(calls)}", "type": "tool_call"}
         return {"messages": [AIMessage("", tool_calls=[call])]}
 
     body, _ = await limited(thinking(think), 2)
     assert (body["outcome"], body["answer"]) == ("iteration_limit", fixed_sentence(2))
-    assert (body["iterations"], len(asked)) == (2, 2)
+    assert (body["iterations"], len(calls)) == (2, 2)
 
 
 async def test_hidden_model_is_asked_for_the_last_answer() -> None:

@@ -147,7 +147,7 @@ async def test_the_first_one_is_the_default(shop: Path) -> None:
 
 
 async def test_no_argument_serves_the_demo() -> None:
-    """With no agent named the demo agent is served, and says that it is one."""
+    """Without a named agent the demo agent is served, and marked as one."""
     service = await load()
     assert list(service.agents) == ["demo"]
     assert service.demo

@@ -54,7 +54,7 @@ SPECS = (
 
 
 def load_messages(directory: Path, *specs: str) -> Any:
-    """What loading each of these says in that directory."""
+    """The message of loading each of these in that directory."""
     ended = subprocess.run(
         [sys.executable, "-P", "-c", LOAD, *specs],
         cwd=directory,

@@ -98,9 +98,9 @@ async def test_temporary_fault_costs_an_attempt(
             answer = {"type": "reply", "text": ANSWER, "times": None}
             await set_scenario(upstream, *behaviors, ASKS, answer)
             body = (await service.ask()).json()
-            asked = [(f.iteration, f.attempt) for f in service.facts_of(ModelCallStarted)]
+            attempts = [(f.iteration, f.attempt) for f in service.facts_of(ModelCallStarted)]
             retracted = [fact.iteration for fact in service.facts_of(ModelCallRetried)]
-            seen = (body.get("answer"), desk.started, asked, retracted)
+            seen = (body.get("answer"), desk.started, attempts, retracted)
             if seen != (ANSWER, ["look"], [(1, 1), (1, 2), (2, 1)], [1]):
                 wrong[name] = seen
     assert wrong == {}

@@ -179,8 +179,8 @@ def graph_that_calls(probe: BaseTool, through: str) -> Any:
     def node(state: fakes.GraphState) -> dict[str, Any]:
         if through == "tool":
             return {"messages": [AIMessage(str(probe.invoke({})))]}
-        asked = fakes.asks(probe.name, {})
-        results = ToolNode([probe]).invoke({"messages": [HumanMessage("q"), asked]})
+        message = fakes.asks(probe.name, {})
+        results = ToolNode([probe]).invoke({"messages": [HumanMessage("q"), message]})
         return {"messages": [AIMessage(results["messages"][-1].text)]}
 
     graph = StateGraph(fakes.GraphState)

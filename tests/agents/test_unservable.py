@@ -16,12 +16,12 @@ from app.agents.inspection.graph_requirements import default_context
 from app.agents.registry import AgentLoadError, adapt
 from app.runs.model import AgentInfo
 from tests import faults
-from tests.agents import needing, sync_parts
-from tests.agents.needing import ASKED
+from tests.agents import demanding_graphs, sync_parts
+from tests.agents.demanding_graphs import ASKED
 from tests.service import Served, served
 
-REFUSED = sync_parts.REFUSED | needing.REFUSED
-SERVED = sync_parts.SERVED | needing.SERVED
+REFUSED = sync_parts.REFUSED | demanding_graphs.REFUSED
+SERVED = sync_parts.SERVED | demanding_graphs.SERVED
 # What agents raise that are run without what they need.
 FAILURES = (
     AttributeError, KeyError, NotImplementedError, OperationalError, RuntimeError, TypeError,
@@ -52,13 +52,13 @@ def test_unservable_agent_is_refused(name: str) -> None:
 async def test_refused_agents_would_fail(name: str) -> None:
     """No agent is refused that would have answered."""
     thing, _ = REFUSED[name]
-    asked = {"messages": [("user", "q")]}
+    inputs = {"messages": [("user", "q")]}
     config = {"configurable": {"thread_id": "t"}}
-    if thing is needing.function:
-        assert await thing.ainvoke(asked) == "an answer"  # but who would read a question there?
+    if thing is demanding_graphs.function:
+        assert await thing.ainvoke(inputs) == "an answer"  # but who would read a question there?
         return
     with pytest.raises(FAILURES):
-        await thing.ainvoke(asked, config)
+        await thing.ainvoke(inputs, config)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -81,7 +81,7 @@ async def test_similar_agents_are_served(desk: Served, name: str) -> None:
 def test_context_with_defaults_is_available() -> None:
     """A context whose fields have defaults is available to each run; another one is not."""
     first = default_context(SERVED["context with defaults"])
-    assert first == needing.Anybody("anybody")
+    assert first == demanding_graphs.Anybody("anybody")
     assert first is not default_context(SERVED["context with defaults"])
     assert default_context(SERVED["context that may be missing"]) is None
     assert default_context(SERVED["thread"]) is None

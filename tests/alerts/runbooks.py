@@ -1,4 +1,4 @@
-"""What stands in the runbooks, taken apart."""
+"""The contents of the runbooks, parsed."""
 
 import re
 from dataclasses import dataclass
@@ -43,5 +43,5 @@ def of(language: str) -> list[Snippet]:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading."""
+    """The text below a heading."""
     return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]

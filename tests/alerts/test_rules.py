@@ -138,8 +138,8 @@ def test_every_recorded_series_is_used() -> None:
     """Every recorded share is in the expression of an alert."""
     groups = rules.groups(Values.load())
     recorded = {r.name for g in groups for r in g.rules if isinstance(r, Record)}
-    asked = " ".join(alert.expr for alert in ALERTS)
-    assert {name for name in recorded if name not in asked} == set()
+    expressions = " ".join(alert.expr for alert in ALERTS)
+    assert {name for name in recorded if name not in expressions} == set()
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ async def test_timings_add_up(desk: Served, kind: str) -> None:
         until_s = max(until_s, ended_s)
     assert timings["tools_s"] == pytest.approx(covered_s, abs=0.01)
     assert timings["tools_s"] >= 0.2
-    asked = [f for f in desk.facts_of(ModelCallFinished) if f.run_id == run["run_id"]]
-    thought_s = sum(call.at - call.started_at for call in asked)
+    calls = [f for f in desk.facts_of(ModelCallFinished) if f.run_id == run["run_id"]]
+    thought_s = sum(call.at - call.started_at for call in calls)
     assert timings["llm_s"] == pytest.approx(thought_s, abs=0.01)
     assert timings["llm_s"] >= 0.2
     assert all(seconds >= 0 for seconds in timings.values())
@@ -253,8 +253,8 @@ async def test_question_in_any_script_comes_back(desk: Served, kind: str, questi
 @kinds
 async def test_hundred_callers_get_their_own_answers(desk: Served, kind: str) -> None:
     """A hundred callers at once each get the answer to their own question."""
-    asked = [desk.ask(f"q{number}", agent=f"one-{kind}", timeout=60) for number in range(100)]
-    responses = await asyncio.gather(*asked)
+    requests = [desk.ask(f"q{number}", agent=f"one-{kind}", timeout=60) for number in range(100)]
+    responses = await asyncio.gather(*requests)
     assert {response.status_code for response in responses} == {200}
     runs = [response.json() for response in responses]
     assert [run["answer"] for run in runs] == [

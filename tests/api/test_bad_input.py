@@ -26,7 +26,7 @@ async def desk() -> AsyncIterator[Served]:
         service.books_balance()
 
 
-def _said(**fields: Any) -> bytes:
+def payload(**fields: Any) -> bytes:
     return json.dumps({"question": CANARY, **fields}).encode()
 
 
@@ -34,26 +34,26 @@ def _raw(name: str, value: str) -> bytes:
     return f'{{"question": "{CANARY}", "{name}": {value}}}'.encode()
 
 
-def _asked(literal: str) -> bytes:
+def payload_with(literal: str) -> bytes:
     return f'{{"question": {literal}}}'.encode()
 
 
 INVALID = {
     "question missing": (b"{}", "question"),
-    "question blank": (_asked('"  \\t\\n \\u3000"'), "question"),
-    "question empty": (_asked('""'), "question"),
-    "question null": (_asked("null"), "question"),
-    "question number": (_asked("5117"), "question"),
-    "question bool": (_asked("true"), "question"),
-    "question list": (_asked(f'["{CANARY}"]'), "question"),
-    "question object": (_asked(f'{{"{CANARY}": 1}}'), "question"),
-    "question too long": (_asked('"' + "x" * 100_001 + '"'), "question"),
-    "question too long in emoji": (_asked('"' + "🦊" * 100_001 + '"'), "question"),
-    "question high surrogate": (_asked(f'"{CANARY}\\ud800"'), "question"),
-    "question low surrogate": (_asked(f'"\\udc00{CANARY}"'), "question"),
-    "question surrogates reversed": (_asked(f'"\\udc00\\ud800{CANARY}"'), "question"),
+    "question blank": (payload_with('"  \\t\\n \\u3000"'), "question"),
+    "question empty": (payload_with('""'), "question"),
+    "question null": (payload_with("null"), "question"),
+    "question number": (payload_with("5117"), "question"),
+    "question bool": (payload_with("true"), "question"),
+    "question list": (payload_with(f'["{CANARY}"]'), "question"),
+    "question object": (payload_with(f'{{"{CANARY}": 1}}'), "question"),
+    "question too long": (payload_with('"' + "x" * 100_001 + '"'), "question"),
+    "question too long in emoji": (payload_with('"' + "🦊" * 100_001 + '"'), "question"),
+    "question high surrogate": (payload_with(f'"{CANARY}\\ud800"'), "question"),
+    "question low surrogate": (payload_with(f'"\\udc00{CANARY}"'), "question"),
+    "question surrogates reversed": (payload_with(f'"\\udc00\\ud800{CANARY}"'), "question"),
     "question surrogate bytes": (b'{"question": "' + b"\xed\xa0\x80" + b'"}', "question"),
-    "question NUL": (_asked(f'"{CANARY}\\u0000"'), "question"),
+    "question NUL": (payload_with(f'"{CANARY}\\u0000"'), "question"),
     "timeout zero": (_raw("timeout", "0"), "timeout"),
     "timeout minus zero": (_raw("timeout", "-0.0"), "timeout"),
     "timeout negative": (_raw("timeout", "-1"), "timeout"),
@@ -79,20 +79,20 @@ INVALID = {
     "include_steps number": (_raw("include_steps", "1"), "include_steps"),
     "thread_id empty": (_raw("thread_id", '""'), "thread_id"),
     "thread_id number": (_raw("thread_id", "5"), "thread_id"),
-    "thread_id long": (_said(thread_id=CANARY * 100), "thread_id"),
+    "thread_id long": (payload(thread_id=CANARY * 100), "thread_id"),
     "thread_id surrogate": (_raw("thread_id", '"\\ud800"'), "thread_id"),
     "metadata list": (_raw("metadata", f'["{CANARY}"]'), "metadata"),
-    "metadata of 17": (_said(metadata={f"{CANARY}{n}": "x" for n in range(17)}), "metadata"),
-    "metadata long": (_said(metadata={"a": CANARY * 100}), "metadata"),
-    "metadata long name": (_said(metadata={CANARY * 100: "a"}), "metadata"),
-    "metadata nested": (_said(metadata={CANARY: {"b": CANARY}}), "metadata"),
-    "metadata number": (_said(metadata={CANARY: 5}), "metadata"),
-    "metadata NUL": (_said(metadata={CANARY: "\0"}), "metadata"),
+    "metadata of 17": (payload(metadata={f"{CANARY}{n}": "x" for n in range(17)}), "metadata"),
+    "metadata long": (payload(metadata={"a": CANARY * 100}), "metadata"),
+    "metadata long name": (payload(metadata={CANARY * 100: "a"}), "metadata"),
+    "metadata nested": (payload(metadata={CANARY: {"b": CANARY}}), "metadata"),
+    "metadata number": (payload(metadata={CANARY: 5}), "metadata"),
+    "metadata NUL": (payload(metadata={CANARY: "\0"}), "metadata"),
     "metadata surrogate": (_raw("metadata", '{"\\ud800": "x"}'), "metadata"),
-    "unknown field": (_said(canary=1, **{CANARY: CANARY}), "body"),
-    "unknown field like ours": (_said(Timeout=5), "body"),
+    "unknown field": (payload(canary=1, **{CANARY: CANARY}), "body"),
+    "unknown field like ours": (payload(Timeout=5), "body"),
     "unknown surrogate field": (_raw("\\ud800", "1"), "body"),
-    "unknown field of a later issue": (_said(stream=True), "body"),
+    "unknown field of a later issue": (payload(stream=True), "body"),
     "list": (f'["{CANARY}"]'.encode(), "body"),
     "string": (f'"{CANARY}"'.encode(), "body"),
     "number": (b"5117", "body"),
@@ -106,13 +106,13 @@ NOT_JSON = {
     "words": CANARY.encode(),
     "single quotes": f"{{'question': '{CANARY}'}}".encode(),
     "trailing comma": f'{{"question": "{CANARY}",}}'.encode(),
-    "two documents": _said() + _said(),
+    "two documents": payload() + payload(),
     "not UTF-8": b'{"question": "' + CANARY.encode() + b'\xff\xfe"}',
     "raw NUL": b'{"question": "' + CANARY.encode() + b'\x00"}',
     "only NUL": b"\0\0\0\0",
     "nested arrays": b"[" * 100_000 + b"]" * 100_000,
     "nested arrays that do not close": b"[" * 200_000,
-    "nested arrays in the question": _asked("[" * 100_000 + "]" * 100_000),
+    "nested arrays in the question": payload_with("[" * 100_000 + "]" * 100_000),
     "nested objects": b'{"a":' * 40_000,
     "5000 digits": _raw("timeout", "9" * 5_000),
     "form": b"question=" + CANARY.encode(),
@@ -148,7 +148,7 @@ async def test_maximum_timeout_is_named(desk: Served) -> None:
     ["text/plain", "application/x-www-form-urlencoded", f"text/{CANARY}", "multipart/form-data",
      "application/jsonp", "json", "application/xml", "text/json+json"],
 )  # fmt: skip
-@pytest.mark.parametrize("body", [_said(), CANARY.encode()], ids=["json", "words"])
+@pytest.mark.parametrize("body", [payload(), CANARY.encode()], ids=["json", "words"])
 async def test_wrong_content_type_is_415(desk: Served, content_type: str, body: bytes) -> None:
     """A body that is not declared as JSON is 415."""
     headers = {"content-type": content_type}
@@ -158,7 +158,9 @@ async def test_wrong_content_type_is_415(desk: Served, content_type: str, body: 
 
 async def test_missing_content_type_is_415(desk: Served) -> None:
     """A body without a content type is refused."""
-    reply = await wire.exchange(desk.url, wire.request(body=_said(), headers={"content-type": ""}))
+    reply = await wire.exchange(
+        desk.url, wire.request(body=payload(), headers={"content-type": ""})
+    )
     assert reply.status in (415, 422)
     is_problem(reply, reply.status, reply.json()["code"])
 
@@ -170,12 +172,12 @@ async def test_missing_content_type_is_415(desk: Served) -> None:
 async def test_json_content_types_are_accepted(desk: Served, content_type: str) -> None:
     """Every content type that means JSON is accepted."""
     headers = {"content-type": content_type}
-    response = await desk.client.post("/agent", content=_said(), headers=headers)
+    response = await desk.client.post("/agent", content=payload(), headers=headers)
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", CANARY])
-@pytest.mark.parametrize("body", [_said(), b"\x1f\x8b\x08\x00"], ids=["json", "gzip"])
+@pytest.mark.parametrize("body", [payload(), b"\x1f\x8b\x08\x00"], ids=["json", "gzip"])
 async def test_encoded_body_is_415(desk: Served, encoding: str, body: bytes) -> None:
     """An encoded body is 415, whatever is in it."""
     headers = {**JSON, "content-encoding": encoding}
@@ -188,7 +190,7 @@ async def test_encoded_body_is_415(desk: Served, encoding: str, body: bytes) -> 
 )
 async def test_unknown_agent_is_404(desk: Served, name: str) -> None:
     """An agent that is not served is 404."""
-    response = await desk.client.post(f"/agents/{name}", content=_said(), headers=JSON)
+    response = await desk.client.post(f"/agents/{name}", content=payload(), headers=JSON)
     is_problem(response, 404, "not_found")
 
 
@@ -205,7 +207,7 @@ async def test_unknown_agent_is_404(desk: Served, name: str) -> None:
 )  # fmt: skip
 async def test_wrong_method_is_405(desk: Served, method: str, path: str, allowed: str) -> None:
     """A wrong method is 405, naming the methods of that address."""
-    response = await desk.client.request(method, path, content=_said(), headers=JSON)
+    response = await desk.client.request(method, path, content=payload(), headers=JSON)
     is_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == allowed
 
@@ -218,7 +220,7 @@ async def test_wrong_method_is_405(desk: Served, method: str, path: str, allowed
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_unknown_path_is_404(desk: Served, method: str, path: str) -> None:
     """An address that does not exist is 404."""
-    response = await desk.client.request(method, path, content=_said(), headers=JSON)
+    response = await desk.client.request(method, path, content=payload(), headers=JSON)
     is_problem(response, 404, "not_found")
 
 
@@ -251,6 +253,6 @@ async def test_agent_without_conversations_refuses_a_thread() -> None:
 async def test_refused_request_starts_no_run() -> None:
     """A refused request starts no run."""
     async with served({"orders": fakes.build("create_agent", faults.model(), [])}) as desk:
-        for body in (_said(timeout=0), _said(timeout=1e9), _said(x=1), b"{"):
+        for body in (payload(timeout=0), payload(timeout=1e9), payload(x=1), b"{"):
             await desk.client.post("/agent", content=body, headers=JSON)
         assert desk.facts == []

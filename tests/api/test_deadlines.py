@@ -99,13 +99,13 @@ async def _ask(desk: Served, agent: str, timeout_s: float, *, include_steps: boo
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def answers(desk: Served) -> dict[str, Late]:
     """What each agent was answered; `brief-KIND` is that of a nap without its steps."""
-    asked = {f"brief-{kind}": f"nap-{kind}" for kind in fakes.KINDS}
-    asked |= {name: name for name in desk.service.agents}
+    agents = {f"brief-{kind}": f"nap-{kind}" for kind in fakes.KINDS}
+    agents |= {name: name for name in desk.service.agents}
     asking = [
         _ask(desk, agent, TIMEOUT_S + number * APART_S, include_steps=name == agent)
-        for number, (name, agent) in enumerate(asked.items())
+        for number, (name, agent) in enumerate(agents.items())
     ]
-    return dict(zip(asked, await asyncio.gather(*asking), strict=True))
+    return dict(zip(agents, await asyncio.gather(*asking), strict=True))
 
 
 def timed_out(desk: Served, answers: dict[str, Late], agent: str) -> Any:

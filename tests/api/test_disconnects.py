@@ -41,7 +41,7 @@ async def desk() -> AsyncIterator[Served]:
 
 
 async def started(desk: Served, agent: str) -> str:
-    """Wait until a run of the agent is held by its slow tool or model; gives its id."""
+    """Wait until a run of the agent waits for its slow tool or model; returns its id."""
     holder = agent.partition("-")[0]
     phase = "llm" if holder == "model" else f"tool:{holder}"
     runs = desk.service.runner.in_flight

@@ -156,10 +156,10 @@ class Ended:
 
 async def ask(signals: Watched, name: str, mode: str, key: str | None = None) -> Ended:
     """Ask an agent in one of three ways, and wait for the end."""
-    client, asked = signals.desk.client, {"question": "q", "include_steps": True}
+    client, payload = signals.desk.client, {"question": "q", "include_steps": True}
     suffix = {"sync": "", "stream": "/stream", "background": "/async"}[mode]
     headers = {} if key is None else {"Idempotency-Key": key}
-    response = await client.post(f"/agents/{name}{suffix}", json=asked, headers=headers)
+    response = await client.post(f"/agents/{name}{suffix}", json=payload, headers=headers)
     run_id = response.headers["x-run-id"]
     if mode == "sync":
         return Ended(run_id, response.json(), response)
@@ -218,8 +218,8 @@ async def test_calls_of_any_form_are_reported(
 
 async def test_events_have_the_ids_of_the_steps(signals: Watched) -> None:
     """Calls that came without an id have one that start, end and step share."""
-    asked = {"question": "q", "include_steps": True}
-    response = await signals.desk.client.post("/agents/no-ids-again/stream", json=asked)
+    payload = {"question": "q", "include_steps": True}
+    response = await signals.desk.client.post("/agents/no-ids-again/stream", json=payload)
     events = parse(response.content)
     ids = [[event["call_id"] for event in of(events, name)] for name in ("tool_start", "tool_end")]
     steps = [step["call_id"] for step in of(events, "end")[0]["steps"]]

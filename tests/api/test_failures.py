@@ -117,7 +117,7 @@ async def desk() -> AsyncIterator[Served]:
 
 
 async def fails(desk: Served, agent: str, code: str, **body: Any) -> httpx.Response:
-    """Ask and get a 500 that says nothing but its code."""
+    """Ask and get a 500 that has its code and nothing else."""
     response = await desk.ask(QUESTION, agent=agent, **body)
     assert response.status_code == 500, response.text
     assert response.headers["content-type"] == "application/problem+json"

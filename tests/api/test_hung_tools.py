@@ -36,7 +36,7 @@ async def desk_with_slow_tools(kind: str) -> AsyncIterator[tuple[Served, fakes.T
 
 @asynccontextmanager
 async def desk_without_threads(kind: str) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
-    """A service whose every thread is held by a tool that hangs, its run over."""
+    """A service whose every thread has a hanging tool of an ended run."""
     async with desk_with_slow_tools(kind) as (desk, tools):
         hung = [asyncio.ensure_future(desk.ask(agent="block")) for _ in range(2)]
         await until(lambda: desk.service.threads.busy == 2)

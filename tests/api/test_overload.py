@@ -166,15 +166,17 @@ async def test_disconnect_in_the_queue_frees_the_position() -> None:
         assert outcomes == [Outcome.DISCONNECTED]
 
 
-def learned_s(desk: Served) -> float:
-    """How long a run takes, as far as the service has learned."""
+def mean_service_s_of(desk: Served) -> float:
+    """The mean duration of a run, as the service knows it."""
     mean_s = desk.service.runner.admission.mean_service_s
     assert mean_s is not None
     return mean_s
 
 
 @asynccontextmanager
-async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
+async def with_known_durations(
+    seconds: float, waiting: int
+) -> AsyncIterator[tuple[Served, fakes.ToolDesk]]:
     """A service of one slot that knows how long its runs take, with so many that wait.
 
     The slot and the queue positions are held until the tools are released.
@@ -182,7 +184,7 @@ async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fa
     tools = fakes.ToolDesk(seconds=seconds)
     async with served(_agents(tools.tools()), max_running_runs=1, max_queued_runs=3) as desk:
         assert (await desk.ask(agent="nap")).status_code == 200
-        assert learned_s(desk) >= seconds
+        assert mean_service_s_of(desk) >= seconds
         tools.seconds = HELD_S
         naps = await napping(desk, waiting + 1)
         yield desk, tools
@@ -193,24 +195,24 @@ async def taught(seconds: float, waiting: int) -> AsyncIterator[tuple[Served, fa
 
 async def test_expected_wait_above_the_timeout_is_refused() -> None:
     """A run whose expected wait exceeds its timeout is refused at arrival."""
-    async with taught(0.5, waiting=2) as (desk, _):
+    async with with_known_durations(0.5, waiting=2) as (desk, _):
         began = time.monotonic()
         response = await desk.ask(agent="nap", timeout=0.4)
         assert time.monotonic() - began < SOON_S
         # Two that wait and the one that asks.
-        assert is_refused(response) == math.ceil(3 * learned_s(desk))
+        assert is_refused(response) == math.ceil(3 * mean_service_s_of(desk))
 
 
 async def test_unreachable_deadline_is_refused() -> None:
     """A run that would get its slot too late to use it is refused at arrival."""
-    async with taught(0.8, waiting=0) as (desk, _):
+    async with with_known_durations(0.8, waiting=0) as (desk, _):
         # The slot is free in 0.8 s and the run takes 0.8 s more, so 1.1 s cannot be enough.
         is_refused(await desk.ask(agent="nap", timeout=1.1))
 
 
 async def test_reachable_deadline_is_accepted() -> None:
     """A run that has the time to wait is accepted."""
-    async with taught(0.3, waiting=1) as (desk, tools):
+    async with with_known_durations(0.3, waiting=1) as (desk, tools):
         asking = asyncio.ensure_future(desk.ask(agent="nap", timeout=90))
         await until(lambda: desk.service.runner.admission.waiting == 2)
         await until(lambda: len(tools.started) == 2)
@@ -221,9 +223,9 @@ async def test_reachable_deadline_is_accepted() -> None:
 
 async def test_retry_after_follows_the_run_times() -> None:
     """Retry-After follows the durations of past runs."""
-    async with taught(0.6, waiting=3) as (desk, _):
+    async with with_known_durations(0.6, waiting=3) as (desk, _):
         # Three that wait and the one that asks.
-        assert is_refused(await desk.ask(agent="nap")) == math.ceil(4 * learned_s(desk))
+        assert is_refused(await desk.ask(agent="nap")) == math.ceil(4 * mean_service_s_of(desk))
 
 
 @pytest.mark.parametrize(

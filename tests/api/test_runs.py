@@ -44,7 +44,7 @@ async def desk() -> AsyncIterator[Served]:
 
 
 async def in_flight(desk: Served, agent: str, **body: Any) -> tuple[str, asyncio.Future[Any]]:
-    """Start a run and wait until it is held; gives its id and its caller."""
+    """Start a run and wait for its phase; returns its id and its caller."""
     asking = asyncio.ensure_future(desk.ask(agent=agent, **body))
     phase = "llm" if agent.startswith("think") else "tool:nap"
     runs = desk.service.runner.in_flight

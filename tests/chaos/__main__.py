@@ -19,14 +19,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=0, help="go on until there were so many")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bug", default="", help="plant a fault (see planted.py)")
-    asked = parser.parse_args()
-    trial = Trial(asked.seconds, asked.faults, asked.runs, seed=asked.seed, bug=asked.bug)
+    arguments = parser.parse_args()
+    trial = Trial(
+        arguments.seconds, arguments.faults, arguments.runs, seed=arguments.seed, bug=arguments.bug
+    )
     with ExitStack() as parts:
         folder = Path(parts.enter_context(tempfile.TemporaryDirectory()))
-        database = parts.enter_context(cluster()) if asked.store == "postgres" else None
+        database = parts.enter_context(cluster()) if arguments.store == "postgres" else None
         url = database.url if database else f"sqlite:///{folder / 'store.sqlite'}"
         judged, faults = held(trial, folder, url, database)
-        print(f"{asked.store} {asked.bug}: faults {faults.total()} {dict(faults)}")
+        print(f"{arguments.store} {arguments.bug}: faults {faults.total()} {dict(faults)}")
         print(judged)
         for name, runs in vars(judged).items():
             if isinstance(runs, list) and runs:

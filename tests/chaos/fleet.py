@@ -1,4 +1,4 @@
-"""Two servers on one store, which can be killed, held still and started again."""
+"""Two servers on one store, which can be killed, paused and started again."""
 
 import http.client
 import json

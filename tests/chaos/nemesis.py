@@ -1,4 +1,4 @@
-"""What goes wrong: servers are killed and held still, their database is restarted."""
+"""The faults: servers are killed and paused, their database is restarted."""
 
 import random
 import signal
@@ -66,7 +66,7 @@ class Nemesis:
         self.done["database restart"] += 1
 
     def _steal(self) -> None:
-        """A server that is held still while the database restarts loses its runs to the other."""
+        """A server that is paused while the database restarts loses its runs to the other."""
         assert self._database is not None
         port = self._chance.choice(self._ships.ports)
         self._ships.signal(port, signal.SIGSTOP)

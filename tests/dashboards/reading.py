@@ -22,7 +22,7 @@ CHOSEN = {
 
 @dataclass(frozen=True)
 class Asked:
-    """One query, and where it stands."""
+    """One query, and its panel."""
 
     board: str
     panel: str

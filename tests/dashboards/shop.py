@@ -51,7 +51,7 @@ class Limited(Exception):
 
 
 class Actor(fakes.ScriptedModel):
-    """A model that does what the question's first word says, at the pace of a model."""
+    """A model that follows the question's first word, at the pace of a model."""
 
     provider: str
     model: str
@@ -67,14 +67,14 @@ class Actor(fakes.ScriptedModel):
         )
 
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
-        asked = next(m.text for m in reversed(messages) if isinstance(m, HumanMessage))
-        what = asked.partition(" ")[0]
+        question = next(m.text for m in reversed(messages) if isinstance(m, HumanMessage))
+        what = question.partition(" ")[0]
         usual = self.pace_s * self._dice.lognormvariate(0, 0.5)
         await asyncio.sleep(_SLOW_S if what == "slow" else usual)
         if what == "fail":
             raise ValueError("the model is out of order")
-        if what in ("limited", "flaky") and asked not in self._failed:
-            self._failed.add(asked)
+        if what in ("limited", "flaky") and question not in self._failed:
+            self._failed.add(question)
             raise Limited if what == "limited" else TimeoutError
         self.script = self._script(what)
         result = await super()._agenerate(messages, *args, **kwargs)

@@ -35,8 +35,8 @@ class Shop:
 
     async def ask(self, agent: str, question: str, **options: Any) -> str:
         """How the run ended."""
-        asked = {"question": question, **options}
-        body = (await self._client.post(f"/agents/{agent}", json=asked)).json()
+        payload = {"question": question, **options}
+        body = (await self._client.post(f"/agents/{agent}", json=payload)).json()
         return str(body.get("outcome") or body["code"])
 
     async def submit(self, agent: str, question: str) -> None:
@@ -70,10 +70,10 @@ class Shop:
 
     async def cancel(self, agent: str) -> None:
         """Ask for something long, and end it from outside."""
-        asked = asyncio.create_task(self.ask(agent, "wait_for_carrier"))
+        asking = asyncio.create_task(self.ask(agent, "wait_for_carrier"))
         run, *_ = await self._at_work(agent, 1)
         await self._client.delete(f"/runs/{run['run_id']}")
-        await asked
+        await asking
 
     async def crowd(self, agent: str) -> None:
         """Fill every slot; some later callers time out in the queue, some are refused."""

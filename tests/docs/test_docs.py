@@ -76,7 +76,7 @@ def prose(page: Path) -> str:
 
 
 def named(block: Block) -> str:
-    """Where a block stands, as the name of a test."""
+    """The position of a block, as the name of a test."""
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
@@ -335,9 +335,9 @@ def test_contract_has_every_call_and_code(demo: Demo) -> None:
     cells = [row.split("|")[3] for row in table.splitlines() if row.count("|") == 6]
     codes = {code for cell in cells for code in re.findall(r"`(\w+)`", cell)} - {"code"}
     assert codes == codes_sent() - {"internal_error", "invalid_http", "disconnected"}
-    asked = documented["/agent"]["post"]["responses"]
+    responses = documented["/agent"]["post"]["responses"]
     shown = {status for row in table.splitlines() for status in re.findall(r"\b\d{3}\b", row)}
-    assert set(asked) <= shown
+    assert set(responses) <= shown
 
 
 def test_status_of_every_outcome_is_documented() -> None:

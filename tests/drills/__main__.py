@@ -12,7 +12,7 @@ from tests.drills.every import DRILLS, WITHOUT
 
 
 def main() -> int:
-    """Run drills; the exit code says whether all showed what they should."""
+    """Run drills; the exit code is 0 if every drill passed."""
     parser = argparse.ArgumentParser(prog="python -m tests.drills", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="ALERT", help="with or without `Agent`")
     chosen = parser.parse_args().names

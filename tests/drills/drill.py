@@ -84,7 +84,7 @@ def drill(
 
 
 class Failed(Exception):
-    """The drill did not show what it should; the message says what it showed."""
+    """The drill failed; the message has what it showed."""
 
 
 def run(

@@ -9,7 +9,7 @@ DRILLS: dict[str, Drill] = {
     for drill in module.DRILLS
 }
 
-# An alert with no drill says why. promtool holds it from both sides all the same.
+# An alert without a drill has a reason. promtool still tests it from both sides.
 WITHOUT: dict[str, str] = {
     "AgentWatchdog": "it always fires: every drill begins when it is active",
 }

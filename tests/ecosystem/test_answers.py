@@ -1,4 +1,4 @@
-"""Kind 4: an answer is what this agent says to this question."""
+"""Kind 4: which message is the answer to the question."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ PICTURE = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
 @serves(
     "langchain", "tools with `return_direct`", "Their result is the answer; their failure is not."
 )
-async def test_a_direct_result(serve: Serve) -> None:
+async def test_direct_result_is_the_answer(serve: Serve) -> None:
     """The result of a `return_direct` tool is the answer."""
 
     @tool(return_direct=True)
@@ -59,7 +59,7 @@ async def test_a_direct_result(serve: Serve) -> None:
     ],
     ids=lambda value: str(list(value.values())[-1]),
 )
-async def test_an_answer_that_is_whole(serve: Serve, metadata: Any) -> None:
+async def test_whole_answer_is_an_answer(serve: Serve, metadata: Any) -> None:
     """An answer that ended by itself is an answer, whatever its provider calls that."""
     await serve(
         answers_with("A sentence.", metadata), completed("A sentence."), modes=WITHOUT_STORE
@@ -79,8 +79,8 @@ NO = "I will not help with that."
     ],
     ids=["field", "block", "field and reason"],
 )
-async def test_a_refusal(serve: Serve, build: Callable[[], Any]) -> None:
-    """A refusal that the provider gives as a message of its own is an answer, and marked."""
+async def test_refusal_is_a_marked_answer(serve: Serve, build: Callable[[], Any]) -> None:
+    """A refusal that the provider returns as a message of its own is an answer, and marked."""
     await serve(build, completed(NO, refused=True))
 
 
@@ -115,10 +115,10 @@ def blocks_results() -> Any:
 @pytest.mark.parametrize(
     ("build", "counts"), [(blocks_input, (0, 0)), (blocks_output, (0, 0)), (blocks_results, (1, 1))]
 )
-async def test_a_middleware_that_blocks(
+async def test_blocking_middleware_gives_a_refusal(
     serve: Serve, build: Callable[[], Any], counts: tuple[int, int]
 ) -> None:
-    """A middleware that blocks gives a refusal, without what it blocked."""
+    """A middleware that blocks gives a refusal, without the blocked text."""
     expected = completed(None, *counts, refused=True)
     for run in await serve(build, expected, question="I am eve@example.com"):
         assert run.body["answer"]
@@ -142,22 +142,22 @@ def draws_directly() -> Any:
 
 
 @pytest.mark.parametrize(("build", "counts"), [(pictures, (0, 0)), (draws_directly, (1, 1))])
-async def test_blocks_alone(
+async def test_blocks_without_text_are_output(
     serve: Serve, build: Callable[[], Any], counts: tuple[int, int]
 ) -> None:
-    """Blocks that are no text are an answer: `output` has them."""
+    """Blocks that are not text are an answer: `output` has them."""
     for run in await serve(build, completed("", *counts)):
         assert run.body["output"] == [PICTURE]
 
 
-async def test_text_and_blocks(serve: Serve) -> None:
-    """Of text blocks the answer is their text."""
+async def test_text_blocks_are_the_answer(serve: Serve) -> None:
+    """The answer of text blocks is their text."""
     build = answers_with([{"type": "text", "text": "One. "}, {"type": "text", "text": "Two."}])
     await serve(build, completed("One. Two."))
 
 
-async def test_a_human_message_with_a_name(serve: Serve) -> None:
-    """A last human message that carries an agent's name is that agent's answer."""
+async def test_human_message_with_an_agents_name_is_its_answer(serve: Serve) -> None:
+    """A last human message with an agent's name is that agent's answer."""
     message = HumanMessage("The report is ready.", name="writer")
     await serve(lambda: ends_with(message), completed("The report is ready."))
 
@@ -172,7 +172,7 @@ async def test_a_human_message_with_a_name(serve: Serve) -> None:
     ids=["dict", "pair", "message"],
 )
 async def test_messages_of_any_form(serve: Serve, message: Any) -> None:
-    """Messages may be dicts or pairs, in a state that keeps them as they are."""
+    """Messages may be dicts or pairs, in a state that stores them as they are."""
 
     class Loose(TypedDict):
         messages: list[Any]
@@ -190,7 +190,7 @@ async def test_messages_of_any_form(serve: Serve, message: Any) -> None:
 
 
 @serves("langgraph", "a graph that answers in a key of its own", "`output` has what changed.")
-async def test_an_answer_in_another_key(serve: Serve) -> None:
+async def test_answer_in_another_key_is_output(serve: Serve) -> None:
     """A graph whose result is in another key of its state has that as its output."""
 
     class Report(MessagesState):
@@ -234,7 +234,7 @@ def broken_after(message: Any) -> Callable[[], Any]:
     ],
     ids=["error", "nothing", "thoughts"],
 )
-async def test_a_failure_after_an_effect(tmp_path: Path, line: Any) -> None:
+async def test_failure_after_a_tool_is_retryable_with_a_key_only(tmp_path: Path, line: Any) -> None:
     """A failure after a tool was called is retryable only with a key."""
     build = broken_after(line)
     async with serving({"a": build(), "b": build()}, tmp_path) as service:
@@ -244,14 +244,14 @@ async def test_a_failure_after_an_effect(tmp_path: Path, line: Any) -> None:
         assert_agree([with_key], failed("model_failed", 1, 1, retryable=True))
 
 
-async def test_an_answer_of_many_messages(serve: Serve) -> None:
-    """Of several messages that a node wrote the last one is the answer."""
+async def test_last_of_many_messages_is_the_answer(serve: Serve) -> None:
+    """Of several messages from a node the last one is the answer."""
     messages: list[BaseMessage] = [AIMessage("One."), AIMessage("Two.")]
     await serve(lambda: ends_with(*messages), completed("Two."))
 
 
-async def test_an_answer_that_is_rewritten(serve: Serve) -> None:
-    """What a last node makes of the answer is the answer; what it replaced is not."""
+async def test_rewritten_answer_is_the_answer(serve: Serve) -> None:
+    """The text that a last node makes of the answer is the answer; the original is not."""
 
     def build() -> Any:
         async def shout(state: MessagesState) -> dict[str, Any]:
@@ -269,8 +269,8 @@ async def test_an_answer_that_is_rewritten(serve: Serve) -> None:
     await serve(build, completed("QUIET"))
 
 
-async def test_a_guard_that_answers(serve: Serve) -> None:
-    """A guard that ends the run with a message of its own has answered."""
+async def test_message_of_a_guard_is_the_answer(serve: Serve) -> None:
+    """The message of a guard that ends the run is the answer."""
 
     @before_model(can_jump_to=["end"])
     async def guard(state: Any, runtime: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Kind 1, branches: agents that work side by side have turns and names of their own."""
+"""Kind 1, branches: agents that work in parallel have their own turns and names."""
 
 import asyncio
 import operator
@@ -45,7 +45,7 @@ async def join(state: Parts) -> dict[str, Any]:
 
 @serves("langgraph", "`Send`", "Branches count side by side; `iterations` is their longest chain.")
 @paces
-async def test_branches_that_are_sent(serve: Serve, pace: Sequence[float]) -> None:
+async def test_sent_branches_are_counted(serve: Serve, pace: Sequence[float]) -> None:
     """Three branches of one, two and three turns are three iterations and six tool calls."""
 
     def build() -> Any:
@@ -68,8 +68,8 @@ async def test_branches_that_are_sent(serve: Serve, pace: Sequence[float]) -> No
     "langgraph", "agents as parallel nodes", "Each has turns of its own; the longest chain counts."
 )
 @paces
-async def test_agents_that_are_parallel_nodes(serve: Serve, pace: Sequence[float]) -> None:
-    """Agents that are nodes of one step, before a node with turns of its own."""
+async def test_parallel_agent_nodes_are_counted(serve: Serve, pace: Sequence[float]) -> None:
+    """Agents may be nodes of one step, before a node with turns of its own."""
 
     def build() -> Any:
         graph = StateGraph(MessagesState)
@@ -113,7 +113,7 @@ async def test_two_agents_in_one_tool(serve: Serve, pace: Sequence[float]) -> No
 @serves("deepagents", "`task`, several at once", "Each sub-agent has its own turns, name and text.")
 @pytest.mark.parametrize("delay_s", [0.0, 0.02])
 async def test_tasks_of_a_deep_agent(serve: Serve, delay_s: float) -> None:
-    """Two tasks in one turn are two tool calls of the deep agent; what they do is their own."""
+    """Two tasks in one turn are two tool calls of the deep agent; their work is their own."""
 
     def boss(asked: Asked) -> Line:
         if len(asked.results) == 2:
@@ -169,8 +169,8 @@ def _endless(asked: Asked) -> Line:
     return calls(call("weather", city="Bonn")) if asked.tools else "no more"
 
 
-async def test_a_node_that_is_tried_again(serve: Serve) -> None:
-    """What a node's RetryPolicy does again are attempts of one turn."""
+async def test_retried_node_is_one_turn(serve: Serve) -> None:
+    """Repeats by a node's RetryPolicy are attempts of one turn."""
 
     def build() -> Any:
         model = Model(script=[calls(call("weather", city="Bonn")), last_result()])
@@ -189,7 +189,7 @@ async def test_a_node_that_is_tried_again(serve: Serve) -> None:
     await serve(build, completed("I read: sun in Bonn", 1, 1))
 
 
-async def test_a_supervisor_of_branches(serve: Serve) -> None:
+async def test_turns_around_branches_add_up(serve: Serve) -> None:
     """Turns before and after branches add up with the longest of them."""
 
     def build() -> Any:

@@ -1,4 +1,4 @@
-"""Kind 9: a call that the agent itself gave up ends at that moment, with its own duration."""
+"""Kind 9: a call that the agent cancels ends at that moment, with its own duration."""
 
 import asyncio
 from collections.abc import Callable
@@ -132,7 +132,7 @@ def ended_early(run: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("build", MODELS)
-async def test_a_model_that_was_given_up(serve: Serve, build: Callable[[], Any]) -> None:
+async def test_cancelled_model_call_ends_at_once(serve: Serve, build: Callable[[], Any]) -> None:
     """A model call that the agent cancelled ends at that moment, as cancelled."""
     for run in await serve(build, completed("The real answer")):
         ended_early(run, "slow")
@@ -194,14 +194,14 @@ def waits_in_a_tool() -> Any:
 
 
 @pytest.mark.parametrize("build", [waits_for_a_tool, waits_in_a_node, waits_in_a_tool])
-async def test_a_tool_that_was_given_up(serve: Serve, build: Callable[[], Any]) -> None:
+async def test_cancelled_tool_call_ends_at_once(serve: Serve, build: Callable[[], Any]) -> None:
     """A tool call that the agent cancelled ends at that moment, as cancelled."""
     for run in await serve(build, completed("I read: gave up", 1, 1)):
         ended_early(run, "crawl")
 
 
 @serves("langgraph", "`timeout` of a node", "Its calls end with it: 500 `agent_failed`.")
-async def test_a_node_that_times_out(serve: Serve) -> None:
+async def test_timed_out_node_ends_its_call(serve: Serve) -> None:
     """A node that took too long ends the run, and its call ends with it."""
 
     def build() -> Any:
@@ -215,7 +215,7 @@ async def test_a_node_that_times_out(serve: Serve) -> None:
         assert span.attributes["agent.call.outcome"] == "cancelled"
 
 
-async def test_a_node_that_times_out_and_is_tried_again(serve: Serve) -> None:
+async def test_each_attempt_of_a_tool_node_is_a_call(serve: Serve) -> None:
     """Each attempt of a tool node is a call of its own, which ends when its attempt does."""
 
     def build() -> Any:
@@ -296,13 +296,13 @@ def hangs_in_code() -> Any:
         (hangs_in_code, "other", (0, 1)),
     ],
 )
-async def test_what_holds_a_run(
+async def test_phase_is_not_a_cancelled_call(
     tmp_path: Path, build: Callable[[], Any], phase: str, counts: tuple[int, int]
 ) -> None:
-    """`phase` names what really holds a run at its deadline, not a call that it gave up."""
+    """`phase` names what really blocks a run at its deadline, not a cancelled call."""
     async with serving({mode: build() for mode in MODES}, tmp_path) as service:
-        asked = (service.ask(mode, mode, timeout=3.0) for mode in MODES)
-        runs = await asyncio.gather(*asked)
+        requests = (service.ask(mode, mode, timeout=3.0) for mode in MODES)
+        runs = await asyncio.gather(*requests)
     expected = failed("timeout", *counts, outcome="timeout", retryable=True)
     assert_agree(runs, expected)
     for run in runs:

@@ -143,8 +143,8 @@ def turns(*lines: Line) -> Model:
     "Its own parser reads its answers, at the limit too.",
 )
 @kinds
-async def test_an_answer(serve: Serve, kind: Kind) -> None:
-    """An executor looks something up and answers: one turn, and what its parser makes of it."""
+async def test_executor_answers_in_one_turn(serve: Serve, kind: Kind) -> None:
+    """An executor looks something up and answers: one turn, with its parser's result."""
     model = turns(kind.asks, kind.answers)
     for run in await serve(lambda: kind.executor(model), completed("seven", 1, 1)):
         assert len(run.calls_of(model)) == 2
@@ -152,7 +152,7 @@ async def test_an_answer(serve: Serve, kind: Kind) -> None:
 
 
 @kinds
-async def test_the_limit(serve: Serve, kind: Kind) -> None:
+async def test_executor_is_asked_once_more_at_the_limit(serve: Serve, kind: Kind) -> None:
     """At the limit the executor's model is asked once more, and its own parser reads the answer."""
     model = turns(kind.asks, kind.asks, kind.answers)
     expected = limited("seven", 2, 2)
@@ -169,7 +169,7 @@ async def test_the_limit(serve: Serve, kind: Kind) -> None:
 
 
 @kinds
-async def test_a_model_that_will_not_stop(serve: Serve, kind: Kind) -> None:
+async def test_model_that_will_not_stop_has_no_answer(serve: Serve, kind: Kind) -> None:
     """A model that asks for a tool even then has not answered."""
     model = turns(kind.asks)
     expected = limited(FIXED.format(2), 2, 2)
@@ -177,15 +177,15 @@ async def test_a_model_that_will_not_stop(serve: Serve, kind: Kind) -> None:
 
 
 @kinds
-async def test_an_answer_in_plain_words(serve: Serve, kind: Kind) -> None:
-    """A last answer that does not keep to the form is an answer none the less."""
+async def test_last_answer_without_the_form_is_an_answer(serve: Serve, kind: Kind) -> None:
+    """A last answer without the required form is still an answer."""
     model = turns(kind.asks, kind.asks, "It is seven.")
     expected = limited("It is seven.", 2, 2)
     await serve(lambda: kind.executor(model), expected, max_iterations=2, modes=WITHOUT_STORE)
 
 
 @strict
-async def test_a_turn_that_cannot_be_parsed(serve: Serve, kind: Kind) -> None:
+async def test_unparsable_turn_counts(serve: Serve, kind: Kind) -> None:
     """Nonsense that the executor returns to its model is a turn without a call."""
     model = turns(kind.nonsense, kind.asks, kind.answers)
 
@@ -197,7 +197,7 @@ async def test_a_turn_that_cannot_be_parsed(serve: Serve, kind: Kind) -> None:
 
 @serves("langchain-classic", "a parse error that nobody handles", "500 `model_failed`.")
 @strict
-async def test_a_parse_error_is_the_models_failure(serve: Serve, kind: Kind) -> None:
+async def test_unhandled_parse_error_is_the_models_failure(serve: Serve, kind: Kind) -> None:
     """Nonsense that the executor does not handle is a broken answer of its model."""
     await serve(lambda: kind.executor(turns(kind.nonsense)), _model_failed())
 
@@ -212,8 +212,8 @@ def _model_failed() -> Expected:
     "Its limit is the agent's; its sentence is no answer.",
 )
 @kinds
-async def test_limits_of_its_own(serve: Serve, kind: Kind) -> None:
-    """The executor's own limit is the agent's; its sentence is nobody's answer."""
+async def test_own_limit_of_the_executor_counts(serve: Serve, kind: Kind) -> None:
+    """The executor's own limit is the agent's; its sentence is no answer."""
     model = turns(kind.asks, kind.asks, kind.answers)
 
     def build() -> Any:
@@ -238,7 +238,7 @@ async def test_intermediate_steps(serve: Serve) -> None:
 
 @serves("langchain-classic", "tools that raise", "The model reads what failed.")
 @kinds
-async def test_a_tool_that_raises(serve: Serve, kind: Kind) -> None:
+async def test_exception_of_a_tool_ends_no_run(serve: Serve, kind: Kind) -> None:
     """A tool that raises never ends an executor's run."""
 
     def broken(city: str) -> str:

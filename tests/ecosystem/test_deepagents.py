@@ -58,8 +58,8 @@ async def test_plans_and_files(serve: Serve) -> None:
 
 @serves("deepagents", "`task`", "One call of the agent; the sub-agent has turns of its own.")
 @pytest.mark.parametrize("to", ["scout", "general-purpose"])
-async def test_a_task(serve: Serve, to: str) -> None:
-    """A task is one turn and one call; its sub-agent has turns of its own."""
+async def test_task_is_one_turn_and_one_call(serve: Serve, to: str) -> None:
+    """A task is one turn and one call; its sub-agent has its own turns."""
 
     def reply(asked: Asked) -> Line:
         if asked.question == "look at Bonn":
@@ -75,8 +75,8 @@ async def test_a_task(serve: Serve, to: str) -> None:
         assert run.sub_agents == [SubAgent(to, 1, 1, "task")]
 
 
-async def test_a_compiled_sub_agent(serve: Serve) -> None:
-    """A sub-agent that is an agent of the user's own."""
+async def test_compiled_sub_agent(serve: Serve) -> None:
+    """A sub-agent may be an agent of the user's own."""
 
     def build() -> Any:
         scout = create_agent(
@@ -92,8 +92,8 @@ async def test_a_compiled_sub_agent(serve: Serve) -> None:
 
 @serves("deepagents", "`task` with `mode='fork'`", "As any other task.")
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-async def test_a_forked_sub_agent(serve: Serve) -> None:
-    """A sub-agent that goes on with the conversation has turns of its own, too."""
+async def test_forked_sub_agent_has_its_own_turns(serve: Serve) -> None:
+    """A sub-agent that continues the conversation has its own turns, too."""
 
     def reply(asked: Asked) -> Line:
         is_fork = "look at Bonn" in asked.question
@@ -111,8 +111,8 @@ async def test_a_forked_sub_agent(serve: Serve) -> None:
         assert run.sub_agents == [SubAgent("scout", 1, 1, "task")]
 
 
-async def test_a_sub_agent_whose_tool_raises(serve: Serve) -> None:
-    """A tool of a sub-agent is guarded: the sub-agent reads what failed."""
+async def test_exception_in_a_sub_agent_is_guarded(serve: Serve) -> None:
+    """A tool of a sub-agent is guarded: the sub-agent reads the failure."""
 
     def build() -> Any:
         scout = Model(script=[calls(call("offline", city="Bonn")), last_result("scouted")])
@@ -127,8 +127,8 @@ async def test_a_sub_agent_whose_tool_raises(serve: Serve) -> None:
 
 @serves("deepagents", "`create_deep_agent`", "At the limit it concludes with its own instructions.")
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_the_limit(serve: Serve, limit: int) -> None:
-    """A deep agent without end is asked once more, without tools, with its instructions."""
+async def test_deep_agent_is_asked_once_more_at_the_limit(serve: Serve, limit: int) -> None:
+    """An endless deep agent is asked once more, without tools, with its instructions."""
     model = Model(script=[loops(LOOK)])
 
     def build() -> Any:
@@ -143,8 +143,8 @@ async def test_the_limit(serve: Serve, limit: int) -> None:
         assert asked[-1].question == "go"
 
 
-async def test_a_sub_agent_without_end(serve: Serve) -> None:
-    """A sub-agent without end is stopped by the ceiling; the deep agent concludes."""
+async def test_endless_sub_agent_ends_at_the_ceiling(serve: Serve) -> None:
+    """The ceiling stops an endless sub-agent; the deep agent concludes."""
     scout, model = Model(script=[loops(LOOK)]), Model(script=[loops(task("scout"))])
 
     def build() -> Any:
@@ -157,8 +157,8 @@ async def test_a_sub_agent_without_end(serve: Serve) -> None:
 
 
 @does_not_serve("deepagents", "`interrupt_on`", WAITS)
-async def test_a_human_who_decides(serve: Serve) -> None:
-    """A deep agent that lets a human decide on a tool."""
+async def test_interrupt_on_a_tool(serve: Serve) -> None:
+    """A deep agent may let a human decide on a tool."""
 
     def build() -> Any:
         model = Model(script=[calls(LOOK), last_result()])
@@ -172,7 +172,7 @@ async def test_a_human_who_decides(serve: Serve) -> None:
     await serve(build, interrupted(1, 0))
 
 
-async def test_a_human_who_decides_on_a_sub_agents_tool(serve: Serve) -> None:
+async def test_interrupt_on_a_sub_agents_tool(serve: Serve) -> None:
     """A sub-agent that lets a human decide stops the run."""
 
     def build() -> Any:
@@ -192,8 +192,8 @@ class Finding(BaseModel):
 
 
 @serves("deepagents", "`response_format`", "`output` has the structured response.")
-async def test_a_response_format(serve: Serve) -> None:
-    """A deep agent that owes a structured response."""
+async def test_response_format_gives_output(serve: Serve) -> None:
+    """A deep agent with a response format has output."""
 
     def build() -> Any:
         model = Model(script=[calls(LOOK), calls(call("Finding", city="Bonn"))])
@@ -203,7 +203,7 @@ async def test_a_response_format(serve: Serve) -> None:
         assert run.body["output"] == {"city": "Bonn"}
 
 
-async def test_a_large_result(serve: Serve) -> None:
+async def test_large_result_is_a_call(serve: Serve) -> None:
     """A result that the library moves into a file is a call like any other."""
 
     def reply(asked: Asked) -> Line:

@@ -1,4 +1,4 @@
-"""Kind 2: tools that a middleware adds for a request are run, guarded, counted and not rejected."""
+"""Kind 2: tools that a middleware adds to a request execute, guarded, counted, not rejected."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ class Lends(AgentMiddleware):
 
 
 @serves("langchain", "tools that a middleware adds", "Run, guarded and counted like the others.")
-async def test_a_dynamic_tool(serve: Serve) -> None:
-    """A tool that was lent for a request ran, so it was not rejected."""
+async def test_dynamic_tool_is_not_rejected(serve: Serve) -> None:
+    """A tool that was added to a request executed, so it was not rejected."""
 
     def build() -> Any:
         model = Model(script=[calls(LOOK, call("stock", item="maps")), last_result()])
@@ -43,8 +43,8 @@ async def test_a_dynamic_tool(serve: Serve) -> None:
     await serve(build, completed("I read: 12 of maps", 1, 2))
 
 
-async def test_a_dynamic_tool_that_raises(serve: Serve) -> None:
-    """A tool that was lent for a request never ends the run, however it ends itself."""
+async def test_exception_of_a_dynamic_tool_ends_no_run(serve: Serve) -> None:
+    """A tool that was added to a request never ends the run, however it ends itself."""
 
     def build() -> Any:
         model = Model(script=[calls(call("offline", city="Ulm")), last_result()])
@@ -56,7 +56,7 @@ async def test_a_dynamic_tool_that_raises(serve: Serve) -> None:
 
 
 async def test_dynamic_tools_at_the_limit(serve: Serve) -> None:
-    """Turns with lent tools count as any other."""
+    """Turns with added tools count as any other."""
     model = endless(call("stock", item="maps"))
 
     def build() -> Any:

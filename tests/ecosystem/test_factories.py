@@ -1,4 +1,4 @@
-"""Factories that hold sessions of MCP: a server that dies takes tools with it, and nothing else."""
+"""Factories that hold sessions of MCP: a dead server takes its tools with it, and nothing else."""
 
 import json
 import os
@@ -112,8 +112,8 @@ def served(here: Path, how: str, specs: list[str]) -> Iterator[Serving]:
 def ask(service: Serving, agent: str) -> str:
     """The answer of an agent, which has what its tool gave in it."""
     url = f"{service.url}/agents/{agent.replace('_', '-')}"
-    asked = {"question": "q", "timeout": LONG_S - 5}
-    response = httpx.post(url, json=asked, timeout=LONG_S)
+    payload = {"question": "q", "timeout": LONG_S - 5}
+    response = httpx.post(url, json=payload, timeout=LONG_S)
     assert response.status_code == 200, response.text
     answer: str = response.json()["answer"]
     return answer
@@ -128,8 +128,8 @@ def lost(service: Serving) -> set[str]:
 
 @pytest.mark.parametrize("how", ["serve", "uvicorn"])
 @pytest.mark.parametrize("kind", PATHS)
-def test_a_server_that_dies(tmp_path: Path, kind: str, how: str) -> None:
-    """When a server of tools dies its tools fail, the service answers, and ends in order."""
+def test_dead_server_fails_its_tools(tmp_path: Path, kind: str, how: str) -> None:
+    """If a tool server dies its tools fail, the service answers, and stops in order."""
     with tools(kind) as (port, server):
         url = f"http://127.0.0.1:{port}/{PATHS[kind]}"
         specs = shop(tmp_path, {"transport": kind.replace("-", "_"), "url": url})
@@ -148,8 +148,8 @@ def test_a_server_that_dies(tmp_path: Path, kind: str, how: str) -> None:
             assert "Traceback" not in service.err.read_text()
 
 
-def test_a_child_that_dies(tmp_path: Path) -> None:
-    """Where the server is a child of ours, it is one of the factory's, and ends with it."""
+def test_dead_child_belongs_to_its_factory(tmp_path: Path) -> None:
+    """A server that is our child belongs to its factory, and ends with it."""
     command = {"command": sys.executable, "args": [str(SERVER), "stdio", "0"]}
     specs = shop(tmp_path, {"transport": "stdio", **command})
     with served(tmp_path, "serve", specs) as service:
@@ -172,8 +172,8 @@ def children(service: Serving) -> list[int]:
 
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("kind", PATHS)
-def test_a_server_that_is_away(tmp_path: Path, kind: str, agent: str) -> None:
-    """A start without its server of tools says what refused it, and where."""
+def test_unreachable_server_is_named_at_start(tmp_path: Path, kind: str, agent: str) -> None:
+    """A start without its tool server names the refused address and the cause."""
     url = f"http://127.0.0.1:{free_port()}/{PATHS[kind]}"
     shop(tmp_path, {"transport": kind.replace("-", "_"), "url": url})
     ended = run("agents", f"a=wk_tools:{agent}", cwd=tmp_path)

@@ -137,16 +137,16 @@ OPTIONAL = [
 
 
 @pytest.mark.parametrize("build", OPTIONAL)
-async def test_an_optional_call(serve: Serve, build: Callable[[], Any]) -> None:
-    """A model call that failed and was done without is not the failure of the run."""
+async def test_failed_optional_call_is_no_failure(serve: Serve, build: Callable[[], Any]) -> None:
+    """A failed model call that the agent can do without is not the run's failure."""
     await serve(build, completed(ANSWER))
 
 
 @serves(
     "langchain", "`ModelFallbackMiddleware`", "A failure that a fallback replaced is not the run's."
 )
-async def test_a_fallback(serve: Serve) -> None:
-    """A fallback that works makes an answer of it."""
+async def test_fallback_answers(serve: Serve) -> None:
+    """A working fallback gives the answer."""
 
     def build() -> Any:
         return create_agent(down(), [], middleware=[ModelFallbackMiddleware(down(), real())])
@@ -155,8 +155,8 @@ async def test_a_fallback(serve: Serve) -> None:
 
 
 @serves("langchain", "`ModelRetryMiddleware`", "Retries are attempts of one turn.")
-async def test_a_model_that_is_tried_again(serve: Serve) -> None:
-    """Attempts that failed are no turns and no failures."""
+async def test_failed_attempts_are_no_turns(serve: Serve) -> None:
+    """Failed attempts are no turns and no failures."""
 
     def build() -> Any:
         tries = iter(range(9))
@@ -173,8 +173,8 @@ async def test_a_model_that_is_tried_again(serve: Serve) -> None:
     await serve(build, completed(ANSWER, 1, 1))
 
 
-async def test_a_model_that_stays_down(serve: Serve) -> None:
-    """Where all attempts fail the model has failed."""
+async def test_permanent_failure_is_model_failed(serve: Serve) -> None:
+    """If all attempts fail the model has failed."""
 
     def build() -> Any:
         retrying = ModelRetryMiddleware(
@@ -192,8 +192,8 @@ class City(BaseModel):
 
 
 @pytest.mark.parametrize("text", ["no json", '{"name": 7', '{"town": "Bonn"}'])
-async def test_bad_json_of_a_provider(serve: Serve, text: str) -> None:
-    """Structured output that the provider gave and that does not fit is the model's failure."""
+async def test_invalid_json_of_a_provider_is_model_failed(serve: Serve, text: str) -> None:
+    """Structured output of the provider that does not fit is the model's failure."""
 
     def build() -> Any:
         return create_agent(Model(script=[text]), [], response_format=ProviderStrategy(City))
@@ -202,8 +202,8 @@ async def test_bad_json_of_a_provider(serve: Serve, text: str) -> None:
     await serve(build, failed("model_failed", None, 0, retryable=True, detail=detail))
 
 
-async def test_code_that_raises(serve: Serve) -> None:
-    """What a node raises by itself is the agent's failure."""
+async def test_exception_of_a_node_is_agent_failed(serve: Serve) -> None:
+    """An exception of a node itself is the agent's failure."""
 
     async def divide(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(str(1 / 0))]}
@@ -217,8 +217,8 @@ async def test_code_that_raises(serve: Serve) -> None:
     await serve(build, failed("agent_failed", retryable=False))
 
 
-async def test_code_that_raises_after_a_models_failure(serve: Serve) -> None:
-    """An agent that did without a model, and then fails by itself, is the one that failed."""
+async def test_exception_after_a_handled_failure_is_agent_failed(serve: Serve) -> None:
+    """An agent that handles a model's failure, and then fails itself, is the one that failed."""
 
     async def ask(state: MessagesState) -> dict[str, Any]:
         with suppress(ConnectionError):

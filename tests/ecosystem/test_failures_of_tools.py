@@ -1,4 +1,4 @@
-"""Kind 5: a tool that fails never ends a run, and the agent's own handling comes first."""
+"""Kind 5: a failing tool never ends a run, and the agent's own handling comes first."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,8 +46,8 @@ ASKS_STATION = calls(call("station", city="Bonn"))
 
 
 @serves("langchain", "`ToolRetryMiddleware`", "Sees what the tool raised; each try is a tool call.")
-async def test_a_tool_that_is_tried_again(serve: Serve) -> None:
-    """The middleware sees what the tool raised, and calls it again."""
+async def test_retry_middleware_sees_the_exception(serve: Serve) -> None:
+    """The middleware sees the tool's exception, and calls the tool again."""
 
     def build() -> Any:
         retrying = ToolRetryMiddleware(max_retries=3, initial_delay=0.01, jitter=False)
@@ -58,8 +58,8 @@ async def test_a_tool_that_is_tried_again(serve: Serve) -> None:
         assert run.outcomes == {"station": ["completed", "tool_error", "tool_error"]}
 
 
-async def test_a_tool_that_stays_down(serve: Serve) -> None:
-    """The words of the middleware are what the model reads in the end."""
+async def test_model_reads_the_text_of_the_middleware(serve: Serve) -> None:
+    """In the end the model reads the text of the middleware."""
 
     def build() -> Any:
         retrying = ToolRetryMiddleware(
@@ -71,8 +71,8 @@ async def test_a_tool_that_stays_down(serve: Serve) -> None:
     await serve(build, completed("I read: gave up", 1, 2))
 
 
-async def test_a_retry_for_other_errors(serve: Serve) -> None:
-    """A retry that is not for this error leaves it to us: the model reads our words."""
+async def test_retry_for_other_errors_leaves_our_text(serve: Serve) -> None:
+    """A retry that is not for this error leaves it to us: the model reads our text."""
 
     def build() -> Any:
         retrying = ToolRetryMiddleware(max_retries=3, initial_delay=0.01, retry_on=(KeyError,))
@@ -90,8 +90,10 @@ async def test_a_retry_for_other_errors(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"), [("look elsewhere", "I read: look elsewhere"), (None, FAILED)]
 )
-async def test_a_handler_of_tool_errors(serve: Serve, words: str | None, answer: str) -> None:
-    """What the middleware makes of an error is read; what it does not handle never ends a run."""
+async def test_error_handler_of_a_middleware_is_used(
+    serve: Serve, words: str | None, answer: str
+) -> None:
+    """The model reads the middleware's text of an error; an unhandled error never ends a run."""
 
     def build() -> Any:
         handling = ToolErrorMiddleware(lambda error, request: words)
@@ -103,8 +105,8 @@ async def test_a_handler_of_tool_errors(serve: Serve, words: str | None, answer:
 
 
 @serves("langchain", "`wrap_tool_call` with an except branch", "Sees what the tool raised.")
-async def test_an_except_branch(serve: Serve) -> None:
-    """A middleware that stands in for a tool that is down."""
+async def test_except_branch_replaces_a_tool(serve: Serve) -> None:
+    """A middleware may replace a tool that is down."""
 
     @wrap_tool_call
     async def stand_in(request: Any, handler: Any) -> Any:
@@ -138,8 +140,8 @@ def own_words(error: ConnectionError) -> str:
     ],
     ids=["function", "words", "other errors", "nothing"],
 )
-async def test_a_tool_nodes_own_handler(serve: Serve, handle: Any, answer: str) -> None:
-    """What a ToolNode makes of an error is read; what it does not handle never ends a run."""
+async def test_error_handler_of_a_tool_node_is_used(serve: Serve, handle: Any, answer: str) -> None:
+    """The model reads the ToolNode's text of an error; an unhandled error never ends a run."""
 
     def build() -> Any:
         model = Model(script=[calls(call("offline", city="Bonn")), last_result()])
@@ -174,12 +176,12 @@ def with_policy(tools: BaseTool) -> Any:
     "`RetryPolicy` of a node",
     "Sees what a tool raised; retries are attempts of one step.",
 )
-async def test_a_node_that_is_tried_again(serve: Serve) -> None:
-    """The policy sees what the tool raised, and the node is run again."""
+async def test_retry_policy_sees_the_exception(serve: Serve) -> None:
+    """The policy sees the tool's exception, and the node executes again."""
     await serve(lambda: with_policy(flaky_tool(2)), completed("I read: sun in Bonn", 1, 3))
 
 
-async def test_a_node_that_is_tried_in_vain(serve: Serve) -> None:
+async def test_model_reads_the_failure_after_the_last_attempt(serve: Serve) -> None:
     """After the last attempt the model reads that the tool failed."""
     await serve(lambda: with_policy(offline), completed(FAILED, 1, 3))
 
@@ -214,14 +216,14 @@ def asks_sub_graph() -> Any:
 
 
 @pytest.mark.parametrize("build", [asks_sub_agent, asks_sub_graph])
-async def test_a_tool_of_a_sub_agent(serve: Serve, build: Callable[[], Any]) -> None:
-    """A tool of an agent inside a tool is guarded as well: that agent's model reads what failed."""
+async def test_tool_of_a_sub_agent_is_guarded(serve: Serve, build: Callable[[], Any]) -> None:
+    """A tool of an agent inside a tool is guarded as well: that agent's model reads the failure."""
     answer = "I read: inner read: Tool offline failed: ConnectionError"
     for run in await serve(build, completed(answer, 1, 1)):
         assert run.outcomes == {"ask_inner": ["completed"], "offline": ["tool_error"]}
 
 
-async def test_a_tool_of_an_agent_in_a_node(serve: Serve) -> None:
+async def test_tool_of_an_agent_in_a_node_is_guarded(serve: Serve) -> None:
     """A tool of an agent that a node asks is guarded as well."""
 
     def build() -> Any:
@@ -266,8 +268,8 @@ async def raises_cancelled(city: str) -> str:
 
 
 @pytest.mark.parametrize("broken", [gives_up, is_cancelled, raises_cancelled], ids=lambda t: t.name)
-async def test_a_tool_that_is_cancelled(serve: Serve, broken: BaseTool) -> None:
-    """A tool whose own task is cancelled is a tool that failed; its sibling finishes."""
+async def test_cancelled_tool_has_failed(serve: Serve, broken: BaseTool) -> None:
+    """A tool whose own task is cancelled has failed; its sibling finishes."""
 
     @tool
     async def slow(city: str) -> str:
@@ -310,7 +312,9 @@ def node_hands_over() -> Any:
 
 
 @pytest.mark.parametrize("build", [hands_over_to_nobody, node_hands_over])
-async def test_a_hand_over_to_nobody(serve: Serve, build: Callable[[], Any]) -> None:
-    """A hand-over that nobody takes is the agent's failure, and asks no human."""
+async def test_hand_over_without_a_receiver_is_agent_failed(
+    serve: Serve, build: Callable[[], Any]
+) -> None:
+    """A hand-over without a receiver is the agent's failure, and asks no human."""
     counts = (1, 1) if build is hands_over_to_nobody else (0, 0)
     await serve(build, failed("agent_failed", *counts, retryable=False))

@@ -57,8 +57,8 @@ def executor(kind: AgentType, model: Model) -> Any:
 
 @serves("langchain-classic", "`initialize_agent`", "As the newer executors.")
 @types
-async def test_an_answer(serve: Serve, kind: AgentType) -> None:
-    """An executor looks something up and answers: one turn, and what its parser makes of it."""
+async def test_executor_answers_in_one_turn(serve: Serve, kind: AgentType) -> None:
+    """An executor looks something up and answers: one turn, with its parser's result."""
     asks, answers = TYPES[kind]
     model = turns(asks, answers)
     expected = completed("seven", 1, 1)
@@ -67,7 +67,7 @@ async def test_an_answer(serve: Serve, kind: AgentType) -> None:
 
 
 @types
-async def test_the_limit(serve: Serve, kind: AgentType) -> None:
+async def test_executor_is_asked_once_more_at_the_limit(serve: Serve, kind: AgentType) -> None:
     """At the limit the executor's model is asked once more, and its own parser reads the answer."""
     asks, answers = TYPES[kind]
     model = turns(asks, asks, answers)
@@ -78,7 +78,7 @@ async def test_the_limit(serve: Serve, kind: AgentType) -> None:
 
 
 @types
-async def test_a_model_that_will_not_stop(serve: Serve, kind: AgentType) -> None:
+async def test_model_that_will_not_stop_has_no_answer(serve: Serve, kind: AgentType) -> None:
     """A model that asks for a tool even then has not answered."""
     model = turns(TYPES[kind][0])
     expected = limited(FIXED.format(2), 2, 2)
@@ -91,8 +91,8 @@ async def test_a_model_that_will_not_stop(serve: Serve, kind: AgentType) -> None
     "The library itself fails when it is asked asynchronously: 500 `agent_failed`.",
 )
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.value)
-async def test_types_that_the_library_broke(serve: Serve, kind: AgentType) -> None:
-    """What a library cannot do in a plain program it cannot do here either."""
+async def test_types_that_fail_in_the_library(serve: Serve, kind: AgentType) -> None:
+    """A type that fails in a plain program fails here, too."""
     model = turns(FUNCTION, "seven")
     with pytest.raises(TypeError):
         await executor(kind, model).ainvoke({"input": "go"})

@@ -1,4 +1,4 @@
-"""Kind 3: the last answer is asked of the model that works, with the agent's instructions."""
+"""Kind 3: the model that works gives the last answer, with the agent's instructions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,8 +55,8 @@ async def check(serve: Serve, build: Callable[[], Any], model: Model, limit: int
     "`ModelFallbackMiddleware` at the limit",
     "The model that works gives the last answer.",
 )
-async def test_a_fallback(serve: Serve) -> None:
-    """The first model is down in the last call too: the one that works is asked."""
+async def test_fallback_gives_the_last_answer(serve: Serve) -> None:
+    """The first model is down in the last call too: the fallback is asked."""
     backup = looking("backup")
 
     def build() -> Any:
@@ -66,8 +66,8 @@ async def test_a_fallback(serve: Serve) -> None:
     await check(serve, build, backup)
 
 
-async def test_a_fallback_in_a_node(serve: Serve) -> None:
-    """A runnable with fallbacks, asked by a node."""
+async def test_fallback_of_a_node_gives_the_last_answer(serve: Serve) -> None:
+    """A node may ask a runnable with fallbacks."""
     backup = looking("backup")
 
     def build() -> Any:
@@ -78,7 +78,7 @@ async def test_a_fallback_in_a_node(serve: Serve) -> None:
     await check(serve, build, backup)
 
 
-async def test_an_overridden_model(serve: Serve) -> None:
+async def test_overridden_model_gives_the_last_answer(serve: Serve) -> None:
     """A middleware that chooses the model of each request chooses it for the last one."""
     chosen = looking("chosen")
 
@@ -93,8 +93,8 @@ async def test_an_overridden_model(serve: Serve) -> None:
     await check(serve, build, chosen)
 
 
-async def test_a_model_that_grows(serve: Serve) -> None:
-    """A small model makes the first turn, and a large one the others: it concludes."""
+async def test_larger_model_gives_the_last_answer(serve: Serve) -> None:
+    """A small model makes the first turn, and a large one the others: the large one concludes."""
     small, large = looking("small"), looking("large")
 
     @wrap_model_call
@@ -109,8 +109,8 @@ async def test_a_model_that_grows(serve: Serve) -> None:
         assert (len(run.calls_of(small)), len(run.calls_of(large))) == (1, 2)
 
 
-async def test_a_configurable_model(serve: Serve) -> None:
-    """A model that is one of several, chosen by a config."""
+async def test_configurable_model_gives_the_last_answer(serve: Serve) -> None:
+    """A config may choose one of several models."""
     other = looking("other")
 
     def build() -> Any:
@@ -126,8 +126,8 @@ async def test_a_configurable_model(serve: Serve) -> None:
     await check(serve, build, other)
 
 
-async def test_a_model_that_an_object_has(serve: Serve) -> None:
-    """A node that is a method, whose model is an attribute of its object."""
+async def test_model_of_an_object_gives_the_last_answer(serve: Serve) -> None:
+    """A node may be a method, whose model is an attribute of its object."""
     model = looking("held")
 
     class Desk:
@@ -140,8 +140,8 @@ async def test_a_model_that_an_object_has(serve: Serve) -> None:
     await check(serve, lambda: loop_of(Desk().ask, [weather]).compile(), model)
 
 
-async def test_a_model_made_for_each_call(serve: Serve) -> None:
-    """A node that makes its model anew each time it is run."""
+async def test_model_made_for_each_call_gives_the_last_answer(serve: Serve) -> None:
+    """A node may make its model for each call."""
     model = looking("fresh")
 
     async def ask(state: MessagesState) -> dict[str, Any]:
@@ -151,8 +151,8 @@ async def test_a_model_made_for_each_call(serve: Serve) -> None:
     await check(serve, lambda: loop_of(ask, [weather]).compile(), model)
 
 
-async def test_a_model_of_a_node_before(serve: Serve) -> None:
-    """A graph that asks another model first, and after each tool, is not concluded by that one."""
+async def test_model_of_an_earlier_node_does_not_conclude(serve: Serve) -> None:
+    """A graph that asks another model first, and after each tool, does not conclude with it."""
     model = looking("main")
 
     def build() -> Any:
@@ -181,8 +181,8 @@ async def test_a_model_of_a_node_before(serve: Serve) -> None:
     await check(serve, build, model)
 
 
-async def test_a_planner_and_a_worker(serve: Serve) -> None:
-    """Where a planner hands its plan to a worker, the worker concludes."""
+async def test_worker_of_a_planner_concludes(serve: Serve) -> None:
+    """If a planner hands its plan to a worker, the worker concludes."""
     worker = looking("worker")
 
     def build() -> Any:
@@ -203,8 +203,8 @@ async def test_a_planner_and_a_worker(serve: Serve) -> None:
     "`create_swarm` at the limit",
     "The active agent concludes, with its instructions.",
 )
-async def test_the_active_agent_of_a_swarm(serve: Serve) -> None:
-    """A swarm is concluded by the agent that is active when the limit is reached."""
+async def test_active_agent_of_a_swarm_concludes(serve: Serve) -> None:
+    """The agent that is active at the limit concludes a swarm."""
     desk, pilot = Model(script=[loops("transfer_to_pilot")], model_name="desk"), looking("pilot")
 
     def build() -> Any:
@@ -222,8 +222,8 @@ async def test_the_active_agent_of_a_swarm(serve: Serve) -> None:
         assert (len(run.calls_of(desk)), len(run.calls_of(pilot))) == (1, 3)
 
 
-async def test_an_agent_in_an_agents_node(serve: Serve) -> None:
-    """A graph whose node asks an agent by itself: that agent concludes."""
+async def test_agent_in_a_node_concludes(serve: Serve) -> None:
+    """An agent that a node of a graph asks concludes."""
     model = looking("inner")
 
     def build() -> Any:

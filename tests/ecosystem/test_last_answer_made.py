@@ -1,4 +1,4 @@
-"""Kind 3: the last answer passes all that the agent does with its prompts and its answers."""
+"""Kind 3: the last answer passes all processing of the agent's prompts and answers."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def _redacts() -> Any:
 
 
 @serves("langchain", "`PIIMiddleware(strategy='redact')`", "The last answer is redacted as well.")
-async def test_redaction(serve: Serve) -> None:
+async def test_last_answer_is_redacted(serve: Serve) -> None:
     """At the limit, too, no address reaches the model or the caller."""
     model = Model(script=[loops(call("customer", number="1"), answer="Ask bob@example.com.")])
 
@@ -55,8 +55,8 @@ async def test_redaction(serve: Serve) -> None:
 
 
 @serves("langchain", "`after_model`, `after_agent`", "Run at the limit too, on the last answer.")
-async def test_hooks_after_the_last_answer(serve: Serve) -> None:
-    """What an agent does with its own answer is done with the last one."""
+async def test_hooks_process_the_last_answer(serve: Serve) -> None:
+    """The agent processes the last answer as any other."""
     seen: list[str] = []
 
     @after_model
@@ -76,8 +76,8 @@ async def test_hooks_after_the_last_answer(serve: Serve) -> None:
 
 
 @serves("langchain", "`dynamic_prompt`", "The last call has the prompt of its own moment.")
-async def test_a_dynamic_prompt(serve: Serve) -> None:
-    """Instructions that depend on the state are made anew for the last call."""
+async def test_dynamic_prompt_of_the_last_call(serve: Serve) -> None:
+    """Instructions that depend on the state are computed for the last call."""
     model = looking("main")
 
     @dynamic_prompt
@@ -91,8 +91,8 @@ async def test_a_dynamic_prompt(serve: Serve) -> None:
         assert last_of(run, model).instructions == "You have seen 5 messages."
 
 
-async def test_edited_context(serve: Serve) -> None:
-    """What a middleware clears from the context is cleared for the last call."""
+async def test_context_is_edited_for_the_last_call(serve: Serve) -> None:
+    """A middleware edits the context of the last call as well."""
     model = looking("main")
 
     def build() -> Any:
@@ -104,8 +104,8 @@ async def test_edited_context(serve: Serve) -> None:
         assert (last.text.count("[cleared]"), last.text.count("sun in Bonn")) == (2, 1)
 
 
-async def test_summarised_context(serve: Serve) -> None:
-    """An agent that summed its conversation up is asked with the summary."""
+async def test_last_call_has_the_summary(serve: Serve) -> None:
+    """An agent with a summarised conversation is asked with the summary."""
     model = looking("main")
 
     def build() -> Any:
@@ -118,8 +118,8 @@ async def test_summarised_context(serve: Serve) -> None:
         assert "A SUMMARY" in last_of(run, model).text
 
 
-async def test_a_parallel_node_and_a_saver(serve: Serve) -> None:
-    """A graph with a checkpointer, where a second node stands beside the tools."""
+async def test_limit_with_a_parallel_node_and_a_saver(serve: Serve) -> None:
+    """A graph has a checkpointer, and a second node beside the tools."""
     model = looking("main")
 
     def build() -> Any:
@@ -131,8 +131,8 @@ async def test_a_parallel_node_and_a_saver(serve: Serve) -> None:
     await check(serve, build, model)
 
 
-async def test_a_saver_and_a_thread(serve: Serve) -> None:
-    """After an answer at the limit the conversation can go on."""
+async def test_conversation_continues_after_the_limit(serve: Serve) -> None:
+    """After an answer at the limit the conversation can continue."""
     model = looking("main")
     saved = create_agent(model, [weather], checkpointer=InMemorySaver())
     await serve(
@@ -147,7 +147,7 @@ async def test_a_saver_and_a_thread(serve: Serve) -> None:
     assert last_of(run, model).question == "And tomorrow?"
 
 
-async def test_a_model_that_will_not_stop(serve: Serve) -> None:
+async def test_calls_of_the_last_reply_are_not_made(serve: Serve) -> None:
     """Calls in the last reply are not made; text beside them is the answer."""
     stubborn = Model(script=[calls(LOOK, text="It was sunny.")])
 
@@ -165,8 +165,8 @@ class Forecast(BaseModel):
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-async def test_a_response_format(serve: Serve, limit: int) -> None:
-    """An agent that owes a structured response gives one at the limit, too."""
+async def test_response_format_at_the_limit(serve: Serve, limit: int) -> None:
+    """An agent with a response format has output at the limit, too."""
 
     def reply(asked: Asked) -> Line:
         if "weather" in asked.tools:

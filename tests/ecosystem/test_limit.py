@@ -47,7 +47,7 @@ def own_calls(run: Any, *models: Model) -> int:
 
 @serves("langchain", "`create_agent`", "Stopped after N turns, and asked once more without tools.")
 @pytest.mark.parametrize("limit", [1, 2, 5])
-async def test_an_agent(serve: Serve, limit: int) -> None:
+async def test_plain_agent_stops_at_the_limit(serve: Serve, limit: int) -> None:
     """The plain case: N turns, N + 1 calls, its own instructions in the last one."""
     model = endless()
 
@@ -78,8 +78,8 @@ def handing_over(to: str) -> Any:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_hand_overs_beside_a_call(serve: Serve, limit: int) -> None:
-    """Agents that hand over in each turn, beside another call that nobody answers."""
+async def test_hand_over_beside_a_call_counts(serve: Serve, limit: int) -> None:
+    """Agents hand over in each turn, beside another call that has no result."""
     # The library itself leaves the call beside a hand-over without its result.
     models = [
         Model(script=[loops(f"to_{to}", LOOK)], model_name=name, picky=False)
@@ -100,8 +100,8 @@ async def test_hand_overs_beside_a_call(serve: Serve, limit: int) -> None:
         assert own_calls(run, *models) == limit + 1
 
 
-async def test_results_that_are_human_messages(serve: Serve) -> None:
-    """A graph that writes what its tools returned as messages of a human."""
+async def test_results_as_human_messages_count(serve: Serve) -> None:
+    """A graph may write the results of its tools as human messages."""
     model = Model(script=[loops(LOOK)], picky=False)
 
     def build() -> Any:
@@ -179,13 +179,13 @@ def emptied() -> Any:
     "The limit holds; the last call has the edited messages.",
 )
 @pytest.mark.parametrize("build", [cleared, trimmed, forgetful, emptied])
-async def test_pruned_turns(serve: Serve, build: Callable[[], Any]) -> None:
+async def test_pruned_turns_count(serve: Serve, build: Callable[[], Any]) -> None:
     """Turns that are no longer in the state, or not shown to the model, still count."""
     await serve(build, limited("concluded", 4, 4), max_iterations=4)
 
 
-async def test_prompts_of_text(serve: Serve) -> None:
-    """A node that writes everything into one prompt, and keeps its results out of the messages."""
+async def test_text_prompts_count(serve: Serve) -> None:
+    """A node may write everything into one prompt, with its results outside of the messages."""
     model = endless()
 
     class Notes(MessagesState):
@@ -215,8 +215,8 @@ async def test_prompts_of_text(serve: Serve) -> None:
         assert own_calls(run, model) == 4
 
 
-async def test_helpers_do_not_count_as_the_agents_calls(serve: Serve) -> None:
-    """A guard in front of each turn has room of its own."""
+async def test_helper_calls_are_counted_apart(serve: Serve) -> None:
+    """A guard in front of each turn has its own bound."""
     model, guard = endless(), Model(script=["fine"], model_name="guard")
 
     @before_model
@@ -231,8 +231,8 @@ async def test_helpers_do_not_count_as_the_agents_calls(serve: Serve) -> None:
         assert own_calls(run, model) == 4
 
 
-async def test_a_helper_that_asks_for_ever(serve: Serve) -> None:
-    """Helpers have a ceiling of 4 (N + 1) calls; a run that it stopped says so."""
+async def test_endless_helper_ends_at_the_ceiling(serve: Serve) -> None:
+    """Helpers have a ceiling of 4 (N + 1) calls; a run that it stopped reports it."""
     guard = Model(script=["perhaps"], model_name="guard")
 
     @before_agent
@@ -248,8 +248,8 @@ async def test_a_helper_that_asks_for_ever(serve: Serve) -> None:
         assert len(run.calls_of(guard)) <= 12
 
 
-async def test_a_sub_agent_that_loops(serve: Serve) -> None:
-    """A sub-agent without end in one tool call is stopped by the ceiling of all calls."""
+async def test_looping_sub_agent_ends_at_the_ceiling(serve: Serve) -> None:
+    """The ceiling of all calls stops an endless sub-agent in one tool call."""
     inner, outer = endless(name="inner"), Model(script=[loops("ask_inner")], model_name="outer")
 
     def build() -> Any:
@@ -267,8 +267,8 @@ async def test_a_sub_agent_that_loops(serve: Serve) -> None:
         assert own_calls(run, inner, outer) <= 16
 
 
-async def test_drafts_that_are_sent_back(serve: Serve) -> None:
-    """A reviewer that is never content: each draft is a turn that was not usable."""
+async def test_rejected_drafts_count(serve: Serve) -> None:
+    """A reviewer is never content: each draft is a turn that was not usable."""
     model = Model(script=[lambda asked: f"draft {len(asked.messages)}"])
 
     def build() -> Any:

@@ -1,4 +1,4 @@
-"""Kind 2: steps bound a run where no LangChain model is asked, or where the user limits steps."""
+"""Kind 2: steps bound a run without a LangChain model, or with a limit on steps by the user."""
 
 import uuid
 from collections.abc import Callable
@@ -59,17 +59,17 @@ def by_hand() -> Any:
 
 
 @pytest.mark.parametrize("build", [by_a_raw_client, by_hand])
-async def test_turns_of_no_model(serve: Serve, build: Callable[[], Any]) -> None:
+async def test_tool_calls_without_a_model_are_turns(serve: Serve, build: Callable[[], Any]) -> None:
     """A message with tool calls from a node that asked no model is a turn."""
     await serve(build, limited(NO_ANSWER.format(3), 3, 3), max_iterations=3)
 
 
-async def test_turns_of_a_cache(serve: Serve) -> None:
+async def test_cached_turns_count(serve: Serve) -> None:
     """Turns from a cache count; the agent's model writes the last answer if it is reached."""
     await serve(by_a_cache, limited(None, 3, 3), max_iterations=3)
 
 
-async def test_a_loop_without_any_message(serve: Serve) -> None:
+async def test_loop_without_messages_is_bounded(serve: Serve) -> None:
     """After 25 steps in a row without a model call each further step is an iteration."""
     ticks: list[str] = []
 
@@ -93,7 +93,7 @@ async def test_a_loop_without_any_message(serve: Serve) -> None:
     assert len(ticks) <= 3 * 16
 
 
-async def test_many_steps_before_a_model(serve: Serve) -> None:
+async def test_steps_of_plain_code_are_no_turns(serve: Serve) -> None:
     """Twenty steps of plain code between two calls of a model are no turns."""
 
     def build() -> Any:
@@ -128,7 +128,9 @@ def of_create_react_agent(model: Model) -> Any:
 
 @serves("langgraph", "`with_config(recursion_limit=…)`", "Obeyed; the run ends as at the limit.")
 @pytest.mark.parametrize("kind", [of_create_agent, of_a_graph])
-async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model], Any]) -> None:
+async def test_recursion_limit_of_the_user_is_obeyed(
+    serve: Serve, kind: Callable[[Model], Any]
+) -> None:
     """A recursion limit that the user set is obeyed, and ends as at the iteration limit."""
     model = endless()
 
@@ -139,7 +141,7 @@ async def test_a_recursion_limit_of_the_user(serve: Serve, kind: Callable[[Model
         assert own_calls(run, model) <= 4
 
 
-async def test_a_sentence_about_the_recursion_limit(serve: Serve) -> None:
+async def test_sentence_about_the_recursion_limit_is_no_answer(serve: Serve) -> None:
     """The sentence that the older prebuilt agent puts in place of a turn is no answer."""
     model = endless()
 

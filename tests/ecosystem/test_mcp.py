@@ -95,7 +95,7 @@ Kind = Callable[[Model, list[BaseTool]], Any]
 
 @serves("langchain-mcp-adapters", "tools over HTTP", "Tools like any other.")
 @kinds
-async def test_a_tool_over_http(serve: Serve, url: str, kind: Kind) -> None:
+async def test_tool_over_http(serve: Serve, url: str, kind: Kind) -> None:
     """A tool of a server over HTTP is called, and its text is read."""
     tools = await over_http(url)
     model = Model(script=[calls(LOOK, call("report", city="Ulm")), lambda a: " / ".join(a.results)])
@@ -109,7 +109,7 @@ async def test_a_tool_over_http(serve: Serve, url: str, kind: Kind) -> None:
 
 
 @serves("langchain-mcp-adapters", "tools over standard input", "Tools like any other.")
-async def test_a_tool_over_standard_input(serve: Serve) -> None:
+async def test_tool_over_standard_input(serve: Serve) -> None:
     """A tool of a server on its standard input is called, and its text is read."""
     tools = await over_stdio()
     model = Model(script=[calls(LOOK), last_result()])
@@ -124,8 +124,8 @@ async def test_a_tool_over_standard_input(serve: Serve) -> None:
     "langchain-mcp-adapters", "results with `isError`", "`tool_error`; the model reads the text."
 )
 @kinds
-async def test_a_tool_that_fails(serve: Serve, url: str, kind: Kind) -> None:
-    """What a server says of a call that failed is written for the model."""
+async def test_failed_tool_reports_to_the_model(serve: Serve, url: str, kind: Kind) -> None:
+    """The server's text of a failed call is for the model."""
     tools = await over_http(url)
     model = Model(script=[calls(call("fails", city="Bonn")), last_result()])
 
@@ -137,7 +137,7 @@ async def test_a_tool_that_fails(serve: Serve, url: str, kind: Kind) -> None:
         assert "no station in Bonn" in run.body["answer"]
 
 
-async def test_arguments_that_do_not_fit(serve: Serve, url: str) -> None:
+async def test_model_reads_why_arguments_are_refused(serve: Serve, url: str) -> None:
     """The model reads why the server refused its arguments."""
     tools = await over_http(url)
     model = Model(script=[calls(call("weather", town="Bonn")), last_result()])
@@ -149,7 +149,7 @@ async def test_arguments_that_do_not_fit(serve: Serve, url: str) -> None:
         assert run.outcomes == {"weather": ["tool_error"]}
 
 
-async def test_a_picture(serve: Serve, url: str) -> None:
+async def test_picture_is_a_result(serve: Serve, url: str) -> None:
     """A result that is a picture is a result like any other."""
     tools = await over_http(url)
     model = Model(script=[calls(call("picture", city="Bonn")), "I saw it."])
@@ -163,7 +163,7 @@ async def test_a_picture(serve: Serve, url: str) -> None:
 
 @serves("langchain-mcp-adapters", "a server that is gone", "`tool_error`; the run goes on.")
 @kinds
-async def test_a_server_that_is_gone(serve: Serve, kind: Kind) -> None:
+async def test_tool_of_a_dead_server_fails(serve: Serve, kind: Kind) -> None:
     """A tool whose server has died fails; the run goes on, and so does the service."""
     with server() as (address, process):
         tools = await over_http(address)
@@ -180,8 +180,8 @@ async def test_a_server_that_is_gone(serve: Serve, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-async def test_the_limit(serve: Serve, url: str, limit: int) -> None:
-    """An agent that asks a server for ever is stopped after N turns."""
+async def test_endless_agent_stops_at_the_limit(serve: Serve, url: str, limit: int) -> None:
+    """An endless agent of a server stops after N turns."""
     tools, model = await over_http(url), Model(script=[loops(LOOK)])
 
     def build() -> Any:

@@ -1,4 +1,4 @@
-"""Middlewares of langchain.agents.middleware that no other test here is about."""
+"""Middlewares of langchain.agents.middleware that no other test here covers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +44,8 @@ def looks() -> Model:
 
 
 @serves("langchain", "`TodoListMiddleware`", "`write_todos` is a tool like any other.")
-async def test_todos(serve: Serve) -> None:
-    """A plan that is written is a turn, and a call that completed."""
+async def test_plan_is_a_turn_and_a_call(serve: Serve) -> None:
+    """A written plan is a turn, and a completed call."""
     plan = [{"content": "look", "status": "in_progress"}]
 
     def build() -> Any:
@@ -56,7 +56,7 @@ async def test_todos(serve: Serve) -> None:
         assert run.outcomes == {"weather": ["completed"], "write_todos": ["completed"]}
 
 
-async def test_two_plans_at_once(serve: Serve) -> None:
+async def test_two_plans_at_once_are_errors(serve: Serve) -> None:
     """Plans that the middleware refuses are errors of their calls."""
     plan = call("write_todos", todos=[{"content": "look", "status": "pending"}])
 
@@ -69,7 +69,7 @@ async def test_two_plans_at_once(serve: Serve) -> None:
 
 @serves("langchain", "`ShellToolMiddleware`", "`shell` is a tool; its session ends with the run.")
 @leaves_pipes
-async def test_a_shell(serve: Serve, tmp_path: Path) -> None:
+async def test_shell_commands_share_a_session(serve: Serve, tmp_path: Path) -> None:
     """Commands of one run share a session, redaction of its output included."""
     script = [
         calls(call("shell", command="NAME=bob; echo $NAME@example.com")),
@@ -89,7 +89,7 @@ async def test_a_shell(serve: Serve, tmp_path: Path) -> None:
 
 
 @leaves_pipes
-async def test_a_shell_at_the_limit(serve: Serve, tmp_path: Path) -> None:
+async def test_shell_session_ends_at_the_limit(serve: Serve, tmp_path: Path) -> None:
     """A shell's session ends with a run that the limit stopped, too."""
 
     def build() -> Any:
@@ -107,8 +107,8 @@ async def test_a_shell_at_the_limit(serve: Serve, tmp_path: Path) -> None:
 @serves(
     "langchain", "`FilesystemFileSearchMiddleware`", "`glob_search` and `grep_search` are tools."
 )
-async def test_a_search_in_files(serve: Serve, tmp_path: Path) -> None:
-    """Searches in files are calls that completed."""
+async def test_file_searches_are_calls(serve: Serve, tmp_path: Path) -> None:
+    """Searches in files are completed calls."""
     (tmp_path / "bonn.txt").write_text("the sun shines")
     asks = calls(call("glob_search", pattern="*.txt"), call("grep_search", pattern="sun"))
 
@@ -134,7 +134,7 @@ class Anthropic(Model):
 @serves(
     "langchain", "`ProviderToolSearchMiddleware`", "A tool that the provider found is not rejected."
 )
-async def test_a_provider_that_searches_tools(serve: Serve) -> None:
+async def test_tool_found_by_the_provider_is_not_rejected(serve: Serve) -> None:
     """A tool that the provider finds by its own search was bound, so it is not rejected."""
 
     def build() -> Any:
@@ -164,13 +164,13 @@ def many() -> Any:
     return create_agent(down(), [weather, stock], middleware=middleware)
 
 
-async def test_many_at_once(serve: Serve) -> None:
+async def test_nested_middlewares_keep_their_counts(serve: Serve) -> None:
     """Middlewares around each other do not change each other's counts."""
     await serve(many, completed(READ, 1, 1))
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-async def test_many_at_the_limit(serve: Serve, limit: int) -> None:
+async def test_limit_holds_with_many_middlewares(serve: Serve, limit: int) -> None:
     """The limit holds with a dozen middlewares in between."""
     model = Model(script=[loops(LOOK, answer="Ask bob@example.com.")])
 
@@ -225,8 +225,8 @@ def that_returns_a_response() -> Any:
         (that_returns_a_response, completed("I know that.")),
     ],
 )
-async def test_hooks(serve: Serve, build: Callable[[], Any], expected: Any) -> None:
-    """Hooks in forms that the library allows."""
+async def test_hooks_of_every_form(serve: Serve, build: Callable[[], Any], expected: Any) -> None:
+    """Hooks may have any form that the library allows."""
     await serve(build, expected)
 
 

@@ -1,4 +1,4 @@
-"""Kind 4: the question, a row, a library's sentence and half of an answer are no answers."""
+"""Kind 4: the question, a tool result, a library's sentence and half an answer are no answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -101,14 +101,14 @@ def removes_its_answer() -> Any:
         removes_its_answer,
     ],
 )  # fmt: skip
-async def test_what_is_no_answer(serve: Serve, build: Callable[[], Any]) -> None:
-    """The question, a tool's row and a note are no answers."""
+async def test_other_messages_are_no_answer(serve: Serve, build: Callable[[], Any]) -> None:
+    """The question, a tool result and a note are no answers."""
     runs = await serve(build, _any_counts(failed("agent_failed", detail=GAVE_NONE)))
     for run in runs:
         assert "answer" not in run.body
 
 
-async def test_text_beside_calls_that_were_not_made(serve: Serve) -> None:
+async def test_text_beside_unmade_calls_is_no_answer(serve: Serve) -> None:
     """Text of a message whose tool calls were never executed is no answer."""
     await serve(stops_before_its_tools, failed("agent_failed", 1, 0, detail=GAVE_NONE))
 
@@ -118,7 +118,7 @@ def _any_counts(expected: Expected) -> Expected:
     return Expected(**{**vars(expected), "iterations": None})
 
 
-async def test_an_answer_of_an_earlier_question(tmp_path: Path) -> None:
+async def test_earlier_answer_is_no_answer(tmp_path: Path) -> None:
     """In a thread, the answer to the question before is no answer to this one."""
 
     async def answer(state: MessagesState) -> dict[str, Any]:
@@ -169,8 +169,10 @@ def prints_in_an_executor() -> Any:
 
 
 @pytest.mark.parametrize("build", [prints_directly, prints_in_a_graph, prints_in_an_executor])
-async def test_a_direct_tool_that_fails(tmp_path: Path, build: Callable[[], Any]) -> None:
-    """The words for the model never reach the caller as an answer."""
+async def test_failure_of_a_direct_tool_is_no_answer(
+    tmp_path: Path, build: Callable[[], Any]
+) -> None:
+    """The text for the model never reaches the caller as an answer."""
     async with serving({mode: build() for mode in MODES}, tmp_path) as service:
         for mode in MODES:
             run = await service.ask(mode, mode)
@@ -196,19 +198,19 @@ def limited_calls(behaviour: Any) -> Any:
 
 @serves("langchain", "`ToolCallLimitMiddleware`", "Ends as at the limit, with the model's answer.")
 @pytest.mark.parametrize("behaviour", ["end", "error"])
-async def test_a_limit_on_tool_calls(serve: Serve, behaviour: str) -> None:
+async def test_sentence_of_a_tool_limit_is_no_answer(serve: Serve, behaviour: str) -> None:
     """The library's sentence is no answer: the model is asked for its own."""
     await serve(lambda: limited_tools(behaviour), limited("concluded", 3, 2))
 
 
 @serves("langchain", "`ModelCallLimitMiddleware`", "Ends as at the limit, with the model's answer.")
 @pytest.mark.parametrize("behaviour", ["end", "error"])
-async def test_a_limit_on_model_calls(serve: Serve, behaviour: str) -> None:
-    """The same for a limit on model calls."""
+async def test_sentence_of_a_model_limit_is_no_answer(serve: Serve, behaviour: str) -> None:
+    """The same holds for a limit on model calls."""
     await serve(lambda: limited_calls(behaviour), limited("concluded", 2, 2))
 
 
-async def test_a_tool_limit_that_goes_on(serve: Serve) -> None:
+async def test_continuing_tool_limit_leaves_the_run_to_its_own(serve: Serve) -> None:
     """A limit that only refuses further calls leaves the run to its own limit."""
     await serve(lambda: limited_tools("continue"), limited("concluded", 4, 2), max_iterations=4)
 
@@ -216,8 +218,8 @@ async def test_a_tool_limit_that_goes_on(serve: Serve) -> None:
 @serves(
     "langchain", "`ModelRetryMiddleware(on_failure='continue')`", "Its sentence is no answer: 500."
 )
-async def test_the_sentence_of_a_retry(serve: Serve) -> None:
-    """What the library writes in place of an answer that failed is a failure of the model."""
+async def test_sentence_of_a_retry_is_model_failed(serve: Serve) -> None:
+    """The library's sentence in place of a failed answer is a failure of the model."""
 
     def build() -> Any:
         retrying = ModelRetryMiddleware(max_retries=1, initial_delay=0.01, jitter=False)
@@ -242,6 +244,6 @@ async def test_the_sentence_of_a_retry(serve: Serve) -> None:
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",
 )  # fmt: skip
-async def test_an_answer_that_was_cut(serve: Serve, metadata: Any, expected: Expected) -> None:
-    """Half of an answer is a failure of the model; one that a filter cut will be cut again."""
+async def test_cut_answer_is_model_failed(serve: Serve, metadata: Any, expected: Expected) -> None:
+    """Half an answer is a failure of the model; a filter would cut it again."""
     await serve(answers_with(metadata=metadata), expected, modes=WITHOUT_STORE)

@@ -1,4 +1,4 @@
-"""What is not served is refused at the start, in one sentence."""
+"""Unservable agents are refused at start, in one sentence."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +40,8 @@ def refused(build: Callable[[], Any]) -> str:
     "`AgentExecutor(memory=…)`",
     "Refused at the start: callers would share it.",
 )
-def test_an_executor_with_memory() -> None:
-    """A memory would be shared by all callers."""
+def test_executor_with_memory_is_refused() -> None:
+    """All callers would share the memory."""
 
     def build() -> Any:
         agent = create_tool_calling_agent(MODEL, [weather], TOOLS_PROMPT)
@@ -53,8 +53,8 @@ def test_an_executor_with_memory() -> None:
 @does_not_serve(
     "langchain-classic", "a prompt that wants more than `input`", "Refused at the start, by name."
 )
-def test_an_executor_that_wants_more() -> None:
-    """Nobody would fill in what the prompt wants."""
+def test_executor_with_more_inputs_is_refused() -> None:
+    """No caller would give the other inputs of the prompt."""
 
     def build() -> Any:
         prompt = ChatPromptTemplate.from_messages(
@@ -67,8 +67,8 @@ def test_an_executor_that_wants_more() -> None:
 
 
 @does_not_serve("langgraph", "a graph without `messages`", "Refused at the start.")
-def test_a_graph_without_messages() -> None:
-    """A graph is asked by a message."""
+def test_graph_without_messages_is_refused() -> None:
+    """The service asks a graph with a message."""
 
     class Count(TypedDict):
         count: int
@@ -83,7 +83,7 @@ def test_a_graph_without_messages() -> None:
 
 
 @does_not_serve("langgraph", "`@entrypoint`", "Refused at the start: it has no state of messages.")
-def test_an_entrypoint() -> None:
+def test_entrypoint_is_refused() -> None:
     """A functional workflow has no state."""
 
     def build() -> Any:
@@ -100,6 +100,6 @@ def test_an_entrypoint() -> None:
 @pytest.mark.parametrize(
     "thing", [MODEL, RunnableLambda(str), create_agent], ids=["model", "chain", "function"]
 )
-def test_what_is_no_agent(thing: Any) -> None:
+def test_objects_that_are_no_agents_are_refused(thing: Any) -> None:
     """A model, a chain and a function with arguments are no agents."""
     assert "no agent" in refused(lambda: thing)

@@ -1,4 +1,4 @@
-"""Kind 11: the user's objects stay as they are, while they are served and afterwards."""
+"""Kind 11: the user's objects stay unchanged, while they are served and afterwards."""
 
 import copy
 from collections.abc import Callable
@@ -88,8 +88,10 @@ def insides(tool: BaseTool) -> dict[str, Any]:
     "langgraph", "one graph under two names", "Served twice; its tools and nodes stay as they are."
 )
 @makers
-async def test_an_agent_under_two_names(tmp_path: Path, make: Callable[[Any], Any]) -> None:
-    """One object under two names answers twice alike, and its tools are not wrapped twice."""
+async def test_agent_under_two_names_answers_alike(
+    tmp_path: Path, make: Callable[[Any], Any]
+) -> None:
+    """One object under two names answers alike, and its tools are not wrapped twice."""
     agent = make([ASKS_OFFLINE, last_result()])
     before = tools_of(agent)
     assert before
@@ -108,7 +110,7 @@ async def test_an_agent_under_two_names(tmp_path: Path, make: Callable[[Any], An
 
 
 @makers
-async def test_tools_of_agents_that_share_them(tmp_path: Path, make: Callable[[Any], Any]) -> None:
+async def test_shared_tools_are_guarded_apart(tmp_path: Path, make: Callable[[Any], Any]) -> None:
     """Two agents with the same tool objects are guarded apart."""
     agents = {"one": make([ASKS_OFFLINE, last_result()]), "two": make([LOOK, last_result()])}
     async with serving(agents) as service:
@@ -119,10 +121,10 @@ async def test_tools_of_agents_that_share_them(tmp_path: Path, make: Callable[[A
 
 async def ask_plainly(agent: Any) -> str:
     """What a program gets that asks the agent by itself; or what is raised."""
-    asked: Any = {"messages": [HumanMessage("go")], "input": "go"}
-    asked = {"input": "go"} if isinstance(agent, AgentExecutor) else asked
+    inputs: Any = {"messages": [HumanMessage("go")], "input": "go"}
+    inputs = {"input": "go"} if isinstance(agent, AgentExecutor) else inputs
     try:
-        state = await agent.ainvoke(asked)
+        state = await agent.ainvoke(inputs)
     except ConnectionError as raised:
         return f"raised: {raised}"
     return str(state["output"] if "output" in state else state["messages"][-1].text)
@@ -130,10 +132,10 @@ async def ask_plainly(agent: Any) -> str:
 
 @makers
 @pytest.mark.parametrize("script", [[LOOK, last_result()], [ASKS_OFFLINE, last_result()]])
-async def test_a_program_beside_the_service(
+async def test_program_beside_the_service_is_unchanged(
     tmp_path: Path, make: Callable[[Any], Any], script: Any
 ) -> None:
-    """A plain program sees the same of an agent before, while and after it is served."""
+    """A plain program sees the same agent before, while and after it is served."""
     agent = make(script)
     alone = await ask_plainly(make(script))
     async with serving({"a": agent}, tmp_path) as service:
@@ -143,20 +145,20 @@ async def test_a_program_beside_the_service(
     assert {run.body["outcome"] for run in served} == {"completed"}
 
 
-async def test_a_program_at_the_limit(tmp_path: Path) -> None:
-    """A plain program's agent has its tools for as long as it likes, also while ours is stopped."""
+async def test_program_has_no_limit(tmp_path: Path) -> None:
+    """A plain program's agent has its tools without limit, even while ours is stopped."""
     model = Model(script=[loops(call("weather", city="Bonn"))])
     agent = create_agent(model, [weather]).with_config(recursion_limit=30)
     async with serving({"a": agent}, tmp_path, max_iterations=2) as service:
         assert_agree([await service.ask("a")], limited("concluded", 2, 2))
-        asked = len(model.asked)
+        before = len(model.asked)
         with pytest.raises(RecursionError):
             await agent.ainvoke({"messages": [HumanMessage("go")]})
-    assert len(model.asked) - asked == 15
-    assert all(each.tools == ("weather",) for each in model.asked[asked:])
+    assert len(model.asked) - before == 15
+    assert all(each.tools == ("weather",) for each in model.asked[before:])
 
 
-async def test_middleware_of_two_agents(serve: Serve) -> None:
+async def test_shared_middleware_works_in_both_agents(serve: Serve) -> None:
     """One middleware object in two agents works in each."""
     tries: list[str] = []
 

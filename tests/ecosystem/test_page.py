@@ -1,4 +1,4 @@
-"""docs/agents.md says what tests showed of the locked versions, and nothing else."""
+"""docs/agents.md states the results of the tests with the locked versions, and nothing else."""
 
 import re
 
@@ -17,18 +17,18 @@ def locked(package: str) -> str:
     return found[1]
 
 
-def test_the_record_is_of_the_declared_rows_and_the_locked_versions() -> None:
-    """Each row that a test declares was shown, with the versions that are locked now."""
+def test_record_has_the_declared_rows_and_locked_versions() -> None:
+    """Each row that a test declares is recorded, with the versions that are locked now."""
     assert RECORD.read_text(encoding="utf-8") == as_record(declared(), locked), AGAIN
 
 
-def test_the_page_is_rendered_from_the_record() -> None:
-    """The page that is committed is what the record gives."""
+def test_page_is_rendered_from_the_record() -> None:
+    """The committed page is rendered from the record."""
     page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
     assert page == generate.pages()["agents.md"], AGAIN
 
 
-def test_a_row_is_told_once() -> None:
+def test_no_row_is_declared_twice() -> None:
     """No two tests declare the same part of a package."""
     parts = [(row.package, row.part) for row in declared()]
     assert len(parts) == len(set(parts))

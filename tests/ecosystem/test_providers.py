@@ -42,7 +42,7 @@ async def check(
 @serves("langchain-ollama", "`ChatOllama`", HOW)
 @serves("langchain-openai", "`ChatOpenAI`, with both of its APIs", HOW)
 @clients
-async def test_a_provider(serve: Serve, client: str) -> None:
+async def test_parallel_tools_are_one_turn(serve: Serve, client: str) -> None:
     """Two tools at once are one turn, and `usage` has both calls."""
     turns = [LOOKS, Turn("It is sunny.", thinking="Hm, so.")]
     for run in await check(serve, client, turns, completed("It is sunny.", 1, 2)):
@@ -51,14 +51,14 @@ async def test_a_provider(serve: Serve, client: str) -> None:
 
 
 @clients
-async def test_the_limit(serve: Serve, client: str) -> None:
+async def test_provider_is_asked_once_more_at_the_limit(serve: Serve, client: str) -> None:
     """At the limit the provider is asked once more, and its answer is the last one."""
     turns = [LOOKS, LOOKS, Turn("concluded")]
     await check(serve, client, turns, limited("concluded", 2, 4), max_iterations=2)
 
 
 @clients
-async def test_a_tool_that_raises(serve: Serve, client: str) -> None:
+async def test_provider_reads_the_failure_of_a_tool(serve: Serve, client: str) -> None:
     """The provider reads that a tool raised, and answers."""
     turns = [Turn(calls=[("offline", {"city": "Bonn"})]), Turn("I could not look.")]
     for run in await check(serve, client, turns, completed("I could not look.", 1, 1)):
@@ -66,7 +66,7 @@ async def test_a_tool_that_raises(serve: Serve, client: str) -> None:
 
 
 @clients
-async def test_a_provider_that_fails(serve: Serve, client: str) -> None:
-    """A provider that answers with an error is the model's failure."""
+async def test_error_of_a_provider_is_model_failed(serve: Serve, client: str) -> None:
+    """An error of a provider is the model's failure."""
     expected = failed("model_failed", retryable=True)
     await check(serve, client, [Turn(status=503)], expected, modes=WITHOUT_STORE)

@@ -1,4 +1,4 @@
-"""Whose text a stream passes on: the agent's own without a name, that of others with theirs."""
+"""Whose text a stream sends: the agent's without a name, that of others with their names."""
 
 import operator
 from typing import Annotated, Any
@@ -33,8 +33,8 @@ async def streamed(serve: Serve, build: Any, expected: Expected, **body: Any) ->
     return run
 
 
-async def test_text_of_a_hook(serve: Serve) -> None:
-    """What a hook asks a model is not the agent's text."""
+async def test_text_of_a_hook_is_not_the_agents(serve: Serve) -> None:
+    """The text that a hook gets from a model is not the agent's."""
     aside = speaker("A SUMMARY")
 
     @before_model
@@ -51,7 +51,7 @@ async def test_text_of_a_hook(serve: Serve) -> None:
     assert (await streamed(serve, build, completed(ANSWER))).spoken() == ANSWER
 
 
-async def test_text_that_is_not_to_be_streamed(serve: Serve) -> None:
+async def test_nostream_text_is_not_streamed(serve: Serve) -> None:
     """Text of a model that is tagged `nostream` is never streamed."""
 
     async def think(state: MessagesState) -> dict[str, Any]:
@@ -71,8 +71,8 @@ async def test_text_that_is_not_to_be_streamed(serve: Serve) -> None:
     assert "INTERNAL" not in str(run.events)
 
 
-async def test_text_of_an_agent_that_is_a_node(serve: Serve) -> None:
-    """An agent that works for another has its name on its text."""
+async def test_text_of_an_agent_node_has_its_name(serve: Serve) -> None:
+    """The text of an agent that works for another has its name."""
 
     def build() -> Any:
         graph = StateGraph(MessagesState)
@@ -86,8 +86,8 @@ async def test_text_of_an_agent_that_is_a_node(serve: Serve) -> None:
     assert (run.spoken(), run.spoken("scout")) == (ANSWER, "Some notes.")
 
 
-async def test_text_of_an_agent_in_a_tool(serve: Serve) -> None:
-    """An agent that a tool asks has its name on its text."""
+async def test_text_of_an_agent_in_a_tool_has_its_name(serve: Serve) -> None:
+    """The text of an agent that a tool asks has its name."""
 
     def build() -> Any:
         scout = create_agent(speaker("Some notes."), [], name="scout")
@@ -109,7 +109,7 @@ class Parts(MessagesState):
     parts: Annotated[list[str], operator.add]
 
 
-async def test_text_of_branches(serve: Serve) -> None:
+async def test_text_of_branches_is_retracted(serve: Serve) -> None:
     """A reader that drops retracted text has the answer alone, not the mixed text of branches."""
 
     async def write(state: Any) -> dict[str, Any]:
@@ -131,8 +131,8 @@ async def test_text_of_branches(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Let me look."])
-async def test_text_beside_calls(serve: Serve, text: str) -> None:
-    """What an agent says beside its calls is its own, and no part of the answer."""
+async def test_text_beside_calls_is_the_agents_own(serve: Serve, text: str) -> None:
+    """The agent's text beside its calls is its own, and no part of the answer."""
 
     def build() -> Any:
         return create_agent(Model(script=[calls(LOOK, text=text), last_result()]), [weather])
@@ -146,8 +146,8 @@ async def test_text_beside_calls(serve: Serve, text: str) -> None:
     "`PIIMiddleware` in a stream",
     "The stream is ahead of redaction: `retract` and the redacted text follow.",
 )
-async def test_a_stream_is_ahead_of_redaction(serve: Serve) -> None:
-    """What an agent redacts is streamed before; a reader that honours `retract` drops it."""
+async def test_stream_is_ahead_of_redaction(serve: Serve) -> None:
+    """Text is streamed before the agent redacts it; a reader that honours `retract` drops it."""
     hides = PIIMiddleware("email", strategy="redact", apply_to_output=True)
 
     def build() -> Any:

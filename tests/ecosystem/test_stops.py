@@ -37,7 +37,7 @@ def looking(text: str = "") -> Model:
 @does_not_serve("langchain", "`create_agent(interrupt_before=…, interrupt_after=…)`", WAITS)
 @savers
 @texts
-async def test_a_breakpoint_before_the_tools(serve: Serve, saver: Any, text: str) -> None:
+async def test_breakpoint_before_the_tools_interrupts(serve: Serve, saver: Any, text: str) -> None:
     """A breakpoint before the tools waits for a human, whatever text is beside the calls."""
 
     def build() -> Any:
@@ -49,7 +49,7 @@ async def test_a_breakpoint_before_the_tools(serve: Serve, saver: Any, text: str
 
 @savers
 @pytest.mark.parametrize(("node", "tool_calls"), [("model", 0), ("tools", 1)])
-async def test_a_breakpoint_after_a_node(
+async def test_breakpoint_after_a_node_interrupts(
     serve: Serve, saver: Any, node: str, tool_calls: int
 ) -> None:
     """A breakpoint after a node with more to come waits for a human."""
@@ -64,8 +64,8 @@ async def test_a_breakpoint_after_a_node(
 @does_not_serve("langgraph", "`compile(interrupt_before=…, interrupt_after=…)`", WAITS)
 @savers
 @pytest.mark.parametrize("where", ["interrupt_before", "interrupt_after"])
-async def test_a_breakpoint_of_a_graph(serve: Serve, saver: Any, where: str) -> None:
-    """A hand-made graph with a breakpoint."""
+async def test_breakpoint_of_a_graph_interrupts(serve: Serve, saver: Any, where: str) -> None:
+    """A breakpoint of a hand-made graph waits for a human."""
 
     def build() -> Any:
         stops: Any = {where: ["ask"] if where.endswith("after") else ["tools"]}
@@ -76,8 +76,8 @@ async def test_a_breakpoint_of_a_graph(serve: Serve, saver: Any, where: str) -> 
 
 
 @savers
-async def test_a_breakpoint_of_a_prebuilt_agent(serve: Serve, saver: Any) -> None:
-    """The older prebuilt agent with a breakpoint."""
+async def test_breakpoint_of_a_prebuilt_agent_interrupts(serve: Serve, saver: Any) -> None:
+    """A breakpoint of the older prebuilt agent waits for a human."""
 
     def build() -> Any:
         stops: Any = {"interrupt_before": ["tools"], "checkpointer": saver()}
@@ -87,8 +87,8 @@ async def test_a_breakpoint_of_a_prebuilt_agent(serve: Serve, saver: Any) -> Non
 
 
 @savers
-async def test_a_breakpoint_at_the_first_node(serve: Serve, saver: Any) -> None:
-    """A graph that stops before it has done anything."""
+async def test_breakpoint_at_the_first_node_interrupts(serve: Serve, saver: Any) -> None:
+    """A graph may stop before its first node."""
 
     def build() -> Any:
         stops: Any = {"interrupt_before": ["model"], "checkpointer": saver()}
@@ -98,8 +98,8 @@ async def test_a_breakpoint_at_the_first_node(serve: Serve, saver: Any) -> None:
 
 
 @savers
-async def test_a_breakpoint_in_a_subgraph(serve: Serve, saver: Any) -> None:
-    """A graph that is a node of another has the breakpoint."""
+async def test_breakpoint_in_a_subgraph_interrupts(serve: Serve, saver: Any) -> None:
+    """The breakpoint may be in a graph that is a node of another."""
 
     def build() -> Any:
         inner = create_agent(looking("Let me look."), [weather], interrupt_before=["tools"])
@@ -154,7 +154,9 @@ def human_and_saver_in_a_tool() -> Any:
         human_and_saver_in_a_tool,
     ],
 )  # fmt: skip
-async def test_a_sub_agent_that_stops(serve: Serve, build: Callable[[], Any]) -> None:
+async def test_interrupt_of_a_sub_agent_stops_the_run(
+    serve: Serve, build: Callable[[], Any]
+) -> None:
     """An agent inside a tool that stops for a human stops the run."""
     await serve(build, interrupted(1, 1))
 
@@ -178,15 +180,15 @@ def human_in_a_node() -> Any:
     return graph.compile()
 
 
-async def test_a_nested_agent_of_a_node_that_stops(serve: Serve) -> None:
-    """A human whom an agent inside a node asks stops the run, whatever the node says then."""
+async def test_interrupt_of_an_agent_in_a_node_stops_the_run(serve: Serve) -> None:
+    """An interrupt of an agent inside a node stops the run, whatever the node answers then."""
     await serve(human_in_a_node, interrupted(None, 0))
 
 
 @does_not_serve("langchain", "`HumanInTheLoopMiddleware`", WAITS)
 @savers
-async def test_a_human_in_the_loop(serve: Serve, saver: Any) -> None:
-    """A middleware that lets a human decide on a tool call."""
+async def test_human_in_the_loop_interrupts(serve: Serve, saver: Any) -> None:
+    """A middleware lets a human decide on a tool call."""
 
     def build() -> Any:
         asks = HumanInTheLoopMiddleware({"weather": True})
@@ -196,8 +198,8 @@ async def test_a_human_in_the_loop(serve: Serve, saver: Any) -> None:
     await serve(build, interrupted(1, 0))
 
 
-async def test_a_human_who_need_not_be_asked(serve: Serve) -> None:
-    """A middleware that lets a human decide on other tools only."""
+async def test_human_in_the_loop_of_other_tools_does_not_interrupt(serve: Serve) -> None:
+    """A middleware lets a human decide on other tools only."""
 
     def build() -> Any:
         asks = HumanInTheLoopMiddleware({"other": True})
@@ -246,8 +248,8 @@ def asks_in_a_subgraph() -> Any:
 
 @does_not_serve("langgraph", "`interrupt()`", WAITS)
 @pytest.mark.parametrize("build", [asks_in_a_node, asks_beside_another_node, asks_in_a_subgraph])
-async def test_an_interrupt(serve: Serve, build: Callable[[], Any]) -> None:
-    """A human who is asked by a node stops the run."""
+async def test_interrupt_of_a_node_stops_the_run(serve: Serve, build: Callable[[], Any]) -> None:
+    """A node that asks a human stops the run."""
     await serve(build, interrupted())
 
 
@@ -262,8 +264,10 @@ async def test_an_interrupt(serve: Serve, build: Callable[[], Any]) -> None:
     ],
     ids=["before unused", "after unused", "after the last", "both"],
 )
-async def test_a_breakpoint_that_stops_nothing(serve: Serve, saver: Any, stops: Any) -> None:
-    """A breakpoint after the last step, or on a node that was not used, leaves an answer."""
+async def test_breakpoint_that_stops_nothing_leaves_an_answer(
+    serve: Serve, saver: Any, stops: Any
+) -> None:
+    """A breakpoint after the last step, or on an unused node, leaves an answer."""
 
     def build() -> Any:
         graph = StateGraph(MessagesState)
@@ -277,8 +281,8 @@ async def test_a_breakpoint_that_stops_nothing(serve: Serve, saver: Any, stops: 
     await serve(build, completed("All is said."), modes=WITHOUT_STORE)
 
 
-async def test_a_breakpoint_after_the_last_turn(serve: Serve) -> None:
-    """An agent with a breakpoint after its model, which answers without its tools."""
+async def test_breakpoint_after_the_last_turn_leaves_an_answer(serve: Serve) -> None:
+    """An agent with a breakpoint after its model answers without its tools."""
 
     def build() -> Any:
         return create_agent(Model(script=["At once."]), [weather], interrupt_after=["model"])

@@ -1,4 +1,4 @@
-"""Structured output by ToolStrategy and ProviderStrategy: what fits, what does not, what misses."""
+"""Structured output by ToolStrategy and ProviderStrategy: valid, invalid and missing."""
 
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ def agent(response_format: Any, *lines: Line, tools: tuple[Any, ...] = (weather,
     ],
     ids=["tool", "union", "message", "auto", "bare"],
 )
-async def test_output_by_a_tool(serve: Serve, response_format: Any) -> None:
+async def test_output_by_a_tool_is_no_iteration(serve: Serve, response_format: Any) -> None:
     """A structured response by a tool call ends the run, and is no iteration."""
 
     def build() -> Any:
@@ -68,7 +68,7 @@ async def test_output_by_a_tool(serve: Serve, response_format: Any) -> None:
 
 @serves("langchain", "`ProviderStrategy`", "`output` has it.")
 async def test_output_by_the_provider(serve: Serve) -> None:
-    """A structured response in the provider's own way."""
+    """A structured response in the provider's own format is output."""
 
     def build() -> Any:
         return agent(ProviderStrategy(Sky), calls(LOOK), '{"city": "Bonn", "sky": "sun"}')
@@ -78,8 +78,8 @@ async def test_output_by_the_provider(serve: Serve) -> None:
 
 
 @serves("langchain", "`ToolStrategy(handle_errors=…)`", "A response that does not fit is a turn.")
-async def test_output_that_is_mended(serve: Serve) -> None:
-    """A response that does not fit is a turn that asked for nothing usable."""
+async def test_invalid_output_is_a_turn(serve: Serve) -> None:
+    """An invalid response is a turn that asked for nothing usable."""
 
     def build() -> Any:
         return agent(ToolStrategy(Sky), calls(BAD), calls(FITS))
@@ -88,7 +88,7 @@ async def test_output_that_is_mended(serve: Serve) -> None:
         assert run.body["output"] == OUTPUT
 
 
-async def test_output_that_does_not_fit_beside_a_call(serve: Serve) -> None:
+async def test_invalid_output_beside_a_call_is_no_answer(serve: Serve) -> None:
     """Beside an ordinary call the library ends with that call's result, which is no answer."""
 
     def build() -> Any:
@@ -97,8 +97,8 @@ async def test_output_that_does_not_fit_beside_a_call(serve: Serve) -> None:
     await serve(build, failed("model_failed", 1, 1, retryable=False, detail=INVALID))
 
 
-async def test_output_beside_a_call(serve: Serve) -> None:
-    """A response that fits, beside an ordinary call: both count, and `output` has it."""
+async def test_valid_output_beside_a_call_counts(serve: Serve) -> None:
+    """A valid response beside an ordinary call: both count, and `output` has it."""
 
     def build() -> Any:
         return agent(ToolStrategy(Sky), calls(FITS, LOOK))
@@ -107,7 +107,7 @@ async def test_output_beside_a_call(serve: Serve) -> None:
         assert run.body["output"] == OUTPUT
 
 
-async def test_two_outputs_at_once(serve: Serve) -> None:
+async def test_two_outputs_at_once_are_asked_for_again(serve: Serve) -> None:
     """Two responses in one turn are one too many: the library asks again."""
 
     def build() -> Any:
@@ -117,8 +117,8 @@ async def test_two_outputs_at_once(serve: Serve) -> None:
         assert run.body["output"] == OUTPUT
 
 
-async def test_output_that_never_fits(serve: Serve) -> None:
-    """Responses that never fit end at the limit, and `output` has none."""
+async def test_permanently_invalid_output_ends_at_the_limit(serve: Serve) -> None:
+    """Permanently invalid responses end at the limit, and `output` has none."""
 
     def build() -> Any:
         return agent(ToolStrategy(Sky), calls(BAD))
@@ -128,14 +128,14 @@ async def test_output_that_never_fits(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("response_format", [ToolStrategy(Sky, handle_errors=False)])
-async def test_output_that_is_not_handled(serve: Serve, response_format: Any) -> None:
-    """A response that does not fit, and that the agent does not handle, is the model's failure."""
+async def test_unhandled_invalid_output_is_model_failed(serve: Serve, response_format: Any) -> None:
+    """An invalid response that the agent does not handle is the model's failure."""
     expected = failed("model_failed", None, 0, retryable=True, detail=INVALID)
     await serve(lambda: agent(response_format, calls(BAD)), expected)
 
 
-async def test_bad_output_of_the_provider(serve: Serve) -> None:
-    """The same in the provider's own way."""
+async def test_invalid_output_of_the_provider_is_model_failed(serve: Serve) -> None:
+    """The same holds for the provider's own format."""
     expected = failed("model_failed", None, 0, retryable=True, detail=INVALID)
     await serve(lambda: agent(ProviderStrategy(Sky), '{"city": "Bonn", "sky": 7}'), expected)
 
@@ -144,16 +144,16 @@ async def test_bad_output_of_the_provider(serve: Serve) -> None:
     "langchain", "a structured response that is missing", "500 `model_failed`; `detail` says so."
 )
 @pytest.mark.parametrize("lines", [["It is sunny."], [calls(LOOK), "It is sunny."]])
-async def test_output_that_is_missing(serve: Serve, lines: list[Line]) -> None:
-    """Plain words where structured output was asked for are no answer."""
+async def test_missing_output_is_no_answer(serve: Serve, lines: list[Line]) -> None:
+    """Plain text in place of structured output is no answer."""
     looked = len(lines) - 1
     retryable = not looked
     expected = failed("model_failed", looked, looked, retryable=retryable, detail=MISSING)
     await serve(lambda: agent(ToolStrategy(Sky), *lines), expected)
 
 
-async def test_output_that_is_missing_without_tools(serve: Serve) -> None:
-    """Where the library asks again and again, each turn counts, and the limit ends it."""
+async def test_missing_output_without_tools_counts(serve: Serve) -> None:
+    """If the library asks again and again, each turn counts, and the limit ends it."""
 
     def build() -> Any:
         return agent(ToolStrategy(Sky), "It is sunny.", tools=())
@@ -170,20 +170,20 @@ def _prebuilt(*, fits: bool) -> Any:
     return create_react_agent(Model(script=[reply]), [weather], response_format=Sky)
 
 
-async def test_output_of_a_prebuilt_agent(serve: Serve) -> None:
+async def test_prebuilt_agent_has_answer_and_output(serve: Serve) -> None:
     """The older prebuilt agent has both: an answer and a structured response."""
     for run in await serve(lambda: _prebuilt(fits=True), completed("It is sunny.", 1, 1)):
         assert run.body["output"] == OUTPUT
 
 
-async def test_bad_output_of_a_prebuilt_agent(serve: Serve) -> None:
-    """A response of the older prebuilt agent that does not fit is the model's failure."""
+async def test_invalid_output_of_a_prebuilt_agent_is_model_failed(serve: Serve) -> None:
+    """An invalid response of the older prebuilt agent is the model's failure."""
     expected = failed("model_failed", 1, 1, detail=INVALID)
     await serve(lambda: _prebuilt(fits=False), expected)
 
 
-async def test_output_of_an_earlier_question(serve: Serve) -> None:
-    """In a thread, output of the question before is no output of this one."""
+async def test_earlier_output_is_no_output(serve: Serve) -> None:
+    """In a thread, output of an earlier question is no output of this one."""
 
     def reply(asked: Asked) -> Line:
         return calls(FITS) if "first" in asked.question else "I do not know."

@@ -73,7 +73,9 @@ def team(maker: Any, lead: Model, members: Sequence[Model], **options: Any) -> A
 )
 @pytest.mark.parametrize("output_mode", ["full_history", "last_message"])
 @pytest.mark.parametrize("maker", [create_agent, create_react_agent])
-async def test_a_supervisor(serve: Serve, maker: Any, output_mode: str) -> None:
+async def test_turns_of_a_supervisor_and_its_members_add_up(
+    serve: Serve, maker: Any, output_mode: str
+) -> None:
     """Two hand-overs, and three turns of the members: five turns one after the other."""
 
     def build() -> Any:
@@ -86,8 +88,8 @@ async def test_a_supervisor(serve: Serve, maker: Any, output_mode: str) -> None:
             assert run.spoken() == "Sun everywhere."
 
 
-async def test_a_supervisor_without_hand_over_messages(serve: Serve) -> None:
-    """A supervisor that keeps its hand-overs out of the conversation."""
+async def test_supervisor_without_hand_over_messages(serve: Serve) -> None:
+    """A supervisor may leave its hand-overs out of the conversation."""
 
     def build() -> Any:
         members = (member("north", 1), member("south", 1))
@@ -96,8 +98,8 @@ async def test_a_supervisor_without_hand_over_messages(serve: Serve) -> None:
     await serve(build, completed("Sun everywhere.", 4, 4))
 
 
-async def test_a_supervisor_that_forwards(serve: Serve) -> None:
-    """A supervisor that passes a member's own words on: they are the answer."""
+async def test_forwarded_message_is_the_answer(serve: Serve) -> None:
+    """The text of a member that a supervisor forwards is the answer."""
     lead = after("boss", ("north says", calls(call("forward_message", from_agent="north"))),
                  start=calls("transfer_to_north"))  # fmt: skip
 
@@ -110,7 +112,7 @@ async def test_a_supervisor_that_forwards(serve: Serve) -> None:
 
 @pytest.mark.parametrize("maker", [create_agent, create_react_agent])
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_a_supervisor_at_the_limit(serve: Serve, maker: Any, limit: int) -> None:
+async def test_active_agent_of_a_team_concludes(serve: Serve, maker: Any, limit: int) -> None:
     """The active agent of a team concludes, with its own instructions and no turn twice."""
     lead = Model(script=[loops("transfer_to_north", answer="boss concludes")], model_name="boss")
     north = Model(script=[loops(LOOK, answer="north concludes")], model_name="north")
@@ -126,8 +128,8 @@ async def test_a_supervisor_at_the_limit(serve: Serve, maker: Any, limit: int) -
         assert all(QUESTION in each.text for each in asked)
 
 
-async def test_a_member_whose_tool_raises(serve: Serve) -> None:
-    """A tool of a member is guarded: the member reads what failed."""
+async def test_exception_in_a_member_is_guarded(serve: Serve) -> None:
+    """A tool of a member is guarded: the member reads the failure."""
 
     def build() -> Any:
         north = after("north", ("failed", "north says nothing"), start=calls(_offline()))
@@ -149,7 +151,7 @@ class Report(BaseModel):
     text: str
 
 
-async def test_a_supervisor_that_owes_a_report(serve: Serve) -> None:
+async def test_structured_response_of_a_supervisor_is_no_turn(serve: Serve) -> None:
     """The call for a supervisor's structured response, which its graph drops, is no turn."""
 
     def reply(asked: Asked) -> Line:
@@ -184,7 +186,7 @@ def swarm(desk: Model, pilot: Model, **options: Any) -> Any:
     "`create_swarm`, `create_handoff_tool`",
     "A hand-over is a turn; the active agent answers.",
 )
-async def test_a_swarm(serve: Serve) -> None:
+async def test_swarm_hands_over_and_answers(serve: Serve) -> None:
     """The desk hands over, the pilot looks something up and answers."""
 
     def build() -> Any:
@@ -199,10 +201,10 @@ async def test_a_swarm(serve: Serve) -> None:
 
 @pytest.mark.parametrize("beside", [[], [LOOK]], ids=["alone", "beside a call"])
 @pytest.mark.parametrize("limit", [1, 2, 3])
-async def test_a_swarm_that_hands_over_for_ever(
+async def test_endless_hand_overs_stop_at_the_limit(
     serve: Serve, limit: int, beside: Sequence[Any]
 ) -> None:
-    """Two agents that only hand over to each other are stopped after N turns."""
+    """Two agents that only hand over to each other stop after N turns."""
     # The library itself leaves the call beside a hand-over without its result.
     desk, pilot = (
         Model(script=[loops(f"transfer_to_{to}", *beside)], model_name=name, picky=not beside)
@@ -215,7 +217,7 @@ async def test_a_swarm_that_hands_over_for_ever(
         assert len(run.calls_of(desk)) + len(run.calls_of(pilot)) == limit + 1
 
 
-async def test_a_swarm_in_a_thread() -> None:
+async def test_swarm_continues_with_its_active_agent() -> None:
     """In a thread the next question goes to the agent that was active last."""
 
     def pilot(asked: Asked) -> Line:
@@ -230,8 +232,8 @@ async def test_a_swarm_in_a_thread() -> None:
         assert_agree([second], completed("The pilot was asked: two", 0, 0))
 
 
-async def test_a_swarm_with_a_tool_of_agents(serve: Serve) -> None:
-    """An agent of a swarm whose tool asks another agent: what that one does is its own."""
+async def test_agent_in_a_tool_of_a_swarm_is_counted_apart(serve: Serve) -> None:
+    """The work of an agent in a tool of a swarm's agent is its own."""
 
     def build() -> Any:
         guide = create_agent(member("guide", 2), [weather], name="guide")

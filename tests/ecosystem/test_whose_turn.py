@@ -1,4 +1,4 @@
-"""Kind 1: only the agent's own turns are iterations; what helpers ask is not the agent's."""
+"""Kind 1: only the agent's own turns are iterations; calls of helpers are not."""
 
 import asyncio
 from typing import Any, Literal
@@ -101,7 +101,7 @@ PLACES = (
 )
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("helper", [judge, router, titles])
-async def test_a_hook_may_ask_a_model(serve: Serve, where: str, helper: Any) -> None:
+async def test_model_call_of_a_hook_is_no_turn(serve: Serve, where: str, helper: Any) -> None:
     """The model call of a middleware is no iteration, and nothing of it is rejected."""
 
     def build() -> Any:
@@ -111,7 +111,7 @@ async def test_a_hook_may_ask_a_model(serve: Serve, where: str, helper: Any) -> 
 
 
 @pytest.mark.parametrize("where", ["before_agent", "wrap_model_call", "wrap_tool_call"])
-async def test_a_hook_does_not_use_up_the_limit(serve: Serve, where: str) -> None:
+async def test_hook_does_not_use_up_the_limit(serve: Serve, where: str) -> None:
     """At the limit an agent with a guard has made N + 1 calls of its own."""
     model = Model(script=[loops(LOOK)])
 
@@ -123,7 +123,7 @@ async def test_a_hook_does_not_use_up_the_limit(serve: Serve, where: str) -> Non
 
 
 @serves("langchain", "`LLMToolSelectorMiddleware`", "Its selection is a helper's call, no turn.")
-async def test_a_selector_is_no_turn(serve: Serve) -> None:
+async def test_selector_is_no_turn(serve: Serve) -> None:
     """The model that selects tools before each turn adds no iteration and no text."""
     selector = Model(script=[calls(call("ToolSelectionResponse", tools=["weather"]))])
     model = Model(script=[calls(LOOK), calls(call("weather", city="Ulm")), last_result()])
@@ -138,7 +138,7 @@ async def test_a_selector_is_no_turn(serve: Serve) -> None:
 
 
 @serves("langchain", "`SummarizationMiddleware`", "Its summary is a helper's call, no turn.")
-async def test_a_summariser_is_no_turn(serve: Serve) -> None:
+async def test_summariser_is_no_turn(serve: Serve) -> None:
     """A summary in the middle of a run adds no iteration, and its text is not the answer's."""
     summariser = Model(script=["A SUMMARY"], model_name="summariser")
     route = {"": "Bonn", "sun in Bonn": "Ulm", "sun in Ulm": "Kiel"}
@@ -161,8 +161,8 @@ async def test_a_summariser_is_no_turn(serve: Serve) -> None:
 
 
 @serves("langchain", "`LLMToolEmulator`", "The emulating model is a helper; the tool does not run.")
-async def test_an_emulated_tool_is_no_turn(serve: Serve) -> None:
-    """The model that plays a tool asks for nothing and answers nothing in the agent's name."""
+async def test_emulated_tool_is_no_turn(serve: Serve) -> None:
+    """The model that emulates a tool makes no call and no answer of the agent."""
     emulator = Model(script=["fog in Bonn"], model_name="emulator")
 
     def build() -> Any:
@@ -172,7 +172,7 @@ async def test_an_emulated_tool_is_no_turn(serve: Serve) -> None:
     await serve(build, completed("I read: fog in Bonn", 1, 0))
 
 
-async def test_a_router_in_a_node_is_no_turn(serve: Serve) -> None:
+async def test_router_in_a_node_is_no_turn(serve: Serve) -> None:
     """Nodes that classify and grade, before the agent's own, have no part in its counts."""
     grades = judge()
 
@@ -203,8 +203,8 @@ async def test_a_router_in_a_node_is_no_turn(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("rewrites", [judge, titles])
-async def test_what_stands_before_an_executor_is_no_turn(serve: Serve, rewrites: Any) -> None:
-    """A chain in front of an executor's agent may ask a model of its own."""
+async def test_chain_before_an_executor_is_no_turn(serve: Serve, rewrites: Any) -> None:
+    """A chain in front of an executor's agent may ask its own model."""
 
     def build() -> Any:
         hint = RunnableLambda(lambda given: given["input"]) | rewrites()
@@ -219,7 +219,7 @@ async def test_what_stands_before_an_executor_is_no_turn(serve: Serve, rewrites:
     "`create_react_agent(response_format=…)`",
     "The call for the structured response is no turn; `output` has it.",
 )
-async def test_a_response_format_is_no_turn(serve: Serve) -> None:
+async def test_response_format_is_no_turn(serve: Serve) -> None:
     """The last call, which makes a structured response of the answer, adds no iteration."""
 
     def reply(asked: Asked) -> Line:
@@ -240,7 +240,7 @@ async def test_a_response_format_is_no_turn(serve: Serve) -> None:
     "A hook's model call is no turn.",
 )
 @pytest.mark.parametrize("helper", [judge, titles])
-async def test_a_hook_of_a_prebuilt_agent(serve: Serve, helper: Any) -> None:
+async def test_hook_of_a_prebuilt_agent_is_no_turn(serve: Serve, helper: Any) -> None:
     """The older prebuilt agent has nodes of the user's before and after each turn."""
 
     async def before(state: Any) -> dict[str, Any]:
@@ -258,7 +258,7 @@ async def test_a_hook_of_a_prebuilt_agent(serve: Serve, helper: Any) -> None:
     await serve(build, completed(READ, 1, 1), modes=WITHOUT_STORE)
 
 
-async def test_a_hook_of_a_prebuilt_agent_at_the_limit(serve: Serve) -> None:
+async def test_hook_of_a_prebuilt_agent_does_not_conclude(serve: Serve) -> None:
     """A summary before each turn, and a judge after it, conclude nothing."""
     model, summariser = Model(script=[loops(LOOK)]), Model(script=["A SUMMARY"])
 
@@ -280,7 +280,7 @@ async def test_a_hook_of_a_prebuilt_agent_at_the_limit(serve: Serve) -> None:
         assert run.calls_of(model)[-1].instructions == "A SUMMARY"
 
 
-async def test_a_handler_called_twice_is_one_turn(serve: Serve) -> None:
+async def test_handler_called_twice_is_one_turn(serve: Serve) -> None:
     """The better one of two replies is one turn, and only its calls are made."""
     model = Model(script=[calls(LOOK), last_result()])
 
@@ -296,8 +296,8 @@ async def test_a_handler_called_twice_is_one_turn(serve: Serve) -> None:
         assert len(run.calls_of(model)) == 4
 
 
-async def test_a_vote_is_one_turn(serve: Serve) -> None:
-    """Three replies that were asked for at the same time, one of which is taken, are one turn."""
+async def test_vote_is_one_turn(serve: Serve) -> None:
+    """Three parallel replies, one of which is used, are one turn."""
 
     def build() -> Any:
         model = traveller().bind_tools([weather])

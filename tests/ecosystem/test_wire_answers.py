@@ -45,7 +45,7 @@ async def end(service: Served, agent: str, *, streamed: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_whole(client: str, streamed: bool) -> None:
+async def test_whole_answer_is_served(client: str, streamed: bool) -> None:
     """An agent asks for its tool and answers, with the usage of both calls."""
     turns = [ASKS, Turn("It is on its way.", thinking="Hm, so.")]
     async with serving(client, {"a": turns}) as service:
@@ -58,7 +58,7 @@ async def test_whole(client: str, streamed: bool) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_cut(client: str, streamed: bool) -> None:
+async def test_cut_answer_is_model_failed(client: str, streamed: bool) -> None:
     """A cut answer, by each of its provider's words, is the model's failure and no half answer."""
     words = [*CUT[client], *FILTERED[client]]
     names = {word.lower().replace("_", "-"): word for word in words}
@@ -76,8 +76,8 @@ async def test_cut(client: str, streamed: bool) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_cut_call(client: str) -> None:
-    """A call that is cut in a stream, or whole at a limit, sets no tool to work."""
+async def test_cut_call_starts_no_tool(client: str) -> None:
+    """A call that is cut in a stream, or whole at a limit, starts no tool."""
     reason = CUT[client][0]
     calls = ASKS.calls
     runs = {"cut": [Turn(calls=calls, cut=True)], "limit": [Turn(calls=calls, reason=reason)]}
@@ -89,8 +89,8 @@ async def test_cut_call(client: str) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_error(client: str) -> None:
-    """An error of a provider is the model's failure, and its words stay inside."""
+async def test_error_of_a_provider_is_model_failed(client: str) -> None:
+    """An error of a provider is the model's failure, and its text stays inside."""
     for status in (400, 401, 429, 500):
         async with serving(client, {"a": [Turn(status=status)]}) as service:
             response = await service.ask(agent="a")

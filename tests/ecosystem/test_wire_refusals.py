@@ -26,7 +26,7 @@ class Order(BaseModel):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("client", FILTERS)
-async def test_filtered(client: str, streamed: bool) -> None:
+async def test_filtered_answer_is_model_failed(client: str, streamed: bool) -> None:
     """An answer that a filter cut is the model's failure, and is not retryable."""
     names = {word.lower().replace("_", "-"): word for word in FILTERED[client]}
     runs = {name: [ASKS, Turn(HALF, reason=word)] for name, word in names.items()}
@@ -48,16 +48,16 @@ async def test_filtered(client: str, streamed: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_filtered_prompt(client: str, turn: Turn, streamed: bool) -> None:
-    """The same if a filter stops the prompt, or the provider answers with an error."""
+async def test_filtered_prompt_is_model_failed(client: str, turn: Turn, streamed: bool) -> None:
+    """The same holds if a filter stops the prompt, or the provider answers with an error."""
     async with agents_over(client, {"a": [turn]}) as service:
         ended = await end(service, "a", streamed=streamed)
     assert (ended.get("code"), ended.get("retryable")) == ("model_failed", False)
 
 
 @pytest.mark.parametrize(("client", "streamed"), REFUSERS)
-async def test_refused(client: str, streamed: bool) -> None:
-    """A refusal of the provider's own is the answer, after a tool was used too."""
+async def test_refusal_is_the_answer(client: str, streamed: bool) -> None:
+    """A refusal of the provider is the answer, even after a tool call."""
     runs = {"once": [Turn(refusal=NO)], "later": [ASKS, Turn(refusal=NO)]}
     async with agents_over(client, runs) as service:
         ended = {name: await end(service, name, streamed=streamed) for name in runs}
@@ -68,7 +68,7 @@ async def test_refused(client: str, streamed: bool) -> None:
         assert (run["refused"], finished[name].refused) == (True, True), name
 
 
-async def test_refused_in_a_stream_of_ours() -> None:
+async def test_our_client_reads_the_refusal_of_a_stream() -> None:
     """Our own client for chat completions reads the refusal of a stream."""
     with serving(openai_wire.Completions(), [Turn(refusal=NO)]) as wire:
         chat = chat_openai("gpt-4.1-mini", base_url=f"{wire.url}/v1", api_key="not-a-secret")
@@ -78,8 +78,8 @@ async def test_refused_in_a_stream_of_ours() -> None:
 
 
 @pytest.mark.parametrize(("client", "streamed"), REFUSERS)
-async def test_refused_to_structure(client: str, streamed: bool) -> None:
-    """A refusal is the answer also if structured output was asked for."""
+async def test_refusal_of_structured_output_is_the_answer(client: str, streamed: bool) -> None:
+    """A refusal is the answer even if structured output was asked for."""
     async with CLIENTS[client](Turn(refusal=NO)) as chat:
         agent = create_agent(chat, [], response_format=ProviderStrategy(Order))
         async with served({"a": agent}) as service:
@@ -89,7 +89,7 @@ async def test_refused_to_structure(client: str, streamed: bool) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("client", ["google", "responses"])
-async def test_image(client: str, streamed: bool) -> None:
+async def test_image_is_output(client: str, streamed: bool) -> None:
     """An answer of an image alone is its `output`; text beside it is the `answer`."""
     runs = {"alone": [Turn(image=IMAGE)], "beside": [Turn("Here it is.", image=IMAGE)]}
     async with agents_over(client, runs) as service:
@@ -107,7 +107,7 @@ def _image(block: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("client", ["anthropic", "google", "responses"])
-async def test_only_thoughts(client: str, streamed: bool) -> None:
+async def test_reasoning_alone_is_no_answer(client: str, streamed: bool) -> None:
     """Reasoning alone is no answer."""
     async with agents_over(client, {"a": [Turn(thinking="Hm, so.")]}) as service:
         ended = await end(service, "a", streamed=streamed)

@@ -1,4 +1,4 @@
-"""Messages that providers' real clients make of their wire are read as what they are."""
+"""Messages that providers' real clients make of their responses are read correctly."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -84,8 +84,8 @@ def refuse(client: BaseChatModel, message: AIMessage, streamed: StreamedArgument
 
 
 @pytest.mark.parametrize(("client", "streamed"), WAYS)
-async def test_whole(client: str, streamed: bool) -> None:
-    """A whole answer passes, with its usage and with the reason that its provider gave."""
+async def test_whole_answer_passes(client: str, streamed: bool) -> None:
+    """A whole answer passes, with its usage and the reason that its provider gave."""
     async with CLIENTS[client](Turn("All is well.", thinking="Hm, so.")) as chat:
         message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
@@ -99,7 +99,7 @@ async def test_whole(client: str, streamed: bool) -> None:
 
 
 @pytest.mark.parametrize(("client", "streamed"), WAYS)
-async def test_calls(client: str, streamed: bool) -> None:
+async def test_whole_calls_pass(client: str, streamed: bool) -> None:
     """Whole tool calls pass, in whatever pieces their arguments came."""
     async with CLIENTS[client](Turn(calls=ASKS)) as chat:
         message, arguments = await ask(chat.bind_tools([look]), streamed=streamed)
@@ -108,7 +108,7 @@ async def test_calls(client: str, streamed: bool) -> None:
 
 
 @pytest.mark.parametrize(("client", "streamed"), WAYS)
-async def test_cut(client: str, streamed: bool) -> None:
+async def test_every_word_for_a_cut_is_refused(client: str, streamed: bool) -> None:
     """Each word for a cut answer is refused; a filter's word has a class of its own."""
     kinds = {
         **dict.fromkeys(CUT[client], FinishKind.CUT),
@@ -128,8 +128,8 @@ async def test_cut(client: str, streamed: bool) -> None:
 
 @pytest.mark.parametrize("client", ["anthropic", "google"])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_cut_of_version_1(client: str, streamed: bool) -> None:
-    """The same where a client writes LangChain's own blocks, with one that is named refusal."""
+async def test_cut_of_version_1_is_refused(client: str, streamed: bool) -> None:
+    """The same holds for a client that writes LangChain's own blocks, with one named refusal."""
     word = FILTERED[client][0]
     async with CLIENTS[client](Turn(HALF, reason=word), output_version="v1") as chat:
         message, arguments = await ask(chat, streamed=streamed)
@@ -140,7 +140,7 @@ async def test_cut_of_version_1(client: str, streamed: bool) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("turn", [Turn(HALF, cut=True), Turn(calls=ASKS, cut=True)])
-async def test_cut_stream(client: str, turn: Turn) -> None:
+async def test_stream_without_its_last_event_is_refused(client: str, turn: Turn) -> None:
     """A stream that ends without its last event is refused, in a text and in a call."""
     async with CLIENTS[client](turn) as chat:
         message, arguments = await ask(chat.bind_tools([look]), streamed=True)
@@ -149,8 +149,8 @@ async def test_cut_stream(client: str, turn: Turn) -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_blocked_prompt(streamed: bool) -> None:
-    """A prompt that Gemini blocked has no answer, and asking again is no help."""
+async def test_blocked_prompt_has_no_answer(streamed: bool) -> None:
+    """A prompt that Gemini blocked has no answer, and a retry is no help."""
     for word in ("SAFETY", "BLOCKLIST", "OTHER"):
         async with google_wire.model(Turn(blocked=word)) as chat:
             message, arguments = await ask(chat, streamed=streamed)
@@ -159,15 +159,15 @@ async def test_blocked_prompt(streamed: bool) -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_no_reason(streamed: bool) -> None:
-    """An older server of Ollama says that it is done, and no more: that is a whole answer."""
+async def test_done_without_a_reason_is_whole(streamed: bool) -> None:
+    """An older server of Ollama only reports that it is done: that is a whole answer."""
     async with ollama_wire.model(Turn("All is well.", reason="")) as chat:
         message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_only_loaded(streamed: bool) -> None:
+async def test_answer_that_only_loaded_the_model_is_refused(streamed: bool) -> None:
     """Ollama's client drops the end of an answer that only loaded the model; it is refused."""
     async with ollama_wire.model(Turn(HALF, reason="load")) as chat:
         message, arguments = await ask(chat, streamed=streamed)
@@ -178,8 +178,8 @@ async def test_only_loaded(streamed: bool) -> None:
 @pytest.mark.parametrize(
     ("client", "streamed"), [("openai", False), ("responses", False), ("responses", True)]
 )
-async def test_refusal(client: str, streamed: bool) -> None:
-    """A refusal that OpenAI gives as a message of its own is whole, and has its text."""
+async def test_refusal_of_openai_has_its_text(client: str, streamed: bool) -> None:
+    """A refusal that OpenAI returns as a message of its own is whole, and has its text."""
     async with CLIENTS[client](Turn(refusal=NO)) as chat:
         message, arguments = await ask(chat, streamed=streamed)
         refuse(chat, message, arguments)
@@ -189,13 +189,13 @@ async def test_refusal(client: str, streamed: bool) -> None:
 @pytest.mark.parametrize("version", ["v0", "responses/v1", "v1"])
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_refusal_in_each_version(version: str, streamed: bool) -> None:
-    """The same in each form in which OpenAI's client writes its messages."""
+    """The same holds in each form in which OpenAI's client writes its messages."""
     async with responses_wire.model(Turn(refusal=NO), output_version=version) as chat:
         message, _ = await ask(chat, streamed=streamed)
     assert refusal_of(message) == NO
 
 
-async def test_refusal_streamed_to_ours() -> None:
+async def test_our_client_reads_a_streamed_refusal() -> None:
     """Our own client reads the refusal of a stream, which the library's drops."""
     with serving(openai_wire.Completions(), [Turn(refusal=NO)]) as wire:
         chat = chat_openai("gpt-4.1-mini", base_url=f"{wire.url}/v1", api_key="not-a-secret")
@@ -207,7 +207,7 @@ async def test_refusal_streamed_to_ours() -> None:
 @pytest.mark.parametrize("client", ["google", "responses"])
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("text", ["", "Here it is."])
-async def test_image(client: str, streamed: bool, text: str) -> None:
+async def test_image_is_a_block(client: str, streamed: bool, text: str) -> None:
     """An image is a block, with text beside it or alone."""
     async with CLIENTS[client](Turn(text, image=IMAGE)) as chat:
         message, arguments = await ask(chat, streamed=streamed)
@@ -220,8 +220,8 @@ async def test_image(client: str, streamed: bool, text: str) -> None:
 
 
 @pytest.mark.parametrize("client", ["google", "openai"])
-async def test_voice(client: str) -> None:
-    """The sound of a model that speaks is a block."""
+async def test_sound_is_a_block(client: str) -> None:
+    """The sound of a model is a block."""
     async with CLIENTS[client](Turn(audio="AAAA")) as chat:
         message, _ = await ask(chat, streamed=False)
     blocks = blocks_of(message)
@@ -232,8 +232,8 @@ async def test_voice(client: str) -> None:
 
 @pytest.mark.parametrize("client", ["anthropic", "google", "responses"])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_only_thoughts(client: str, streamed: bool) -> None:
-    """A message of reasoning alone has nothing to answer with."""
+async def test_reasoning_alone_is_no_answer(client: str, streamed: bool) -> None:
+    """A message of reasoning alone has no answer."""
     async with CLIENTS[client](Turn(thinking="Hm, so.")) as chat:
         message, _ = await ask(chat, streamed=streamed)
     assert (str(message.text), refusal_of(message), blocks_of(message)) == ("", None, None)
@@ -252,8 +252,8 @@ ERRORS: dict[str, tuple[str, Turn, bool]] = {
 
 
 @pytest.mark.parametrize("row", ERRORS)
-async def test_errors(row: str) -> None:
-    """An error status is a filter's only where the provider says so."""
+async def test_error_status_is_a_filters_if_named(row: str) -> None:
+    """An error status is a filter's only if the provider says so."""
     client, turn, filtered = ERRORS[row]
     async with CLIENTS[client](turn) as chat:
         with pytest.raises(Exception) as raised:  # noqa: PT011 - each client has its own
@@ -269,8 +269,8 @@ STRUCTURED: dict[str, tuple[Turn, bool, str | None]] = {
 
 
 @pytest.mark.parametrize("row", STRUCTURED)
-async def test_structured(row: str) -> None:
-    """The exception of a client that was asked for structured output is classified."""
+async def test_exception_of_structured_output_is_classified(row: str) -> None:
+    """The exception of a client with structured output is classified."""
     turn, filtered, refusal = STRUCTURED[row]
     async with openai_wire.model(turn) as chat:
         with pytest.raises(Exception) as raised:  # noqa: PT011 - each has its own

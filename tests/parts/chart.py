@@ -79,7 +79,7 @@ def container(name: str, component: str, *settings: str) -> Resource:
 
 
 def refusal(name: str, *settings: str) -> str:
-    """What helm says instead of rendering."""
+    """Helm's refusal to render."""
     completed = _template(name, *settings)
     assert completed.returncode != 0, "helm rendered it"
     return completed.stderr

@@ -60,7 +60,7 @@ class Container:
         return pid
 
     def status(self, name: str) -> str:
-        """A line of what the kernel says of the service's process."""
+        """A line of the kernel's status of the service's process."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return dict(line.split(":\t", 1) for line in lines)[name]
 

@@ -58,7 +58,7 @@ class Builder:
         return f"localhost/{name}"
 
     def settings(self, image: str) -> dict[str, Any]:
-        """What the image says of how it is run."""
+        """The image's settings of how it runs."""
         inspected = json.loads(self._buildah("inspect", "--type", "image", image))
         settings: dict[str, Any] = inspected["Docker"]["config"]
         return settings

@@ -44,7 +44,7 @@ class Proxy:
         self.go(Way.OPEN)
 
     def go(self, way: Way) -> None:
-        """Change the way; back from silence, what was held passes."""
+        """Change the mode; after silence, delayed bytes pass."""
         asyncio.run_coroutine_threadsafe(self._go(way), self._loop).result(_STARTED_S)
 
     def stop(self) -> None:

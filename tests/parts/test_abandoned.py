@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from app.runs.tasks import task_id as id_of
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, call, fleet
-from tests.parts.patience import ended, submitted, until
+from tests.parts.polling import ended, submitted, until
 from tests.parts.postgres import cluster
 
 # What is refused: a row of the log, the result of the step, the end of the run.
@@ -125,7 +125,7 @@ def _hangs(served: Served) -> None:
 
 
 def _timeouts(port: int) -> float:
-    """How many runs a server says to have ended so."""
+    """How many runs of this outcome a server reports."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         samples = response.read().decode().splitlines()
     ended_so = 'agent_runs_total{agent="graph",mode="background",outcome="timeout"} '

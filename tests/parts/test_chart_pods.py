@@ -42,16 +42,16 @@ def test_pods_are_restricted(name: str, component: str) -> None:
 def test_probes_have_their_own_paths(name: str, component: str) -> None:
     """Each probe has its own path, on a port that the container has."""
     container = chart.container(name, component)
-    asked = {
+    probes = {
         kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")
     }
-    assert {kind: get["path"] for kind, get in asked.items()} == {
+    assert {kind: get["path"] for kind, get in probes.items()} == {
         "startup": "/health/startup",
         "liveness": "/health/live",
         "readiness": "/health/ready",
     }
     ports = {port["name"] for port in container["ports"]}
-    assert {get["port"] for get in asked.values()} <= ports
+    assert {get["port"] for get in probes.values()} <= ports
 
 
 @every_pod

@@ -51,9 +51,9 @@ def test_missing_password_is_named(missing: str) -> None:
 
 def test_example_has_every_variable() -> None:
     """Every variable of the file is in the example, and no secret has a value."""
-    asked = set(re.findall(r"\$\{(\w+)", FILE.read_text()))
+    variables = set(re.findall(r"\$\{(\w+)", FILE.read_text()))
     example = dict(re.findall(r"^(\w+)=(.*)$", (FOLDER / ".env.example").read_text(), re.M))
-    assert asked <= set(example)
+    assert variables <= set(example)
     assert [n for n, v in example.items() if v and n.endswith(("_PASSWORD", "_KEY"))] == []
 
 

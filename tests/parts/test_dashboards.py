@@ -13,10 +13,10 @@ from dashboards import rules
 from dashboards.rules.values import Values
 from tests.command import serving
 from tests.dashboards import shop, traffic
-from tests.dashboards.haste import rule_files
+from tests.dashboards.fast_rules import rule_files
 from tests.dashboards.promql import seen_by
 from tests.dashboards.reading import Asked, dashboards, filled, queries
-from tests.parts.patience import until
+from tests.parts.polling import until
 from tests.parts.prometheus import Prometheus, scraping
 
 # What this test does not cause, and why. Each is tried too: a reason that no longer holds fails.

@@ -12,7 +12,7 @@ from app.tasks.store import Store
 from tests.chaos.agents import RECEIPTS, Plan, receipts
 from tests.chaos.fleet import Fleet, call, fleet
 from tests.command import Serving, serving
-from tests.parts.patience import ended, submitted, until
+from tests.parts.polling import ended, submitted, until
 from tests.parts.postgres import Cluster, cluster
 
 # Longer than every bound on a wait for a connection, and soon after a try of a pool that tries

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, call, fleet
-from tests.parts.patience import ended, submitted, until
+from tests.parts.polling import ended, submitted, until
 from tests.parts.postgres import cluster
 from tests.parts.proxy import Proxy, Way, proxy
 

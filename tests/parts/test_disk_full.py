@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, call, fleet
-from tests.parts.patience import ended, submitted, until
+from tests.parts.polling import ended, submitted, until
 
 # A small disk that is seen by the servers alone; gives way to what is started.
 _DISK = 'mount -t tmpfs -o size=24m tmpfs {place} && exec "$@"'

@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.agents import Plan, Receipt
 from tests.chaos.fleet import Fleet, call, fleet
-from tests.parts.patience import until as soon
+from tests.parts.polling import until as soon
 from tests.parts.postgres import cluster
 from tests.streams.reading import StreamEvent, parse
 
@@ -45,8 +45,8 @@ def up(ships: Fleet) -> None:
 
 
 def submit(ships: Fleet, plan: Plan, agent: str = "graph", **body: Any) -> str:
-    asked = {"question": plan.question, **body}
-    status, accepted = call(ships.ports[0], "POST", f"/agents/{agent}/async", asked)
+    payload = {"question": plan.question, **body}
+    status, accepted = call(ships.ports[0], "POST", f"/agents/{agent}/async", payload)
     assert status == 202, accepted
     task_id: str = accepted["task_id"]
     return task_id

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.agents import Plan
 from tests.chaos.fleet import Fleet, fleet
-from tests.parts.patience import ended, submitted
+from tests.parts.polling import ended, submitted
 from tests.parts.postgres import cluster
 
 _TIMES = 3

@@ -16,7 +16,7 @@ import pytest
 from app.telemetry import catalogue
 from app.telemetry.catalogue import Kind
 from tests import otlp
-from tests.parts.patience import until
+from tests.parts.polling import until
 from tests.parts.prometheus import Prometheus, binary, scraping
 
 # What has no sample until something that this test does not cause has happened.
@@ -81,8 +81,8 @@ def traffic(url: str) -> None:
         {"question": "Track the parcel of order 10024", "timeout": 0.001},
     ):
         httpx.post(f"{url}/agent", json=body, timeout=30)
-    asked = {"question": "Where is order 10023?"}
-    httpx.post(f"{url}/agent/stream", json=asked, timeout=30)
+    payload = {"question": "Where is order 10023?"}
+    httpx.post(f"{url}/agent/stream", json=payload, timeout=30)
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])

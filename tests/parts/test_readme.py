@@ -80,8 +80,8 @@ def test_lines_that_move_to_postgresql(tmp_path: Path) -> None:
             "WATCHKEEPER_PORT": "0",
         }
         with pasted(LINES, tmp_path, variables) as url:
-            asked = {"question": "Where is order 10023?"}
-            task = httpx.post(f"{url}/agent/async", json=asked, timeout=10).json()
+            payload = {"question": "Where is order 10023?"}
+            task = httpx.post(f"{url}/agent/async", json=payload, timeout=10).json()
             place = f"{url}/agent/async/{task['task_id']}"
             body: dict[str, Any] = httpx.get(place, params={"wait": 30}, timeout=40).json()
             assert body["status"] == "completed", body

@@ -20,7 +20,7 @@ from tests.command import WATCHKEEPER, serving
 from tests.drills.monitoring import start_monitoring, until
 from tests.parts.prometheus import Prometheus
 
-# What this service has no case of: its log says nothing of these.
+# Cases that this service does not have: its log has no line of these.
 _SAYS_NOTHING = (
     '.outcome == "rate_limited"',
     '.code == "overloaded"',

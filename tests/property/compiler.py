@@ -51,7 +51,7 @@ def compiled(plan: Plan, ledger: Ledger) -> Any:
 
 
 def said_by(name: str) -> str:
-    """What a node without a model says."""
+    """The text of a node without a model."""
     return f"{name} says so"
 
 
@@ -61,7 +61,7 @@ def copied(outer: str, number: int) -> str:
 
 
 def joined(name: str, parts: dict[str, str]) -> str:
-    """What a join says of its branches."""
+    """The text of a join about its branches."""
     own = sorted((key, text) for key, text in parts.items() if key.startswith(f"{name}."))
     return "; ".join(text for _, text in own)
 
@@ -166,8 +166,8 @@ class Compiler:
         if fans.by is By.SEND:
 
             def sends(state: State) -> list[Send]:
-                asked = {"messages": state["messages"][:1], "parts": {}}
-                return [Send(start, asked) for start in starts]
+                state_of_branch = {"messages": state["messages"][:1], "parts": {}}
+                return [Send(start, state_of_branch) for start in starts]
 
             graph.add_conditional_edges(split, sends, starts)
         else:

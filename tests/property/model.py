@@ -75,7 +75,7 @@ def copy_in(messages: Sequence[BaseMessage]) -> str:
 
 
 class Scripted(BaseChatModel):
-    """Answers as `reply` says, which may raise; it is asked with messages and names of tools."""
+    """Answers with `reply`, which may raise; it gets messages and names of tools."""
 
     ledger: Any
     place: str
@@ -88,10 +88,10 @@ class Scripted(BaseChatModel):
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def reply(self, messages: list[BaseMessage], tools: bool) -> AIMessage:
-        """What it says to these; raises Down."""
+        """Its reply to these; raises Down."""
         raise NotImplementedError
 
-    def _said(self, messages: list[BaseMessage], given: dict[str, Any]) -> AIMessage:
+    def _reply_of(self, messages: list[BaseMessage], given: dict[str, Any]) -> AIMessage:
         reply = self.reply(messages, bool(given.get("tools")))
         reason = "tool_calls" if reply.tool_calls else "stop"
         return reply.model_copy(
@@ -102,20 +102,20 @@ class Scripted(BaseChatModel):
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> ChatResult:
         self.ledger.block(self.place)
-        return ChatResult(generations=[ChatGeneration(message=self._said(messages, given))])
+        return ChatResult(generations=[ChatGeneration(message=self._reply_of(messages, given))])
 
     async def _agenerate(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> ChatResult:
         await self.ledger.rest(self.place)
-        return ChatResult(generations=[ChatGeneration(message=self._said(messages, given))])
+        return ChatResult(generations=[ChatGeneration(message=self._reply_of(messages, given))])
 
     def _stream(
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **given: Any
     ) -> Iterator[ChatGenerationChunk]:
         self.ledger.block(self.place)
         try:
-            reply = self._said(messages, given)
+            reply = self._reply_of(messages, given)
         except Halfway as failed:
             yield _piece(failed.words)
             self.ledger.block(self.place)
@@ -129,7 +129,7 @@ class Scripted(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         await self.ledger.rest(self.place)
         try:
-            reply = self._said(messages, given)
+            reply = self._reply_of(messages, given)
         except Halfway as failed:
             yield _piece(failed.words)
             await self.ledger.rest(self.place)
@@ -171,7 +171,7 @@ def _pieces(message: AIMessage) -> Iterator[ChatGenerationChunk]:
 
 
 class AgentModel(Scripted):
-    """The model of an agent. One that stands in for it has no trouble."""
+    """The model of an agent. A fallback has no trouble."""
 
     agent: Any
     stands_in: bool = False
@@ -206,12 +206,12 @@ class AgentModel(Scripted):
 
 
 def answer(agent: Agent) -> str:
-    """What an agent says in the end."""
+    """The last text of an agent."""
     return f"{agent.name} has the answer"
 
 
 def concluded(agent: Agent) -> str:
-    """What an agent says that would have gone on, and may not."""
+    """The text of an agent that the limit stops."""
     return f"{agent.name} had to conclude"
 
 

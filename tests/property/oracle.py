@@ -221,7 +221,7 @@ def _asks_again(steps: Steps, limit: int) -> bool:
 
 
 def last_words(steps: Steps) -> str:
-    """What a plan says in the end."""
+    """The last text of a plan."""
     last = steps[-1]
     if isinstance(last, Works):
         return answer(last.agent)
@@ -265,7 +265,7 @@ def _passes_for_a_turn(helper: Helper | None, room: int) -> bool:
 
 
 def _next_words(agent: Agent, done: int) -> str:
-    """What its model says without tools, after so many turns."""
+    """The text of its model without tools, after so many turns."""
     if done == len(agent.turns):
         return answer(agent)
     if agent.turns[done].calls:

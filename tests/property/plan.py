@@ -115,7 +115,7 @@ class Agent:
 
 
 class How(StrEnum):
-    """How an agent stands in a graph."""
+    """How an agent is part of a graph."""
 
     NODE = "node"  # the compiled agent is the node
     CALLED = "called"  # a function asks it and gives its last message on
@@ -140,7 +140,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Says:
-    """A node that says something without a model."""
+    """A node that writes a text without a model."""
 
     name: str
 

@@ -100,10 +100,10 @@ class Stage:
         for way, ledger in ledgers.items():
             self.places[way].put(compiled(plan, ledger))
         before = self.samples
-        asked = {"question": "go", "timeout": 60.0}
+        payload = {"question": "go", "timeout": 60.0}
         if plan.limit is not None:
-            asked["max_iterations"] = plan.limit
-        results = await asyncio.gather(*(self._ask(way, asked) for way in WAYS))
+            payload["max_iterations"] = plan.limit
+        results = await asyncio.gather(*(self._ask(way, payload) for way in WAYS))
         ended = before.total(_RUNS) + len(WAYS)
         while (after := await scraped(self.signals)).total(_RUNS) != ended:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

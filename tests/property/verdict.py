@@ -55,7 +55,7 @@ def _as_forecast(right: Forecast, run: Run) -> list[str]:
 
 
 def _limit(right: Forecast, run: Run) -> list[str]:
-    """A run that was stopped says which limit it had reached, and had."""
+    """A stopped run reports its limit, and did reach it."""
     body, limit = run.body, run.body["limit"]
     most, calls = body["iteration_limit"], run.samples["model_calls"]
     if body["outcome"] == "completed":

@@ -151,12 +151,12 @@ def test_timings_add_up_whatever_happens(facts: list[Event], rest: float) -> Non
 def test_reading_timings_changes_nothing(facts: list[Event]) -> None:
     """Timings that were read meanwhile do not change those at the end."""
     facts = sorted(facts, key=lambda fact: fact.at)
-    asked = Progress(ARRIVED)
+    read = Progress(ARRIVED)
     for fact in facts:
-        asked.add(fact)
-        asked.timings(fact.at)
+        read.add(fact)
+        read.timings(fact.at)
     now = ARRIVED + 200
-    one, other = asked.timings(now), progress_of(*facts).timings(now)
+    one, other = read.timings(now), progress_of(*facts).timings(now)
     assert one.queue_s == pytest.approx(other.queue_s)
     assert one.llm_s == pytest.approx(other.llm_s)
     assert one.tools_s == pytest.approx(other.tools_s)

@@ -1,4 +1,4 @@
-"""Reads streams as a browser does, byte by byte, and says what their events add up to."""
+"""Reads streams as a browser does, byte by byte, and checks their events."""
 
 import json
 import os

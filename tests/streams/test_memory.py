@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.command import Serving, serving
-from tests.streams.pouring import SAYS_BYTES
+from tests.streams.endless_text import SAYS_BYTES
 from tests.streams.reading import SOAK, deaf, post
 
 READERS = 200 if SOAK else 20
@@ -25,7 +25,7 @@ MOST_A_READER = 0.4 * SAYS_BYTES
 
 
 class Process:
-    """What the kernel says of a service, and what the service says of its readers."""
+    """The kernel's numbers of a service, and the service's numbers of its readers."""
 
     def __init__(self, service: Serving) -> None:
         self._place = Path(f"/proc/{service.process.pid}")
@@ -88,7 +88,7 @@ def growth(process: Process, service: Serving, readers: int) -> int:
 @pytest.mark.timeout(2 * PATIENCE_S)
 def test_readers_that_never_read_cost_little(tmp_path: Path) -> None:
     """However much is sent to readers who never read, the service holds little and drops them."""
-    with serving(tmp_path, "tests.streams.pouring:pours", variables=VARIABLES) as service:
+    with serving(tmp_path, "tests.streams.endless_text:pours", variables=VARIABLES) as service:
         process = Process(service)
         growth(process, service, 1)  # what is loaded and built once
         files, dropped = process.open_files(), process.stalled()
@@ -103,7 +103,7 @@ def test_readers_that_never_read_cost_little(tmp_path: Path) -> None:
 
 def test_measurement_detects_unbounded_rings(tmp_path: Path) -> None:
     """The same measurement detects rings without bounds."""
-    agent = "tests.streams.pouring:pours_without_bounds"
+    agent = "tests.streams.endless_text:pours_without_bounds"
     with serving(tmp_path, agent, variables=VARIABLES) as service:
         grown = growth(Process(service), service, 5)
     assert grown > 5 * 2 * MOST_A_READER

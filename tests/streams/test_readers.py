@@ -36,7 +36,7 @@ ABORTS = 500 if SOAK else 50
 DEAF = 200 if SOAK else 50
 # A second is promised; a shared machine may take longer to wake us.
 SOON_S = 6.0
-# So many runs at once leave the machine little to spare: each says its ten megabytes more slowly.
+# So many runs at once slow each other: each writes its ten megabytes more slowly.
 DRIP_S = 0.25 if SOAK else 0.02
 
 
@@ -54,19 +54,19 @@ def _pours(parts: int, pause_s: float) -> Script:
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[tuple[str, float]]:
-    """Each question that a model was asked and when, by the models themselves."""
+def model_calls() -> list[tuple[str, float]]:
+    """Each question to a model and its time, recorded by the models."""
     return []
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def desk(asked: list[tuple[str, float]]) -> AsyncIterator[Served]:
+async def desk(model_calls: list[tuple[str, float]]) -> AsyncIterator[Served]:
     tools = fakes.ToolDesk(seconds=0.4).tools()
 
     def noting(script: fakes.Script) -> fakes.ScriptedModel:
         def noted(messages: Sequence[BaseMessage]) -> AIMessage:
             (question,) = [str(message.text) for message in messages if message.type == "human"]
-            asked.append((question, time.monotonic()))
+            model_calls.append((question, time.monotonic()))
             return script(messages)
 
         return fakes.ScriptedModel(script=noted)
@@ -75,8 +75,8 @@ async def desk(asked: list[tuple[str, float]]) -> AsyncIterator[Served]:
     for kind in fakes.KINDS:
         agents[kind] = fakes.build(kind, noting(fakes.calls_then_answers("nap", turns=4)), tools)
         agents[f"long-{kind}"] = fakes.build(kind, noting(fakes.never_stops("nap")), tools)
-    patience = {"stream_write_s": WRITE_S, "max_running_runs": 300, "max_iterations": 50}
-    async with served(agents, **patience) as service:
+    options = {"stream_write_s": WRITE_S, "max_running_runs": 300, "max_iterations": 50}
+    async with served(agents, **options) as service:
         pours, drips = _pours(500, 0.004), _pours(100, DRIP_S)
         service.service.agents = {
             **service.service.agents,
@@ -131,7 +131,7 @@ async def metric(desk: Served, name: str, *labels: str) -> float:
 
 @kinds
 async def test_disconnect_cancels_the_run(
-    desk: Served, kind: str, asked: list[tuple[str, float]]
+    desk: Served, kind: str, model_calls: list[tuple[str, float]]
 ) -> None:
     """A reader that disconnects ends its run within a second, and no model is asked any more."""
     async with wire.connection(desk.url) as (reader, writer):
@@ -140,9 +140,9 @@ async def test_disconnect_cancels_the_run(
         run_id = await begun(desk, f"long-{kind}")
     assert (await end_of(desk, run_id, SOON_S)).outcome is Outcome.DISCONNECTED
     await until(lambda: closed(desk, run_id) == ["left"])
-    before = len(asked)
+    before = len(model_calls)
     await asyncio.sleep(0.5)  # the tool would have ended by then
-    assert len(asked) == before
+    assert len(model_calls) == before
     assert desk.service.runner.admission.running == 0
     assert await metric(desk, "agent_stream_connections") == 0
     assert await metric(desk, "agent_runs_in_flight") == 0
@@ -160,7 +160,7 @@ async def test_run_with_continue_outlives_its_reader(desk: Served, kind: str) ->
 
 
 async def test_random_disconnects_leave_nothing(
-    desk: Served, asked: list[tuple[str, float]]
+    desk: Served, model_calls: list[tuple[str, float]]
 ) -> None:
     """After random disconnects of readers and callers each run ends once, and nothing is left."""
     chance = random.Random(5)
@@ -185,7 +185,7 @@ async def test_random_disconnects_leave_nothing(
     assert ABORTS >= len(started) > ABORTS / 2
     assert ended.keys() >= set(started)
     assert set(ended.values()) == {Outcome.DISCONNECTED}
-    late = [question for question, at in asked if at > left_at.get(question, at) + SOON_S]
+    late = [question for question, at in model_calls if at > left_at.get(question, at) + SOON_S]
     assert late == []
     desk.books_balance()
     assert await metric(desk, "agent_runs_in_flight") == 0

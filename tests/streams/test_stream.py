@@ -213,8 +213,8 @@ async def test_text_of_a_sub_agent_is_marked(desk: Served, kind: str) -> None:
 async def test_deadline_ends_a_stream_with_its_problem(desk: Served) -> None:
     """At the deadline a stream ends with `error` and `end`, both the 504 problem."""
     # All at once, so that there is time enough for the naps to begin.
-    asked = [stream(desk, f"nap-{kind}", timeout=3) for kind in loops.ALL]
-    for events in await asyncio.gather(*asked):
+    streams = [stream(desk, f"nap-{kind}", timeout=3) for kind in loops.ALL]
+    for events in await asyncio.gather(*streams):
         assert [event.name for event in events[-2:]] == ["error", "end"]
         end = events[-1].data
         assert end == events[-2].data

@@ -91,8 +91,8 @@ async def post(
 ) -> httpx.Response:
     """Ask for a background run, perhaps with a key."""
     headers = {} if key is None else {"Idempotency-Key": key}
-    asked = {"question": question, **body}
-    return await desk.client.post(path(agent), json=asked, headers=headers)
+    payload = {"question": question, **body}
+    return await desk.client.post(path(agent), json=payload, headers=headers)
 
 
 async def submit(desk: Served, question: str = "hello", agent: str = "", **body: Any) -> str:

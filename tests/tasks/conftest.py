@@ -1,10 +1,10 @@
-"""A machine that is busy, or stands still for two seconds, changes nothing of what tests see."""
+"""A machine that is busy, or pauses for two seconds, changes no result of a test."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.tasks.patience import be_patient
+from tests.tasks.long_timeouts import extend_timeouts
 
 # This one holds the service to the times in which it answers.
 IN_TIME = {"test_silent_store"}
@@ -15,5 +15,5 @@ def patience(request: pytest.FixtureRequest) -> Iterator[None]:
     """A service in the test's own process has time for what it does."""
     with pytest.MonkeyPatch.context() as patch:
         if request.path.stem not in IN_TIME:
-            be_patient(patch)
+            extend_timeouts(patch)
         yield

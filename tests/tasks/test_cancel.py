@@ -1,4 +1,4 @@
-"""Cancelling a background run says what really became of it, and stops it."""
+"""Cancelling a background run stops it and returns what really happened."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DESK = Held()
 
 
-def odd(messages: Sequence[BaseMessage]) -> AIMessage:
-    """Look up what has an odd name, then nap."""
+def looks_up_a_nul(messages: Sequence[BaseMessage]) -> AIMessage:
+    """Look up an order named NUL, then nap."""
     if fakes.results_since_question(messages):
         return fakes.asks("nap", {}, number=1)
     return fakes.asks("look", {"order": "\0"})
@@ -25,7 +25,9 @@ def odd(messages: Sequence[BaseMessage]) -> AIMessage:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     agents = {tool: calling(tool, DESK) for tool in ("nap", "block", "stubborn", "look")}
-    agents["odd"] = fakes.build("create_agent", fakes.ScriptedModel(script=odd), DESK.tools())
+    agents["odd"] = fakes.build(
+        "create_agent", fakes.ScriptedModel(script=looks_up_a_nul), DESK.tools()
+    )
     store = url_in(tmp_path_factory.mktemp("cancel"))
     async with served(agents, store_url=store, max_background_runs=2) as service:
         yield service

@@ -42,7 +42,7 @@ def has_begun(desk: Served, task_id: str) -> bool:
     return any(fact.run_id == task_id for fact in desk.facts_of(RunStarted))
 
 
-async def seen_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) -> set[str]:
+async def statuses_until(desk: Served, deleting: "asyncio.Task[Any]", task_id: str) -> set[str]:
     """Every status that a caller could read meanwhile."""
     seen = set()
     while not deleting.done():
@@ -70,7 +70,7 @@ async def test_reported_end_stands(desk: Served, monkeypatch: pytest.MonkeyPatch
     await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
     waiting = asyncio.create_task(view(desk, task_id, 60))
     deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
-    looking = asyncio.create_task(seen_until(desk, deleting, task_id))
+    looking = asyncio.create_task(statuses_until(desk, deleting, task_id))
     await asyncio.sleep(0.5)
     may_store.set()
     response = await asyncio.wait_for(deleting, 20)

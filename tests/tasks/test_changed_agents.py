@@ -67,8 +67,8 @@ def _edges(model: BaseChatModel, tools: list[BaseTool], hands: str, **options: A
 
 def _sends(model: BaseChatModel, tools: list[BaseTool], hands: str) -> Any:
     def call(state: fakes.GraphState) -> Any:
-        asked = state["messages"][-1]
-        calls = asked.tool_calls if isinstance(asked, AIMessage) else []
+        message = state["messages"][-1]
+        calls = message.tool_calls if isinstance(message, AIMessage) else []
         return [Send(hands, {"messages": state["messages"]}) for _ in calls[:1]] or END
 
     graph = StateGraph(fakes.GraphState)

@@ -25,7 +25,7 @@ from tests.command import Serving, serving
 from tests.service import served, until
 from tests.streams.reading import StreamEvent, names_of, parse
 from tests.tasks import background
-from tests.tasks.test_roles import in_folder, post, seen, view
+from tests.tasks.test_roles import becomes_true, in_folder, post, view
 
 NOTICE_S, DRAIN_S = 0.2, 0.3
 # Callers would hold a process for a minute, and their run would for longer.
@@ -138,7 +138,7 @@ def test_follower_resumes_at_the_next_process(tmp_path: Path) -> None:
     """A follower resumes at the next process without a gap when its process hands the run over."""
     with node(tmp_path, "first") as first:
         task_id = post(first, "/agent/async").json()["task_id"]
-        assert seen(lambda: view(first, task_id)["status"] == "running")
+        assert becomes_true(lambda: view(first, task_id)["status"] == "running")
         with calling(first, task_id, b"tool_start") as callers:
             events = release(first, callers, task_id)
     assert "tool_start" in names_of(events)
@@ -154,7 +154,7 @@ def test_run_that_ends_in_the_drain_is_answered(tmp_path: Path) -> None:
     """A waiting caller gets the answer, and a follower reads the end."""
     with node(tmp_path, "patient", drain_s=30, nap_s=3) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
-        assert seen(lambda: view(first, task_id)["status"] == "running")
+        assert becomes_true(lambda: view(first, task_id)["status"] == "running")
         with calling(first, task_id) as callers:
             first.signal()
             waited, followed = callers.waits.result(30), callers.follows.result(30)

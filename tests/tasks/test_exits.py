@@ -39,11 +39,11 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 @pytest.mark.parametrize("how", [name for name in EXITS if name != "exit"])
 async def test_run_ends_once_as_failed(desk: Served, how: str) -> None:
     """Such runs end as failed, each in its first attempt, and other runs go on."""
-    asked = [await submit(desk, agent=f"{place}-{how}") for place in PLACES]
-    tasks = await asyncio.gather(*(ended(desk, task_id) for task_id in asked))
+    task_ids = [await submit(desk, agent=f"{place}-{how}") for place in PLACES]
+    tasks = await asyncio.gather(*(ended(desk, task_id) for task_id in task_ids))
     ends = {(run["status"], run["attempts"], run["error"]["code"]) for run in tasks}
     assert ends == {("failed", 1, "agent_failed")}
-    for task_id in asked:
+    for task_id in task_ids:
         assert len([f for f in desk.facts_of(RunStarted) if f.run_id == task_id]) == 1
         desk.end_of(task_id)
     assert desk.facts_of(RunHandedOver) == desk.facts_of(RunRecovered) == []
@@ -52,7 +52,7 @@ async def test_run_ends_once_as_failed(desk: Served, how: str) -> None:
 
 async def test_exit_in_a_tool_fails_the_tool(desk: Served) -> None:
     """A tool that calls sys.exit() fails as a tool; anywhere else the run fails."""
-    asked = {place: await submit(desk, agent=f"{place}-exit") for place in PLACES}
-    tasks = {place: await ended(desk, task_id) for place, task_id in asked.items()}
+    task_ids = {place: await submit(desk, agent=f"{place}-exit") for place in PLACES}
+    tasks = {place: await ended(desk, task_id) for place, task_id in task_ids.items()}
     ends = {place: (run["status"], run["attempts"]) for place, run in tasks.items()}
     assert ends == dict.fromkeys(PLACES, ("failed", 1)) | {"tool": ("completed", 1)}

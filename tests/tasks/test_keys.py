@@ -44,8 +44,8 @@ async def ask(
 ) -> httpx.Response:
     """One of the POSTs, with a key."""
     path = {"": f"/agents/{agent}", "stream": f"/agents/{agent}/stream"}[mode]
-    asked = {"question": "hello", **body}
-    return await desk.client.post(path, json=asked, headers={"Idempotency-Key": key})
+    payload = {"question": "hello", **body}
+    return await desk.client.post(path, json=payload, headers={"Idempotency-Key": key})
 
 
 def answer(response: httpx.Response, mode: str) -> dict[str, Any]:
@@ -133,10 +133,10 @@ async def test_key_in_flight_is_409(desk: Served, mode: str) -> None:
 async def test_hundred_callers_with_one_key_are_one_run(desk: Served) -> None:
     """A hundred callers with one key: one run starts, the others learn to come again."""
     naps = len(NAPS.started)
-    asked = [asyncio.create_task(ask(desk, "", "crowd", "slow")) for _ in range(100)]
-    await until(lambda: sum(one.done() for one in asked) == 99, 20)
+    requests = [asyncio.create_task(ask(desk, "", "crowd", "slow")) for _ in range(100)]
+    await until(lambda: sum(one.done() for one in requests) == 99, 20)
     NAPS.release()
-    replies = await asyncio.gather(*asked)
+    replies = await asyncio.gather(*requests)
     assert sorted(r.status_code for r in replies) == [200] + [409] * 99
     assert len(NAPS.started) == naps + 1
 

@@ -38,9 +38,9 @@ async def until_deleted(desk: Served, path: str) -> None:
 
 async def ask(desk: Served, agent: str, **body: Any) -> Any:
     """POST to an agent that is waited for, with one and the same key."""
-    asked = {"question": "hello", **body}
+    payload = {"question": "hello", **body}
     return await desk.client.post(
-        f"/agents/{agent}", json=asked, headers={"Idempotency-Key": "one"}
+        f"/agents/{agent}", json=payload, headers={"Idempotency-Key": "one"}
     )
 
 

@@ -48,7 +48,7 @@ def a_living_process(store: Path) -> Iterator[None]:
 
 
 def forked(check: Callable[[], bool]) -> bool:
-    """What a check says in a forked child."""
+    """The result of a check in a forked child."""
     child = os.fork()
     if child == 0:
         held = False

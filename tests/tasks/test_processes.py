@@ -14,9 +14,9 @@ from tests import fakes
 from tests.command import WATCHKEEPER, Serving, serving
 from tests.streams.reading import names_of, parse
 from tests.tasks.background import calling
-from tests.tasks.patience import be_patient
+from tests.tasks.long_timeouts import extend_timeouts
 from tests.tasks.test_restart import looks_and_naps
-from tests.tasks.test_roles import LONG_S, in_folder, logged, post, seen, view
+from tests.tasks.test_roles import LONG_S, becomes_true, in_folder, logged, post, view
 
 NAP_S = "TEST_NAP_S"
 WORKER = (str(WATCHKEEPER), "worker")
@@ -29,7 +29,7 @@ def slow() -> Any:
 
     Its process has time to say what became of a run that is cancelled.
     """
-    be_patient(pytest.MonkeyPatch())
+    extend_timeouts(pytest.MonkeyPatch())
     return calling("nap", fakes.ToolDesk(300.0))
 
 
@@ -70,12 +70,12 @@ def test_any_process_reports_and_cancels_a_run(tmp_path: Path) -> None:
     with serving(in_folder(tmp_path, "api"), SLOW, "--no-background", variables=store) as api:
         task_id = post(api, "/agent/async").json()["task_id"]
         age = "agent_task_oldest_age_seconds"
-        assert seen(lambda: sample(api, "agent_tasks_queued", 'agent="slow"') == 1)
-        assert seen(lambda: sample(api, age, 'agent="slow",state="queued"') > 0)
+        assert becomes_true(lambda: sample(api, "agent_tasks_queued", 'agent="slow"') == 1)
+        assert becomes_true(lambda: sample(api, age, 'agent="slow",state="queued"') > 0)
         here = in_folder(tmp_path, "worker")
         with serving(here, SLOW, command=WORKER, variables=store):
-            assert seen(lambda: sample(api, "agent_tasks_running", 'agent="slow"') == 1)
-            assert seen(lambda: sample(api, age, 'agent="slow",state="running"') > 0)
+            assert becomes_true(lambda: sample(api, "agent_tasks_running", 'agent="slow"') == 1)
+            assert becomes_true(lambda: sample(api, age, 'agent="slow",state="running"') > 0)
             assert sample(api, "agent_tasks_queued", 'agent="slow"') == 0
             read: list[bytes] = []
             address = f"{api.url}/agent/async/{task_id}"
@@ -104,7 +104,7 @@ def test_run_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     dying, living = store_in(tmp_path, **{NAP_S: "300"}), store_in(tmp_path, **{NAP_S: "0.1"})
     with serving(in_folder(tmp_path, "first"), STEPS, variables=dying) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
-        assert seen(lambda: calls(first, "look") == 1)
+        assert becomes_true(lambda: calls(first, "look") == 1)
         with serving(in_folder(tmp_path, "second"), STEPS, variables=living) as second:
             time.sleep(1.5)  # it has looked three times
             before = view(second, task_id)
@@ -115,11 +115,11 @@ def test_run_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
             assert (task["status"], task["attempts"]) == ("completed", 2)
             assert task["started_at"] == before["started_at"]
             assert (calls(second, "look"), calls(second, "nap")) == (0, 1)
-            assert seen(lambda: bool(logged(second, "task_recovered")))
+            assert becomes_true(lambda: bool(logged(second, "task_recovered")))
             [line] = logged(second, "task_recovered")
             assert (line["run_id"], line["level"]) == (task_id, "warning")
             recovered = "agent_task_recovered_total"
-            assert seen(lambda: sample(second, recovered, 'agent="steps"') == 1)
+            assert becomes_true(lambda: sample(second, recovered, 'agent="steps"') == 1)
             address = f"{second.url}/agent/async/{task_id}/events"
             events = parse(httpx.get(address, timeout=60).content)
             assert [event.id for event in events] == list(range(1, len(events) + 1))
@@ -132,9 +132,9 @@ def test_background_slots_are_counted_over_all_processes(tmp_path: Path) -> None
     with serving(in_folder(tmp_path, "first"), SLOW, variables=store) as first:
         assert str(tmp_path / "store.sqlite") in first.out.read_text() + first.err.read_text()
         holding = post(first, "/agent/async").json()["task_id"]
-        assert seen(lambda: is_running(first, holding))
+        assert becomes_true(lambda: is_running(first, holding))
         with serving(in_folder(tmp_path, "second"), SLOW, variables=store) as second:
             waiting = post(second, "/agent/async").json()["task_id"]
             assert view(second, waiting, 3.0)["status"] == "pending"
             httpx.delete(f"{second.url}/agent/async/{holding}", timeout=LONG_S)
-            assert seen(lambda: is_running(second, waiting))
+            assert becomes_true(lambda: is_running(second, waiting))

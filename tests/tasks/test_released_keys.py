@@ -19,7 +19,7 @@ from tests.tasks.test_keys import answer, ask
 MODES = ("", "stream")
 
 
-async def holds_the_place(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[Any]:
+async def takes_the_slot(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[Any]:
     """A run that takes the only slot."""
     naps = len(tools.started)
     holding = asyncio.create_task(desk.ask(agent="slow"))
@@ -46,7 +46,7 @@ async def test_key_is_free_after_a_refusal(
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     options: dict[str, Any] = {"max_running_runs": 1, "max_queued_runs": 0}
     async with served(agents, store_url=url_in(tmp_path), **options) as desk:
-        holding = await holds_the_place(desk, tools)
+        holding = await takes_the_slot(desk, tools)
         for question in ("hello", "hello", "something else"):
             refused = await ask(desk, mode, "full", question=question)
             assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
@@ -70,7 +70,7 @@ async def test_key_is_free_after_a_timeout_in_the_queue(mode: str, tmp_path: Pat
     tools = fakes.ToolDesk(60)
     agents = {"quick": quick(), "slow": calling("nap", tools)}
     async with served(agents, store_url=url_in(tmp_path), max_running_runs=1) as desk:
-        holding = await holds_the_place(desk, tools)
+        holding = await takes_the_slot(desk, tools)
         late = [await ask(desk, mode, "late", timeout=1.5) for _ in range(2)]
         assert {answer_of(response)["phase"] for response in late} == {"queue"}
         assert len({response.headers["x-run-id"] for response in late}) == 2

@@ -93,7 +93,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def until_gone(rows: Rows, ids: Iterable[str]) -> None:
+async def wait_until_deleted(rows: Rows, ids: Iterable[str]) -> None:
     """Wait until nothing belongs to these runs any more."""
 
     async def are_deleted() -> bool:
@@ -163,7 +163,7 @@ async def test_old_ended_runs_are_deleted_and_others_kept(tmp_path: Path) -> Non
         return bool(await in_thread(rows.keys) == 1)
 
     async with served(agents(), store_url=url, keep_tasks_s=KEEP_S) as desk:
-        await until_gone(rows, [old, limited, cancelled])
+        await wait_until_deleted(rows, [old, limited, cancelled])
         await eventually(only_one_key)  # the last of what goes, in a transaction with the threads
         for task_id in (old, limited, cancelled):
             assert (await desk.client.get(f"/agent/async/{task_id}")).status_code == 404
@@ -198,6 +198,6 @@ async def test_more_than_one_batch_is_deleted_at_once(tmp_path: Path) -> None:
     await in_thread(rows.copy, old, copies)
     assert (await in_thread(rows.belonging_to, copies))["workflow_status"] == COPIES
     async with served(agents(), store_url=url, keep_tasks_s=KEEP_S) as desk:
-        await until_gone(rows, [old, *copies])
+        await wait_until_deleted(rows, [old, *copies])
         assert (await desk.client.get("/agent/async")).json()["tasks"] == []
     await in_thread(rows.store.close)

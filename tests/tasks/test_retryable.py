@@ -21,7 +21,7 @@ modes = pytest.mark.parametrize("mode", MODES)
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 
 
-class Till:
+class CashRegister:
     """What was paid, by the idempotency key of each call; its model fails once it is to fail."""
 
     def __init__(self) -> None:
@@ -49,21 +49,23 @@ class Till:
 
 
 @pytest.fixture(scope="module")
-def till() -> Till:
-    return Till()
+def cash_register() -> CashRegister:
+    return CashRegister()
 
 
 @pytest.fixture(autouse=True)
-def at_first(till: Till) -> None:
+def at_first(cash_register: CashRegister) -> None:
     """The model fails, and nothing is paid."""
-    till.paid.clear()
-    till.fails = True
+    cash_register.paid.clear()
+    cash_register.fails = True
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def desk(till: Till, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    agents = {f"pays-{kind}": till.agent(kind) for kind in fakes.KINDS}
-    agents |= {f"fails-{kind}": till.agent(kind, pays=False) for kind in fakes.KINDS}
+async def desk(
+    cash_register: CashRegister, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Served]:
+    agents = {f"pays-{kind}": cash_register.agent(kind) for kind in fakes.KINDS}
+    agents |= {f"fails-{kind}": cash_register.agent(kind, pays=False) for kind in fakes.KINDS}
     async with served(agents, store_url=url_in(tmp_path_factory.mktemp("repeats"))) as service:
         yield service
 
@@ -89,7 +91,7 @@ async def of_task(desk: Served, task_id: str) -> dict[str, Any]:
 @kinds
 @modes
 async def test_failure_after_a_tool_started_is_retryable_with_a_key_only(
-    desk: Served, kind: str, mode: str, till: Till
+    desk: Served, kind: str, mode: str, cash_register: CashRegister
 ) -> None:
     """Without a key a repeat could pay twice, so the failure is not retryable; with a key it is."""
     for key in (None, f"begun-{kind}-{mode}"):
@@ -110,26 +112,26 @@ async def test_failure_before_any_tool_is_retryable(desk: Served, kind: str, mod
 @kinds
 @pytest.mark.parametrize("mode", ["", "/stream"])
 async def test_repeat_with_the_key_starts_a_new_run(
-    desk: Served, kind: str, mode: str, till: Till
+    desk: Served, kind: str, mode: str, cash_register: CashRegister
 ) -> None:
     """A retryable failure is not replayed: the run starts anew, and tools can detect the repeat."""
     key = f"repeat-{kind}-{mode}"
     first = await ask(desk, f"pays-{kind}", mode, key)
-    till.fails = False
+    cash_register.fails = False
     second = await ask(desk, f"pays-{kind}", mode, key)
     assert (first["outcome"], second["outcome"]) == ("failed", "completed")
     assert first["run_id"] != second["run_id"]
-    assert till.paid[:2] == till.paid[2:]
-    assert len(set(till.paid)) == 2
+    assert cash_register.paid[:2] == cash_register.paid[2:]
+    assert len(set(cash_register.paid)) == 2
     third = await ask(desk, f"pays-{kind}", mode, key)
-    assert (third, len(till.paid)) == (second, 4)
+    assert (third, len(cash_register.paid)) == (second, 4)
     await ask(desk, f"pays-{kind}", mode, f"{key}-other")
-    assert not set(till.paid[:4]) & set(till.paid[4:])
+    assert not set(cash_register.paid[:4]) & set(cash_register.paid[4:])
 
 
 @pytest.mark.parametrize("key", [None, "retried"])
 async def test_retry_with_a_key_is_the_same_operation(
-    desk: Served, key: str | None, till: Till
+    desk: Served, key: str | None, cash_register: CashRegister
 ) -> None:
     """A retry of a failed run with a key is the same operation; without a key it is another."""
     agent = "pays-agent_executor"  # whose model's calls have no ids
@@ -137,17 +139,19 @@ async def test_retry_with_a_key_is_the_same_operation(
     path = f"/agents/{agent}/async"
     first = await desk.client.post(path, json={"question": "q"}, headers=headers)
     assert (await of_task(desk, first.json()["task_id"]))["retryable"] is (key is not None)
-    till.fails = False
+    cash_register.fails = False
     retry = f"/agent/async/{first.json()['task_id']}/retry"
     second = await desk.client.post(retry)
     assert (await of_task(desk, second.json()["task_id"]))["outcome"] == "completed"
-    assert (till.paid[:2] == till.paid[2:]) is (key is not None)
+    assert (cash_register.paid[:2] == cash_register.paid[2:]) is (key is not None)
     again = await desk.client.post(f"/agent/async/{second.json()['task_id']}/retry")
     assert (await of_task(desk, again.json()["task_id"]))["outcome"] == "completed"
-    assert not set(till.paid[:4]) & set(till.paid[4:])  # what has its answer is wanted once more
+    assert not set(cash_register.paid[:4]) & set(
+        cash_register.paid[4:]
+    )  # what has its answer is wanted once more
 
 
-async def test_timeout_is_always_retryable(desk: Served, till: Till) -> None:
+async def test_timeout_is_always_retryable(desk: Served, cash_register: CashRegister) -> None:
     """A timeout is retryable, as the contract says, whatever had started."""
     nap = fakes.ToolDesk(60)
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap"))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.command import WATCHKEEPER, Serving, serving
 from tests.tasks.background import napping, url_in
-from tests.tasks.patience import be_patient
+from tests.tasks.long_timeouts import extend_timeouts
 
 AGENT = "quick=tests.tasks.background:quick"
 NAPS = "naps=tests.tasks.background:napping"
@@ -24,7 +24,7 @@ LONG_S = 30.0
 
 def patient() -> Any:
     """The same as `NAPS`, in a process that has time to see that another one died."""
-    be_patient(pytest.MonkeyPatch())
+    extend_timeouts(pytest.MonkeyPatch())
     return napping()
 
 
@@ -46,7 +46,7 @@ def logged(service: Serving, event: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, whole) if line["event"] == event]
 
 
-def seen(condition: Callable[[], bool]) -> bool:
+def becomes_true(condition: Callable[[], bool]) -> bool:
     """Whether the claim comes true before long."""
     end = time.monotonic() + LONG_S
     while not condition():
@@ -104,12 +104,14 @@ def test_cancel_of_a_run_at_another_process(tmp_path: Path) -> None:
     ):
         task_id = post(asked, "/agent/async").json()["task_id"]
         at_work = f"{worker.url}/runs/{task_id}"
-        assert seen(lambda: httpx.get(at_work).json().get("phase") == "tool:nap")
+        assert becomes_true(lambda: httpx.get(at_work).json().get("phase") == "tool:nap")
         response = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
         assert response.json()["result"] in ("cancelled", "still_stopping")
-        assert seen(lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap")
+        assert becomes_true(
+            lambda: (view(asked, task_id)["error"] or {}).get("phase") == "tool:nap"
+        )
         assert view(asked, task_id)["status"] == "cancelled"
-        assert seen(lambda: httpx.get(at_work).json()["state"] == "finished")
+        assert becomes_true(lambda: httpx.get(at_work).json()["state"] == "finished")
 
 
 def test_cancel_of_a_run_whose_process_died(tmp_path: Path) -> None:
@@ -120,12 +122,12 @@ def test_cancel_of_a_run_whose_process_died(tmp_path: Path) -> None:
     with serving(asks, PATIENT, "--no-background", variables=store) as asked:
         with serving(in_folder(tmp_path, "dies"), NAPS, command=works, variables=store) as worker:
             task_id = post(asked, "/agent/async").json()["task_id"]
-            assert seen(lambda: view(asked, task_id)["attempts"] == 1)
+            assert becomes_true(lambda: view(asked, task_id)["attempts"] == 1)
             worker.process.kill()
         response = httpx.delete(f"{asked.url}/agent/async/{task_id}", timeout=LONG_S)
         assert (response.status_code, response.json()["result"]) == (200, "cancelled")
         assert view(asked, task_id)["status"] == "cancelled"
-        assert seen(lambda: bool(logged(asked, "run_finished")))
+        assert becomes_true(lambda: bool(logged(asked, "run_finished")))
         [line] = logged(asked, "run_finished")
         assert (line["run_id"], line["outcome"]) == (task_id, "cancelled")
 
@@ -169,8 +171,8 @@ def test_any_process_reports_the_same_of_a_run(tmp_path: Path, kind: str) -> Non
                 calls: int = httpx.get(f"{asks.url}{place}").json()["tool_calls"]
                 return calls == 2
 
-            assert seen(lambda: owner()["phase"] == "tool:nap")
-            assert seen(is_reported)  # its log is written just before the tool begins
+            assert becomes_true(lambda: owner()["phase"] == "tool:nap")
+            assert becomes_true(is_reported)  # its log is written just before the tool begins
             before = owner()["age_s"]
             response = httpx.get(f"{asks.url}{place}")
             here, there = response.json(), owner()
@@ -191,8 +193,8 @@ def test_runs_of_an_agent_that_is_not_served_wait(tmp_path: Path) -> None:
     with serving(in_folder(tmp_path, "a"), OTHER, "--no-background", variables=store) as first:
         task_id = post(first, "/agent/async").json()["task_id"]
     with serving(in_folder(tmp_path, "b"), AGENT, variables=store) as second:
-        assert seen(lambda: sample(second, "agent_tasks_unservable") == 1)
+        assert becomes_true(lambda: sample(second, "agent_tasks_unservable") == 1)
         assert view(second, task_id)["status"] == "pending"
     with serving(in_folder(tmp_path, "c"), AGENT, OTHER, variables=store) as third:
         assert view(third, task_id, LONG_S)["status"] == "completed"
-        assert seen(lambda: sample(third, "agent_tasks_unservable") == 0)
+        assert becomes_true(lambda: sample(third, "agent_tasks_unservable") == 0)

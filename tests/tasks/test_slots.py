@@ -50,15 +50,15 @@ async def test_draining_process_starts_no_run(tmp_path: Path) -> None:
 
 async def test_rejected_run_frees_its_key(tmp_path: Path) -> None:
     """A run that found no slot leaves its key free."""
-    asked, headers = {"question": "hello"}, {"Idempotency-Key": "refused"}
+    payload, headers = {"question": "hello"}, {"Idempotency-Key": "refused"}
     naps = Held()
     limits = {"max_running_runs": 1, "max_queued_runs": 0}
     async with served({"a": calling("nap", naps)}, store_url=url_in(tmp_path), **limits) as full:
         first = asyncio.create_task(full.ask())
         await until(lambda: naps.started, 20)
-        refused = await full.client.post("/agent", json=asked, headers=headers)
+        refused = await full.client.post("/agent", json=payload, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         naps.release()
         assert (await first).status_code == 200
-        again = await full.client.post("/agent", json=asked, headers=headers)
+        again = await full.client.post("/agent", json=payload, headers=headers)
         assert (again.status_code, "idempotent-replay" in again.headers) == (200, False)

@@ -36,12 +36,12 @@ FULL = 10**18
 async def test_background_runs_need_a_store() -> None:
     """Without a store, background runs, their list and keys get 503."""
     async with served({"a": quick()}) as desk:
-        asked = {"question": "hello"}
+        payload = {"question": "hello"}
         keyed = {"Idempotency-Key": "k"}
         for response in (
             await post(desk),
             await desk.client.get("/agent/async"),
-            await desk.client.post("/agent", json=asked, headers=keyed),
+            await desk.client.post("/agent", json=payload, headers=keyed),
         ):
             assert (response.status_code, response.json()["code"]) == (503, "store_unavailable")
             assert int(response.headers["retry-after"]) >= 1

@@ -75,9 +75,9 @@ async def test_run_is_stored_before_it_is_accepted(
 async def test_result_equals_the_answer_of_post_agent(desk: Served, kind: str) -> None:
     """The result of a background run equals the answer of POST /agent, field for field."""
     agent = f"{kind}-quick".replace("_", "-")
-    asked = {"include_steps": True, "metadata": {"shop": "7"}}
-    waited = (await desk.ask("one", agent, **asked)).json()
-    task = await ended(desk, await submit(desk, "one", agent, **asked))
+    options = {"include_steps": True, "metadata": {"shop": "7"}}
+    waited = (await desk.ask("one", agent, **options)).json()
+    task = await ended(desk, await submit(desk, "one", agent, **options))
     result = task["result"]
     assert task["status"] == "completed"
     assert set(result) == set(waited)

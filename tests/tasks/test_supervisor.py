@@ -35,7 +35,7 @@ class Desk:
         self.client = DBOSClient(
             system_database_engine=self.store.calls, serializer=DBOSPortableJSONSerializer()
         )
-        work: Any = None  # there is none: this process works nothing
+        work: Any = None  # there is none: this process executes nothing
         self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
         hooks = Hooks(
             recovered=lambda task_id, agent: self.reported.append(("recovered", task_id)),

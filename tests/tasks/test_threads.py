@@ -52,10 +52,10 @@ async def test_open_calls_of_a_thread_are_answered(mode: str, tmp_path: Path) ->
         else:
             assert first.status_code == 504
         assert (await desk.ask("two", thread_id="t")).json()["answer"] == "heard two"
-    asked = {c["id"] for m in model.asked[-1] if isinstance(m, AIMessage) for c in m.tool_calls}
+    call_ids = {c["id"] for m in model.asked[-1] if isinstance(m, AIMessage) for c in m.tool_calls}
     answered = {m.tool_call_id for m in model.asked[-1] if isinstance(m, ToolMessage)}
-    assert asked
-    assert asked == answered
+    assert call_ids
+    assert call_ids == answered
 
 
 async def test_thread_in_use_cannot_be_deleted(tmp_path: Path) -> None:

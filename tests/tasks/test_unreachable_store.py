@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.command import Serving, serving
 from tests.tasks.background import LONG_S
-from tests.tasks.test_roles import NAPS, post, seen
+from tests.tasks.test_roles import NAPS, becomes_true, post
 
 pytestmark = pytest.mark.on_file
 REJECTED = "agent_requests_rejected_total"
@@ -68,7 +68,7 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Away:
     with serving(here, NAPS, "gone=tests.tasks.background:napping", variables=variables) as first:
         assert post(first, "/agents/gone/async").status_code == 202
         assert post(first, "/agents/gone/async").status_code == 202
-        assert seen(lambda: samples(first)["agent_tasks_queued gone"] == 1)
+        assert becomes_true(lambda: samples(first)["agent_tasks_queued gone"] == 1)
     with serving(here, NAPS, variables=variables) as service:
         for _ in range(3):
             assert post(service, "/agent/async").status_code == 202
@@ -77,19 +77,19 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Away:
         def gauges() -> dict[str, float]:
             return samples(service)
 
-        assert seen(lambda: gauges()["agent_tasks_running naps"] == 1)
-        assert seen(lambda: gauges()["agent_tasks_queued naps"] == 2)
+        assert becomes_true(lambda: gauges()["agent_tasks_running naps"] == 1)
+        assert becomes_true(lambda: gauges()["agent_tasks_queued naps"] == 2)
         oldest = "agent_task_oldest_age_seconds naps queued"
-        assert seen(lambda: gauges()["agent_tasks_unservable"] > 0 and gauges()[oldest] > 0)
+        assert becomes_true(lambda: gauges()["agent_tasks_unservable"] > 0 and gauges()[oldest] > 0)
         before = gauges()
         with held(file):
-            assert seen(lambda: gauges()[ready] == 0)
+            assert becomes_true(lambda: gauges()[ready] == 0)
             refused = [post(service, "/agent/async") for _ in range(2)]
             meanwhile = gauges()
             assert meanwhile[ready] == 0
-            assert seen(lambda: bool(lines(service, UNREACHABLE)))
-        assert seen(lambda: gauges()[ready] == 1)
-        assert seen(lambda: bool(lines(service, BACK)))
+            assert becomes_true(lambda: bool(lines(service, UNREACHABLE)))
+        assert becomes_true(lambda: gauges()[ready] == 1)
+        assert becomes_true(lambda: bool(lines(service, BACK)))
         answers = [(answer.status_code, answer.json()["code"]) for answer in refused]
         return Away(before, answers, meanwhile, lines(service, UNREACHABLE, BACK))
 

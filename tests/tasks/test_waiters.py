@@ -57,9 +57,9 @@ async def test_one_query_for_all_awaited_runs() -> None:
     assert store.asked == [{"a", "b"}] * len(store.asked)
     assert len(store.asked) <= 6
     await asyncio.sleep(0.3)
-    asked = len(store.asked)
+    queries = len(store.asked)
     await asyncio.sleep(0.3)
-    assert len(store.asked) == asked
+    assert len(store.asked) == queries
 
 
 async def test_wait_ends_at_its_timeout() -> None:
@@ -141,10 +141,10 @@ async def test_many_waiters_cost_as_much_as_one(desk: Served) -> None:
     """Forty callers that wait or follow cost the store as much as one."""
     engine = desk.service.engine
     assert isinstance(engine, Engine)
-    asked: list[str] = []
+    queries: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
-        asked.append(statement)
+        queries.append(statement)
 
     task_id = await submit(desk)
     await until(lambda: task_id in desk.service.runner.in_flight, 20)
@@ -161,7 +161,7 @@ async def test_many_waiters_cost_as_much_as_one(desk: Served) -> None:
     took_s = time.monotonic() - began
     sa.event.remove(engine._store.calls, "before_cursor_execute", note)
     # Ten a second by the watcher; the supervisor looks too.
-    assert len(asked) < 40 * took_s, (len(asked), took_s)
+    assert len(queries) < 40 * took_s, (len(queries), took_s)
     await desk.client.delete(f"/agent/async/{task_id}")
     began = time.monotonic()
     views = (await asyncio.gather(*waits))[:20]

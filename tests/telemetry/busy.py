@@ -16,7 +16,7 @@ OPTIONS: dict[str, Any] = {"timeout_s": 17.0, "tool_threads": 9, "max_running_ru
 
 
 class Named(fakes.ScriptedModel):
-    """A model that says which one it is."""
+    """A model that reports its name."""
 
     name_of_model: str = "gpt-4o"
     failures: list[Exception] = Field(default_factory=list)

@@ -27,7 +27,7 @@ async def signals(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
     agents = {n: a for n, a in _agents(desk).items() if n.rpartition("-")[0] in wanted}
     store = tmp_path_factory.mktemp("store") / "store.sqlite"
     with pytest.MonkeyPatch.context() as patch:
-        # A machine that stands still for two seconds is no store that is away.
+        # A machine that pauses for two seconds is no unreachable store.
         patch.setattr("app.tasks.store.ANSWER_S", 30.0)
         patch.setattr("app.tasks.store._CALLER_BUSY_MS", 20_000)
         async with watched(agents, tool_threads=64, store_url=f"sqlite:///{store}") as service:
@@ -182,7 +182,7 @@ async def test_traceresponse(signals: Watched, patient: None) -> None:
     path = f"/agent/async/{run_id}"
     submitted = tuple(accepted.headers["traceresponse"].split("-")[1:3])
     await signals.held("nap-langgraph", "tool:nap")
-    # Its own trace is stored with the first that it says, a moment after it has begun.
+    # Its own trace is stored with its first event, a moment after its start.
     async with asyncio.timeout(30):
         first = await client.get(path)
         while first.headers["traceresponse"] == accepted.headers["traceresponse"]:

@@ -18,7 +18,7 @@ from tests.telemetry.watched import OPENMETRICS, Watched, watched
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
 HELD_S = 60.0
-# One word for each place, so that a leak says where it comes from.
+# One word for each source, so that a leak names its source.
 PLACES = (
     "question", "argument", "result", "exception", "agent", "requestid", "authorization", "path",
     "query", "baggage", "cause", "background", "call", "status", "referer", "cookie", "host",

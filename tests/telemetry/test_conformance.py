@@ -45,7 +45,7 @@ PROVIDERS = (
 
 
 class NamedModel(fakes.ScriptedModel):
-    """A model that says which one it is, and why it stopped."""
+    """A model that reports its name and its finish reason."""
 
     provider: str = "openai"
 
@@ -103,7 +103,7 @@ def theirs() -> Iterator[InMemorySpanExporter]:
             del os.environ[name]
 
 
-def as_told(spans: Sequence[ReadableSpan]) -> list[ComparableSpan]:
+def comparable(spans: Sequence[ReadableSpan]) -> list[ComparableSpan]:
     """Theirs, by the names of their parents."""
     names = {span.context.span_id: span.name for span in spans if span.context is not None}
     return [
@@ -150,7 +150,7 @@ async def test_spans_match_the_official_instrumentation(signals: Watched) -> Non
     """Our spans have the names, kinds, parents and required attributes of theirs."""
     with theirs() as memory:
         await agent().ainvoke({"messages": [("user", "q")]})
-        expected = as_told(memory.get_finished_spans())
+        expected = comparable(memory.get_finished_spans())
     found = await ours(signals, "orders")
     assert [span.name for span in sorted_by_name(expected)] == [
         "chat gpt-4o-mini",
@@ -172,7 +172,7 @@ async def test_span_of_a_failed_model_matches(signals: Watched) -> None:
     with theirs() as memory:
         with pytest.raises(RuntimeError):
             await agent(error=RuntimeError("x")).ainvoke({"messages": [("user", "q")]})
-        expected = as_told(memory.get_finished_spans())
+        expected = comparable(memory.get_finished_spans())
     found = await ours(signals, "broken")
     (other,) = [span for span in expected if span.name.startswith("chat")]
     (mine,) = [span for span in found if span.name.startswith("chat")]

@@ -67,8 +67,8 @@ PATIENCE = {"WATCHKEEPER_DRAIN_NOTICE_S": "0.1", "WATCHKEEPER_DRAIN_S": "30"}
 
 
 @dataclass
-class Seen:
-    """What was seen of one process, from its start to its end."""
+class Record:
+    """The record of one process, from its start to its end."""
 
     code: int = -1
     out: str = ""
@@ -88,9 +88,9 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     """One service: some runs, debug lines for one of them, SIGTERM with one on its way."""
-    here, seen = tmp_path_factory.mktemp("process"), Seen()
+    here, record = tmp_path_factory.mktemp("process"), Record()
     (here / "wk_process.py").write_text(AGENTS)
     with otlp.receiver() as collector:
         variables = {
@@ -101,11 +101,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         }
         specs = [f"wk_process:{name}" for name in ("quick", "loud", "slow")]
         with command.serving(here, *specs, variables=variables) as service:
-            _drive(service, seen)
-            seen.code = service.wait(60)
-        seen.out, seen.err = service.out.read_text(), service.err.read_text()
-        seen.spans = collector.spans
-    return seen
+            _drive(service, record)
+            record.code = service.wait(60)
+        record.out, record.err = service.out.read_text(), service.err.read_text()
+        record.spans = collector.spans
+    return record
 
 
 def _wait_for_lines(service: command.Serving, event: str, number: int = 1) -> None:
@@ -116,11 +116,11 @@ def _wait_for_lines(service: command.Serving, event: str, number: int = 1) -> No
         time.sleep(0.02)
 
 
-def _drive(service: command.Serving, seen: Seen) -> None:
+def _drive(service: command.Serving, record: Record) -> None:
     with httpx.Client(base_url=service.url, timeout=30) as client, ThreadPoolExecutor(1) as pool:
 
         def ask(agent: str) -> None:
-            seen.runs.append(client.post(f"/agents/{agent}", json={"question": "q"}).json())
+            record.runs.append(client.post(f"/agents/{agent}", json={"question": "q"}).json())
 
         ask("quick")
         for number in (1, 2):
@@ -128,7 +128,7 @@ def _drive(service: command.Serving, seen: Seen) -> None:
             _wait_for_lines(service, "log_level_changed", number)
             ask("quick")
         ask("loud")
-        seen.metrics = client.get("/metrics").text
+        record.metrics = client.get("/metrics").text
         on_its_way = pool.submit(
             httpx.post, f"{service.url}/agents/slow", json={"question": "q"}, timeout=30
         )
@@ -138,75 +138,75 @@ def _drive(service: command.Serving, seen: Seen) -> None:
         service.signal()
         _wait_for_lines(service, "service_draining")
         service.out.with_name("go_on").touch()
-        seen.runs.append(on_its_way.result().json())
+        record.runs.append(on_its_way.result().json())
 
 
-def test_sigterm_loses_no_ended_run(seen: Seen) -> None:
+def test_sigterm_loses_no_ended_run(record: Record) -> None:
     """After SIGTERM every ended run has its whole trace and its line."""
-    assert seen.code == 0
-    assert len(seen.runs) == 5
-    for run in seen.runs:
+    assert record.code == 0
+    assert len(record.runs) == 5
+    for run in record.runs:
         assert run["outcome"] == "completed", run
-        spans = [span for span in seen.spans if span.trace_id == run["trace_id"]]
+        spans = [span for span in record.spans if span.trace_id == run["trace_id"]]
         operations = [span.operation for span in spans if span.scope == "watchkeeper"]
         assert sorted(operations) == ["chat", "chat", "execute_tool", "invoke_agent"]
         assert "SERVER" in {span.kind for span in spans}
-        assert run["run_id"] in {line["run_id"] for line in seen.of("run_finished")}
-    assert [line["event"] for line in seen.lines].count("service_stopped") == 1
+        assert run["run_id"] in {line["run_id"] for line in record.of("run_finished")}
+    assert [line["event"] for line in record.lines].count("service_stopped") == 1
 
 
-def test_stdout_has_json_lines_only(seen: Seen) -> None:
+def test_stdout_has_json_lines_only(record: Record) -> None:
     """Standard output has whole JSON lines only: ours, uvicorn's, libraries', warnings."""
-    for line in seen.lines:
+    for line in record.lines:
         assert {"timestamp", "level", "event", "logger", "service", "instance"} <= set(line)
-    loggers = {line["logger"] for line in seen.lines}
+    loggers = {line["logger"] for line in record.lines}
     assert {"watchkeeper", "uvicorn.error", "somebody.elses", "py.warnings"} <= loggers
-    events = {line["event"] for line in seen.lines}
+    events = {line["event"] for line in record.lines}
     assert {"service_started", "service_draining", "service_stopped"} <= events
 
 
-def test_uncaught_exception_on_a_thread_is_a_line(seen: Seen) -> None:
+def test_uncaught_exception_on_a_thread_is_a_line(record: Record) -> None:
     """An uncaught exception on a thread is a line, and no traceback on stderr."""
-    assert "Traceback" not in seen.err
-    crashes = [line for line in seen.lines if line.get("error_type") == "ZeroDivisionError"]
+    assert "Traceback" not in record.err
+    crashes = [line for line in record.lines if line.get("error_type") == "ZeroDivisionError"]
     assert [line["level"] for line in crashes] == ["critical"]
 
 
-def test_sigusr1_turns_on_debug(seen: Seen) -> None:
+def test_sigusr1_turns_on_debug(record: Record) -> None:
     """SIGUSR1 gives debug lines to the runs that follow, until the next signal."""
-    with_debug = {line["run_id"] for line in seen.lines if line["level"] == "debug"}
-    runs = [run["run_id"] in with_debug for run in seen.runs]
+    with_debug = {line["run_id"] for line in record.lines if line["level"] == "debug"}
+    runs = [run["run_id"] in with_debug for run in record.runs]
     assert runs == [False, True, False, False, False]
 
 
-def test_lines_and_spans_have_the_same_instance(seen: Seen) -> None:
+def test_lines_and_spans_have_the_same_instance(record: Record) -> None:
     """Lines and spans name the same instance."""
-    of_lines = {line["instance"] for line in seen.lines}
-    of_spans = {span.resource["service.instance.id"] for span in seen.spans}
+    of_lines = {line["instance"] for line in record.lines}
+    of_spans = {span.resource["service.instance.id"] for span in record.spans}
     assert len(of_lines) == 1
     assert of_lines == of_spans
 
 
-def test_otel_resource_attributes_are_used(seen: Seen) -> None:
+def test_otel_resource_attributes_are_used(record: Record) -> None:
     """OTEL_RESOURCE_ATTRIBUTES describes the source of the spans, the service's name included."""
-    for span in seen.spans:
+    for span in record.spans:
         assert span.resource["deployment.environment.name"] == "test"
         assert span.resource["service.name"] == "shop"
 
 
-def test_span_of_user_code_is_a_child_of_its_tool(seen: Seen) -> None:
+def test_span_of_user_code_is_a_child_of_its_tool(record: Record) -> None:
     """A span that a tool opens with OpenTelemetry's API is a child of the tool's span."""
-    (client,) = [span for span in seen.spans if span.name == "GET /stock"]
-    parent = parent_of(client, seen.spans)
+    (client,) = [span for span in record.spans if span.name == "GET /stock"]
+    parent = parent_of(client, record.spans)
     assert parent is not None
     assert parent.name == "execute_tool noisy"
 
 
-def test_sdk_metrics_are_exposed(seen: Seen) -> None:
+def test_sdk_metrics_are_exposed(record: Record) -> None:
     """With tracing on, the SDK's own metrics are exposed beside ours and pass promtool."""
-    samples = parsed(seen.metrics)
+    samples = parsed(record.metrics)
     assert [name for name in samples.families if name.startswith("otel_sdk")]
-    assert seen.metrics.count("# TYPE http_server_request_duration_seconds ") == 1
+    assert record.metrics.count("# TYPE http_server_request_duration_seconds ") == 1
 
 
 @dataclass
@@ -281,8 +281,8 @@ async def test_one_stream_under_uvicorn_factory(tmp_path: Path) -> None:
         with command.serving(
             tmp_path, command=uvicorn, variables=variables, announcement=announced
         ) as service:
-            asked = httpx.post(f"{service.url}/agent", json={"question": "q"}, timeout=30)
-            asked.raise_for_status()
+            response = httpx.post(f"{service.url}/agent", json={"question": "q"}, timeout=30)
+            response.raise_for_status()
             service.signal()
             service.wait(60)
             return service.out.read_text(), service.err.read_text()

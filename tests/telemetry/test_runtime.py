@@ -62,8 +62,8 @@ def late(samples: Scrape, seconds: str) -> float:
     return samples.total(f"{LAG}_count") - samples.total(f"{LAG}_bucket", le=seconds)
 
 
-async def counted_as_told(signals: Watched) -> Scrape:
-    """The samples, once they count each time that the loop was held, and there is a line of each.
+async def until_counted_and_reported(signals: Watched) -> Scrape:
+    """The samples, once they count each block of the loop, and the log has a line of each.
 
     A machine that stands still holds the loop too: as seldom as a tick was half a second late.
     """
@@ -86,7 +86,7 @@ async def test_blocking_line_is_named(signals: Watched, hog: Hog) -> None:
     assert datetime.fromisoformat(line["timestamp"]).timestamp() - began < 5
     assert line["level"] == "warning"
     assert "test_runtime.py:" in line["where"]
-    await counted_as_told(signals)
+    await until_counted_and_reported(signals)
 
 
 async def test_short_block_is_lag_only(signals: Watched) -> None:
@@ -96,7 +96,7 @@ async def test_short_block_is_lag_only(signals: Watched) -> None:
     await signals.desk.ask(agent="quick")
     await signals.until(lambda samples: late(samples, "0.05") > before)
     await asyncio.sleep(0.2)
-    await counted_as_told(signals)
+    await until_counted_and_reported(signals)
 
 
 async def test_each_block_is_counted(signals: Watched, hog: Hog) -> None:
@@ -106,7 +106,7 @@ async def test_each_block_is_counted(signals: Watched, hog: Hog) -> None:
     await signals.desk.ask(agent="hog")
     await signals.until(lambda samples: late(samples, "1.0") >= 2)
     assert len(hog.reported()) == 2
-    await counted_as_told(signals)
+    await until_counted_and_reported(signals)
 
 
 async def test_idle_loop_is_not_late(signals: Watched) -> None:

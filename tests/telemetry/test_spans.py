@@ -96,8 +96,8 @@ def _everything(messages: Sequence[Any]) -> AIMessage:
     if fakes.results_since_question(messages):
         return AIMessage("done", usage_metadata=fakes.USAGE)
     names = ("look", "nap", "ask", "ask_sync", "calls_out")
-    asked = [fakes.asks(name, {}, number=n).tool_calls[0] for n, name in enumerate(names)]
-    return AIMessage("", tool_calls=asked, usage_metadata=fakes.USAGE)
+    calls = [fakes.asks(name, {}, number=n).tool_calls[0] for n, name in enumerate(names)]
+    return AIMessage("", tool_calls=calls, usage_metadata=fakes.USAGE)
 
 
 def _agents() -> dict[str, Any]:
@@ -148,7 +148,7 @@ def is_a_tree(spans: Sequence[Received], run_id: str) -> None:
 
 
 def tree(spans: Sequence[Received]) -> Counter[tuple[str, str]]:
-    """How often each name stands under each other's name."""
+    """How often each name is a child of each other name."""
     pairs: Counter[tuple[str, str]] = Counter()
     for span in spans:
         parent = parent_of(span, spans)

@@ -13,7 +13,7 @@ AHEAD_S = 1_000.0
 
 
 class Clocks:
-    """Both clocks, as they are read by a thread that is held between the first two readings."""
+    """Both clocks, for a thread that pauses between the first two readings."""
 
     def __init__(self) -> None:
         self.now = 10.0

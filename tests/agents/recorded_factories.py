@@ -1,4 +1,4 @@
-"""Factories whose ends are seen, and what became known of them."""
+"""Factories that record their end, and the reports on them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from app.agents.factories import Factories
 
 
 class Reports:
-    """What became known of factories, in order."""
+    """The reports on factories, in order."""
 
     def __init__(self, limit_s: float = 60.0) -> None:
         self.died: list[tuple[str, str]] = []
@@ -28,7 +28,7 @@ def plain() -> str:
 
 
 def named(name: str, log: list[str], fails: BaseException | None = None) -> Any:
-    """A factory whose closing is seen."""
+    """A factory that records its opening and closing."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[str]:

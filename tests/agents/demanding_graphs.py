@@ -1,4 +1,4 @@
-"""Graphs that need more than a question, and their likes that do without."""
+"""Graphs that need more than a question, and similar ones that do not."""
 
 import operator
 from dataclasses import dataclass

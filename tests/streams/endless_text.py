@@ -1,4 +1,4 @@
-"""Agents that say ten megabytes and keep none of it, to be served by a process of its own."""
+"""Agents that write ten megabytes and keep none of it, for a process of their own."""
 
 import asyncio
 from collections.abc import AsyncIterator

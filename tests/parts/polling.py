@@ -1,4 +1,4 @@
-"""Waits for what servers come to, and no longer than is reasonable on a slow machine."""
+"""Polls servers until a condition holds, with a timeout for slow machines."""
 
 import time
 from collections.abc import Callable
@@ -35,8 +35,8 @@ def ended(port: int, task_id: str) -> dict[str, Any]:
 
 def submitted(port: int, question: str, agent: str = "graph", **body: Any) -> str:
     """A background run that was accepted; its id."""
-    asked = {"question": question, **body}
-    status, accepted = call(port, "POST", f"/agents/{agent}/async", asked, timeout_s=30)
+    payload = {"question": question, **body}
+    status, accepted = call(port, "POST", f"/agents/{agent}/async", payload, timeout_s=30)
     assert status == 202, accepted
     task_id: str = accepted["task_id"]
     return task_id

@@ -1,4 +1,4 @@
-"""Gives what must be quick on a machine that is free a long time, for tests of something else."""
+"""Extends the timeouts that only hold on a free machine, for tests of something else."""
 
 import pytest
 
@@ -25,8 +25,8 @@ TIMES = {
 }
 
 
-def be_patient(patch: pytest.MonkeyPatch) -> None:
-    """Set these times, until they are set back."""
+def extend_timeouts(patch: pytest.MonkeyPatch) -> None:
+    """Set these timeouts until the patch is undone."""
     for name, value in TIMES.items():
         patch.setattr(name, value)
     for connecting in (store.POSTGRES, checkpoints._CONNECTION):

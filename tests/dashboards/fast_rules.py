@@ -1,4 +1,4 @@
-"""The rules for a Prometheus that has only minutes: some alerts fire while somebody waits."""
+"""The rules for a Prometheus that runs for minutes: some alerts fire in that time."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ _SPEED = 30
 
 
 def rule_files(here: Path) -> list[Path]:
-    """The recorded shares as they are, and the alerts in haste."""
-    hasty = rules.files(Values.load(speed=_SPEED))
+    """The recorded shares unchanged, and the alerts sped up."""
+    fast = rules.files(Values.load(speed=_SPEED))
     texts = {"slo.yml": rules.files()["prometheus/slo.yml"]}
-    texts["alerts.yml"] = hasty["prometheus/alerts.yml"]
+    texts["alerts.yml"] = fast["prometheus/alerts.yml"]
     for name, text in texts.items():
         (here / name).write_text(text)
     return [here / name for name in texts]
