@@ -1,4 +1,4 @@
-"""The same run as a stream: `POST /agent/stream`, and following any run's events."""
+"""Runs as streams: `POST /agent/stream`, and following the events of any run."""
 
 import asyncio
 import time

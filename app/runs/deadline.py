@@ -34,9 +34,9 @@ tool_call: ContextVar[str | None] = ContextVar("watchkeeper_tool_call", default=
 def tool_call_key() -> str | None:
     """Return the key of the present tool call, for systems that must not act twice; else None.
 
-    A background run may call a tool twice, when its process dies between the tool's return and
-    the record of it. Both calls have this key, as long as the model repeats itself. So have the
-    calls of runs that were requested with one `Idempotency-Key`. Hand the text on as it is: it has
-    no meaning and no form that stays. It is None outside a tool. Never raises.
+    A background run may call a tool twice: its process may die after the call and before the step
+    is stored. Both calls have the same key if the model repeats the call. So do the calls of runs
+    with the same `Idempotency-Key`. The key is an opaque text; its form may change. It is None
+    outside a tool. Never raises.
     """
     return tool_call.get()

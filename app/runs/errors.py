@@ -176,6 +176,6 @@ class WorkerLost(RunError):
 
 
 class HandedOver(RunError):
-    """Another process has this run now; it has not ended."""
+    """Another process owns this run now; it has not ended."""
 
     code = "handed_over"

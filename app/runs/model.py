@@ -117,7 +117,7 @@ class AgentInfo:
     conversations: bool = False
     # After a crash its background runs resume from the last step; otherwise they start again.
     resumes: bool = False
-    # Whether its own code prints what callers and models say.
+    # Whether its own code prints the messages of callers and models.
     verbose: bool = False
 
 

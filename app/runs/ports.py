@@ -74,7 +74,7 @@ class StatefulAgent(Agent, Protocol):
     """An agent that stores what outlives a run: conversations, and steps of background runs."""
 
     def use_store(self, threads: "ThreadStore", steps: Any) -> None:
-        """Store there from now on; `steps` is a saver of the agent's library, or None."""
+        """Use this store from now on; `steps` is a saver of the agent's library, or None."""
         ...
 
 

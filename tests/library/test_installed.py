@@ -11,6 +11,9 @@ import pytest
 
 from tests.command import ROOT
 
+# The type checker reads LangChain anew.
+pytestmark = pytest.mark.timeout(400)
+
 PROGRAM = '''
 from langchain_core.runnables import RunnableConfig
 from watchkeeper import build_agent, remaining, tool_call_key, watch

@@ -51,6 +51,7 @@ def never(run: Run, ended: Ended) -> Body:
     raise AssertionError
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
     ("refusal", "raised"),
     [(InFlight(), InFlight), (StoreUnavailable(), StoreUnavailable), (None, StoreUnavailable)],

@@ -21,6 +21,7 @@ def test_results_and_exceptions_come_back() -> None:
         threads.submit(divmod, 1, 0).result(30)
 
 
+@pytest.mark.waits
 def test_never_more_threads_than_the_limit() -> None:
     """However many jobs there are, no more threads than the limit execute."""
     threads = DaemonThreads(LIMIT, "t-cap")
