@@ -213,6 +213,6 @@ def test_importing_reads_nothing() -> None:
         "import app.agents.demo.agent\n"
         "assert not [name for name in opened if name.endswith('.json')], opened\n"
         "app.agents.demo.agent.build()\n"
-        "assert [name for name in opened if name.endswith('demo_orders.json')]\n"
+        "assert [name for name in opened if name.endswith('demo/orders.json')]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
