@@ -221,5 +221,6 @@ def test_slow_factory_stops_the_start(here: Path) -> None:
     ended = run("agents", *specs("never"), cwd=here, variables={"WATCHKEEPER_FACTORY_S": "0.2"})
     assert ended.code == 2
     assert ended.sentence() == (
-        "The factory wk_shop:never failed: it gave no agent within 0.2 s (WATCHKEEPER_FACTORY_S)."
+        "The factory wk_shop:never failed: it returned no agent within 0.2 s "
+        "(WATCHKEEPER_FACTORY_S)."
     )

@@ -97,7 +97,7 @@ class Factories:
     async def _failure_reason(self, task: asyncio.Task[None]) -> str:
         if not task.done():
             await asyncio.wait({task}, timeout=_CUT_S)
-            return f"it gave no agent within {self.limit_s:g} s (WATCHKEEPER_FACTORY_S)"
+            return f"it returned no agent within {self.limit_s:g} s (WATCHKEEPER_FACTORY_S)"
         error = _error(task)
         return "it was cancelled by what it opened" if task.cancelled() else describe(error)
 

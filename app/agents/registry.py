@@ -99,8 +99,8 @@ def adapt(built: Any, source: str, base: AgentInfo) -> Agent:
     if _is_executor(built):
         return _executor(built, source, base)
     raise AgentLoadError(
-        f"{source} is no agent: it gave a {type(built).__name__}; wanted is a compiled "
-        "LangGraph graph over 'messages' (create_agent gives one), an AgentExecutor, or a "
+        f"{source} is no agent: it is a {type(built).__name__}; expected is a compiled "
+        "LangGraph graph over 'messages' (create_agent returns one), an AgentExecutor, or a "
         "function without arguments that returns one, or yields one as a context manager."
     )
 

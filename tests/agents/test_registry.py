@@ -247,8 +247,8 @@ async def test_missing_attribute_is_named(shop: Path, attribute: str) -> None:
 async def test_object_that_is_no_agent_is_named(shop: Path, attribute: str, given: str) -> None:
     """An object that is no agent is named by its type, with the types that are accepted."""
     message = await refusal(f"a=wk_shop:{attribute}")
-    assert message.startswith(f"wk_shop:{attribute} is no agent: it gave a {given}")
-    assert "wanted is a compiled LangGraph graph over 'messages'" in message
+    assert message.startswith(f"wk_shop:{attribute} is no agent: it is a {given}")
+    assert "expected is a compiled LangGraph graph over 'messages'" in message
 
 
 async def test_class_is_refused(shop: Path) -> None:

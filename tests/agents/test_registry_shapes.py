@@ -67,7 +67,7 @@ def test_graph_that_is_not_compiled_is_refused() -> None:
     graph.add_node("add", lambda state: state)
     graph.add_edge(START, "add")
     message = refusal(graph)
-    assert "it gave a StateGraph" in message
+    assert "it is a StateGraph" in message
     assert "compiled LangGraph graph" in message
 
 

@@ -23,8 +23,8 @@ def unservable(graph: Pregel[Any, Any, Any, Any]) -> str | None:
         )
     if graph_requirements.MESSAGES not in graph.channels:
         return (
-            "is a graph without 'messages' in its state; Watchkeeper asks a graph by a message and "
-            "reads its answer from the last one"
+            "is a graph without 'messages' in its state; Watchkeeper sends the question as a "
+            "message and reads the answer from the last one"
         )
     return _checkpointer_problem(graph) or _hook_problem(graph) or _requirement_problem(graph)
 
@@ -37,14 +37,14 @@ def _checkpointer_problem(graph: Pregel[Any, Any, Any, Any]) -> str | None:
         )
     if sync_only.is_closed(graph):
         return (
-            "keeps its steps in a saver whose connection is closed; yield the agent inside the "
+            "has a checkpointer whose connection is closed; yield the agent inside the "
             "`async with` that opens the connection, and do not return it"
         )
     saver = sync_only.saver(graph)
     if saver is not None:
         instead = _ASYNC_SAVERS.get(saver, "one that has them")
         return (
-            f"keeps its steps in a {saver}, which has no async methods, and Watchkeeper runs "
+            f"has the checkpointer {saver}, which has no async methods, and Watchkeeper runs "
             f"graphs with ainvoke: compile it with {instead}, or with none"
         )
     return None
