@@ -4,8 +4,8 @@ Only the process that owns a run may write its checkpoints. The next attempt con
 newest one, so a late write by another process would set the run back.
 """
 
-import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -19,13 +19,13 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from app.runs.deadline import remaining
 from app.runs.errors import HandedOver, StoreUnavailable
+from app.runs.retries import retry_until_available
 
 T = TypeVar("T")
 
 _BUSY_MS = 30_000
 _CONNECTIONS = 8
 _POOL_S = 5.0
-_RETRY_S = 0.5
 # Give up on a server that does not respond: the kernel's own timeouts are many minutes.
 _CONNECTION: dict[str, Any] = {
     "connect_timeout": 2,
@@ -100,13 +100,13 @@ def _claim_of(config: RunnableConfig) -> Iterator[None]:
 
 
 async def _until_available(operation: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-    while True:
-        try:
-            return await operation(*args, **kwargs)
-        except _UNAVAILABLE as refused:
-            if remaining() <= _RETRY_S:
-                raise StoreUnavailable from refused  # not a failure of the agent
-            await asyncio.sleep(_RETRY_S)
+    deadline = time.monotonic() + remaining()
+    try:
+        return await retry_until_available(
+            lambda: operation(*args, **kwargs), deadline=deadline, unavailable=_UNAVAILABLE
+        )
+    except _UNAVAILABLE as refused:
+        raise StoreUnavailable from refused  # not a failure of the agent
 
 
 @asynccontextmanager

@@ -1,9 +1,8 @@
 """Conversations of agents without their own checkpointer: bounded, in a store or in memory."""
 
-import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from langchain_core.messages import (
@@ -13,12 +12,12 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 
-from app.runs.errors import HandedOver, InFlight, StoreUnavailable
+from app.runs.errors import HandedOver, InFlight
 from app.runs.ports import AgentCall, ThreadStore
+from app.runs.retries import retry_until_available
 
 T = TypeVar("T")
 
-_RETRY_S = 0.5
 _MOST_THREADS = 1_000
 _MOST_MESSAGES = 100
 
@@ -34,7 +33,7 @@ class Conversations:
         """Return the messages of a thread; empty for a new thread or for no thread."""
         if thread_id is None:
             return []
-        text = await _until_available(lambda: self._store.read(self._agent, thread_id))
+        text = await retry_until_available(lambda: self._store.read(self._agent, thread_id))
         return [] if text is None else messages_from_dict(json.loads(text))
 
     async def store(self, call: AgentCall, messages: Sequence[BaseMessage]) -> None:
@@ -51,16 +50,7 @@ class Conversations:
         text = json.dumps(messages_to_dict(recent), default=str)
         if call.fence is not None:
             await call.fence.confirm_owned()
-        await _until_available(lambda: self._store.write(self._agent, thread_id, run_id, text))
-
-
-async def _until_available(operation: Callable[[], Awaitable[T]]) -> T:
-    """Retry until the store is available. Only the run's deadline ends the retries."""
-    while True:
-        try:
-            return await operation()
-        except StoreUnavailable:
-            await asyncio.sleep(_RETRY_S)
+        await retry_until_available(lambda: self._store.write(self._agent, thread_id, run_id, text))
 
 
 class InMemoryThreads:

@@ -18,11 +18,11 @@ from app.runs.live import Run
 from app.runs.locks import Render
 from app.runs.model import Outcome
 from app.runs.ports import Agent
+from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
 from app.runs.tasks import Attempt, Body, Result
 
 _FLUSH_S = 0.1
-_RETRY_S = 0.5
 _REPORT_ATTEMPTS = 20
 _LAST = ("error", "end")  # readers render these from the stored result
 
@@ -79,12 +79,10 @@ class Background:
     async def _record_stop(self, run: Run, body: Body) -> None:
         """Store how the cancelled run ended. That it was cancelled is stored already."""
         stuck = self._runner.is_stuck(run)
-        for _ in range(_REPORT_ATTEMPTS):
-            try:
-                await self._record_stopped(run.id, body, stuck=stuck)
-                return
-            except StoreUnavailable:
-                await asyncio.sleep(_RETRY_S)
+        with suppress(StoreUnavailable):  # its callers then read that it is still stopping
+            await retry_until_available(
+                lambda: self._record_stopped(run.id, body, stuck=stuck), attempts=_REPORT_ATTEMPTS
+            )
 
     def stop(self, task_id: str, cancelled: bool) -> None:
         """Stop a run of this process: it was cancelled, or another process owns it now."""
@@ -120,7 +118,7 @@ class Log:
         with suppress(Cancelled, HandedOver, NotStorable):
             while True:
                 await self._run.ring.changed(self._written, 15.0)
-                await self._retry_until_available(self._write)
+                await self._until_stored(self._write)
                 await asyncio.sleep(_FLUSH_S)
 
     async def confirm_owned(self) -> None:
@@ -129,7 +127,7 @@ class Log:
         Otherwise stops the run and raises the reason: Cancelled, HandedOver, or NotStorable if the
         store refuses the content of an event.
         """
-        await self._retry_until_available(self._write_or_check)
+        await self._until_stored(self._write_or_check)
 
     def confirm_owned_in_thread(self) -> None:
         """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
@@ -148,24 +146,20 @@ class Log:
 
         Raises HandedOver if another process owns the run, Cancelled if it was cancelled before.
         """
-        await self._retry_until_available(lambda: self._attempt.end(outcome))
+        await self._until_stored(lambda: self._attempt.end(outcome))
         with suppress(NotStorable):  # the outcome is stored; the log does without its last events
-            await self._retry_until_available(self._write)
+            await self._until_stored(self._write)
 
-    async def _retry_until_available(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def _until_stored(self, work: Callable[[], Awaitable[object]]) -> None:
         """Retry while the store is unavailable; stop the run on any other refusal.
 
         Those are final: cancelled, owned by another process, or not storable.
         """
-        while True:
-            try:
-                await work()
-                return
-            except (Cancelled, HandedOver, NotStorable) as refused:
-                self._stop_run(refused)
-                raise
-            except StoreUnavailable:
-                await asyncio.sleep(_RETRY_S)
+        try:
+            await retry_until_available(work)
+        except (Cancelled, HandedOver, NotStorable) as refused:
+            self._stop_run(refused)
+            raise
 
     async def _write_or_check(self) -> bool:
         return await self._write() or await self._check()

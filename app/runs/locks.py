@@ -3,18 +3,19 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TypeAlias
 
 from app.runs.errors import InFlight, StoreUnavailable
 from app.runs.live import Ended, Run
 from app.runs.model import AgentInfo, Outcome, RunRequest
 from app.runs.ports import KeyStore, ThreadStore
+from app.runs.retries import retry_until_available
 from app.runs.tasks import Body, fingerprint
 
 # A lease ends this long after the deadline, so the locks of a process that dies expire.
 _SLACK_S = 5.0
 _CLOSE_S = 5.0
-_RETRY_S = 0.5
 # The longest delay of an answer by a slow release, within the deadline.
 _WAIT_S = 1.0
 _PAST_DEADLINE_S = 0.15
@@ -100,7 +101,7 @@ class RunLocks:
         agent, keys, deadline = run.agent.name, self._keys, run.deadline + _SLACK_S
         if key is not None and keys is not None and _is_remembered(ended):
             name, body = fingerprint(agent, key), self._render(run, ended)
-            await _retry_until_available(lambda: keys.store(name, run.id, body), deadline)
+            await _until_expired(lambda: keys.store(name, run.id, body), deadline)
             key = None
         await self._release(agent, key, run.request.thread_id, run.id, deadline)
 
@@ -111,10 +112,10 @@ class RunLocks:
         keys = self._keys
         if key is not None and keys is not None:
             name = fingerprint(agent, key)
-            await _retry_until_available(lambda: keys.release(name, run_id), deadline)
+            await _until_expired(lambda: keys.release(name, run_id), deadline)
         if thread_id is not None:
             release = self._threads.release
-            await _retry_until_available(lambda: release(agent, thread_id, run_id), deadline)
+            await _until_expired(lambda: release(agent, thread_id, run_id), deadline)
 
     async def close(self) -> None:
         """Wait, for a moment, until all locks are released."""
@@ -122,13 +123,9 @@ class RunLocks:
             await asyncio.wait(set(self._releasing.values()), timeout=_CLOSE_S)
 
 
-async def _retry_until_available(work: Callable[[], Awaitable[None]], deadline: float) -> None:
-    while time.monotonic() < deadline:
-        try:
-            await work()
-            return
-        except StoreUnavailable:
-            await asyncio.sleep(_RETRY_S)
+async def _until_expired(work: Callable[[], Awaitable[None]], deadline: float) -> None:
+    with suppress(StoreUnavailable):  # the lease expires by itself
+        await retry_until_available(work, deadline=deadline)
 
 
 def _is_remembered(ended: Ended) -> bool:
