@@ -5,11 +5,11 @@ cost its caller time and the service a slot.
 """
 
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.runs.clock import SYSTEM, Clock
 from app.runs.errors import Overloaded
 
 # How much the newest service time counts in the running mean.
@@ -27,11 +27,12 @@ class Ticket:
 class Admission:
     """At most `slots` runs execute at once; `queue` more may wait, in the order of arrival."""
 
-    def __init__(self, slots: int, queue: int) -> None:
+    def __init__(self, slots: int, queue: int, clock: Clock = SYSTEM) -> None:
         self.slots = slots
         self.queue = queue
         self.running = 0
         self.mean_service_s: float | None = None
+        self._clock = clock
         self._waiting: OrderedDict[int, Ticket] = OrderedDict()
 
     @property
@@ -61,14 +62,14 @@ class Admission:
         if ticket.admitted_at is None:
             self._waiting.pop(id(ticket), None)
             return
-        self._learn(time.monotonic() - ticket.admitted_at)
+        self._learn(self._clock.monotonic() - ticket.admitted_at)
         self.running -= 1
         if self._waiting and self.running < self.slots:
             _, following = self._waiting.popitem(last=False)
             self._admit(following)
 
     def _admit(self, ticket: Ticket) -> None:
-        ticket.admitted_at = time.monotonic()
+        ticket.admitted_at = self._clock.monotonic()
         self.running += 1
         ticket.start()
 

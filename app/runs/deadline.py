@@ -1,17 +1,19 @@
 """Context variables for code inside a run: the run, its deadline, the present tool call."""
 
 import math
-import time
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+from app.runs.clock import SYSTEM, Clock
 
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The run of the present task or thread; `deadline` is on `time.monotonic`."""
+    """The run of the present task or thread; `deadline` is on its clock."""
 
     run_id: str
     deadline: float
+    clock: Clock = SYSTEM
 
 
 current: ContextVar[Current | None] = ContextVar("watchkeeper_run", default=None)
@@ -24,7 +26,7 @@ def remaining() -> float:
     a program that only watches its agents there is no deadline: `math.inf`. Never raises.
     """
     run = current.get()
-    return math.inf if run is None else max(0.0, run.deadline - time.monotonic())
+    return math.inf if run is None else max(0.0, run.deadline - run.clock.monotonic())
 
 
 # Set during a tool call, on its own thread too.

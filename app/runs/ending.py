@@ -1,6 +1,5 @@
 """The end of a run: its outcome, its error, and the summary for its readers."""
 
-import time
 from dataclasses import replace
 
 from app.runs.errors import AgentFailed, NotStorable, RunError
@@ -44,7 +43,7 @@ def ended(
     phase: Phase | None,
 ) -> Ended:
     """The summary of a run that ends now."""
-    now = time.monotonic()
+    now = run.clock.monotonic()
     progress = run.progress
     return Ended(
         outcome=outcome,

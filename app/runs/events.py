@@ -1,7 +1,7 @@
 """Everything that can happen to a run, as a closed union of frozen facts.
 
 Log lines, metrics and spans are translations of these, one file each. `at` is on
-`time.monotonic`. Facts may contain content (arguments, results, messages, exceptions) for the
+the monotonic clock. Facts may contain content (arguments, results, messages, exceptions) for the
 record of the run; each sink decides which content leaves the process.
 """
 

@@ -1,7 +1,5 @@
 """The last facts of a run: one for each open call, and its own final fact."""
 
-import time
-
 from app.runs import beginning
 from app.runs.events import (
     ModelCallFinished,
@@ -64,7 +62,7 @@ def of_open_calls(
     run: Run, outcome: Outcome
 ) -> list[ModelCallFinished | ToolCallFinished | SubAgentFinished]:
     """The final facts of all open calls, the innermost first."""
-    now = time.monotonic()
+    now = run.clock.monotonic()
     started = [call.started for call in run.progress.open.values()]
     inner = [call for call in started if call.parent_id is not None]
     own = [call for call in started if call.parent_id is None]
@@ -76,7 +74,7 @@ def of_run(run: Run, ended: Ended) -> RunFinished:
     return RunFinished(
         run_id=run.id,
         agent=run.agent.name,
-        at=time.monotonic(),
+        at=run.clock.monotonic(),
         mode=run.mode,
         outcome=ended.outcome,
         code=ended.error.code if ended.error else None,
@@ -107,7 +105,7 @@ def handed_over(run: Run) -> RunHandedOver:
     return RunHandedOver(
         run_id=run.id,
         agent=run.agent.name,
-        at=time.monotonic(),
+        at=run.clock.monotonic(),
         mode=run.mode,
         attempt=run.attempt.number,
     )

@@ -5,7 +5,6 @@ Readers wait on `ended`. No reader can delay the run.
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from app.runs import snapshot
 from app.runs.admission import Ticket
+from app.runs.clock import SYSTEM, Clock
 from app.runs.deadline import Current, current
 from app.runs.errors import RunError
 from app.runs.events import (
@@ -73,23 +73,25 @@ class Run:
         emit: Emit,
         loop: asyncio.AbstractEventLoop,
         arrived_at: float | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.id = run_id
         self.agent = agent
         self.mode = mode
         self.request = request
         self.iteration_limit = request.max_iterations or agent.iteration_limit
-        self.created_at = time.time()
-        self.arrived_at = time.monotonic() if arrived_at is None else arrived_at
+        self.clock = clock
+        self.created_at = clock.wall()
+        self.arrived_at = clock.monotonic() if arrived_at is None else arrived_at
         self.deadline = self.arrived_at + request.timeout_s
         self.state = State.QUEUED
-        self.progress = Progress(self.arrived_at)
+        self.progress = Progress(self.arrived_at, clock)
         self.trace: str | None = None
         self.transcript = Transcript(run_id, agent, self.progress, loop)
         # True once the run has a slot, false if it ended before.
         self.admitted: asyncio.Future[bool] = loop.create_future()
         self.context = copy_context()
-        self.context.run(current.set, Current(run_id, self.deadline))
+        self.context.run(current.set, Current(run_id, self.deadline, clock))
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.ticket: Ticket | None = None
         self.task: asyncio.Task[AgentAnswer] | None = None
@@ -150,7 +152,7 @@ class Run:
 
     def age_s(self) -> float:
         """Seconds since the run arrived."""
-        return time.monotonic() - self.arrived_at
+        return self.clock.monotonic() - self.arrived_at
 
     def timings(self) -> Timings:
         """How the time was spent until now, or until the end."""

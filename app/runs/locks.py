@@ -1,11 +1,11 @@
 """The locks of a run in flight: on its Idempotency-Key, and on the thread that it continues."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TypeAlias
 
+from app.runs.clock import SYSTEM, Clock
 from app.runs.errors import InFlight, StoreUnavailable
 from app.runs.live import Ended, Run
 from app.runs.model import AgentInfo, Outcome, RunRequest
@@ -28,10 +28,17 @@ Render: TypeAlias = Callable[[Run, Ended], Body]
 class RunLocks:
     """Acquires the locks of a run before it starts, and releases them after it has ended."""
 
-    def __init__(self, keys: KeyStore | None, threads: ThreadStore, render: Render) -> None:
+    def __init__(
+        self,
+        keys: KeyStore | None,
+        threads: ThreadStore,
+        render: Render,
+        clock: Clock = SYSTEM,
+    ) -> None:
         self._keys = keys
         self._threads = threads
         self._render = render
+        self._clock = clock
         self._releasing: dict[str, asyncio.Task[None]] = {}
 
     async def acquire(
@@ -66,7 +73,7 @@ class RunLocks:
     async def _acquire_thread(
         self, agent: str, thread_id: str, key: str | None, run_id: str, lease_s: float
     ) -> None:
-        deadline = time.monotonic() + lease_s
+        deadline = self._clock.monotonic() + lease_s
         try:
             await self._threads.acquire(agent, thread_id, run_id, lease_s)
         except (InFlight, StoreUnavailable, asyncio.CancelledError) as refused:
@@ -92,7 +99,7 @@ class RunLocks:
         A slow store delays nobody past the deadline.
         """
         if (releasing := self._releasing.get(run.id)) is not None:
-            remaining_s = run.deadline + _PAST_DEADLINE_S - time.monotonic()
+            remaining_s = run.deadline + _PAST_DEADLINE_S - self._clock.monotonic()
             await asyncio.wait({releasing}, timeout=max(0.0, min(_WAIT_S, remaining_s)))
 
     async def _settle(self, run: Run, key: str | None) -> None:
@@ -101,7 +108,7 @@ class RunLocks:
         agent, keys, deadline = run.agent.name, self._keys, run.deadline + _SLACK_S
         if key is not None and keys is not None and _is_remembered(ended):
             name, body = fingerprint(agent, key), self._render(run, ended)
-            await _until_expired(lambda: keys.store(name, run.id, body), deadline)
+            await self._until_expired(lambda: keys.store(name, run.id, body), deadline)
             key = None
         await self._release(agent, key, run.request.thread_id, run.id, deadline)
 
@@ -112,20 +119,19 @@ class RunLocks:
         keys = self._keys
         if key is not None and keys is not None:
             name = fingerprint(agent, key)
-            await _until_expired(lambda: keys.release(name, run_id), deadline)
+            await self._until_expired(lambda: keys.release(name, run_id), deadline)
         if thread_id is not None:
             release = self._threads.release
-            await _until_expired(lambda: release(agent, thread_id, run_id), deadline)
+            await self._until_expired(lambda: release(agent, thread_id, run_id), deadline)
+
+    async def _until_expired(self, work: Callable[[], Awaitable[None]], deadline: float) -> None:
+        with suppress(StoreUnavailable):  # the lease expires by itself
+            await retry_until_available(work, deadline=deadline, clock=self._clock)
 
     async def close(self) -> None:
         """Wait, for a moment, until all locks are released."""
         if self._releasing:
             await asyncio.wait(set(self._releasing.values()), timeout=_CLOSE_S)
-
-
-async def _until_expired(work: Callable[[], Awaitable[None]], deadline: float) -> None:
-    with suppress(StoreUnavailable):  # the lease expires by itself
-        await retry_until_available(work, deadline=deadline)
 
 
 def _is_remembered(ended: Ended) -> bool:

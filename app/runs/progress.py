@@ -4,12 +4,12 @@ The answer, the problem of a failed run, `GET /runs` and the final fact all read
 they cannot disagree.
 """
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.runs import plain, rendering
+from app.runs.clock import SYSTEM, Clock
 from app.runs.events import (
     Event,
     FirstToken,
@@ -46,7 +46,8 @@ class OpenCall:
 class Progress:
     """A fold over the facts of one run; the caller holds the lock."""
 
-    def __init__(self, arrived_at: float) -> None:
+    def __init__(self, arrived_at: float, clock: Clock = SYSTEM) -> None:
+        self.clock = clock
         self.arrived_at = arrived_at
         self.iterations = 0
         self.tool_calls = 0
@@ -75,7 +76,7 @@ class Progress:
 
     def timings(self, now: float | None = None) -> Timings:
         """How the time was spent until `now`."""
-        self._account(time.monotonic() if now is None else now)
+        self._account(self.clock.monotonic() if now is None else now)
         spent = self._spent
         return Timings(
             queue_s=spent[PhaseKind.QUEUE],

@@ -2,12 +2,12 @@
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import tenacity
 
+from app.runs.clock import SYSTEM, Clock
 from app.runs.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -21,18 +21,19 @@ async def retry_until_available(
     attempts: int | None = None,
     deadline: float = math.inf,
     unavailable: tuple[type[Exception], ...] = (StoreUnavailable,),
+    clock: Clock = SYSTEM,
 ) -> T:
     """Return what `work` returns, after as many attempts as it takes.
 
     Raises the last error of `unavailable` after that many attempts, or if the next one would start
-    past the deadline on the monotonic clock. Raises every other error at once.
+    past the deadline on `clock.monotonic`. Raises every other error at once.
     """
     retrying = tenacity.AsyncRetrying(
         sleep=asyncio.sleep,
         retry=tenacity.retry_if_exception_type(unavailable),
         wait=tenacity.wait_random(_SHORTEST_WAIT_S, _LONGEST_WAIT_S),
         stop=lambda state: (
-            state.attempt_number == attempts or time.monotonic() + state.upcoming_sleep >= deadline
+            state.attempt_number == attempts or clock.monotonic() + state.upcoming_sleep >= deadline
         ),
         reraise=True,
     )

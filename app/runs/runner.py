@@ -7,7 +7,6 @@ task that is cancelled before its first step never reaches it.
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,6 +14,7 @@ from functools import partial
 from app.runs import archive, beginning, ending, final_facts, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
+from app.runs.clock import SYSTEM, Clock
 from app.runs.errors import (
     Cancelled,
     CutByShutdown,
@@ -59,6 +59,7 @@ class Runner:
         price: Price = lambda model, usage: None,
         fault: Callable[[], None] = lambda: None,
         trace: Callable[[], str | None] = lambda: None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.admission = admission
         self.leaving = False
@@ -70,6 +71,7 @@ class Runner:
         self._price = price
         self._fault = fault
         self._trace = trace
+        self._clock = clock
         # Tasks that did not stop with their run, and the ids of these runs.
         self._abandoned: dict[asyncio.Task[AgentAnswer], str] = {}
 
@@ -87,7 +89,7 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         run_id = run_id or str(uuid.uuid4())
-        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at)
+        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at, self._clock)
         run.trace = self._trace()
         self.in_flight[run.id] = run
         if self.draining:
@@ -95,7 +97,7 @@ class Runner:
             return run
         start_task = partial(run.context.run, self._start_task, run, agent, loop)
         try:
-            remaining_s = max(0.0, run.deadline - time.monotonic())
+            remaining_s = max(0.0, run.deadline - self._clock.monotonic())
             run.ticket = self.admission.enter(start_task, remaining_s)
         except Overloaded as refusal:
             self._settle(run, error=refusal)
@@ -111,9 +113,9 @@ class Runner:
         Its deadline counts from the start of the first attempt, in whatever process.
         """
         loop = asyncio.get_running_loop()
-        arrived_at = time.monotonic() - max(0.0, time.time() - attempt.started_at)
+        arrived_at = self._clock.since(attempt.started_at)
         fields = (attempt.task_id, agent.info, Mode.BACKGROUND, attempt.request, self.emit, loop)
-        run = Run(*fields, arrived_at)
+        run = Run(*fields, arrived_at, self._clock)
         run.created_at = attempt.created_at
         run.attempt = attempt
         run.fence = fence
@@ -121,8 +123,8 @@ class Runner:
         snapshot.restore(run.progress, attempt.log, whole=not agent.info.resumes)
         self.in_flight[run.id] = run
         run.context.run(self._start_task, run, agent, loop)
-        remaining_s = max(0.0, run.deadline - time.monotonic())
-        deadline = time.monotonic() + remaining_s
+        remaining_s = max(0.0, run.deadline - self._clock.monotonic())
+        deadline = self._clock.monotonic() + remaining_s
         run.timers.append(loop.call_later(remaining_s, self._on_deadline, run, deadline))
         return run
 
@@ -131,14 +133,15 @@ class Runner:
     ) -> None:
         """Emit the final fact of a background run that ended without a worker."""
         loop, task = asyncio.get_running_loop(), record.task
-        arrived_at = time.monotonic() - max(0.0, time.time() - (task.started_at or task.created_at))
-        run = Run(task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop, arrived_at)
+        arrived_at = self._clock.since(task.started_at or task.created_at)
+        fields = (task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop)
+        run = Run(*fields, arrived_at, self._clock)
         snapshot.restore(run.progress, record.log, whole=not agent.resumes)
         self._emit_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
     def _on_deadline(self, run: Run, deadline: float) -> None:
         """Stop the run; if this process hung, another one may have reported its end already."""
-        hung = time.monotonic() - deadline > HUNG_S
+        hung = self._clock.monotonic() - deadline > HUNG_S
         self.stop(run, HandedOver() if hung else DeadlineExceeded())
 
     @property
@@ -213,7 +216,7 @@ class Runner:
             await asyncio.wait(endings, timeout=timeout_s)
 
     def _start_task(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         run.state = State.RUNNING
         run.record(beginning.started(run, now))
         call = beginning.call_for(run, self._price, self._fault)
@@ -295,7 +298,7 @@ class Runner:
                 WorkAbandoned(
                     run_id=run.id,
                     agent=run.agent.name,
-                    at=time.monotonic(),
+                    at=self._clock.monotonic(),
                     threads=leftover.threads,
                     tasks=leftover.tasks,
                 )

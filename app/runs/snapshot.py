@@ -1,6 +1,5 @@
 """The progress of a run as plain JSON, so that another attempt can continue the counts."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -62,9 +61,8 @@ def restore(progress: Progress, log: Sequence[Mapping[str, Any]], *, whole: bool
         progress.steps = _steps(rows)
         progress.tools.update(step.tool for step in progress.steps)
         progress.tool_calls = len(progress.steps)
-    progress.account_for(
-        {PhaseKind.LLM: last["llm_s"], PhaseKind.TOOL: last["tools_s"]}, time.monotonic()
-    )
+    spent = {PhaseKind.LLM: last["llm_s"], PhaseKind.TOOL: last["tools_s"]}
+    progress.account_for(spent, progress.clock.monotonic())
 
 
 @dataclass(frozen=True, slots=True)

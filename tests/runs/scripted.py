@@ -1,7 +1,6 @@
 """A fake agent of the core's own port, and a runner that records its facts."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,8 +29,22 @@ from app.runs.model import (
 from app.runs.ports import AgentCall
 from app.runs.runner import Runner
 from app.runs.threads import DaemonThreads, RunThreads
+from tests.runs import virtual_time
 
 Script: TypeAlias = Callable[[AgentCall], Awaitable[str | AgentAnswer]]
+
+
+def loop_time() -> float:
+    """The time of the running loop, which is virtual where its test asks for that."""
+    return asyncio.get_running_loop().time()
+
+
+async def came_true(claim: Callable[[], object], name: str, timeout_s: float = 30.0) -> None:
+    """Return once the claim is true; fails with its name if it takes too long."""
+    deadline = loop_time() + timeout_s
+    while not claim():
+        assert loop_time() < deadline, f"not within {timeout_s} s: {name}"
+        await asyncio.sleep(0.001)
 
 
 class ScriptedAgent:
@@ -64,12 +77,18 @@ def after(seconds: float) -> Script:
     return script
 
 
+async def hangs(_: AgentCall) -> str:
+    """A script that never answers, and lets itself be cancelled."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
 def stubborn(door: asyncio.Event) -> Script:
     """A script that swallows every cancellation until an event, or for a minute."""
 
     async def script(_: AgentCall) -> str:
-        end = time.monotonic() + 60
-        while not door.is_set() and time.monotonic() < end:
+        end = loop_time() + 60
+        while not door.is_set() and loop_time() < end:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.01)
         return "too late"
@@ -77,8 +96,8 @@ def stubborn(door: asyncio.Event) -> Script:
     return script
 
 
-def until(door: asyncio.Event) -> Script:
-    """A script that waits for an event."""
+def behind(door: asyncio.Event) -> Script:
+    """A script that answers once an event is set."""
 
     async def script(call: AgentCall) -> str:
         await door.wait()
@@ -102,7 +121,7 @@ def model_starts(call: AgentCall, call_id: str = "m", at: float | None = None) -
         ModelCallStarted(
             run_id=call.run_id,
             agent="scripted",
-            at=time.monotonic() if at is None else at,
+            at=loop_time() if at is None else at,
             call_id=call_id,
             parent_id=None,
             iteration=1,
@@ -125,11 +144,11 @@ def model_ends(
         ModelCallFinished(
             run_id=call.run_id,
             agent="scripted",
-            at=time.monotonic(),
+            at=loop_time(),
             call_id=call_id,
             provider="fake",
             model="fake",
-            started_at=time.monotonic(),
+            started_at=loop_time(),
             outcome=outcome,
             usage=usage,
             cost_usd=cost_usd,
@@ -143,7 +162,7 @@ def tool_starts(call: AgentCall, tool: str = "look", call_id: str = "t") -> None
         ToolCallStarted(
             run_id=call.run_id,
             agent="scripted",
-            at=time.monotonic(),
+            at=loop_time(),
             call_id=call_id,
             parent_id=None,
             tool=tool,
@@ -159,10 +178,10 @@ def tool_ends(call: AgentCall, call_id: str = "t", result: str = "shipped") -> N
         ToolCallFinished(
             run_id=call.run_id,
             agent="scripted",
-            at=time.monotonic(),
+            at=loop_time(),
             call_id=call_id,
             tool="look",
-            started_at=time.monotonic(),
+            started_at=loop_time(),
             outcome=CallOutcome.COMPLETED,
             result=result,
         )
@@ -175,7 +194,7 @@ def iteration(call: AgentCall, number: int = 1) -> None:
         IterationCounted(
             run_id=call.run_id,
             agent="scripted",
-            at=time.monotonic(),
+            at=loop_time(),
             iteration=number,
             tool_calls=1,
         )
@@ -192,10 +211,12 @@ class Desk:
     threads: DaemonThreads = field(default_factory=lambda: RunThreads(4))
     facts: list[Event] = field(default_factory=list)
     runner: Runner = field(init=False)
+    _agents: dict[str, ScriptedAgent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        admission = Admission(self.slots, self.queue)
-        self.runner = Runner(admission, self.threads, self.facts.append, self.keep)
+        clock = virtual_time.clock()
+        admission = Admission(self.slots, self.queue, clock)
+        self.runner = Runner(admission, self.threads, self.facts.append, self.keep, clock=clock)
 
     def start(
         self,
@@ -207,7 +228,23 @@ class Desk:
     ) -> Run:
         """Begin a run of an agent that follows the script."""
         request = RunRequest(question=question, timeout_s=timeout_s)
-        return self.runner.start(ScriptedAgent(script), request, mode)
+        agent = ScriptedAgent(script)
+        run = self.runner.start(agent, request, mode)
+        self._agents[run.id] = agent
+        return run
+
+    async def working(self, script: Script, *, timeout_s: float = 30.0) -> Run:
+        """Begin a run, and return it once its script has begun."""
+        run = self.start(script, timeout_s=timeout_s)
+        await came_true(lambda: self._agents[run.id].calls, "the script began")
+        return run
+
+    async def draining(self, notice_s: float, timeout_s: float) -> asyncio.Task[None]:
+        """Begin a drain, and return it once its notice has begun, or is over if there is none."""
+        drain = asyncio.create_task(self.runner.drain(notice_s, timeout_s))
+        is_on = (lambda: self.runner.leaving) if notice_s else (lambda: self.runner.draining)
+        await came_true(is_on, "the drain began")
+        return drain
 
     async def ask(self, script: Script, question: str = "q", *, timeout_s: float = 30.0) -> Ended:
         """Begin a run and wait for its end."""
@@ -225,9 +262,17 @@ class Desk:
 
     async def release(self, run: Run) -> None:
         """Wait until the work that an ended run left behind is over."""
-        async with asyncio.timeout(30):
-            while self.runner.is_stuck(run):  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(0.005)
+        await came_true(lambda: not self.runner.is_stuck(run), f"the work of {run.id} stopped")
+
+    async def tasks_over(self) -> set[asyncio.Task[Any]]:
+        """The tasks of the loop, once none of them is a run's."""
+
+        def of_runs() -> list[str]:
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            return [name for name in names if name.startswith("run ")]
+
+        await came_true(lambda: not of_runs(), "the tasks of all runs ended")
+        return asyncio.all_tasks()
 
     def idle(self) -> bool:
         """Whether every slot and queue position is free."""

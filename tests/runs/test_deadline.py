@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from app.runs import remaining
 from app.runs.deadline import Current, current
+from app.runs.model import Outcome
 from app.runs.ports import AgentCall
-from tests.runs.scripted import Desk
+from tests.runs.scripted import Desk, after, hangs
 
 
 def within(deadline: float) -> Iterator[float]:
@@ -48,6 +49,9 @@ def test_remaining_time_never_grows(timeout_s: float, readings: int) -> None:
     assert all(left >= 0 for left in seen)
 
 
+pytestmark = pytest.mark.virtual_time
+
+
 @pytest.mark.parametrize("timeout_s", [40.0, 100.0])
 async def test_async_code_sees_its_deadline(timeout_s: float) -> None:
     """Async code in a run sees the time to its own deadline, and so do its subtasks."""
@@ -62,9 +66,10 @@ async def test_async_code_sees_its_deadline(timeout_s: float) -> None:
         return remaining()
 
     await Desk().ask(script, timeout_s=timeout_s)
-    assert all(timeout_s - 30 < left <= timeout_s for left in seen)
+    assert seen == pytest.approx([timeout_s] * 2)
 
 
+@pytest.mark.threads
 async def test_code_on_a_thread_sees_its_deadline() -> None:
     """Sync code that asyncio sends to a thread sees the deadline too."""
     desk = Desk()
@@ -82,36 +87,39 @@ async def test_runs_see_their_own_deadlines() -> None:
     """Each of many runs at once sees its own deadline, and the caller none."""
     desk = Desk(slots=20)
 
-    async def script(_: AgentCall) -> str:
-        await asyncio.sleep(0.01)
+    async def script(call: AgentCall) -> str:
+        await after(1.0)(call)
         return str(remaining())
 
     timeouts = [100.0 * n for n in range(1, 20)]
     endings = await asyncio.gather(*(desk.ask(script, timeout_s=t) for t in timeouts))
     for timeout_s, ended in zip(timeouts, endings, strict=True):
         assert ended.answer is not None
-        assert timeout_s - 90 < float(ended.answer.text) < timeout_s
+        assert float(ended.answer.text) == pytest.approx(timeout_s - 1.0)
     assert remaining() == math.inf
 
 
-@pytest.mark.waits
 async def test_queue_time_counts_towards_the_deadline() -> None:
     """A run that waited for its slot has that much less time left."""
     desk = Desk(slots=1)
-    door = asyncio.Event()
-
-    async def wait(_: AgentCall) -> str:
-        await door.wait()
-        return ""
 
     async def ask(_: AgentCall) -> str:
         return str(remaining())
 
-    first = desk.start(wait)
+    first = desk.start(after(20.0))
     second = desk.start(ask, timeout_s=60.0)
-    await asyncio.sleep(0.2)
-    door.set()
     ended = await second.ended
     assert ended.answer is not None
-    assert 30 < float(ended.answer.text) < 59.81
+    assert float(ended.answer.text) == pytest.approx(40.0)
     await first.ended
+
+
+async def test_an_hour_takes_no_time() -> None:
+    """A run with a deadline of an hour times out at once, in the clock of the runner."""
+    began, loop = time.monotonic(), asyncio.get_running_loop()
+    arrived = loop.time()
+    ended = await Desk().ask(hangs, timeout_s=3_600.0)
+    assert ended.outcome is Outcome.TIMEOUT
+    assert ended.duration_s == pytest.approx(3_600.0)
+    assert loop.time() - arrived == pytest.approx(3_600.0)
+    assert time.monotonic() - began < 1.0

@@ -1,7 +1,6 @@
 """The locks of a run that cannot start are released."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -11,7 +10,10 @@ from app.runs.live import Ended, Run
 from app.runs.locks import RunLocks
 from app.runs.model import AgentInfo, RunRequest
 from app.runs.tasks import Body
-from tests.service import until
+from tests.runs import virtual_time
+from tests.runs.scripted import came_true, loop_time
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Keys:
@@ -41,7 +43,7 @@ class Threads(InMemoryThreads):
 
     async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
         if self.refusal is None:
-            await asyncio.sleep(60)
+            await asyncio.get_running_loop().create_future()
         else:
             raise self.refusal
 
@@ -61,10 +63,10 @@ async def test_a_refused_thread_releases_the_key(
 ) -> None:
     """A caller that acquires a key and then not its thread releases the key, whatever refused."""
     keys = Keys()
-    locks = RunLocks(keys, Threads(refusal), never)
+    locks = RunLocks(keys, Threads(refusal), never, virtual_time.clock())
     request = RunRequest("q", thread_id="t", timeout_s=0.2 if refusal is None else 60.0)
-    began = time.monotonic()
+    began = loop_time()
     with pytest.raises(raised):
         await locks.acquire(AgentInfo(name="a", kind=""), request, "key", "body", "run")
-    assert time.monotonic() - began < 30
-    await until(lambda: not keys.held)
+    assert loop_time() - began < 30
+    await came_true(lambda: not keys.held, "the key was released")

@@ -1,20 +1,15 @@
 """Calls to a store that is unavailable are repeated until it answers, or until a bound."""
 
 import asyncio
-import time
 
 import pytest
 
-from app.runs import retries
 from app.runs.errors import HandedOver, StoreUnavailable
 from app.runs.retries import retry_until_available
-from tests.service import until
+from tests.runs import virtual_time
+from tests.runs.scripted import came_true, loop_time
 
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "_SHORTEST_WAIT_S", 0.001)
-    monkeypatch.setattr(retries, "_LONGEST_WAIT_S", 0.002)
+pytestmark = pytest.mark.virtual_time
 
 
 class Away:
@@ -32,7 +27,7 @@ class Away:
         return "here"
 
 
-async def test_until_available() -> None:
+async def test_value_of_an_available_store() -> None:
     """The caller gets the value once the store is available."""
     store = Away(3)
     assert await retry_until_available(store) == "here"
@@ -47,12 +42,16 @@ async def test_attempts() -> None:
     assert store.calls == 2
 
 
-async def test_deadline() -> None:
+@pytest.mark.parametrize("timeout_s", [0.0, 0.3, 60.0])
+async def test_deadline(timeout_s: float) -> None:
     """No attempt starts past the deadline."""
-    store = Away(10)
+    store, clock = Away(float("inf")), virtual_time.clock()
+    deadline = loop_time() + timeout_s
     with pytest.raises(StoreUnavailable):
-        await retry_until_available(store, deadline=time.monotonic())
-    assert store.calls == 1
+        await retry_until_available(store, deadline=deadline, clock=clock)
+    assert loop_time() < deadline or timeout_s == 0.0
+    assert (store.calls > 90) is (timeout_s == 60.0)
+    assert (store.calls == 1) is (timeout_s < 0.35)
 
 
 async def test_other_errors() -> None:
@@ -73,7 +72,7 @@ async def test_cancelled() -> None:
     """A task that is cancelled while it waits ends as cancelled."""
     store = Away(float("inf"))
     retrying = asyncio.create_task(retry_until_available(store))
-    await until(lambda: store.calls > 1)
+    await came_true(lambda: store.calls > 1, "the call was repeated")
     retrying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await retrying

@@ -1,6 +1,7 @@
 """Every run ends once, in time, and releases what it held."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -15,7 +16,9 @@ from app.runs.events import (
 )
 from app.runs.model import AgentAnswer, Limit, Mode, Outcome, RunRequest, State
 from app.runs.ports import AgentCall
-from tests.runs.scripted import Desk, ScriptedAgent, at_once, raises
+from tests.runs.scripted import Desk, ScriptedAgent, after, at_once, raises
+
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_answered_run_is_completed() -> None:
@@ -77,8 +80,8 @@ async def test_exception_of_an_agent_ends_the_run_once(
     """Whatever an agent raises, at its first step or later, the run ends once with a code."""
     desk = Desk(slots=1)
 
-    async def late(_: AgentCall) -> str:
-        await asyncio.sleep(0.001)
+    async def late(call: AgentCall) -> str:
+        await after(0.001)(call)
         raise error
 
     for script in (raises(error), late):
@@ -101,17 +104,10 @@ def test_sys_exit_in_an_agent_ends_its_run_only() -> None:
         ended = run.ended.result()
         return ended.error.code if ended.error else None, (await desk.ask(at_once)).outcome
 
-    loop = asyncio.new_event_loop()
     result: tuple[str | None, Outcome] | None = None
-    try:
-        result = loop.run_until_complete(serve())
-    except SystemExit:
-        pass  # it went through the loop and ended it
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+    # An exit that goes through the loop ends it.
+    with suppress(SystemExit), asyncio.Runner() as loop:
+        result = loop.run(serve())
     assert result == ("agent_failed", Outcome.COMPLETED)
 
 

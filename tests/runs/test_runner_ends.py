@@ -1,6 +1,5 @@
 """The result of a run is plain before the run ends, and its failure says what may be retried."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -19,6 +18,8 @@ from app.runs.rendering import TooMuch
 from tests.runs import scripted
 from tests.runs.scripted import Desk, ScriptedAgent
 from tests.runs.test_plain import Raises
+
+pytestmark = pytest.mark.virtual_time
 
 
 def answers(output: Any) -> scripted.Script:
@@ -89,7 +90,6 @@ def acts_then(error: BaseException, *, own: bool = True) -> scripted.Script:
 
     async def script(call: AgentCall) -> str:
         scripted.tool_starts(call) if own else None
-        await asyncio.sleep(0)
         raise error
 
     return script

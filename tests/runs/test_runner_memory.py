@@ -10,8 +10,9 @@ import pytest
 from app.runs.errors import AgentFailed
 from app.runs.model import Mode
 from app.runs.ports import AgentCall
-from app.runs.runner import GRACE_S
-from tests.runs.scripted import Desk, Script, after, at_once, raises, stubborn
+from tests.runs.scripted import Desk, Script, after, at_once, hangs, raises, stubborn
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Payload:
@@ -34,10 +35,10 @@ async def answering(_: AgentCall) -> str:
     return f"{holding()!r}"
 
 
-async def sleeping(_: AgentCall) -> str:
+async def hanging(call: AgentCall) -> str:
     """Be cancelled, holding something."""
     mine = holding()
-    await asyncio.sleep(30)
+    await hangs(call)
     return f"{mine!r}"
 
 
@@ -62,8 +63,7 @@ async def late(call: AgentCall) -> str:
     raise ValueError(mine)
 
 
-@pytest.mark.waits
-@pytest.mark.parametrize("script", [answering, sleeping, raising, failing, late])
+@pytest.mark.parametrize("script", [answering, hanging, raising, failing, late])
 async def test_finished_run_keeps_no_object_alive(script: Script) -> None:
     """A finished run in the history holds no task, no frame and no object of its agent."""
     payloads: list[weakref.ref[Payload]] = []
@@ -74,7 +74,7 @@ async def test_finished_run_keeps_no_object_alive(script: Script) -> None:
     await run.ended
     door.get().set()
     await desk.release(run)
-    await asyncio.sleep(0.01)
+    await desk.tasks_over()
     desk.facts.clear()
     gc.collect()
     found = desk.runner.find(run.id)
@@ -138,15 +138,13 @@ async def test_run_ends_without_a_history() -> None:
     assert desk.runner.find(run.id) is None
 
 
-@pytest.mark.waits
 async def test_thousand_runs_leave_no_task() -> None:
     """However runs end, none of their tasks and timers stays on the loop."""
     desk = Desk(slots=50, queue=1000, keep=10)
-    before = len(asyncio.all_tasks())
-    scripts = [at_once, raises(ValueError()), after(0.001), after(30)]
+    before = asyncio.all_tasks()
+    scripts = [at_once, raises(ValueError()), after(0.001), hangs]
     runs = [desk.start(scripts[n % 4], timeout_s=0.3) for n in range(1000)]
     await asyncio.gather(*(run.ended for run in runs))
-    await asyncio.sleep(GRACE_S)
-    assert len(asyncio.all_tasks()) == before
+    assert await desk.tasks_over() == before
     assert desk.idle()
     assert not [r for r in runs if r.timers or r.task]

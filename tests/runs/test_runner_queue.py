@@ -16,14 +16,16 @@ from app.runs.events import (
 from app.runs.live import Run
 from app.runs.model import Outcome, State
 from app.runs.ports import AgentCall
-from tests.runs.scripted import Desk, after, at_once, raises, stubborn, until
+from tests.runs.scripted import Desk, after, at_once, behind, hangs, raises, stubborn
+
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_refused_runs_end_once() -> None:
     """A refused run ends at once, as rejected, and is in the history."""
     desk = Desk(slots=1, queue=0)
     door = asyncio.Event()
-    first = desk.start(until(door))
+    first = desk.start(behind(door))
     refused = desk.start(at_once)
     ended = refused.ended.result()
     assert isinstance(ended.error, Overloaded)
@@ -37,12 +39,11 @@ async def test_refused_runs_end_once() -> None:
     assert (await first.ended).outcome is Outcome.COMPLETED
 
 
-@pytest.mark.waits
 async def test_deadline_in_the_queue_is_a_timeout() -> None:
     """A run whose deadline passes while it waits ends as a timeout in the phase `queue`."""
     desk = Desk(slots=1)
     door = asyncio.Event()
-    first = desk.start(until(door))
+    first = desk.start(behind(door))
     waiting = desk.start(at_once, timeout_s=0.1)
     assert waiting.state is State.QUEUED
     ended = await waiting.ended
@@ -63,7 +64,7 @@ async def test_queued_run_keeps_its_callers_context() -> None:
     desk = Desk(slots=1, queue=10)
 
     async def script(call: AgentCall) -> str:
-        await asyncio.sleep(0.005)
+        await after(0.005)(call)
         return f"{call.question} {who.get()}"
 
     async def caller(name: str) -> str:
@@ -82,7 +83,7 @@ async def test_many_runs_at_once_do_not_mix() -> None:
     """A hundred runs of every ending at once: each ends once and every slot is free again."""
     desk = Desk(slots=10, queue=100)
     door = asyncio.Event()
-    scripts = [at_once, after(0.01), after(30), raises(ValueError()), stubborn(door)]
+    scripts = [at_once, after(0.01), hangs, raises(ValueError()), stubborn(door)]
     runs: list[Run] = []
     for number in range(100):
         script = scripts[number % len(scripts)]

@@ -24,23 +24,24 @@ from app.runs.events import (
 from app.runs.model import CallOutcome, Outcome, Stopped
 from app.runs.ports import AgentCall
 from app.runs.runner import GRACE_S
-from tests.runs import scripted
-from tests.runs.scripted import Desk, after, at_once, stubborn
+from tests.runs import scripted, virtual_time
+from tests.runs.scripted import Desk, after, at_once, hangs, loop_time, stubborn
 
-# What a machine may add to a bound of the product; one that does other things, now and then.
-SLACK_S, SELDOM_S = 0.25, 10.0
+pytestmark = pytest.mark.virtual_time
+
+# What the loop may add to a bound of the product; and a machine that does other things.
+SLACK_S, SELDOM_S = 0.02, 10.0
 
 
-@pytest.mark.waits
 async def test_run_is_cancelled_at_its_deadline() -> None:
     """A run that does not end in time is cancelled at its deadline, as a timeout."""
     desk = Desk()
-    began = time.monotonic()
-    ended = await desk.ask(after(30), timeout_s=0.2)
-    took_s = time.monotonic() - began
+    began = loop_time()
+    ended = await desk.ask(hangs, timeout_s=0.2)
+    took_s = loop_time() - began
     assert isinstance(ended.error, DeadlineExceeded)
     assert ended.outcome is Outcome.TIMEOUT
-    assert 0.2 <= took_s < 0.2 + SELDOM_S
+    assert took_s == pytest.approx(0.2, abs=SLACK_S)
     assert desk.facts_of(WorkAbandoned) == []
     assert desk.idle()
 
@@ -48,10 +49,10 @@ async def test_run_is_cancelled_at_its_deadline() -> None:
 async def test_run_that_swallows_its_cancellation_ends() -> None:
     """A run that swallows its cancellation ends a short grace after its deadline."""
     desk, door = Desk(slots=1), asyncio.Event()
-    began = time.monotonic()
+    began = loop_time()
     run = desk.start(stubborn(door), timeout_s=0.2)
     ended = await run.ended
-    assert time.monotonic() - began < 0.2 + GRACE_S + SELDOM_S
+    assert loop_time() - began < 0.2 + GRACE_S + SLACK_S
     assert ended.outcome is Outcome.TIMEOUT
     (left,) = desk.facts_of(WorkAbandoned)
     assert (left.tasks, left.threads) == (1, 0)
@@ -67,13 +68,14 @@ async def test_grace_is_short() -> None:
     door, took_s = asyncio.Event(), list[float]()
     for _ in range(5):
         desk = Desk()
-        began = time.monotonic()
+        began = loop_time()
         await desk.ask(stubborn(door), timeout_s=0.1)
-        took_s.append(time.monotonic() - began)
+        took_s.append(loop_time() - began)
     door.set()
-    assert 0.2 <= min(took_s) < 0.2 + SLACK_S
+    assert took_s == pytest.approx([0.1 + GRACE_S] * 5, abs=SLACK_S)
 
 
+@pytest.mark.threads
 @pytest.mark.waits
 async def test_hanging_thread_is_counted() -> None:
     """A run whose thread hangs ends in time and reports exactly what it left behind."""
@@ -100,13 +102,12 @@ async def test_hanging_thread_is_counted() -> None:
     assert (left.threads, left.tasks) == (3, 0)
 
 
-@pytest.mark.waits
 async def test_answer_after_a_swallowed_cancellation_is_a_timeout() -> None:
     """An answer after the deadline, even within the grace, is too late."""
 
-    async def script(_: AgentCall) -> str:
+    async def script(call: AgentCall) -> str:
         try:
-            await asyncio.sleep(30)
+            await hangs(call)
         except asyncio.CancelledError:
             return "saved"
         return "never"
@@ -114,13 +115,12 @@ async def test_answer_after_a_swallowed_cancellation_is_a_timeout() -> None:
     assert (await Desk().ask(script, timeout_s=0.1)).outcome is Outcome.TIMEOUT
 
 
-@pytest.mark.waits
 async def test_failure_in_the_clean_up_is_still_a_timeout() -> None:
     """An agent that raises while it is cancelled does not change how its run ended."""
 
-    async def script(_: AgentCall) -> str:
+    async def script(call: AgentCall) -> str:
         try:
-            await asyncio.sleep(30)
+            await hangs(call)
         finally:
             raise ValueError("in finally")
 
@@ -144,7 +144,7 @@ async def test_cancel_before_the_first_step_ends_once() -> None:
 async def test_task_cancelled_from_outside_is_a_failure() -> None:
     """A run whose task somebody else cancels ends once, as a failure."""
     desk = Desk()
-    run = desk.start(after(30))
+    run = desk.start(hangs)
     assert run.task is not None
     run.task.cancel()
     ended = await run.ended
@@ -159,8 +159,7 @@ async def test_task_cancelled_from_outside_is_a_failure() -> None:
 async def test_first_reason_counts(first: RunError, obeys: bool) -> None:
     """Of several reasons to stop, the first is the outcome."""
     desk, door = Desk(), asyncio.Event()
-    run = desk.start(after(60) if obeys else stubborn(door))
-    await asyncio.sleep(0.01)
+    run = await desk.working(hangs if obeys else stubborn(door))
     desk.runner.stop(run, first)
     for later in (Disconnected(), Cancelled(), DeadlineExceeded()):
         desk.runner.stop(run, later)
@@ -171,7 +170,6 @@ async def test_first_reason_counts(first: RunError, obeys: bool) -> None:
     assert [final.code for final in desk.finals(run)] == [first.code]
 
 
-@pytest.mark.waits
 async def test_timeout_has_the_progress() -> None:
     """A run that times out reports its finished steps, its counts and its phase."""
     desk = Desk()
@@ -184,8 +182,7 @@ async def test_timeout_has_the_progress() -> None:
         scripted.tool_ends(call, "1")
         scripted.tool_starts(call, "nap", "2")
         scripted.tool_starts(call, "dig", "3")
-        await asyncio.sleep(30)
-        return ""
+        return await hangs(call)
 
     ended = await desk.ask(script, timeout_s=0.15)
     assert (ended.iterations, ended.tool_calls) == (1, 3)
@@ -232,7 +229,7 @@ async def test_final_fact_is_the_last() -> None:
             scripted.tool_starts(call)
             said_late += bool(desk.finals())
             with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.02)
+                await after(0.02)(call)
         return ""
 
     run = desk.start(script, timeout_s=0.1)
@@ -250,8 +247,7 @@ async def test_final_fact_is_the_last() -> None:
 async def test_cancel_returns_what_happened(obeys: bool, stopped: Stopped) -> None:
     """Cancelling returns whether the work has stopped, still goes on, or was over."""
     desk, door = Desk(), asyncio.Event()
-    run = desk.start(after(60) if obeys else stubborn(door))
-    await asyncio.sleep(0.01)
+    run = await desk.working(hangs if obeys else stubborn(door))
     assert await desk.runner.cancel(run) is stopped
     assert run.ended.result().outcome is Outcome.CANCELLED
     if stopped is Stopped.STILL_STOPPING:
@@ -264,12 +260,9 @@ async def test_cancel_returns_what_happened(obeys: bool, stopped: Stopped) -> No
 async def test_stopped_task_is_not_abandoned() -> None:
     """However late the loop sees it, a task that stopped is no abandoned work."""
     desk = Desk()
-    run = desk.start(after(60))
-    await asyncio.sleep(0)
+    run = await desk.working(hangs)
     desk.runner.stop(run, Cancelled())
-    end = time.monotonic() + 1.5 * GRACE_S
-    while time.monotonic() < end:
-        pass  # the loop is held, and the grace is over when it goes on
+    virtual_time.advance(1.5 * GRACE_S)  # the grace is over when the held loop goes on
     await run.ended
     assert desk.facts_of(WorkAbandoned) == []
 
@@ -277,7 +270,6 @@ async def test_stopped_task_is_not_abandoned() -> None:
 async def test_cancelling_twice_at_once() -> None:
     """Two callers who cancel the same run both read that it was cancelled."""
     desk = Desk()
-    run = desk.start(after(30))
-    await asyncio.sleep(0)
+    run = await desk.working(hangs)
     both = await asyncio.gather(desk.runner.cancel(run), desk.runner.cancel(run))
     assert set(both) == {Stopped.CANCELLED}
