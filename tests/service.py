@@ -87,6 +87,16 @@ class Served:
         runner = self.service.runner
         await came_true(lambda: run_id not in runner.in_flight, f"{run_id} out of flight")
 
+    async def run_of(self, agent: str) -> Run:
+        """The run of an agent, once one is in flight."""
+
+        def runs() -> list[Run]:
+            in_flight = self.service.runner.in_flight.values()
+            return [run for run in in_flight if run.agent.name == agent]
+
+        await came_true(runs, f"a run of {agent} in flight")
+        return runs()[0]
+
     async def busy(self, running: int = 1, waiting: int = 0) -> list[Run]:
         """The runs in flight, once so many have a slot and so many wait for one."""
         admission, in_flight = self.service.runner.admission, self.service.runner.in_flight
