@@ -21,7 +21,7 @@ ALONE = {
     f"tests/{name}.py"
     for name in (
         "api/test_deadlines", "api/test_disconnects", "parts/test_chaos",
-        "parts/test_database_silent", "parts/test_drills", "runs/test_runner_stops",
+        "parts/test_database_silent", "parts/test_drills",
         "streams/test_memory", "streams/test_readers", "telemetry/test_runtime", "test_drain",
     )
 }  # fmt: skip

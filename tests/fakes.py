@@ -28,6 +28,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import Field
 
 from app.runs.deadline import current
+from tests.waiting import came_true
 
 Script = Callable[[Sequence[BaseMessage]], AIMessage]
 SYSTEM_PROMPT = "You are the order desk of a small shop."
@@ -172,6 +173,24 @@ class ToolDesk:
         held, self._held_ends = self._held_ends, []
         for end in held:
             end()
+
+    async def started_calls(self, count: int = 1, tool: str | None = None) -> list[str]:
+        """The calls that started, of one tool or of all, once there are so many."""
+
+        def started() -> list[str]:
+            return [name for name in self.started if tool in (None, name)]
+
+        await came_true(lambda: len(started()) >= count, f"{count} calls of {tool or 'tools'}")
+        return started()
+
+    async def finished_calls(self, count: int = 1, tool: str | None = None) -> list[str]:
+        """The calls that finished, of one tool or of all, once there are so many."""
+
+        def finished() -> list[str]:
+            return [name for name in self.finished if tool in (None, name)]
+
+        await came_true(lambda: len(finished()) >= count, f"{count} ends of {tool or 'tools'}")
+        return finished()
 
     def _begin(self, name: str) -> None:
         run = current.get()

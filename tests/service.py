@@ -28,6 +28,7 @@ from app.runs.events import (
 from app.runs.live import Run
 from app.settings import Settings
 from app.telemetry.pipeline import Pipeline
+from tests.waiting import BOUND_S, came_true
 
 
 @dataclass(repr=False)  # pytest and signal handlers would spell out every fact
@@ -61,6 +62,54 @@ class Served:
         assert len(final) == 1, facts
         assert facts[-1] is final[0], facts
         return final[0]
+
+    async def emitted(self, kind: type[Event], count: int = 1) -> list[Any]:
+        """The facts of one type, once there are so many."""
+        await came_true(lambda: len(self.facts_of(kind)) >= count, f"{count} {kind.__name__}")
+        return self.facts_of(kind)
+
+    async def finished(self, run_id: str) -> RunFinished:
+        """The final fact of a run, once it is emitted."""
+
+        def finals() -> list[RunFinished]:
+            return [fact for fact in self.facts_of(RunFinished) if fact.run_id == run_id]
+
+        await came_true(finals, f"the final fact of {run_id}")
+        return finals()[0]
+
+    async def executing(self, run_id: str) -> Run:
+        """A run, once this process executes it."""
+        runner = self.service.runner
+        await came_true(lambda: run_id in runner.in_flight, f"{run_id} in flight")
+        return runner.in_flight[run_id]
+
+    async def not_executing(self, run_id: str) -> None:
+        """Return once this process does not execute a run any more."""
+        runner = self.service.runner
+        await came_true(lambda: run_id not in runner.in_flight, f"{run_id} out of flight")
+
+    async def run_of(self, agent: str) -> Run:
+        """The run of an agent, once one is in flight."""
+
+        def runs() -> list[Run]:
+            in_flight = self.service.runner.in_flight.values()
+            return [run for run in in_flight if run.agent.name == agent]
+
+        await came_true(runs, f"a run of {agent} in flight")
+        return runs()[0]
+
+    async def busy(self, running: int = 1, waiting: int = 0) -> list[Run]:
+        """The runs in flight, once so many have a slot and so many wait for one."""
+        admission, in_flight = self.service.runner.admission, self.service.runner.in_flight
+        await came_true(
+            lambda: admission.running >= running and admission.waiting >= waiting,
+            f"{running} running and {waiting} waiting runs",
+        )
+        return list(in_flight.values())
+
+    async def idle(self, timeout_s: float = BOUND_S) -> None:
+        """Return once no run is in flight."""
+        await came_true(lambda: not self.service.runner.in_flight, "no run in flight", timeout_s)
 
     async def held(self, agent: str, phase: str, calls: int = 0) -> Run:
         """The run of an agent, once this holds it and so many of its tool calls are open."""

@@ -132,7 +132,7 @@ async def test_fifty_disconnects_leave_nothing(desk: Served) -> None:
             await asyncio.sleep(number * 0.004)
 
     await asyncio.gather(*(come_and_go(number) for number in range(50)))
-    await until(lambda: not desk.service.runner.in_flight, SOON_S)
+    await desk.idle(SOON_S)
     assert desk.service.runner.admission.running == 0
     desk.books_balance()
 
@@ -228,6 +228,6 @@ async def test_cancel_of_an_ended_run_changes_nothing(desk: Served) -> None:
 
 async def test_every_run_ended_once(desk: Served) -> None:
     """Every run that started has ended exactly once, with all of its calls."""
-    await until(lambda: not desk.service.runner.in_flight)
+    await desk.idle()
     desk.books_balance()
     assert len(desk.facts_of(RunFinished)) == len(desk.facts_of(RunStarted))

@@ -49,7 +49,7 @@ async def test_readiness(desk: Served, path: str) -> None:
 async def test_full_service_stays_ready(desk: Served) -> None:
     """A service without a free slot is degraded by name, and stays ready and alive."""
     asking = asyncio.ensure_future(desk.ask())
-    await until(lambda: desk.service.runner.admission.running)
+    await desk.busy(running=1)
     assert (await desk.ask()).status_code == 503
     response = await desk.client.get("/health/ready")
     assert (response.status_code, response.json()["status"]) == (200, "ready")
@@ -86,7 +86,7 @@ async def test_draining_turns_readiness_red() -> None:
     """A draining service is red while it still accepts, then refuses, and lets runs finish."""
     async with served(_agents(0.6)) as desk:
         early = asyncio.ensure_future(desk.ask())
-        await until(lambda: desk.service.runner.admission.running)
+        await desk.busy(running=1)
         draining = asyncio.ensure_future(desk.service.runner.drain(4.0, 20.0))
         await until(lambda: desk.service.runner.leaving)
         assert (await desk.client.get("/health/ready")).status_code == 503
@@ -110,7 +110,7 @@ async def test_run_cut_by_the_drain_is_503() -> None:
         runs = desk.service.runner.in_flight
         await until(lambda: [run for run in runs.values() if str(run.phase()) == "tool:nap"])
         queued = asyncio.ensure_future(desk.ask())
-        await until(lambda: desk.service.runner.admission.waiting)
+        await desk.busy(waiting=1)
         began = time.monotonic()
         await desk.service.runner.drain(0.0, 0.2)
         assert time.monotonic() - began < 20

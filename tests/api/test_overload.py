@@ -146,7 +146,7 @@ async def test_cancelled_queued_run_never_starts() -> None:
     """A run that is cancelled in the queue never starts."""
     async with desk_with(1, 1, taken=1) as desk:
         asking = asyncio.ensure_future(desk.ask(agent="look"))
-        await until(lambda: desk.service.runner.admission.waiting)
+        await desk.busy(waiting=1)
         (run,) = (await desk.client.get("/runs?state=queued")).json()["runs"]
         stopped = await desk.client.delete(f"/runs/{run['run_id']}")
         assert (stopped.status_code, stopped.json()["result"]) == (200, "cancelled")
@@ -160,7 +160,7 @@ async def test_disconnect_in_the_queue_frees_the_position() -> None:
     async with desk_with(1, 1, taken=1) as desk:
         async with wire.connection(desk.url) as (_, writer):
             writer.write(wire.ask("/agents/look", question="q"))
-            await until(lambda: desk.service.runner.admission.waiting)
+            await desk.busy(waiting=1)
         await until(lambda: not desk.service.runner.admission.waiting, SOON_S)
         outcomes = [fact.outcome for fact in desk.facts_of(RunFinished)]
         assert outcomes == [Outcome.DISCONNECTED]
@@ -215,7 +215,7 @@ async def test_reachable_deadline_is_accepted() -> None:
     async with with_known_durations(0.3, waiting=1) as (desk, tools):
         asking = asyncio.ensure_future(desk.ask(agent="nap", timeout=90))
         await until(lambda: desk.service.runner.admission.waiting == 2)
-        await until(lambda: len(tools.started) == 2)
+        assert len(await tools.started_calls(2)) == 2
         tools.seconds = 0.0
         tools.release()
         assert (await asking).status_code == 200

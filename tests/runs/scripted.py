@@ -30,6 +30,7 @@ from app.runs.ports import AgentCall
 from app.runs.runner import Runner
 from app.runs.threads import DaemonThreads, RunThreads
 from tests.runs import virtual_time
+from tests.waiting import came_true
 
 Script: TypeAlias = Callable[[AgentCall], Awaitable[str | AgentAnswer]]
 
@@ -37,14 +38,6 @@ Script: TypeAlias = Callable[[AgentCall], Awaitable[str | AgentAnswer]]
 def loop_time() -> float:
     """The time of the running loop, which is virtual where its test asks for that."""
     return asyncio.get_running_loop().time()
-
-
-async def came_true(claim: Callable[[], object], name: str, timeout_s: float = 30.0) -> None:
-    """Return once the claim is true; fails with its name if it takes too long."""
-    deadline = loop_time() + timeout_s
-    while not claim():
-        assert loop_time() < deadline, f"not within {timeout_s} s: {name}"
-        await asyncio.sleep(0.001)
 
 
 class ScriptedAgent:

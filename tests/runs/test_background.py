@@ -17,8 +17,9 @@ from app.runs.ports import AgentCall
 from app.runs.tasks import Attempt, Result
 from tests.runs import scripted
 from tests.runs.scripted import Desk, ScriptedAgent
+from tests.waiting import came_true
 
-pytestmark = pytest.mark.waits
+pytestmark = pytest.mark.virtual_time
 
 
 class Store:
@@ -92,7 +93,7 @@ async def test_every_event_is_stored_once() -> None:
     async def talks(call: AgentCall) -> str:
         for number in range(1, 4):
             scripted.iteration(call, number)
-            await asyncio.sleep(0.08)
+            await scripted.after(0.08)(call)
         return "done"
 
     result = await worked(desk, ScriptedAgent(talks), store.attempt())
@@ -158,8 +159,10 @@ async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
     assert store.ended == []
 
 
+@pytest.mark.threads
+@pytest.mark.waits
 async def test_store_query_ends_with_the_waiting_thread() -> None:
-    """A tool on a thread waits for the store until the deadline, and its query ends with it."""
+    """A tool on a thread waits for the store to the deadline, and its query ends with it."""
     desk, store, away = Desk(), Store(), [True]
 
     async def write(position: int, row: Mapping[str, Any]) -> None:
@@ -244,7 +247,7 @@ async def cut(
 
     async def dies(call: AgentCall) -> str:
         scripted.model_starts(call)
-        await asyncio.sleep(0.05)
+        await scripted.after(0.05)(call)
         scripted.model_ends(call, usage=Usage(10, 5), cost_usd=cost_usd)
         scripted.tool_starts(call)
         scripted.tool_ends(call)
@@ -298,10 +301,10 @@ async def test_deadline_counts_from_the_first_start() -> None:
     log = await cut(desk, first, first.attempt())
     began = time.time() - 10
     late = second.attempt(timeout_s=10.2, started_at=began, log=log, number=2, resumed=True)
-    before = time.monotonic()
+    before = scripted.loop_time()
     result = await worked(desk, ScriptedAgent(scripted.after(60)), late)
     assert result.outcome is Outcome.TIMEOUT
-    assert time.monotonic() - before < 9
+    assert scripted.loop_time() - before == pytest.approx(0.2, abs=0.1)
     assert min(second.rows) == len(log)
 
 
@@ -312,7 +315,7 @@ async def test_refused_row_without_a_writer_is_no_error() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
     async def refuse(position: int, row: Mapping[str, Any]) -> None:
-        await asyncio.sleep(0.15)  # the run ends meanwhile
+        await came_true(desk.idle, "the run ended")
         raise HandedOver
 
     async def answers(call: AgentCall) -> str:
@@ -341,10 +344,10 @@ async def test_end_of_a_cancelled_run_is_stored_once(stops: bool) -> None:
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
     background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
     working = asyncio.create_task(background.execute(store.attempt()))
-    while not agent.calls:  # noqa: ASYNC110 - no event reports it
-        await asyncio.sleep(0.01)
+    await came_true(lambda: agent.calls, "the attempt began")
     background.stop("t", True)
-    result = await asyncio.wait_for(working, 60)
+    async with asyncio.timeout(60):
+        result = await working
     door.set()
     assert result.outcome is Outcome.CANCELLED
     assert stored == [("t", result.body, not stops)]

@@ -30,6 +30,10 @@ async def contained() -> AsyncIterator[None]:
     containment.release(loop)
 
 
+async def _returns() -> None:
+    pass
+
+
 async def exits() -> None:
     await asyncio.sleep(0)
     raise SystemExit(3)
@@ -203,7 +207,7 @@ async def test_task_factory_of_the_loop_is_restored() -> None:
     loop.set_task_factory(theirs)
     containment.contain(loop)
     containment.contain(loop)
-    await asyncio.ensure_future(asyncio.sleep(0))
+    await asyncio.ensure_future(_returns())
     assert len(made) == 1
     containment.release(loop)
     assert loop.get_task_factory() is theirs

@@ -11,7 +11,8 @@ from app.runs.locks import RunLocks
 from app.runs.model import AgentInfo, RunRequest
 from app.runs.tasks import Body
 from tests.runs import virtual_time
-from tests.runs.scripted import came_true, loop_time
+from tests.runs.scripted import loop_time
+from tests.waiting import came_true
 
 pytestmark = pytest.mark.virtual_time
 

@@ -7,7 +7,8 @@ import pytest
 from app.runs.errors import HandedOver, StoreUnavailable
 from app.runs.retries import retry_until_available
 from tests.runs import virtual_time
-from tests.runs.scripted import came_true, loop_time
+from tests.runs.scripted import loop_time
+from tests.waiting import came_true
 
 pytestmark = pytest.mark.virtual_time
 

@@ -7,12 +7,25 @@ import time
 import pytest
 
 from app.runs.ring import Ring
+from tests.runs.scripted import loop_time
+from tests.waiting import came_true
 
 MOST_ENTRIES, MOST_BYTES = 4_000, 512_000
 
 
+pytestmark = pytest.mark.virtual_time
+
+
 def ring() -> Ring:
     return Ring(asyncio.get_running_loop())
+
+
+async def readers(it: Ring, after: int, count: int = 1) -> list[asyncio.Task[None]]:
+    """Readers of what follows an id, for a minute at most, once all of them wait."""
+    tasks = [asyncio.create_task(it.changed(after, 60.0)) for _ in range(count)]
+    await came_true(lambda: len(it._waiting) == count, f"{count} readers waited")
+    assert not [task for task in tasks if task.done()]
+    return tasks
 
 
 async def test_ids_count_from_1() -> None:
@@ -82,33 +95,32 @@ async def test_token_without_text_has_the_field() -> None:
     assert it.since(0)[0].data == {"text": "", "iteration": 1, "agent": None}
 
 
-@pytest.mark.waits
-async def test_changed_waits_until_its_timeout() -> None:
+async def test_changed_ends_at_its_timeout() -> None:
     """`changed` waits for events after an id, and no longer than its timeout."""
     it = ring()
-    began = time.monotonic()
+    began = loop_time()
     await it.changed(0, 0.05)
-    assert 0.04 < time.monotonic() - began < 30
-    waiting = asyncio.create_task(it.changed(0, 60.0))
-    await asyncio.sleep(0.01)
-    assert not waiting.done()
+    assert loop_time() - began == pytest.approx(0.05)
+    waiting = await readers(it, after=0)
     it.add("run")
-    await asyncio.wait_for(waiting, 30)
-    await asyncio.wait_for(it.changed(0, 60.0), 30)
+    await asyncio.gather(*waiting)
+    await it.changed(0, 60.0)
+    assert loop_time() - began < 1, "a reader waited for its timeout"
 
 
 async def test_closed_ring_wakes_its_readers() -> None:
     """A closed ring delays no reader, and wakes waiting ones."""
     it = ring()
     it.add("run")
-    waiting = [asyncio.create_task(it.changed(1, 60.0)) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    waiting, began = await readers(it, after=1, count=3), loop_time()
     it.finish()
-    await asyncio.wait_for(asyncio.gather(*waiting), 30)
-    await asyncio.wait_for(it.changed(1, 60.0), 30)
+    await asyncio.gather(*waiting)
+    await it.changed(1, 60.0)
+    assert loop_time() == began, "a reader waited for its timeout"
     assert [entry.name for entry in it.since(0)] == ["run"]
 
 
+@pytest.mark.threads
 async def test_events_from_threads_get_ids() -> None:
     """Events added from many threads at once each get an id, and a reader misses none."""
     it = ring()
@@ -125,16 +137,18 @@ async def test_events_from_threads_get_ids() -> None:
             await it.changed(read[-1] if read else 0, 5.0)
             read.extend(entry.id for entry in it.since(read[-1] if read else 0))
 
-    reading = asyncio.create_task(reader())
-    await asyncio.sleep(0)
-    for thread in threads:
-        thread.start()
-    await asyncio.wait_for(reading, 30)
+    async with asyncio.timeout(30):
+        reading = asyncio.create_task(reader())
+        await came_true(lambda: it._waiting, "the reader waited")
+        for thread in threads:
+            thread.start()
+        await reading
     for thread in threads:
         thread.join()
     assert read == list(range(1, 3_201))
 
 
+@pytest.mark.threads
 async def test_thread_wakes_a_reader() -> None:
     """A waiting reader is woken at once by an event from a thread."""
     it = ring()
@@ -152,12 +166,12 @@ async def test_readers_delay_no_event() -> None:
     for _ in range(MOST_ENTRIES):
         it.add("token", text="x" * 20)
     behind = [it.since(0) for _ in range(20)]
-    waiting = [asyncio.create_task(it.changed(MOST_ENTRIES, 60.0)) for _ in range(1_000)]
-    await asyncio.sleep(0)
+    waiting = await readers(it, after=MOST_ENTRIES, count=1_000)
     began = time.monotonic()
     it.add("token", text="last")
     assert time.monotonic() - began < 30
-    await asyncio.wait_for(asyncio.gather(*waiting), 30)
+    await asyncio.gather(*waiting)
+    assert time.monotonic() - began < 30
     assert all(len(entries) == MOST_ENTRIES for entries in behind)
     assert it._waiting == set()
 
@@ -165,8 +179,7 @@ async def test_readers_delay_no_event() -> None:
 async def test_cancelled_reader_leaves_nothing() -> None:
     """A reader that is cancelled while it waits leaves nothing behind."""
     it = ring()
-    waiting = asyncio.create_task(it.changed(0, 60.0))
-    await asyncio.sleep(0.01)
+    [waiting] = await readers(it, after=0)
     waiting.cancel()
     await asyncio.wait({waiting})
     assert it._waiting == set()

@@ -27,6 +27,7 @@ from tests import fakes, wire
 from tests.runs.scripted import Script, ScriptedAgent
 from tests.service import Served, served, until
 from tests.streams.reading import SOAK, deaf, path, post, stream
+from tests.waiting import came_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 kinds = pytest.mark.parametrize("kind", fakes.KINDS)
@@ -104,6 +105,12 @@ def closed(desk: Served, run_id: str) -> list[str]:
     return [fact.reason for fact in desk.facts_of(StreamClosed) if fact.run_id == run_id]
 
 
+async def closing(desk: Served, run_id: str, timeout_s: float = 30.0) -> list[str]:
+    """Why readers of a run disconnected, once one has."""
+    await came_true(lambda: closed(desk, run_id), f"a reader of {run_id} left", timeout_s)
+    return closed(desk, run_id)
+
+
 async def begun(desk: Served, agent: str) -> str:
     """Wait until a run of the agent is read; gives its id."""
     runs = desk.service.runner.in_flight
@@ -139,7 +146,7 @@ async def test_disconnect_cancels_the_run(
         await reader.readuntil(b"event: tool_start")
         run_id = await begun(desk, f"long-{kind}")
     assert (await end_of(desk, run_id, SOON_S)).outcome is Outcome.DISCONNECTED
-    await until(lambda: closed(desk, run_id) == ["left"])
+    assert await closing(desk, run_id) == ["left"]
     before = len(model_calls)
     await asyncio.sleep(0.5)  # the tool would have ended by then
     assert len(model_calls) == before
@@ -156,7 +163,7 @@ async def test_run_with_continue_outlives_its_reader(desk: Served, kind: str) ->
         await reader.readuntil(b"event: tool_start")
         run_id = await begun(desk, kind)
     assert (await end_of(desk, run_id, 30.0)).outcome is Outcome.COMPLETED
-    await until(lambda: closed(desk, run_id) == ["left"])
+    assert await closing(desk, run_id) == ["left"]
 
 
 async def test_random_disconnects_leave_nothing(
@@ -177,7 +184,7 @@ async def test_random_disconnects_leave_nothing(
         left_at[question] = time.monotonic()
 
     await asyncio.gather(*(come_and_go(number) for number in range(ABORTS)))
-    await until(lambda: not desk.service.runner.in_flight, SOON_S)
+    await desk.idle(SOON_S)
     await asyncio.sleep(1.0)
     new = desk.facts[before:]
     started = [fact.run_id for fact in new if isinstance(fact, RunStarted)]
@@ -202,7 +209,7 @@ async def test_reader_that_never_reads_is_dropped(
     before = await metric(desk, "agent_stream_disconnects_total", 'reason="stalled"')
     with deaf(desk.url, post("pours", query)) as reader:
         run_id = await begun(desk, "pours")
-        await until(lambda: closed(desk, run_id) == ["stalled"], SOON_S)
+        assert await closing(desk, run_id, SOON_S) == ["stalled"]
         assert (await end_of(desk, run_id, 30.0)).outcome is outcome
         reader.settimeout(30.0)
         assert await asyncio.to_thread(rest, reader) < 10_000_000  # what the kernel had taken
@@ -230,7 +237,7 @@ async def test_readers_that_never_read_delay_no_other(desk: Served) -> None:
             size = sum(len(entry.data.get("text", "")) for entry in run.ring.since(0))
             assert size <= 512_000
         await until(lambda: all(closed(desk, run_id) for run_id in ids), 60.0)
-    await until(lambda: not runner.in_flight, 60.0)
+    await desk.idle(60.0)
     assert [closed(desk, run_id) for run_id in ids] == [["stalled"]] * DEAF
     assert {desk.end_of(run_id).outcome for run_id in ids} == {Outcome.COMPLETED}
     assert await metric(desk, "agent_stream_connections") == 0
@@ -249,7 +256,7 @@ async def test_deadline_holds_while_the_reader_stalls() -> None:
 async def test_time_to_the_first_event_is_reported(desk: Served) -> None:
     """Every stream reports its time to the first event."""
     end = (await stream(desk, "langgraph"))[-1].data
-    await until(lambda: closed(desk, end["run_id"]) == ["completed"])
+    assert await closing(desk, end["run_id"]) == ["completed"]
     (fact,) = [f for f in desk.facts_of(StreamClosed) if f.run_id == end["run_id"]]
     assert 0 <= fact.first_event_s < end["duration_s"]
     assert await metric(desk, "agent_stream_time_to_first_event_seconds_count") > 0

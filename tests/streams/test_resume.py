@@ -238,9 +238,7 @@ async def followed(desk: Served, run_id: str, tools: fakes.ToolDesk) -> list[Str
 async def test_sync_run_can_be_followed(desk: Served, kind: str) -> None:
     """A run whose caller waits for its answer can be followed, and ends with the same answer."""
     asking = asyncio.create_task(desk.ask(agent=f"nap-{kind}"))
-    runner = desk.service.runner
-    await until(lambda: any(r.agent.name == f"nap-{kind}" for r in runner.in_flight.values()))
-    run_id = next(r.id for r in runner.in_flight.values() if r.agent.name == f"nap-{kind}")
+    run_id = (await desk.run_of(f"nap-{kind}")).id
     events = await followed(desk, run_id, TOOLS)
     in_order(events)
     assert events[-1].data == (await asking).json()
@@ -255,9 +253,9 @@ async def test_queued_run_can_be_followed() -> None:
     agents = {"a": fakes.build("langgraph", model, tools.tools())}
     async with served(agents, max_running_runs=1) as desk:
         first = asyncio.create_task(stream(desk))
-        await until(lambda: desk.service.runner.admission.running)
+        await desk.busy(running=1)
         second = asyncio.create_task(stream(desk))
-        await until(lambda: desk.service.runner.admission.waiting)
+        await desk.busy(waiting=1)
         run_id = list(desk.service.runner.in_flight)[-1]
         events = await followed(desk, run_id, tools)
         in_order(events)
@@ -282,8 +280,8 @@ async def test_queued_run_with_continue_outlives_its_reader(desk: Served) -> Non
     before = set(desk.service.runner.finished)
     async with wire.connection(desk.url) as (_, writer):
         writer.write(post("talks", CONTINUE))
-        await until(lambda: desk.service.runner.in_flight)
-    await until(lambda: not desk.service.runner.in_flight)
+        await desk.run_of("talks")
+    await desk.idle()
     (run_id,) = set(desk.service.runner.finished) - before
     events = await follow(desk, run_id)
     assert (events[-1].data["outcome"], len(of(events, "run"))) == ("completed", 1)

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from app.runs.events import ModelCallStarted
 from tests import fakes, loops
-from tests.service import served, until
+from tests.service import served
 from tests.streams.reading import of, path, stream, text_of
 
 
@@ -37,12 +37,12 @@ async def test_refused_and_late_runs_are_plain_problems() -> None:
     async with served({"a": agent}, max_running_runs=1, max_queued_runs=1) as desk:
         body = {"question": "q"}
         holds = asyncio.create_task(stream(desk, "a", timeout=90))
-        await until(lambda: tools.started)
+        await tools.started_calls()
         late = await desk.client.post(path("a"), json={**body, "timeout": 0.3})
         assert (late.status_code, late.json()["phase"]) == (504, "queue")
         assert late.headers["content-type"] == "application/problem+json"
         queued = asyncio.create_task(stream(desk, "a", timeout=90))
-        await until(lambda: desk.service.runner.admission.waiting)
+        await desk.busy(waiting=1)
         refused = await desk.client.post(path("a"), json=body)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         assert refused.headers["retry-after"]

@@ -6,7 +6,6 @@ import pytest
 import pytest_asyncio
 from langchain_core.messages import AIMessage, BaseMessage
 
-from app.runs.events import RunFinished
 from tests import fakes
 from tests.service import Served, served, until
 from tests.tasks.background import Held, calling, ended, submit, url_in, view
@@ -44,7 +43,7 @@ async def started(desk: Served, tool: str) -> str:
     """A run whose tool has begun."""
     before = DESK.started.count(tool)
     task_id = await submit(desk, agent=tool)
-    await until(lambda: DESK.started.count(tool) > before, 20)
+    await DESK.started_calls(before + 1, tool)
     return task_id
 
 
@@ -79,7 +78,7 @@ async def test_cancel_of_work_that_cannot_be_stopped_is_202(desk: Served, tool: 
     again = await desk.client.delete(f"/agent/async/{task_id}")
     assert (again.status_code, again.json()["result"]) == (202, "still_stopping")
     DESK.release()
-    await until(lambda: DESK.finished.count(tool) > finished, 20)
+    await DESK.finished_calls(finished + 1, tool)
     assert (await view(desk, task_id))["status"] == "cancelled"
     run = desk.service.runner.find(task_id)
     assert run is not None
@@ -111,7 +110,7 @@ async def test_cancelled_queued_run_never_starts(desk: Served) -> None:
     assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
     assert (task["error"]["code"], task["error"]["run_id"]) == ("cancelled", waiting)
     assert task["created_at"] <= task["finished_at"]
-    await until(lambda: any(fact.run_id == waiting for fact in desk.facts_of(RunFinished)), 20)
+    await desk.finished(waiting)
     end = desk.end_of(waiting)
     assert (end.outcome, end.mode, str(end.phase)) == ("cancelled", "background", "queue")
     DESK.release()
@@ -132,7 +131,7 @@ async def test_steps_of_a_cancelled_run_are_returned_if_asked_for(desk: Served) 
     """The steps of a cancelled run are returned if asked for, a NUL included."""
     before = DESK.started.count("nap")
     task_id = await submit(desk, agent="odd", include_steps=True)
-    await until(lambda: DESK.started.count("nap") > before, 20)
+    await DESK.started_calls(before + 1, "nap")
     assert (await desk.client.delete(f"/agent/async/{task_id}")).status_code == 200
     problem = (await ended(desk, task_id))["error"]
     assert [step["result"] for step in problem["steps"]] == ["order \0 shipped", None]

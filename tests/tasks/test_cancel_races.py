@@ -25,6 +25,7 @@ from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import Served, served, until
 from tests.tasks.background import calling, ended, post, submit, url_in, view
+from tests.waiting import came_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,7 +68,7 @@ async def test_reported_end_stands(desk: Served, monkeypatch: pytest.MonkeyPatch
     """If a run ends as it is cancelled, its process decides, and nobody overrides it."""
     may_store = ends_wait(monkeypatch)
     task_id = await submit(desk, agent="look", thread_id="kept")
-    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     waiting = asyncio.create_task(view(desk, task_id, 60))
     deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
     looking = asyncio.create_task(statuses_until(desk, deleting, task_id))
@@ -90,7 +91,7 @@ async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPa
     for place in ("api.tasks", "tasks.ownership", "tasks.rows"):
         monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
     task_id = await submit(desk, agent="look")
-    await until(lambda: any(f.run_id == task_id for f in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (202, "still_stopping")
     before = await ended(desk, task_id)
@@ -117,7 +118,7 @@ async def test_end_that_is_being_stored_stands(
 
     monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", later)
     task_id = await submit(desk, agent="look")
-    await until(recorded.is_set, 20)
+    await came_true(recorded.is_set, "the end was recorded")
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "already_finished")
     may_store.set()
@@ -138,7 +139,7 @@ async def test_claimed_run_that_has_not_started_stops_at_once(
 
     monkeypatch.setattr(Worker, "_begin", later)
     task_id = await submit(desk, agent="look")
-    await asyncio.wait_for(taken.wait(), 20)
+    await came_true(taken.is_set, "a worker took the run")
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     may_begin.set()
@@ -146,7 +147,7 @@ async def test_claimed_run_that_has_not_started_stops_at_once(
     await until(lambda: task_id not in engine._worker.executing, 20)
     task = await ended(desk, task_id)
     assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
-    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
@@ -165,10 +166,10 @@ async def test_cancel_found_by_the_fence_first(desk: Served) -> None:
 async def test_cancel_by_another_process_during_a_tool(desk: Served) -> None:
     """The run stops, and the last word of its log is the caller's."""
     task_id = (await post(desk, agent="nap")).json()["task_id"]
-    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.executing(task_id)
     await desk.service.tasks.cancel(task_id)
     assert (await ended(desk, task_id))["status"] == "cancelled"
-    await until(lambda: task_id not in desk.service.runner.in_flight, 20)
+    await desk.not_executing(task_id)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
@@ -184,7 +185,7 @@ async def test_noted_end_of_a_dead_process_can_be_cancelled(
 
     monkeypatch.setattr(Worker, "_begin", after_another)
     task_id = await submit(desk, agent="nap")
-    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.executing(task_id)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     assert (await ended(desk, task_id))["status"] == "cancelled"
@@ -210,11 +211,11 @@ async def test_taken_over_run_that_has_not_started_stops_at_once(
     monkeypatch.setattr(*place, later)
     monkeypatch.setattr(Supervisor, "_tidy", lambda _: None)  # which sees it if it takes long
     assert (await post(desk, agent="look", key=place[1])).is_success
-    await asyncio.wait_for(taken.wait(), 20)
+    await came_true(taken.is_set, "a worker took the run")
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     may_begin.set()
-    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     await asyncio.sleep(1)  # in which another end would come
     assert desk.end_of(task_id).outcome == "cancelled"
 
@@ -233,15 +234,15 @@ async def test_cancel_while_a_run_is_requeued(
 
     monkeypatch.setattr(Owned, "requeue_own", later)
     task_id = await submit(desk, agent="nap")
-    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.executing(task_id)
     desk.service.runner.stop(desk.service.runner.in_flight[task_id], HandedOver())
-    await asyncio.wait_for(stopped.wait(), 20)
+    await came_true(stopped.is_set, "the attempt stopped")
     deleting = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
     await until_cancelled(desk, task_id)
     may_go.set()
     response = await asyncio.wait_for(deleting, 20)
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
-    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     ends = [f.outcome for f in desk.facts_of(RunFinished) if f.run_id == task_id]
     assert ends == ["cancelled"]
 
@@ -260,7 +261,7 @@ async def test_cancel_of_an_orphaned_run(desk: Served, monkeypatch: pytest.Monke
     await until(lambda: task_id in engine._supervisor._orphans, 20)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
-    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 
@@ -276,7 +277,7 @@ async def test_second_cancel_waits_for_the_first(
 
     monkeypatch.setattr(Background, "_record_stop", later)
     task_id = await submit(desk, agent="nap")
-    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.executing(task_id)
     first = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
     await until_cancelled(desk, task_id)
     second = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
@@ -311,7 +312,7 @@ async def test_cancel_while_the_store_goes_away(
     task_id = await submit(desk, agent="look")
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
-    await until(lambda: any(fact.run_id == task_id for fact in desk.facts_of(RunFinished)), 20)
+    await desk.finished(task_id)
     assert desk.end_of(task_id).outcome == "cancelled"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.runs.events import ToolCallFinished
 from tests import fakes
-from tests.service import served, until
+from tests.service import served
 from tests.tasks.background import Held, calling, ended, events, submit, url_in, view
 from tests.telemetry.watched import parsed
 
@@ -25,7 +25,7 @@ async def test_cut_tool_call_is_reported_as_cancelled(
     agents = {"a": calling(tool, tools, kind)}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, include_steps=True)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         await desk.service.runner.drain(0.0, 0.0)
         [cut] = desk.facts_of(ToolCallFinished)
         samples = parsed(await desk.client.get("/metrics"))
@@ -55,7 +55,7 @@ async def test_step_of_a_stopped_run_has_its_outcome(
     tools = fakes.ToolDesk(60.0)
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, include_steps=True, **body)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         if not body:
             await desk.client.delete(f"/agent/async/{task_id}")
         task = await ended(desk, task_id)

@@ -14,8 +14,9 @@ from app.runs.model import AgentInfo, EarlyStopping
 from app.runs.ports import AgentCall
 from tests import fakes, faults
 from tests.agents.test_conversations import build, spoken
-from tests.service import served, until
+from tests.service import served
 from tests.tasks.background import ended, submit, url_in
+from tests.waiting import came_true
 
 
 class Held:
@@ -36,11 +37,11 @@ async def test_cancelled_run_stores_no_conversation(tmp_path: Path) -> None:
     held = Held()
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, "one", thread_id="t")
-        await asyncio.wait_for(held.asked.wait(), 20)
+        await came_true(held.asked.is_set, "the agent was asked")
         await desk.service.tasks.cancel(task_id)
         held.release.set()
         assert (await ended(desk, task_id))["status"] == "cancelled"
-        await until(lambda: not desk.service.runner.in_flight, 20)
+        await desk.idle()
         assert (await desk.client.get("/threads/t")).status_code == 404
 
 
@@ -52,10 +53,10 @@ async def test_answer_after_the_cancel_stands_without_a_conversation(
     held = Held()
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, "one", thread_id=thread_id)
-        await asyncio.wait_for(held.asked.wait(), 20)
+        await came_true(held.asked.is_set, "the agent was asked")
         await desk.service.tasks.cancel(task_id)
         held.release.set()
-        await until(lambda: not desk.service.runner.in_flight, 20)
+        await desk.idle()
         task, end = await ended(desk, task_id), desk.end_of(task_id)
         # Without one it stands, unless its process looked at the store just then.
         assert task["status"] == end.outcome
@@ -120,7 +121,7 @@ async def test_run_that_lost_its_thread_stores_nothing(
     async with served({"held": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
         body = {"question": "one", "thread_id": "t", "timeout": 20}
         asking = asyncio.create_task(desk.client.post(f"/{mode}", json=body))
-        await asyncio.wait_for(held.asked.wait(), 20)
+        await came_true(held.asked.is_set, "the agent was asked")
         [run_id] = desk.service.runner.in_flight
         await desk.service.conversations.release("held", "t", run_id)
         await desk.service.conversations.acquire("held", "t", "another", 60)

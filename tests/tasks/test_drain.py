@@ -22,7 +22,7 @@ from dbos._sys_db import SystemDatabase
 from app.tasks.engine import Engine
 from tests import fakes
 from tests.command import Serving, serving
-from tests.service import served, until
+from tests.service import served
 from tests.streams.reading import StreamEvent, names_of, parse
 from tests.tasks import background
 from tests.tasks.test_roles import becomes_true, in_folder, post, view
@@ -177,7 +177,7 @@ async def test_waiter_gets_an_end_that_is_stored_slowly(
     agents = {"slow": background.calling("nap", fakes.ToolDesk(0.5))}
     async with served(agents, store_url=background.url_in(tmp_path)) as desk:
         task_id = await background.submit(desk)
-        await until(lambda: task_id in desk.service.runner.in_flight, 20)
+        await desk.executing(task_id)
         waiting = asyncio.create_task(background.view(desk, task_id, 60))
         await asyncio.sleep(0.2)
         engine = desk.service.engine

@@ -116,7 +116,7 @@ async def test_key_in_flight_is_409(desk: Served, mode: str) -> None:
     """While a run with that key is in flight: 409, or 422 for another body; then its answer."""
     key, naps = f"flight-{mode}", len(NAPS.started)
     first = asyncio.create_task(ask(desk, mode, key, "slow"))
-    await until(lambda: len(NAPS.started) > naps, 20)
+    await NAPS.started_calls(naps + 1)
     for other in ("", "stream"):
         reply = await ask(desk, other, key, "slow")
         assert (reply.status_code, reply.json()["code"]) == (409, "in_flight")
@@ -163,7 +163,7 @@ async def test_key_is_free_after_a_disconnect(desk: Served, mode: str) -> None:
         headers = {"Idempotency-Key": key}
         with pytest.raises(httpx.ReadTimeout):
             await client.post(path, json={"question": "hello"}, headers=headers)
-    await until(lambda: not desk.service.runner.in_flight, 20)
+    await desk.idle()
     NAPS.release()
     # Until the key is released, a repeat is in flight.
     while (again := await ask(desk, mode, key, "slow")).status_code == 409:
@@ -177,7 +177,7 @@ async def test_key_is_free_after_a_cancelled_run(desk: Served) -> None:
     """A cancelled run leaves its key free."""
     naps = len(NAPS.started)
     first = asyncio.create_task(ask(desk, "", "stopped", "slow"))
-    await until(lambda: len(NAPS.started) > naps, 20)
+    await NAPS.started_calls(naps + 1)
     [run_id] = desk.service.runner.in_flight
     await desk.client.delete(f"/runs/{run_id}")
     assert (await first).json()["code"] == "cancelled"
@@ -204,7 +204,7 @@ async def test_key_is_free_after_a_thread_conflict(desk: Served) -> None:
     """A run that did not get its thread leaves its key free."""
     naps = len(NAPS.started)
     first = asyncio.create_task(desk.ask(agent="slow", thread_id="busy"))
-    await until(lambda: len(NAPS.started) > naps, 20)
+    await NAPS.started_calls(naps + 1)
     refused = await ask(desk, "", "thread", "slow", thread_id="busy")
     assert (refused.status_code, refused.json()["code"]) == (409, "in_flight")
     NAPS.release()

@@ -49,7 +49,7 @@ async def test_steps_are_deleted_when_a_run_ends(tmp_path: Path) -> None:
     tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         assert steps_of(tmp_path, task_id)
         tools.release()
         await ended(desk, task_id)
@@ -62,7 +62,7 @@ async def test_steps_are_deleted_with_their_run(tmp_path: Path) -> None:
     store: dict[str, Any] = {"store_url": url_in(tmp_path)}
     async with served({"slow": calling("nap", tools)}, **store) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
     async with served({"quick": quick()}, **store) as desk:
         stopped = await desk.client.delete(f"/agent/async/{task_id}")
         assert stopped.json()["result"] == "cancelled"
@@ -79,7 +79,7 @@ async def test_answer_is_replayed_for_a_day(tmp_path: Path) -> None:
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         began = time.time()
         asking = asyncio.create_task(ask(desk, "slow", timeout=20.0))
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         [(until_s, in_flight)] = rows(tmp_path, held)
         assert in_flight
         assert 25 <= until_s - began < 25 + 20
@@ -95,7 +95,7 @@ async def test_background_run_holds_its_thread_to_its_end(tmp_path: Path) -> Non
     tools = fakes.ToolDesk(60.0)
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("update watchkeeper_threads set held_until = 1")
         assert (await post(desk, thread_id="t")).status_code == 409
@@ -118,7 +118,7 @@ async def test_steps_that_cannot_be_stored_fail_as_store_unavailable(tmp_path: P
     tools = Held()
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, timeout=3.0)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         with sqlite3.connect(tmp_path / "store.steps") as steps:
             steps.execute("alter table checkpoints rename to gone")
         tools.release()

@@ -14,6 +14,7 @@ from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import served, until
 from tests.tasks.background import calling, ended, submit, url_in, view
+from tests.waiting import came_true
 
 
 def written(folder: Path) -> str:
@@ -40,12 +41,12 @@ async def test_process_stops_a_run_it_lost(tmp_path: Path, monkeypatch: pytest.M
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await asyncio.wait_for(thinking.wait(), 20)
+        await came_true(thinking.is_set, "the model was asked")
         await until(lambda: "tool_end" in written(tmp_path), 20)
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("update workflow_status set owner_xid = 'of another claim'")
         may_answer.set()
-        await until(lambda: desk.facts_of(RunHandedOver), 20)
+        await desk.emitted(RunHandedOver)
         assert tools.started == ["nap"]
         assert desk.facts_of(RunFinished) == []
         samples = (await desk.client.get("/metrics")).text
@@ -71,7 +72,7 @@ async def test_result_that_cannot_be_stored_is_retried(
                 " begin select raise(abort, 'database or disk is full'); end"
             )
         task_id = await submit(desk)
-        await until(lambda: desk.facts_of(RunFinished), 20)
+        await desk.emitted(RunFinished)
         assert (await view(desk, task_id, 1.0))["status"] in ("running", "pending")
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("drop trigger full")
@@ -93,7 +94,7 @@ async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.finished, 20)
+        await tools.finished_calls()
         await asyncio.sleep(0.5)  # the model is asked again, and the events before are stored
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute(
@@ -103,7 +104,7 @@ async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
             )
         before = await view(desk, task_id)
         assert before["status"] == "cancelled"
-        await until(lambda: desk.facts_of(RunHandedOver), 20)
+        await desk.emitted(RunHandedOver)
         await asyncio.sleep(1)  # in which it would emit an end
         assert desk.facts_of(RunFinished) == []
         assert await view(desk, task_id) == before
@@ -114,12 +115,12 @@ async def test_cancel_through_the_process_that_lost_it(tmp_path: Path) -> None:
     tools = fakes.ToolDesk(60)
     async with served({"a": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("update workflow_status set executor_id = 'gone', owner_xid = 'gone'")
         response = await desk.client.delete(f"/agent/async/{task_id}")
         assert response.json()["result"] == "cancelled"
-        await until(lambda: desk.facts_of(RunFinished), 20)
+        await desk.emitted(RunFinished)
         await asyncio.sleep(1)  # in which another end would come
         assert [end.outcome for end in desk.facts_of(RunFinished)] == ["cancelled"]
         assert len(desk.facts_of(RunHandedOver)) == 1

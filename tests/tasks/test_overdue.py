@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 from tests import fakes
-from tests.service import served, until
+from tests.service import served
 from tests.tasks.background import calling, ended, submit, url_in
 
 
@@ -13,7 +13,7 @@ async def test_owner_of_an_overdue_run_gets_a_grace_period(tmp_path: Path) -> No
     tools = fakes.ToolDesk(3.0)
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         with sqlite3.connect(tmp_path / "store.sqlite", timeout=20) as file:
             file.execute(
                 "update workflow_status set attributes = json_set(attributes, '$.deadline_at', 1.0)"

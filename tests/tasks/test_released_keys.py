@@ -11,7 +11,7 @@ from app.runs.errors import InFlight
 from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.store import Store
 from tests import fakes, faults
-from tests.service import Served, served, until
+from tests.service import Served, served
 from tests.streams.reading import names_of, of, parse
 from tests.tasks.background import calling, quick, url_in
 from tests.tasks.test_keys import answer, ask
@@ -23,7 +23,7 @@ async def takes_the_slot(desk: Served, tools: fakes.ToolDesk) -> asyncio.Task[An
     """A run that takes the only slot."""
     naps = len(tools.started)
     holding = asyncio.create_task(desk.ask(agent="slow"))
-    await until(lambda: len(tools.started) > naps, 20)
+    await tools.started_calls(naps + 1)
     return holding
 
 

@@ -82,7 +82,7 @@ async def test_stored_turn_counts_after_a_crash(tmp_path: Path) -> None:
     options: dict[str, Any] = {"store_url": url_in(tmp_path), "early_stopping": "force"}
     async with served(agents, **options) as desk:
         task_id = await submit(desk, max_iterations=2)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
     with sqlite3.connect(tmp_path / "store.sqlite") as store:
         assert store.execute("delete from streams").rowcount
     tools.seconds = 0.0
@@ -134,7 +134,7 @@ async def test_time_between_attempts_counts(tmp_path: Path) -> None:
     agents, timeout_s = {"a": calling("nap", tools)}, 60.0
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, timeout=timeout_s)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
     with sqlite3.connect(tmp_path / "store.sqlite") as store:
         for moment in ("started_at", "deadline_at"):  # a minute passes
             before = f"json_extract(attributes, '$.{moment}') - {timeout_s}"

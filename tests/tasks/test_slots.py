@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.tasks.engine import Engine
 from tests import fakes
-from tests.service import served, until
+from tests.service import served
 from tests.tasks.background import Held, calling, ended, quick, submit, url_in, view
 
 
@@ -17,7 +17,7 @@ async def test_background_runs_leave_slots_for_callers(tmp_path: Path) -> None:
     async with served(agents, store_url=url_in(tmp_path), **limits) as desk:
         for _ in range(3):
             await submit(desk, agent="slow")
-        await until(lambda: len(tools.started) == 3, 20)
+        assert len(await tools.started_calls(3)) == 3
         assert (await desk.ask(agent="quick")).status_code == 200
 
 
@@ -27,7 +27,7 @@ async def test_full_agent_blocks_no_other_agent(tmp_path: Path) -> None:
     agents = {"slow": calling("nap", tools), "quick": quick()}
     async with served(agents, store_url=url_in(tmp_path), max_background_runs=1) as desk:
         waiting = [await submit(desk, agent="slow") for _ in range(3)]
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         assert (await ended(desk, await submit(desk, agent="quick")))["status"] == "completed"
         states = [(await view(desk, task_id))["status"] for task_id in waiting]
         assert sorted(states) == ["pending", "pending", "running"]
@@ -55,7 +55,7 @@ async def test_rejected_run_frees_its_key(tmp_path: Path) -> None:
     limits = {"max_running_runs": 1, "max_queued_runs": 0}
     async with served({"a": calling("nap", naps)}, store_url=url_in(tmp_path), **limits) as full:
         first = asyncio.create_task(full.ask())
-        await until(lambda: naps.started, 20)
+        await naps.started_calls()
         refused = await full.client.post("/agent", json=payload, headers=headers)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         naps.release()

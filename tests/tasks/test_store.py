@@ -71,7 +71,7 @@ async def test_full_store_refuses_submissions(tmp_path: Path) -> None:
     async with served(agents, store_url=store) as desk:
         first = await post(desk, key="early")
         accepted = first.json()["task_id"]
-        await until(lambda: desk_of_tools.started, 20)
+        await desk_of_tools.started_calls()
     async with served(agents, store_url=store, store_reserve_bytes=FULL) as desk:
         refused = await post(desk, key="k", thread_id="t")
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
@@ -117,7 +117,7 @@ async def test_locked_store_refuses_submissions_in_time(
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
     async with served(agents, store_url=url_in(tmp_path)) as desk:
         at_work = await submit(desk)
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         with sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None) as other:
             other.execute("begin immediate")
             began = time.monotonic()
@@ -162,7 +162,7 @@ async def test_one_run_at_a_time_holds_a_thread(tmp_path: Path) -> None:
     tools = Held()
     async with served({"slow": calling("nap", tools)}, store_url=url_in(tmp_path)) as desk:
         first = await submit(desk, thread_id="t")
-        await until(lambda: tools.started, 20)
+        await tools.started_calls()
         for response in (await post(desk, thread_id="t"), await desk.ask(thread_id="t")):
             assert (response.status_code, response.json()["code"]) == (409, "in_flight")
         await desk.client.delete(f"/agent/async/{first}")

@@ -10,7 +10,7 @@ import pytest_asyncio
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 from tests import fakes, faults
-from tests.service import Served, served, until
+from tests.service import Served, served
 from tests.tasks.background import calling, ended, events, post, quick, submit, url_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -248,7 +248,7 @@ async def test_invalid_bodies_are_refused(desk: Served) -> None:
 async def test_runs_endpoint_shows_background_runs(desk: Served) -> None:
     """GET /runs and /runs/{id} show an executing background run and an ended one."""
     task_id = await submit(desk, agent="create-agent-slow")
-    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.executing(task_id)
     listed = (await desk.client.get("/runs", params={"state": "running"})).json()["runs"]
     [row] = [row for row in listed if row["run_id"] == task_id]
     assert (row["mode"], row["agent"]) == ("background", "create-agent-slow")

@@ -14,7 +14,7 @@ from app.runs.tasks import RunSnapshot
 from app.tasks.engine import Engine
 from app.tasks.polling import RunPoller
 from tests import fakes
-from tests.service import Served, served, until
+from tests.service import Served, served
 from tests.tasks.background import calling, submit, url_in, view
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -147,7 +147,7 @@ async def test_many_waiters_cost_as_much_as_one(desk: Served) -> None:
         queries.append(statement)
 
     task_id = await submit(desk)
-    await until(lambda: task_id in desk.service.runner.in_flight, 20)
+    await desk.executing(task_id)
     await view(desk, task_id, 1.0)
     waits: list[asyncio.Task[Any]] = [
         asyncio.create_task(view(desk, task_id, 20)) for _ in range(20)

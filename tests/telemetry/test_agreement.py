@@ -10,7 +10,6 @@ import pytest_asyncio
 
 from app.runs.model import Outcome
 from tests import fakes, faults, wire
-from tests.service import until
 from tests.telemetry.holding import LONG_S, Holding
 from tests.telemetry.watched import ERRORS, Watched, root_of, watched
 
@@ -265,7 +264,7 @@ async def test_signals_agree_on_a_disconnect(signals: Watched, kind: str) -> Non
     async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}", question="q"))
         run_id = await signals.held(agent, "tool:nap", 2)
-    await until(lambda: run_id not in signals.desk.service.runner.in_flight)
+    await signals.desk.not_executing(run_id)
     await agree(signals, agent, run_id, None, Outcome.DISCONNECTED, (1, 2))
 
 

@@ -9,7 +9,6 @@ import pytest_asyncio
 
 from app.runs.model import Outcome
 from tests import fakes, wire
-from tests.service import until
 from tests.streams.reading import StreamEvent, parse
 from tests.telemetry.holding import Holding
 from tests.telemetry.test_agreement import _agents, agree
@@ -91,8 +90,8 @@ async def test_signals_agree_on_a_disconnected_stream(signals: Watched, kind: st
     async with wire.connection(signals.desk.url) as (_, writer):
         writer.write(wire.ask(f"/agents/{agent}/stream", question="q"))
         run_id = await signals.held(agent, "tool:nap", 2)
-    await until(lambda: run_id not in signals.desk.service.runner.in_flight)
+    await signals.desk.not_executing(run_id)
     await agree(signals, agent, run_id, None, Outcome.DISCONNECTED, (1, 2), mode="stream")
     # The response emits the end of its reader, which may be later than that of the run.
-    samples = await signals.until(lambda s: s.total("agent_stream_connections") == 0)
+    samples = await signals.without("agent_stream_connections")
     assert samples.total("agent_stream_disconnects_total", agent=agent, reason="left") == 1

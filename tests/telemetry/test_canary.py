@@ -12,7 +12,6 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from tests import fakes, faults, wire
-from tests.service import until
 from tests.telemetry.watched import OPENMETRICS, Watched, watched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -190,7 +189,7 @@ async def test_no_content_of_cancelled_and_disconnected_runs(signals: Watched, k
             wire.ask(f"/agents/hangs-{kind}?q={CANARY['query']}", question=CANARY["question"])
         )
         await signals.held(f"hangs-{kind}", "tool:hangs")
-    await until(lambda: not signals.desk.service.runner.in_flight)
+    await signals.desk.idle()
     await nothing_leaks(signals, body)
 
 
@@ -229,7 +228,7 @@ async def test_no_content_of_an_abandoned_task() -> None:
     async with watched(agents) as signals:
         await signals.desk.ask()
         gc.collect()
-        await until(lambda: [x for x in signals.log.lines if x.get("error_type") == "ValueError"])
+        await signals.logged(error_type="ValueError")
         await nothing_leaks(signals)
 
 
@@ -250,8 +249,9 @@ async def test_secrets_are_removed_from_lines(signals: Watched) -> None:
     key = "sk-proj-abcdefghijklmnop0123456789"
     logging.getLogger("somebody.elses").warning("sent with %s", key)
     await ask(signals, "tell-langgraph", metadata={"ticket": f"Bearer {key}"})
-    await until(lambda: signals.log.of(logger="somebody.elses", level="warning"))
-    await asyncio.sleep(0.05)
+    assert await signals.logged(logger="somebody.elses", level="warning")
+    logging.getLogger("somebody.elses").warning("the_last")
+    await signals.logged("the_last")  # so all lines before it are written
     assert key not in signals.log.text
 
 

@@ -7,7 +7,6 @@ import pytest
 import pytest_asyncio
 
 from app.telemetry import catalogue
-from tests.service import until
 from tests.telemetry.busy import OPTIONS, agents, exercise
 from tests.telemetry.watched import Scrape, Watched, parsed, watched
 
@@ -108,7 +107,7 @@ async def test_counters_start_at_zero(signals: Watched) -> None:
     assert samples.all("agent_log_records_dropped_total")
     # Zero, unless the machine itself stood still: then as many as were logged.
     blocked = samples.total("agent_event_loop_blocked_total")
-    await until(lambda: len(signals.log.of("event_loop_blocked")) >= blocked)
+    await signals.logged("event_loop_blocked", int(blocked))
     assert samples.all("agent_event_loop_blocked_total")
 
 

@@ -113,12 +113,9 @@ async def test_unknown_method_is_other(signals: Watched) -> None:
     for method in ("PROPFIND", "REPORT", "TRACE"):
         await wire.exchange(signals.desk.url, wire.request(method, "/agents"))
     name = "http_server_request_duration_seconds_count"
-    samples = await signals.until(
-        lambda s: (
-            s.total(name, method=catalogue.OTHER) == 3
-            and s.total(OVERFLOW, label="method") >= before + 3
-        )
-    )
+    await signals.counted(name, at_least=3, method=catalogue.OTHER)
+    samples = await signals.counted(OVERFLOW, at_least=before + 3, label="method")
+    assert samples.total(name, method=catalogue.OTHER) == 3
     assert samples.total(OVERFLOW, label="method") == before + 3
 
 
@@ -128,12 +125,8 @@ async def test_unknown_route_is_other(signals: Watched) -> None:
     for number in range(30):
         await signals.desk.client.get(f"/made-up-{number}")
     name = "http_server_request_duration_seconds_count"
-    samples = await signals.until(
-        lambda s: (
-            s.total(name, route=catalogue.OTHER) >= 30
-            and s.total(OVERFLOW, label="route") >= before + 30
-        )
-    )
+    await signals.counted(name, at_least=30, route=catalogue.OTHER)
+    samples = await signals.counted(OVERFLOW, at_least=before + 30, label="route")
     assert not [s for s in samples.samples if "made-up" in str(s.labels)]
     assert samples.total(OVERFLOW, label="route") == before + 30
 

@@ -34,7 +34,7 @@ async def test_wasted_time_and_tokens(signals: Watched) -> None:
     before = await signals.scrape()
     asking = asyncio.ensure_future(signals.desk.ask(agent="nap"))
     await signals.held("nap", "tool:nap")
-    await asyncio.sleep(0.2)
+    await signals.counted("agent_run_oldest_age_seconds", 0.2, agent="nap", state="running")
     await signals.desk.times_out("nap", "tool:nap")
     took = (await asking).json()["timings"]
     after = await signals.scrape()
@@ -116,10 +116,11 @@ async def test_gauges_show_a_hanging_run(signals: Watched) -> None:
     samples = await signals.scrape()
     assert samples.nonzero("agent_runs_in_flight") == {("nap", "sync", "running"): 1.0}
     first = samples.total("agent_run_oldest_age_seconds", agent="nap", state="running")
-    await asyncio.sleep(0.2)
-    samples = await signals.scrape()
+    samples = await signals.counted(
+        "agent_run_oldest_age_seconds", at_least=first + 0.15, agent="nap", state="running"
+    )
     later = samples.total("agent_run_oldest_age_seconds", agent="nap", state="running")
-    assert first + 0.15 < later <= time.monotonic() - began
+    assert later <= time.monotonic() - began
     await signals.desk.times_out("nap", "tool:nap")
     await asking
     samples = await signals.scrape()
@@ -128,7 +129,7 @@ async def test_gauges_show_a_hanging_run(signals: Watched) -> None:
 
 
 async def test_abandoned_threads_and_tasks_are_counted(signals: Watched, holding: Holding) -> None:
-    """Threads and tasks that outlive their runs are counted exactly, until they end."""
+    """Threads and tasks that outlive their runs are counted exactly, as long as they go on."""
     called = ("block", "block", "stubborn")
     runs = [asyncio.ensure_future(signals.desk.ask(agent=agent)) for agent in called]
     started = holding.started
@@ -173,5 +174,6 @@ async def test_requests_are_counted_by_route_method_and_status(signals: Watched)
         {"route": "_other", "method": "GET", "status": "404"},
         {"route": "/metrics", "method": "GET", "status": "200"},
     )
-    samples = await signals.until(lambda s: all(s.total(name, **labels) >= 1 for labels in wanted))
+    for labels in wanted:
+        samples = await signals.counted(name, 1, **labels)
     assert "made-up" not in {s.labels["route"] for s in samples.all(name)}

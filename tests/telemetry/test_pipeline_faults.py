@@ -13,7 +13,6 @@ from langchain_core.messages import AIMessage
 from app.runs.events import Event, RunFinished
 from app.telemetry.fanout import Fanout
 from tests import fakes, otlp
-from tests.service import until
 from tests.telemetry.watched import Watched, watched
 
 RUNS = 60
@@ -72,7 +71,7 @@ async def test_unreachable_collector_delays_no_request(nowhere: str) -> None:
         assert queued(signals) <= QUEUE
         samples = await signals.scrape()
         assert samples.total(DROPPED, reason="queue_full") > 0
-        await signals.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
+        await signals.counted(DROPPED, reason="export_failed")
         assert (await signals.scrape()).total(DROPPED) <= made
         began = time.monotonic()
     assert time.monotonic() - began < 15
@@ -88,7 +87,7 @@ async def test_hanging_collector_delays_no_request() -> None:
             made = await ask_many(signals)
             assert queued(signals) <= QUEUE
             # What waits and what is on its way is not lost yet; a span ends after its answer came.
-            samples = await signals.until(lambda s: s.total(DROPPED) >= made - QUEUE - 10)
+            samples = await signals.counted(DROPPED, at_least=made - QUEUE - 10)
             assert samples.total(DROPPED) <= made
             assert not signals.desk.service.runner.in_flight
             collector.hangs.clear()
@@ -99,7 +98,7 @@ async def test_spans_are_resent_after_a_503() -> None:
     with otlp.receiver(503) as collector:
         async with watched(_agents(), collector=collector, level="info") as signals:
             made = await ask_many(signals)
-            await until(lambda: len(collector.spans) == made, 30)
+            await signals.delivered(made)
             assert (await signals.scrape()).total(DROPPED) == 0
     assert len({span.span_id for span in collector.spans}) == made
     assert collector.answers == []
@@ -111,7 +110,8 @@ async def test_refused_spans_are_counted_as_lost() -> None:
         async with watched(_agents(), collector=collector, level="info") as signals:
             made = await ask_many(signals)
             await signals.flush()
-            await signals.until(lambda s: s.total(DROPPED, reason="export_failed") == made)
+            samples = await signals.counted(DROPPED, at_least=made, reason="export_failed")
+            assert samples.total(DROPPED, reason="export_failed") == made
 
 
 async def test_shutdown_delivers_every_ended_span() -> None:
@@ -168,9 +168,8 @@ async def test_degradation_is_logged_once(nowhere: str) -> None:
     variables = {**SMALL, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere}
     async with watched(_agents(), variables=variables, level="info") as signals:
         await ask_many(signals)
-        await signals.until(lambda s: s.total(DROPPED, reason="export_failed") > 0)
-        await until(lambda: signals.log.of("telemetry_degraded", level="warning"))
-        of_spans = len(signals.log.of("telemetry_degraded", level="warning"))
+        await signals.counted(DROPPED, reason="export_failed")
+        of_spans = len(await signals.logged("telemetry_degraded", level="warning"))
         emit = signals.desk.pipeline.emit
         assert isinstance(emit, Fanout)
         emit.add("logs", broken)
@@ -192,7 +191,7 @@ async def test_span_with_an_invalid_name_loses_no_other() -> None:
         whole.end()
         await signals.flush()
         assert await signals.trace_of(run_id)
-        await until(lambda: "whole" in {span.name for span in signals.collector.spans})
+        await signals.delivered(name="whole")
         assert (await signals.scrape()).nonzero(DROPPED) == {("export_failed",): 1.0}
 
 

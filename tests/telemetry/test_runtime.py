@@ -99,12 +99,17 @@ async def test_short_block_is_lag_only(signals: Watched) -> None:
     await until_counted_and_reported(signals)
 
 
+async def lagged(signals: Watched, times: int) -> Scrape:
+    """The samples, once the loop was late by a second so many times."""
+    return await signals.until(lambda samples: late(samples, "1.0") >= times)
+
+
 async def test_each_block_is_counted(signals: Watched, hog: Hog) -> None:
     """Each block of the loop is counted."""
     await signals.desk.ask(agent="hog")
-    await signals.until(lambda samples: late(samples, "1.0") >= 1)  # the loop turns again
+    await lagged(signals, times=1)  # the loop turns again
     await signals.desk.ask(agent="hog")
-    await signals.until(lambda samples: late(samples, "1.0") >= 2)
+    await lagged(signals, times=2)
     assert len(hog.reported()) == 2
     await until_counted_and_reported(signals)
 

@@ -16,7 +16,6 @@ from opentelemetry.trace import SpanKind
 
 from tests import fakes
 from tests.otlp import Received
-from tests.service import until
 from tests.telemetry.watched import Watched, parent_of, root_of, watched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -266,8 +265,7 @@ async def test_span_of_a_run_has_the_contract_attributes(signals: Watched, kind:
 async def test_span_has_its_resource(signals: Watched) -> None:
     """Every span names its service, version and instance."""
     await signals.desk.ask(agent="calls_out-langgraph")
-    await until(lambda: signals.collector.spans)
-    for span in signals.collector.spans:
+    for span in await signals.delivered():
         assert span.resource["service.name"] == "watchkeeper"
         assert span.resource["service.version"]
         assert span.resource["service.instance.id"]

@@ -26,6 +26,7 @@ from app.telemetry.stream import LineWriter
 from tests import otlp
 from tests.otlp import Received, Receiver
 from tests.service import Served, served, until
+from tests.waiting import came_true
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 ERRORS = ("timeout", "iteration_limit", "failed")
@@ -167,6 +168,30 @@ class Watched:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         return samples
+
+    async def counted(self, name: str, at_least: float = 1, **labels: str) -> Scrape:
+        """The samples, once those of a metric with these labels add up to so much."""
+        return await self.until(lambda samples: samples.total(name, **labels) >= at_least)
+
+    async def without(self, name: str, **labels: str) -> Scrape:
+        """The samples, once those of a gauge with these labels are 0."""
+        return await self.until(lambda samples: samples.total(name, **labels) == 0)
+
+    async def logged(self, event: str = "", count: int = 1, **fields: Any) -> list[Any]:
+        """The log's lines of an event with these fields, once there are so many."""
+        await came_true(
+            lambda: len(self.log.of(event, **fields)) >= count, f"{count} lines {event} {fields}"
+        )
+        return self.log.of(event, **fields)
+
+    async def delivered(self, count: int = 1, name: str | None = None) -> list[Received]:
+        """The collector's spans, of one name or of all, once there are so many."""
+
+        def spans() -> list[Received]:
+            return [s for s in self.collector.spans if name in (None, s.name)]
+
+        await came_true(lambda: len(spans()) >= count, f"{count} spans {name or ''}")
+        return spans()
 
     async def flush(self) -> None:
         """Deliver every span that has ended."""
