@@ -68,15 +68,15 @@ class EventStream(Response):
         """Serve the reader until the end of the events, or until it is lost."""
         run_id, agent = self._ids["run_id"], self._ids["agent"]
         self._emit(StreamOpened(run_id=run_id, agent=agent, at=self._opened_at))
-        reading = asyncio.create_task(self._send_all(send), name=f"stream {run_id}")
+        sending = asyncio.create_task(self._send_all(send), name=f"stream {run_id}")
         leaving = asyncio.create_task(disconnected(receive), name=f"reader {run_id}")
         reason = "left"
         try:
-            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reason = reading.result()
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                reason = sending.result()
         finally:
-            reading.cancel()
+            sending.cancel()
             leaving.cancel()
             if reason != "completed":
                 self._on_reader_lost()
@@ -90,11 +90,11 @@ class EventStream(Response):
                 )
             )
         if reason == "stalled" and connection.abort(scope):
-            with suppress(TimeoutError):  # the server must notice before this returns
+            with suppress(TimeoutError):  # wait until the server has noticed the abort
                 await asyncio.wait_for(disconnected(receive), _ABORT_S)
 
     async def _send_all(self, send: Send) -> str:
-        """Send all pieces. Return why it ended: completed or stalled."""
+        """Send all pieces. Return why the stream ended: `completed` or `stalled`."""
         try:
             headers = self.raw_headers
             start = {"type": "http.response.start", "status": 200, "headers": headers}
@@ -123,7 +123,10 @@ class EventStream(Response):
 
 
 class RunStream(EventStream):
-    """Sends the events of a run of this process after an id, up to its `end`."""
+    """Sends the events of a run in this process: those after the id `after`, up to `end`.
+
+    It awaits `before_end` before it sends the last piece.
+    """
 
     def __init__(
         self,
@@ -139,12 +142,12 @@ class RunStream(EventStream):
         self._run = run
         self._ring = run.ring
         self._before_end = before_end
-        self._after = min(after, self._ring.last_id)  # no reader has read future events
+        self._after = min(after, self._ring.last_id)  # an unknown later id counts as the last
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the events of the ring, in pieces that a slow reader can read in time."""
         while True:
-            closed = self._ring.closed  # read first, so that no earlier entry is missed below
+            closed = self._ring.closed  # before `since`, so that no entry is missed
             waiting = self._ring.since(self._after)
             entries = waiting[:_MAX_ENTRIES]
             body = b"".join(self._encoded(entries))
@@ -181,7 +184,7 @@ class Replay(EventStream):
         self._stored = stored
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """`run`, the whole answer as one `token`, `end`; `error` and `end` if the run failed."""
+        """Yield one piece: `run`, the answer as one `token` (or the `error`), and `end`."""
         stored = dict(self._stored)
         start = {name: stored.get(name) for name in ("run_id", "trace_id", "agent", "demo")}
         limits = {"deadline_s": None, "iteration_limit": stored.get("iteration_limit")}
@@ -195,5 +198,5 @@ class Replay(EventStream):
 
 
 def event(name: str, data: Mapping[str, Any], number: int) -> bytes:
-    """One event. Its JSON is ASCII on a single line, so no text can forge another event."""
+    """Return one event as bytes. Its JSON is one ASCII line, so no text can forge an event."""
     return format_sse_event(data_str=json.dumps(data), event=name, id=str(number))

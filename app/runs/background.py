@@ -1,8 +1,8 @@
 """Executes stored runs: each attempt is a run like any other, and `Log` stores its events.
 
 `Log` writes the events in rows, a few times a second and before each tool call. The store accepts
-a row only from the run's owner, so writing is the fence as well: a process that no longer owns a
-run stops before the next tool call.
+a row only from the run's owner. A process that no longer owns a run therefore stops it before the
+next tool call.
 """
 
 import asyncio
@@ -77,9 +77,9 @@ class Background:
         return Result(ended.outcome, body, lambda: self._render(run, ending.as_not_storable(ended)))
 
     async def _record_stop(self, run: Run, body: Body) -> None:
-        """Store how the cancelled run ended. That it was cancelled is stored already."""
+        """Store how the cancelled run ended. The store already has the cancellation."""
         stuck = self._runner.is_stuck(run)
-        with suppress(StoreUnavailable):  # its callers then read that it is still stopping
+        with suppress(StoreUnavailable):  # a DELETE then returns `still_stopping`
             await retry_until_available(
                 lambda: self._record_stopped(run.id, body, stuck=stuck), attempts=_REPORT_ATTEMPTS
             )
@@ -92,7 +92,7 @@ class Background:
 
 
 class Log:
-    """Writes the events of one attempt to the store, in order."""
+    """Writes the events of one attempt to the store, in order. It is the `Fence` of the run too."""
 
     def __init__(self, attempt: Attempt, stop_run: Callable[[RunError], None]) -> None:
         self.claim_token = attempt.claim_token
@@ -100,6 +100,7 @@ class Log:
         self._stop_run = stop_run
         self._loop = asyncio.get_running_loop()
         self._writing: asyncio.Task[bool | RunError | StoreUnavailable] | None = None
+        # Counts of what is stored, over all attempts. `_written` is an id in this attempt's ring.
         self._rows = len(attempt.log)
         self._events = sum(len(row["events"]) for row in attempt.log)
         self._written = 0
@@ -147,13 +148,13 @@ class Log:
         Raises HandedOver if another process owns the run, Cancelled if it was cancelled before.
         """
         await self._until_stored(lambda: self._attempt.end(outcome))
-        with suppress(NotStorable):  # the outcome is stored; the log does without its last events
+        with suppress(NotStorable):  # the outcome is stored, so the last events may be missing
             await self._until_stored(self._write)
 
     async def _until_stored(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Retry while the store is unavailable; stop the run on any other refusal.
+        """Retry while the store is unavailable. Stop the run if the store refuses.
 
-        Those are final: cancelled, owned by another process, or not storable.
+        A refusal is final: cancelled, owned by another process, or not storable.
         """
         try:
             await retry_until_available(work)
@@ -169,11 +170,11 @@ class Log:
         return True
 
     async def _write(self) -> bool:
-        """Write a row; false if there was nothing to write. A cancelled caller stops no write."""
+        """Write a row; false if nothing was new. The write goes on if the caller is cancelled."""
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_row(), name="row of a log")
         else:
-            await asyncio.wait({self._writing})  # it does not contain the newest events
+            await asyncio.wait({self._writing})  # that row lacks the newest events
             return await self._write()
         written = await asyncio.shield(self._writing)
         if isinstance(written, bool):
@@ -181,7 +182,7 @@ class Log:
         raise written
 
     async def _write_row(self) -> bool | RunError | StoreUnavailable:
-        """Return a refusal instead of raising it: the caller may have been cancelled."""
+        """Return a refusal instead of raising it: a cancelled caller would not retrieve it."""
         run = self._run
         assert run is not None
         entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]

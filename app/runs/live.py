@@ -62,7 +62,7 @@ class Ended:
 
 
 class Run:
-    """One run. Only the runner changes it; `record` may be called from any thread."""
+    """One run. The runner changes it on the loop; any thread may call `record` and `on_token`."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Run:
         self.progress = Progress(self.arrived_at, clock)
         self.trace: str | None = None
         self.transcript = Transcript(run_id, agent, self.progress, loop)
-        # True once the run has a slot, false if it ended before.
+        # True once the run has started, false if it ended before that.
         self.admitted: asyncio.Future[bool] = loop.create_future()
         self.context = copy_context()
         self.context.run(current.set, Current(run_id, self.deadline, clock))
@@ -96,9 +96,10 @@ class Run:
         self.ticket: Ticket | None = None
         self.task: asyncio.Task[AgentAnswer] | None = None
         self.timers: list[asyncio.TimerHandle] = []
+        # Why the run is being stopped, and what it waited for when the stop began.
         self.stopping: RunError | None = None
         self.phase_at_stop: Phase | None = None
-        # Only a background run has these two.
+        # The runner sets these three for a background run only.
         self.attempt: Attempt | None = None
         self.fence: Fence | None = None
         self.find_trace: Callable[[], str | None] = lambda: None
@@ -112,13 +113,13 @@ class Run:
 
     @property
     def trace_id(self) -> str | None:
-        """The trace id of its request; `trace` is the whole W3C header."""
+        """The trace id in `trace`, which has the form of the W3C header."""
         return self.trace.split("-")[1] if self.trace else None
 
     def record(self, fact: Event, *, counts: bool = True) -> None:
-        """Add a fact to the progress, the sinks and the transcript. Ignored after the final fact.
+        """Add a fact to the progress and the transcript, and emit it.
 
-        A fact that does not count goes to the sinks alone.
+        With `counts=False` only emit it. After the final fact, do nothing.
         """
         with self._lock:
             if self.state is State.FINISHED:
@@ -131,7 +132,7 @@ class Run:
             self.progress.add(fact)
             self._emit(fact)
             if isinstance(fact, RunStarted) and self.trace is None:
-                self.trace = self.find_trace()  # a background run has no request, so its own span
+                self.trace = self.find_trace()  # no request: the span that this fact started
             self.transcript.add(fact, self.trace_id)
 
     def on_token(self, token: Token) -> None:
@@ -141,7 +142,7 @@ class Run:
                 self.transcript.add_token(token)
 
     def settle_text(self, answer: str) -> None:
-        """Correct the text that readers have if it is not the answer."""
+        """Correct the text that readers have received, if it differs from the answer."""
         with self._lock:
             self.transcript.settle(answer)
 
@@ -162,7 +163,7 @@ class Run:
             return self.progress.timings()
 
     def snapshot(self, steps_reported: int) -> dict[str, Any]:
-        """The snapshot for another attempt, with the steps since the last `steps_reported`."""
+        """The snapshot for the next attempt, with the steps after the first `steps_reported`."""
         with self._lock:
             return snapshot.of(self.progress, steps_reported, content=self.request.include_steps)
 

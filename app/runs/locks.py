@@ -1,4 +1,4 @@
-"""The locks of a run in flight: on its Idempotency-Key, and on the thread that it continues."""
+"""The locks of a run in flight: on its Idempotency-Key and on its conversation (`thread_id`)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,9 +16,10 @@ from app.runs.tasks import Body, fingerprint
 # A lease ends this long after the deadline, so the locks of a process that dies expire.
 _SLACK_S = 5.0
 _CLOSE_S = 5.0
-# The longest delay of an answer by a slow release, within the deadline.
+# An answer waits at most this long for a slow release, and at most this long past the deadline.
 _WAIT_S = 1.0
 _PAST_DEADLINE_S = 0.15
+# The outcomes that are replayed to a repeat with the same key.
 _REMEMBERED = (Outcome.COMPLETED, Outcome.ITERATION_LIMIT, Outcome.FAILED)
 
 # Renders the body that callers read once the run has ended.
@@ -49,7 +50,7 @@ class RunLocks:
         body_fingerprint: str,
         run_id: str,
     ) -> Body | None:
-        """Acquire the locks of a run. Return the body to replay if a run with its key has answered.
+        """Acquire the locks of a run. Return the body to replay if a run with its key has ended.
 
         Raises InFlight, KeyReused, or StoreUnavailable if the store does not answer within the
         timeout of the request.
@@ -78,7 +79,7 @@ class RunLocks:
             await self._threads.acquire(agent, thread_id, run_id, lease_s)
         except (InFlight, StoreUnavailable, asyncio.CancelledError) as refused:
             releasing = self._start(run_id, self._release(agent, key, None, run_id, deadline))
-            if isinstance(refused, InFlight):  # otherwise no caller waits for the answer
+            if isinstance(refused, InFlight):  # else the store is unavailable, or the caller left
                 await asyncio.wait({releasing}, timeout=_WAIT_S)
             raise
 
@@ -96,14 +97,14 @@ class RunLocks:
     async def wait_until_released(self, run: Run) -> None:
         """Wait until an ended run has released its locks, so that its caller may ask again at once.
 
-        A slow store delays nobody past the deadline.
+        Waits for _WAIT_S at most, and not longer than _PAST_DEADLINE_S past the deadline.
         """
         if (releasing := self._releasing.get(run.id)) is not None:
             remaining_s = run.deadline + _PAST_DEADLINE_S - self._clock.monotonic()
             await asyncio.wait({releasing}, timeout=max(0.0, min(_WAIT_S, remaining_s)))
 
     async def _settle(self, run: Run, key: str | None) -> None:
-        """Store the body under the key first, so that a repeat is not executed again."""
+        """Wait for the end, store its body under the key for repeats, then release the locks."""
         ended = await asyncio.shield(run.ended)
         agent, keys, deadline = run.agent.name, self._keys, run.deadline + _SLACK_S
         if key is not None and keys is not None and _is_remembered(ended):
@@ -115,7 +116,7 @@ class RunLocks:
     async def _release(
         self, agent: str, key: str | None, thread_id: str | None, run_id: str, deadline: float
     ) -> None:
-        """Release both locks; retry until the leases expire by themselves."""
+        """Release both locks. While the store is unavailable, retry until the leases expire."""
         keys = self._keys
         if key is not None and keys is not None:
             name = fingerprint(agent, key)

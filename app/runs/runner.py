@@ -47,7 +47,7 @@ GRACE_S = 0.1
 
 
 class Runner:
-    """Owns every run of this process from its arrival until its last task or thread has stopped."""
+    """Drives the runs of this process, and counts work that outlives its run."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Runner:
         clock: Clock = SYSTEM,
     ) -> None:
         self.admission = admission
+        # Readiness is red while `leaving`; new runs are refused while `draining`.
         self.leaving = False
         self.draining = False
         self.in_flight: dict[str, Run] = {}
@@ -72,7 +73,7 @@ class Runner:
         self._fault = fault
         self._trace = trace
         self._clock = clock
-        # Tasks that did not stop with their run, and the ids of these runs.
+        # Tasks that did not stop with their run, each with the id of that run.
         self._abandoned: dict[asyncio.Task[AgentAnswer], str] = {}
 
     def start(
@@ -83,9 +84,10 @@ class Runner:
         run_id: str | None = None,
         arrived_at: float | None = None,
     ) -> Run:
-        """Start a run, or queue it; wait for `run.ended`. Its deadline counts from its arrival.
+        """Start or queue a run and return it at once; `run.ended` is its end.
 
-        A refused run ends at once, as `rejected`, with Overloaded or Draining.
+        Its deadline counts from its arrival. A refused run has already ended as `rejected`, with
+        Overloaded or Draining.
         """
         loop = asyncio.get_running_loop()
         run_id = run_id or str(uuid.uuid4())
@@ -108,9 +110,9 @@ class Runner:
         return run
 
     def execute(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:
-        """Start an attempt at a background run; it needs no slot of the admission.
+        """Start an attempt at a background run. It bypasses admission: DBOS limits these runs.
 
-        Its deadline counts from the start of the first attempt, in whatever process.
+        Its deadline counts from the start of the first attempt, even in another process.
         """
         loop = asyncio.get_running_loop()
         arrived_at = self._clock.since(attempt.started_at)
@@ -124,6 +126,7 @@ class Runner:
         self.in_flight[run.id] = run
         run.context.run(self._start_task, run, agent, loop)
         remaining_s = max(0.0, run.deadline - self._clock.monotonic())
+        # Not `run.deadline`: an attempt that starts after it has not hung.
         deadline = self._clock.monotonic() + remaining_s
         run.timers.append(loop.call_later(remaining_s, self._on_deadline, run, deadline))
         return run
@@ -140,7 +143,7 @@ class Runner:
         self._emit_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
     def _on_deadline(self, run: Run, deadline: float) -> None:
-        """Stop the run; if this process hung, another one may have reported its end already."""
+        """Stop the run: timed out, or handed over if this process hung and may have lost it."""
         hung = self._clock.monotonic() - deadline > HUNG_S
         self.stop(run, HandedOver() if hung else DeadlineExceeded())
 
@@ -164,7 +167,7 @@ class Runner:
             raise Draining
 
     def stop(self, run: Run, reason: RunError) -> None:
-        """Stop a run for a reason; it ends within the grace. The first reason counts."""
+        """Stop a run; it ends within GRACE_S. If it is called again, the first reason counts."""
         if run.ended.done() or run.stopping is not None:
             return
         run.phase_at_stop = run.phase()
@@ -193,11 +196,11 @@ class Runner:
         return bool(leftover.threads or leftover.tasks)
 
     async def drain(self, notice_s: float, timeout_s: float) -> None:
-        """Stop in an orderly way.
+        """Refuse new runs, let those in flight finish, and stop the rest.
 
         For `notice_s` readiness is red but new runs are still accepted, since load balancers
-        notice it late. Then new and queued runs are refused, running ones may finish within
-        `timeout_s`, and the rest is stopped.
+        notice it late. Then new and queued runs are refused, and running ones may finish within
+        `timeout_s`. After that background runs are handed over, and the others are stopped.
         """
         self.leaving = True
         await asyncio.sleep(notice_s)
@@ -254,7 +257,7 @@ class Runner:
         ending.forbid_repeats(run, error)
         outcome = ending.outcome(answer, error)
         phase = (run.phase_at_stop or run.phase()) if error is not None else None
-        # In the run's own context, so that its final facts belong to its trace.
+        # Emit in the run's own context, so that its final facts belong to its trace.
         ended = run.context.run(self._emit_end, run, outcome, answer, error, phase)
         del self.in_flight[run.id]
         run.ended.set_result(ended)

@@ -1,7 +1,7 @@
 """Statements that only the owner of a run may execute. Each checks ownership in its transaction.
 
-The engine gives each attempt at a run a new claim token. A process that lost the run has an old
-token, so its statements are refused, even if it owns the run again.
+DBOS creates a new claim token for each attempt at a run. The statements of an earlier attempt are
+refused, even if the same process executes the next attempt.
 """
 
 import json
@@ -18,8 +18,8 @@ from app.tasks.rows import FINISHED, LOG, STUCK, TRACE
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
-# For code with its own connection to PostgreSQL: locks the row of an owned run, by id and claim
-# token, until the end of the transaction.
+# For code with its own connection to PostgreSQL: locks the row of a run until the end of the
+# transaction. Returns no row unless the run has this id and this claim token.
 HELD = (
     "select 1 from dbos.workflow_status"
     " where workflow_uuid = %s and status = 'PENDING' and owner_xid = %s for share"
@@ -28,10 +28,11 @@ HELD = (
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """An owned run. Its methods block.
+    """A run that an attempt with `token` in `process` owns, or owned. Its methods block.
 
-    They raise Cancelled if the run was cancelled and this process has to report its end. They raise
-    HandedOver if another process owns the run, or owned it when it was cancelled.
+    They raise Cancelled if the run was cancelled and `process` has to report its end. They raise
+    HandedOver if another process owns the run, or owned it when it was cancelled. `record_stop`
+    needs no token, and `process` may then be a dead one.
     """
 
     store: Store
@@ -41,7 +42,7 @@ class Owned:
     process: str | None
 
     def check(self) -> None:
-        """Make sure that this process still owns the run."""
+        """Raise unless this attempt still owns the run."""
         with self.store.worker.begin() as connection:
             self._check(connection)
 
@@ -75,15 +76,15 @@ class Owned:
     def end(self, attributes: Mapping[str, Any]) -> None:
         """Store how the run ended. This end is final.
 
-        It overrides a cancellation whose result no process has reported. Once callers have read
-        `cancelled`, which takes STOP_S seconds, the cancellation is final.
+        It overrides a cancellation of the last STOP_S seconds whose result no process has reported.
+        After that callers read `cancelled`, and it stays so.
         """
         cancelled_at = self.tables.runs.c.attributes[FINISHED].as_float()
         in_time = sa.and_(self._unreported(), cancelled_at > time.time() - STOP_S)
         ended = self.tables.merging(sa.or_(self._mine(), in_time), attributes)
         with self.store.worker.begin() as connection:
-            owned = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
-            if connection.execute(owned).rowcount != 1:
+            restored = ended.values(status="PENDING", owner_xid=self.token, completed_at=None)
+            if connection.execute(restored).rowcount != 1:
                 self._refuse(connection)
 
     def requeue_own(self) -> None:
@@ -92,7 +93,7 @@ class Owned:
             connection.execute(self.tables.requeueing(self._mine()))
 
     def record_stop(self) -> bool:
-        """Report that a cancelled run no longer executes here.
+        """Store that `process` no longer executes this cancelled run.
 
         Returns false if it was not cancelled, or if its end is already reported.
         """
@@ -115,7 +116,7 @@ class Owned:
         raise Cancelled
 
     def _unreported(self) -> sa.ColumnElement[bool]:
-        """It was cancelled while it executed here, and nobody has reported its end."""
+        """The run was cancelled while `process` owned it, and its end is not reported yet."""
         run = self.tables.runs.c
         return sa.and_(
             run.workflow_uuid == self.task_id,
@@ -135,7 +136,7 @@ class Owned:
 def requeue(
     store: Store, tables: Tables, row: Mapping[str, Any], attributes: Mapping[str, Any]
 ) -> bool:
-    """Requeue a run whose owner is dead, and merge attributes into its row.
+    """Take the run of a row from its owner: requeue it, and merge attributes into its row.
 
     Returns false, and changes nothing, if the run was cancelled, ended or taken over since its row
     was read.
@@ -151,7 +152,7 @@ def requeue(
 def lose(
     store: Store, tables: Tables, row: Mapping[str, Any], attributes: Mapping[str, Any]
 ) -> bool:
-    """End a run whose owner is dead as lost. Returns false as `requeue` does."""
+    """End the run of a row as lost. Returns false in the same cases as `requeue`."""
     losing = tables.losing(_unchanged(tables, row), attributes)
     with store.calls.begin() as connection:
         return connection.execute(losing).rowcount == 1

@@ -1,7 +1,7 @@
 """Supervises the store from one thread: dead processes, cancelled runs, the length of queues.
 
-The engine recovers only runs of a process of the same name. Here every process finds runs whose
-owner is dead and requeues them, so that any process can take them over.
+DBOS itself recovers a run only in a process with the name of its owner. Here any process that
+executes runs requeues those of dead or hanging owners, and any such process takes them over.
 """
 
 import threading
@@ -34,7 +34,7 @@ _PURGE_AT_ONCE = 500
 _OWN_LOCK_TIMEOUT_S = 5.0
 # Owned by this process but not executing for this long: orphaned.
 _ORPHAN_S = 10.0
-# A run that kills every process must end: it is taken over this often without a new iteration.
+# A run that kills every process must end: at most so many takeovers without a new iteration.
 MAX_TAKEOVERS_WITHOUT_PROGRESS = 10
 
 
@@ -42,22 +42,25 @@ MAX_TAKEOVERS_WITHOUT_PROGRESS = 10
 class Hooks:
     """Functions that the supervisor calls, on its own thread."""
 
-    # A run that executes here was cancelled (true), or another process owns it (false).
+    # Stop a run that executes here: it was cancelled (true), or this process lost it (false).
     stop: Callable[[str, bool], None] = lambda task_id, cancelled: None
-    # A run of a dead process, with its agent, was requeued.
+    # A run was requeued for any of the reasons of `recover`: its id and its agent.
     recovered: Callable[[str, str], None] = lambda task_id, agent: None
-    # A run without a worker was lost or cancelled, so no worker reports its end.
+    # Report the end of a run that was lost or cancelled, since no worker reports it.
     ended_without_worker: Callable[[str, RunError], None] = lambda task_id, error: None
-    # Delete the steps of these runs: no attempt needs them.
+    # Delete the graph checkpoints of these runs: no attempt needs them.
     delete_steps: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
-    # Delete everything of ours that is older than that moment.
+    # Delete old rows of our own tables; the moment is in seconds since the epoch.
     purge: Callable[[float], None] = lambda before: None
-    # A check failed by a fault of ours. The supervisor goes on.
+    # A check raised an unexpected error. The supervisor continues.
     failed: Callable[[BaseException], None] = lambda error: None
 
 
 class Supervisor:
-    """One for each process that has the store open."""
+    """One for each process that has the store open.
+
+    It deletes runs `keep_s` after their end. With `works=False` this process takes no runs over.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Supervisor:
         self._works = works
         self._own = locks_of(store)
         self._probe = locks_of(store)
+        # When they were first seen: processes with a free lock, and overdue runs with their token.
         self._suspects: dict[str, float] = {}
         self._late: dict[tuple[str, str | None], float] = {}
         self._next_stats = self._next_purge = 0.0
@@ -107,7 +111,7 @@ class Supervisor:
     def acquire_own_lock(self) -> None:
         """Acquire the lock of this process. Blocks. Raises StoreUnavailable after a timeout."""
         self._probe.sweep()
-        # Another process that sweeps has the lock for a moment, or has removed its file.
+        # A sweep of another process may hold this lock for a moment, or remove its file.
         wait_for_lock(lambda: self._own.acquire(self._process), _OWN_LOCK_TIMEOUT_S)
 
     def start(self) -> None:
@@ -176,7 +180,7 @@ class Supervisor:
                 self._hooks.stop(task_id, task_id in cancelled)
 
     def _tidy(self) -> None:
-        """Delete the steps of runs that ended here, and requeue runs that are orphaned here."""
+        """Delete the checkpoints of runs that ended here, and requeue orphans of this process."""
         self._delete_steps_of_ended()
         self._requeue_orphans()
 
@@ -191,7 +195,7 @@ class Supervisor:
         self._delete_steps(list(ended))
 
     def _requeue_orphans(self) -> None:
-        """A result that could not be written, as on a full disk, leaves a run without a worker."""
+        """Requeue runs of this process whose result it could not store, as on a full disk."""
         now = time.monotonic()
         rows_here = self._tables.of_process(self._store.calls, self._process)
         owned = {row["workflow_uuid"]: row for row in rows_here}
@@ -206,7 +210,7 @@ class Supervisor:
         self._orphans = {i: since for i, since in self._orphans.items() if i in idle}
 
     def _delete_steps(self, ids: Sequence[str]) -> None:
-        """Delete steps, again in the next round if it fails. Reports only the first failure."""
+        """Delete checkpoints; the next round retries a failure. Reports only the first one."""
         if not ids or (self._deleting_steps is not None and not self._deleting_steps.done()):
             return
 
@@ -222,7 +226,7 @@ class Supervisor:
         self._deleting_steps.add_done_callback(done)
 
     def watch_cancellation(self, task_id: str, owner: str) -> None:
-        """Report the end of a cancelled run for its owner, if the owner turns out to be dead."""
+        """From now on, report the end of this cancelled run if its owner is found dead."""
         self._cancellations[task_id] = owner, time.monotonic()
 
     def _report_cancelled_of_dead_processes(self) -> None:
@@ -267,10 +271,10 @@ class Supervisor:
                 self._probe.release(owner)
 
     def _take_over_overdue(self) -> None:
-        """Requeue runs of processes that hang: the next owner ends them at once."""
+        """Requeue runs whose owner hangs: overdue for HUNG_S. The next owner ends them at once."""
         now = time.monotonic()
         rows_late = self._tables.overdue(self._store.calls, time.time())
-        # By claim token: the next owner gets the whole grace period too, also on a slow store.
+        # Keyed by claim token too, so that the next owner gets a new grace period.
         late = {(row["workflow_uuid"], row["owner_xid"]): row for row in rows_late}
         self._late = {claim: self._late.get(claim, now) for claim in late}
         for claim, since in self._late.items():
@@ -278,9 +282,10 @@ class Supervisor:
                 self.recover(late[claim])
 
     def recover(self, row: Mapping[str, Any], *, died: bool = True) -> None:
-        """Requeue a run without a worker. End it as lost if its processes died too often.
+        """Requeue a run whose owner died, hangs, or (`died=False`) could not store its result.
 
-        A run that was cancelled or has ended since its row was read stays unchanged.
+        After too many of the first two without a new iteration, end it as lost. A run that was
+        cancelled or has ended since its row was read stays unchanged.
         """
         task_id, agent, before = row["workflow_uuid"], row["name"], row["attributes"] or {}
         reached = self._tables.reached(self._store.calls, task_id)
@@ -304,5 +309,5 @@ class Supervisor:
             self._next_purge = 0.0  # there is more
         if ids:
             self._client.delete_workflows(ids)
-            self._worker.recently_executed.update(ids)  # the next round deletes their steps
+            self._worker.recently_executed.update(ids)  # for their checkpoints
         self._hooks.purge(before)

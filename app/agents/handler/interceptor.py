@@ -31,8 +31,8 @@ class RunControls:
     """The parts of one run that decide about its calls.
 
     `guards` is None for a handler that only watches. `policies` are the retry policies of the
-    agent's nodes. `direct_tools` are the tools whose results are answers. `interrupted` are the
-    agents that stopped to ask a human.
+    agent's nodes. `direct_tools` are the tools whose results are answers (`return_direct`).
+    `interrupted` are the nested agents that stopped to ask a human.
     """
 
     turns: TurnCounter
@@ -44,7 +44,7 @@ class RunControls:
     interrupted: set[str | None] = field(default_factory=set)
 
     def admit(self, call: PendingModelCall) -> Verdict:
-        """Find which agent makes this call, and decide whether it may. Raises CeilingReached."""
+        """Decide whether the call is a helper's, and whether to make it. Raises CeilingReached."""
         assert call.place is not None
         if not is_final_call.get():
             call.helper = self.turns.is_helper(call, call.place)
@@ -54,7 +54,7 @@ class RunControls:
 
 @dataclass(slots=True)
 class CallInterceptor:
-    """Intercepts a call that is made at this place in the call tree."""
+    """Intercepts the calls that are made at this place in the call tree."""
 
     controls: RunControls
     place: Place
@@ -67,7 +67,7 @@ class CallInterceptor:
     def before_model_call(
         self, model: BaseChatModel, options: dict[str, Any]
     ) -> tuple[PendingModelCall, dict[str, Any], AIMessage | None]:
-        """Return the call, its options, and a reply if the call is not made.
+        """Return the call, its options, and the reply to use instead of making it, if any.
 
         Raises CeilingReached.
         """
@@ -119,7 +119,7 @@ class CallInterceptor:
             self.controls.direct_tools.add(tool.name)
         if self.controls.guards is None:
             return tool
-        # An executor does not handle exceptions of tools.
+        # An AgentExecutor would end on a tool's exception, so its model reads text instead.
         return self.controls.guards.of(
             tool, as_text=isinstance(self.place, AgentRun) and self.place.is_executor
         )
@@ -135,7 +135,7 @@ class CallInterceptor:
         self.controls.interrupted.add(agent)
 
     def failure_message(self, call: Mapping[str, Any], raised: Exception) -> ToolMessage:
-        """Return the message for the model. Re-raises what ends the run or repeats the node."""
+        """Return the message for the model. Re-raises errors that end the run or retry the node."""
         if isinstance(raised, CeilingReached | RunError) or self._node_is_retried(raised):
             raise raised
         return ToolMessage(
@@ -161,7 +161,7 @@ class StreamFilter:
     _merged: AIMessageChunk | None = None
 
     def filter(self, chunk: Any) -> Any:
-        """Return the chunk as the agent reads it."""
+        """Return the chunk for the agent: in the last turn, without tool calls."""
         if not self.call.last or not isinstance(chunk, AIMessageChunk):
             return chunk
         chunk = last_turn.cut(chunk, self.call.kept_tools)
@@ -169,7 +169,7 @@ class StreamFilter:
         return chunk
 
     def closing_chunk(self) -> AIMessageChunk | None:
-        """Return a chunk to append after the stream has ended, if its text was empty."""
+        """Conclude the last turn. Return a chunk to append if its text was empty."""
         if not self.call.last or self._merged is None:
             return None
         limits = self.interceptor.controls.limits

@@ -2,8 +2,8 @@
 
 Callbacks only see the start and end of a call. They cannot remove its tools, do not see its
 cancellation, and cannot catch its exceptions. We therefore wrap, once per process, the methods
-that call chat models and tools, and the ToolNode method that executes one call. Calls without our
-handler among their callbacks are unchanged.
+that call chat models and tools, the ToolNode method that executes one call, and the methods that
+invoke graphs, which may stop at a breakpoint. Calls without our handler are unchanged.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from app.agents.handler.tool_guards import ToolFailed, is_being_cancelled
 T = TypeVar("T")
 
 _MARK = "__watchkeeper__"
-# Patched methods whose wrapper here has another name.
+# Names of methods by wrapper. Other wrappers have the name of their method after an underscore.
 _METHOD_NAMES = {
     "_arun_one": "_arun_one",
     "_run_one": "_run_one",
@@ -43,7 +43,7 @@ class InterceptingHandler(BaseCallbackHandler):
     """A handler that intercepts the calls of its runs."""
 
     def interceptor(self, parent_id: UUID | None) -> CallInterceptor | None:
-        """Return the interceptor of a call inside that chain or tool call."""
+        """Return the interceptor of a call whose parent is that chain or tool call."""
         raise NotImplementedError
 
 
@@ -205,7 +205,7 @@ def _arun(original: Callable[..., Any]) -> Callable[..., Any]:
             return await original(interceptor.guarded(self), tool_input, *args, **kwargs)
         except asyncio.CancelledError as raised:
             if is_being_cancelled():
-                raise
+                raise  # otherwise the tool cancelled itself
             raise ToolFailed(f"Tool {self.name} failed: CancelledError") from raised
         finally:
             in_tool_wrapper.reset(token)

@@ -1,8 +1,8 @@
 """Decides which model calls are turns of the agent, and counts the longest chain of turns.
 
 A call is a turn if its message leaves the node that made it, if a tool that it names runs, or if
-an executor acts on it. That is known only afterwards. Until then every call that is not marked as
-a helper's is presumed to be a turn.
+an AgentExecutor acts on it. Any other call is a helper's, such as a summary that a hook asks for.
+This is known only after the reply; until then an unmarked call is presumed to be a turn.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,7 @@ MAX_STEPS_WITHOUT_MODEL = 25
 
 @dataclass(slots=True, eq=False)
 class ModelReply:
-    """A model's reply that may become a turn."""
+    """A model's reply that may become a turn; `tools` are the tools bound to its call."""
 
     calls: list[ToolCall]
     text: str
@@ -46,8 +46,8 @@ class ModelReply:
 class TurnCounter:
     """Counts the turns of one run.
 
-    `output_tools` are the names of tools for structured output. `reject` reports the name of a
-    tool that the agent called and does not have.
+    `tools` are the root agent's tools known at start, and `output_tools` those for structured
+    output. `reject` reports the name of a tool that the agent called and does not have.
     """
 
     tree: CallTree
@@ -80,12 +80,12 @@ class TurnCounter:
         self._known_ids.update(message.id for message in messages if message.id)
 
     def reject_unknown(self, names: Iterable[str]) -> None:
-        """Report those of these tools that the root agent does not have."""
+        """Report each of these tools that the root agent does not have."""
         names_to_check = [name for name in names if name not in self.output_tools]
         self._reject_unknown(self.tree.root, names_to_check, frozenset())
 
     def is_helper(self, model_call: PendingModelCall, place: Place) -> bool:
-        """Whether a starting call is a helper's, as far as is known now."""
+        """Whether a call that starts is presumed to be a helper's."""
         agent, node = enclosing_agent(place), _node(place)
         if is_marked_helper(model_call.options, node):
             return True
@@ -94,30 +94,30 @@ class TurnCounter:
         usual = agent.usual_tools.get(node)
         if usual is None and node in agent.internal_nodes:
             return True
-        if not usual and not model_call.tools:  # nothing is known about the node or the call
+        if not usual and not model_call.tools:  # no tools are known to compare
             return False
-        had = [agent.tools, self.output_tools]
+        known = [agent.tools, self.output_tools]
         if agent is self.tree.root:
-            had.append(self.tools)
+            known.append(self.tools)
         if usual:
-            had.append(usual)
-        return any(had) and all(map(model_call.tools.isdisjoint, had))
+            known.append(usual)
+        return any(known) and all(map(model_call.tools.isdisjoint, known))
 
     def runs_without_model(self, branch: Branch) -> bool:
-        """Whether its agent runs without LangChain model calls. Inside a tool it may."""
+        """Whether its agent takes turns without LangChain model calls; never so inside a tool."""
         agent = branch.agent
         if enclosing_tool(branch) is not None:
             return False
         return agent.steps_without_model > MAX_STEPS_WITHOUT_MODEL or branch.node in agent.raw_nodes
 
     def step_begins(self, branch: Branch) -> None:
-        """A node without model calls is executed: only its steps bound the run."""
+        """A node without model calls starts: after too many such steps, each counts as a turn."""
         if branch.agent.steps_without_model > MAX_STEPS_WITHOUT_MODEL:
-            branch.agent.steps_without_model -= 1  # once per step, whatever its number of branches
+            branch.agent.steps_without_model -= 1  # parallel branches count once
             self._count(branch, 0)
 
     def model_call_started(self, place: Place, *, helper: bool) -> None:
-        """A model call starts. An earlier text of the same node then counts as a draft."""
+        """A model call starts. If its node returned a text in an earlier step, that was a turn."""
         part: Place | None = place
         while part is not None:
             if isinstance(part, Branch):
@@ -154,7 +154,7 @@ class TurnCounter:
     def branch_ended(self, branch: Branch, output: Any) -> None:
         """A node ended. The messages that leave it are turns."""
         if branch.reply is not None:
-            # Ignored once one of its messages leaves the node, as below.
+            # `is_helper` ignores this once a message leaves the node: it then has usual tools.
             branch.agent.internal_nodes.add(branch.node)
         messages = messages_in(output)
         ai_messages = [message for message in messages if isinstance(message, AIMessage)]
@@ -173,7 +173,7 @@ class TurnCounter:
     def _reply_behind(
         self, message: AIMessage, branch: Branch, answered: set[str]
     ) -> ModelReply | None:
-        """Return the reply behind a message that node code created, or count a raw turn."""
+        """Return the reply that node code rewrote. Without any model call, count the turn here."""
         if branch.reply is not None:
             return cast(ModelReply, branch.reply)
         open_calls = [call["name"] for call in message.tool_calls if call["id"] not in answered]
@@ -195,7 +195,7 @@ class TurnCounter:
         if not message.tool_calls:
             branch.agent.drafts[branch.node] = branch.agent.step
         elif not reply.counted:
-            # If the node answers its own calls and returns output, they are for structured output.
+            # Not a turn: the node itself answers all calls and returns structured output.
             open_calls = [call for call in message.tool_calls if call["id"] not in answered]
             if open_calls or not has_output(output):
                 self._count_reply(branch, reply, [call["name"] for call in open_calls])
@@ -223,7 +223,7 @@ class TurnCounter:
         self._count_reply(place, reply, names)
 
     def executor_acted(self, agent: AgentRun, action: Any) -> None:
-        """An executor acts on a turn: on one message, or on the last text of its model."""
+        """An AgentExecutor acts: count the reply that asked for the action as a turn."""
         log = getattr(action, "message_log", None)
         reply = self._replies.get(log[-1].id or "") if log else agent.last_reply
         if reply is None:  # a text completion model, or a call outside LangChain
@@ -241,7 +241,7 @@ class TurnCounter:
     def _count_reply(self, place: Place, reply: ModelReply, names: list[str]) -> None:
         """Count a reply as a turn."""
         reply.counted = True
-        # If several replies name one call, only this one counts.
+        # Several replies may have the same tool call: only this one counts for it.
         self._replies_by_call.update({call["id"]: reply for call in reply.calls if call["id"]})
         names_to_check = [name for name in names if name not in self.output_tools]
         self._count(place, len(names_to_check))
@@ -253,9 +253,9 @@ class TurnCounter:
             return
         # The tools of the root agent are known at start; those of others only from their calls.
         own = agent is self.tree.root or not (bound or agent.tools)
-        had = (bound, agent.tools, self.tools) if own else (bound, agent.tools)
-        for name in names if any(had) else ():
-            if not any(name in tools for tools in had):
+        known = (bound, agent.tools, self.tools) if own else (bound, agent.tools)
+        for name in names if any(known) else ():
+            if not any(name in tools for tools in known):
                 self.reject(name)
 
     def _count(self, place: Place, tool_calls: int) -> None:
@@ -279,7 +279,7 @@ class TurnCounter:
             )
 
     def _is_new(self, message: AIMessage, branch: Branch) -> bool:
-        """Whether this node created the message."""
+        """Whether this node created the message. True only once for each message."""
         if message.id in self._known_ids or id(message) in self._raw_messages:
             return False
         if any(message is known for known in messages_in(branch.inputs)):
