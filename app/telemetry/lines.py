@@ -30,7 +30,9 @@ RUN_BEGAN_ANEW = Line(
     "A background run starts again from its input, since the served agent lacks its next `nodes`.",
 )
 TASK_RECOVERED = Line(
-    "task_recovered", "warning", "A background run was taken over from a process that died."
+    "task_recovered",
+    "warning",
+    "A background run was taken over from a process that died, hung or could not store its result.",
 )
 TASK_LOST = Line(
     "task_lost", "error", "A background run was ended: every process that executed it died."
