@@ -111,8 +111,9 @@ def assemble(settings: Settings, log: Log | None = None) -> Parts:
         not_closed=lambda name, error: log.failed(lines.FACTORY_NOT_CLOSED, error, agent=name),
         slow=partial(_report_slow, log),
     )
-    own = Upstream(outgoing_headers)
-    return Parts(settings, log, service, pipeline, durable, factories, own)
+    pool = upstream.current()
+    pool.outgoing_headers = outgoing_headers
+    return Parts(settings, log, service, pipeline, durable, factories, pool)
 
 
 async def load_agents(parts: Parts, agents: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ import httpx
 
 from app import main
 from app.agents import registry
-from app.agents.models import upstream
 from app.api.deps import Service
 from app.api.server import Server, listen
 from app.runs.events import (
@@ -171,7 +170,6 @@ async def served(agents: dict[str, Any], /, **options: Any) -> AsyncIterator[Ser
         emit_to_sinks(fact)
 
     service.runner.emit = emit
-    upstream.use(parts.upstream)
     service.agents = {
         name: registry.adapt(agent, name, settings.served(name)) for name, agent in agents.items()
     }

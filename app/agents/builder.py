@@ -28,7 +28,7 @@ def build_agent(
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
     **options: Any,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """Build an agent with `create_agent`, ready to be served.
+    """Return an agent of `create_agent`, ready to be served.
 
     Its input is a dict with `messages`; its output is the state, whose last message is the answer.
 

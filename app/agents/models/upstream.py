@@ -13,13 +13,13 @@ TIMEOUT = (5.0, 60.0, 30.0, 5.0)
 
 
 class Upstream:
-    """An HTTP client that opens on first use; its owner closes it.
+    """An HTTP client that opens on first use; the service of its context closes it.
 
     `outgoing_headers` join requests to a trace.
     """
 
-    def __init__(self, outgoing_headers: Callable[[], Mapping[str, str]] = dict) -> None:
-        self._outgoing_headers = outgoing_headers
+    def __init__(self) -> None:
+        self.outgoing_headers: Callable[[], Mapping[str, str]] = dict
         self._client: httpx2.AsyncClient | None = None
 
     def client(self) -> "httpx2.AsyncClient":
@@ -34,7 +34,7 @@ class Upstream:
         return self._client
 
     async def _join_trace(self, request: "httpx2.Request") -> None:
-        request.headers.update(self._outgoing_headers())
+        request.headers.update(self.outgoing_headers())
 
     async def aclose(self) -> None:
         """Close the client. The next use opens a new one."""
@@ -42,7 +42,7 @@ class Upstream:
             await self._client.aclose()
 
 
-# The pool of the service that builds agents in this context.
+# The pool of the models that are built in this context. A service takes it over.
 _current: ContextVar[Upstream | None] = ContextVar("watchkeeper_upstream", default=None)
 
 
