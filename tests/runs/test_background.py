@@ -281,7 +281,7 @@ async def test_next_attempt_goes_on_counting(
     counts = (final.iterations, final.tool_calls, final.tools)
     assert counts == ((2, 2, {"look": 2}) if resumes else (0, 0, {}))
     assert (final.usage.input_tokens, final.cost_usd) == (20, cost_usd)
-    assert final.timings.llm_s >= 0.1
+    assert final.timings.llm_s > 0.099
 
 
 async def test_attempts_are_linked() -> None:
