@@ -162,7 +162,7 @@ async def _list(settings: Any, options: argparse.Namespace, log: Any) -> int:
     for agent in parts.service.agents.values():
         info = agent.info
         tools = ", ".join(info.tools) or "none"
-        model = info.model or "unknown"
+        model = info.model or ("unknown" if info.has_model else "not found")
         print(f"{info.name}: {info.kind}, model {model}, tools {tools}")
     await parts.factories.close()
     return 0

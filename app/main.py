@@ -134,6 +134,9 @@ async def load_agents(parts: Parts, agents: Sequence[str]) -> None:
         raise
     for switch in leaks.switches(service.agents):
         parts.log.log("warning", lines.CONTENT_LEAVES, how=switch)
+    for name, agent in service.agents.items():
+        if not agent.info.has_model:
+            parts.log.log("warning", lines.NO_MODEL, agent=name)
     if service.demo:
         parts.log.log("warning", lines.DEMO_IN_USE, agents=list(service.agents))
 

@@ -255,7 +255,14 @@ def _with_limits(info: AgentInfo, limit: int | None, stopping: str | None) -> Ag
 def _info(base: AgentInfo, kind: str, agent: Any, tools: tuple[str, ...]) -> AgentInfo:
     model: Any = introspection.find(agent, BaseLanguageModel)
     demo = getattr(model, "_llm_type", None) == "demo"
-    return replace(base, kind=kind, tools=tools, model=_model_name(model), demo=demo)
+    return replace(
+        base,
+        kind=kind,
+        tools=tools,
+        model=_model_name(model),
+        has_model=model is not None,
+        demo=demo,
+    )
 
 
 def _model_name(model: Any) -> str | None:

@@ -117,6 +117,7 @@ def _view(info: AgentInfo, *, default: bool) -> AgentView:
         kind=info.kind,
         tools=[plain.name(tool) for tool in info.tools],
         model=None if info.model is None else plain.name(info.model),
+        has_model=info.has_model,
         demo=info.demo,
         default=default,
         iteration_limit=info.iteration_limit,

@@ -264,6 +264,9 @@ class AgentView(BaseModel):
     kind: str
     tools: list[str]
     model: str | None
+    has_model: bool = Field(
+        description="False if no model was found: the answer at a limit may be a fixed sentence."
+    )
     demo: bool
     default: bool
     iteration_limit: int

@@ -117,6 +117,8 @@ class AgentInfo:
     conversations: bool = False
     # After a crash its background runs resume from the last step; otherwise they start again.
     resumes: bool = False
+    # False if no model was found in it: its answer at a limit may be a fixed sentence.
+    has_model: bool = True
     # Whether its own code prints the messages of callers and models.
     verbose: bool = False
 

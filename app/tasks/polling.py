@@ -72,7 +72,7 @@ class RunPoller:
         waiter = Waiter(task_id, condition, asyncio.get_running_loop().create_future())
         self._waiters.add(waiter)
         if self._polling is None:
-            self._polling = asyncio.create_task(self._poll(), name="watcher of runs")
+            self._polling = asyncio.create_task(self._poll(), name="poller of runs")
             self._polling.add_done_callback(self._on_polling_ended)
         try:
             await asyncio.wait({waiter.result}, timeout=timeout_s)

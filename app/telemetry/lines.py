@@ -84,6 +84,11 @@ SERVICE_STOPPED = Line("service_stopped", "info", "The service has stopped.")
 DEMO_IN_USE = Line(
     "demo_model_in_use", "warning", "The demo model answers: no language model is configured."
 )
+NO_MODEL = Line(
+    "agent_without_model",
+    "warning",
+    "No model was found in `agent`: its answer at a limit may be a fixed sentence.",
+)
 CONTENT_LEAVES = Line(
     "content_leaves", "warning", "The switch `how` of LangChain sends prompts to other services."
 )
