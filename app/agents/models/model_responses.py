@@ -30,6 +30,7 @@ def usage(message: AIMessage | None) -> Usage:
         return NO_USAGE
     read = spent.get("input_token_details") or {}
     written = spent.get("output_token_details") or {}
+    _whole(spent.get("total_tokens"))  # a wrong sum makes its parts doubtful
     return Usage(
         input_tokens=_whole(spent.get("input_tokens")),
         output_tokens=_whole(spent.get("output_tokens")),
@@ -40,7 +41,7 @@ def usage(message: AIMessage | None) -> Usage:
 
 
 def _whole(tokens: object) -> int:
-    if not tokens:
+    if tokens is None:
         return 0
     if not isinstance(tokens, int) or not 0 <= tokens <= _MOST:
         raise TypeError("a provider reported its usage in other than whole numbers")
