@@ -388,7 +388,7 @@ def test_names_of_signals() -> None:
     for page in PAGES:
         text = page.read_text()
         assert set(re.findall(r"\bagent_[a-z_]+(?=[`{])", text)) - {"agent_executor"} <= (
-            series | {"agent_failed"}
+            series | events | {"agent_failed"}
         ), page
         assert set(re.findall(r"(?:line|warning|log,) `([a-z_]+)`", text)) <= events, page
 
