@@ -48,15 +48,12 @@ POSTGRES: dict[str, Any] = {
 }
 
 
-def refuses_content(refused: BaseException) -> bool:
-    """Whether the store or its driver can never take the value.
-
-    Every other error is an outage: the same value may be stored later.
-    """
-    is_unbound = isinstance(refused, sa.exc.StatementError)  # it did not reach the driver
-    return isinstance(refused, BAD_CONTENT) or (
-        is_unbound and not isinstance(refused, sa.exc.DBAPIError)
-    )
+def is_outage(refused: BaseException) -> bool:
+    """Whether the store may take the same value later. Else it refuses the value itself."""
+    if isinstance(refused, sa.exc.DBAPIError) and refused.connection_invalidated:
+        return True
+    # An InternalError is a server that has become read-only, as after a failover.
+    return isinstance(refused, (*_GONE, sa.exc.InternalError))
 
 
 class Store:
