@@ -37,6 +37,10 @@ _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
 # left its socket to a forked child; until then its rows are locked.
 _HELD_MS = 10_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+# The time of day in the store, in seconds since the epoch. On PostgreSQL it goes on within a
+# transaction, which `now()` does not.
+_FILE_NOW = "(julianday('now') - 2440587.5) * 86400.0"
+_SERVER_NOW = "extract(epoch from clock_timestamp())::float8"
 # Errors that a value causes in Python, in the driver or in the database. No outage causes them.
 BAD_CONTENT = (sa.exc.DataError, ValueError, TypeError, OverflowError, RecursionError)
 POSTGRES: dict[str, Any] = {
@@ -94,6 +98,14 @@ class Store:
     def is_file(self) -> bool:
         """Whether it is a SQLite file."""
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def now(self) -> sa.ColumnElement[float]:
+        """The moment at which the database executes a statement, in seconds since the epoch.
+
+        Processes compare moments with it, because their own clocks may differ.
+        """
+        return sa.literal_column(_FILE_NOW if self.is_file else _SERVER_NOW, sa.Float)
 
     def prepare(self) -> None:
         """Create the file and switch it to WAL, under a lock: two processes at once would collide.
