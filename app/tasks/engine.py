@@ -137,7 +137,7 @@ class Engine:
             }
         )
         for agent in agents:
-            DBOS.workflow(name=agent, max_recovery_attempts=None)(worker.work)
+            DBOS.workflow(name=agent, max_recovery_attempts=None)(worker.workflow())
         DBOS.listen_queues(agents if works else [])
         DBOS.launch()
         everywhere = self._global_concurrency

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 
+from app.tasks.store import now
+
 
 def is_storable(name: str) -> bool:
     """Whether a row can have that name. PostgreSQL refuses a NUL even in a query."""
@@ -39,12 +41,7 @@ class Tables:
             *(sa.column(name, sa.Integer) for name in ("offset", "function_id")),
             schema=schema,
         )
-        # The clock of the database: processes compare moments, and their own clocks differ.
-        self.now: sa.ColumnElement[float] = (
-            sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
-            if is_file
-            else sa.literal_column("extract(epoch from clock_timestamp())::float8", sa.Float)
-        )
+        self.now = now(is_file=is_file)
         self.outputs = sa.table(
             "workflow_output", *map(sa.column, ("workflow_uuid", "output")), schema=schema
         )
@@ -112,5 +109,7 @@ class Tables:
 
 def has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[bool]:
     """The status is one of these, as literals: a partial index does not serve parameters."""
-    literals: Any = sa.bindparam("statuses", names, expanding=True, literal_execute=True)
+    literals: Any = sa.bindparam(
+        "statuses", names, unique=True, expanding=True, literal_execute=True
+    )
     return column.in_(literals)

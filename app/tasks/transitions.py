@@ -225,8 +225,10 @@ class Transitions:
             else_=tables.json(**at, **{rows.STUCK: False}),
         )
         live = in_state(tables, *CANCEL.sources, *CANCEL_RUNNING.sources)
+        # A process of a former version stores its outcome first: that run has ended.
+        ended = run.attributes[rows.OUTCOME].as_string().is_not(None)
         cancelling = tables.updating(
-            sa.and_(run.workflow_uuid == task_id, live),
+            sa.and_(run.workflow_uuid == task_id, live, sa.not_(ended)),
             attributes,
             completed_at=_milliseconds(tables.now),
             **_CANCELLED,

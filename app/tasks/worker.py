@@ -17,7 +17,7 @@ from app.tasks import payload
 from app.tasks.claims import claim_of_this_thread
 from app.tasks.queries import Queries
 from app.tasks.rows import ATTEMPTS, CREATED, STARTED
-from app.tasks.store import BAD_CONTENT, Store, is_outage
+from app.tasks.store import BAD_CONTENT, Store, refuses_content
 from app.tasks.tables import Tables
 from app.tasks.transitions import Claim
 
@@ -66,11 +66,19 @@ class Worker:
         with self._lock:
             return frozenset(self._claims)
 
-    def work(self, stored: dict[str, Any]) -> NoReturn:
-        """Execute a run that this process has claimed: the engine's workflow.
+    def workflow(self) -> Callable[[dict[str, Any]], NoReturn]:
+        """Return a workflow for one agent. The engine notes things on it, so each is new.
 
-        The attempt stores its own end, so the engine has nothing left to store.
+        An attempt stores its own end, so the engine has nothing left to store.
         """
+
+        def work(stored: dict[str, Any]) -> NoReturn:
+            self._work(stored)
+            raise Released
+
+        return work
+
+    def _work(self, stored: dict[str, Any]) -> None:
         token, task_id = claim_of_this_thread()
         claim = Claim(self._store, self._tables, task_id, token, DBOS.executor_id)
         self._note(self._claims.add, claim)
@@ -82,7 +90,6 @@ class Worker:
         finally:
             self._note(self._claims.discard, claim)
             self._stopped(task_id)
-        raise Released
 
     def _note(self, change: Callable[[Claim], None], claim: Claim) -> None:
         with self._lock:
@@ -162,4 +169,4 @@ class StoredAttempt:
         try:
             return await asyncio.wrap_future(self._store.in_thread(work, *arguments))
         except (sa.exc.SQLAlchemyError, *BAD_CONTENT) as refused:
-            raise StoreUnavailable if is_outage(refused) else NotStorable from refused
+            raise NotStorable if refuses_content(refused) else StoreUnavailable from refused
