@@ -16,6 +16,9 @@ from app.runs.tasks import STOP_S, TaskStatus
 from app.tasks.rows import FINISHED, LOST, OUTCOME, STARTED_TOKEN, STUCK
 from app.tasks.tables import Tables, has_status
 
+# A cancellation that no process has reported for this long is final.
+UNREPORTED_AFTER_S = STOP_S
+
 
 class RunState(StrEnum):
     """The state of a stored run."""
@@ -125,7 +128,7 @@ END = Transition("end", (_RUNNING, RunState.CANCELLING), _STARTED_ENDS, (By.OWNE
 CANCEL = Transition("cancel", (_QUEUED, RunState.CLAIMED), (RunState.CANCELLED,), (By.CALLER,))
 CANCEL_RUNNING = Transition("cancel", (_RUNNING,), (RunState.CANCELLING,), (By.CALLER,))
 LOSE_PATIENCE = Transition(
-    f"{STOP_S:.0f} s without a report", (RunState.CANCELLING,), (RunState.UNREPORTED,), (By.TIME,)
+    f"{UNREPORTED_AFTER_S:.0f} s without a report", (RunState.CANCELLING,), (RunState.UNREPORTED,), (By.TIME,)
 )
 REPORT_STOP = Transition(
     "report stop", STOPPING, (RunState.CANCELLED,), (By.OWNER, By.CANCELLATIONS)
@@ -191,7 +194,7 @@ def _cancelled(attributes: Mapping[str, Any], now: float) -> RunState:
     if attributes.get(STUCK) is not None:
         return RunState.CANCELLED
     at = attributes.get(FINISHED)
-    in_time = at is not None and now - at <= STOP_S
+    in_time = at is not None and now - at <= UNREPORTED_AFTER_S
     return RunState.CANCELLING if in_time else RunState.UNREPORTED
 
 
@@ -225,7 +228,7 @@ def _is_claim(tables: Tables, *, started: bool) -> sa.ColumnElement[bool]:
 def _is_stopping(tables: Tables, *, in_time: bool) -> sa.ColumnElement[bool]:
     run = tables.runs.c
     cancelled_at = run.attributes[FINISHED].as_float()
-    is_in_time = sa.func.coalesce(tables.now - cancelled_at <= STOP_S, sa.false())
+    is_in_time = sa.func.coalesce(tables.now - cancelled_at <= UNREPORTED_AFTER_S, sa.false())
     return sa.and_(
         run.status == "CANCELLED",
         run.attributes[LOST].as_string().is_(None),

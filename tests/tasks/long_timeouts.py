@@ -15,7 +15,7 @@ TIMES = {
     "app.tasks.engine._SETTLE_S": LONG_S,
     "app.tasks.engine._HAND_OVER_S": LONG_S,
     "app.tasks.engine._CLOSE_S": LONG_S,
-    "app.tasks.states.STOP_S": LONG_S,
+    "app.tasks.states.UNREPORTED_AFTER_S": LONG_S,
     "app.api.tasks.STOP_S": LONG_S,
     "app.api.task_events._STOP_S": LONG_S,
     "app.runs.locks._WAIT_S": LONG_S,

@@ -88,8 +88,8 @@ async def test_reported_end_stands(desk: Served, monkeypatch: pytest.MonkeyPatch
 async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a caller has read `cancelled`, the run stays cancelled, whatever its process reports."""
     may_store = ends_wait(monkeypatch)
-    for place in ("api.tasks", "tasks.states"):
-        monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
+    for name in ("api.tasks.STOP_S", "tasks.states.UNREPORTED_AFTER_S"):
+        monkeypatch.setattr(f"app.{name}", STOP_S)
     task_id = await submit(desk, agent="look")
     await desk.finished(task_id)
     response = await desk.client.delete(f"/agent/async/{task_id}")
