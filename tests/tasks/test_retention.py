@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from app.tasks.ownership import HELD
 from langgraph.checkpoint.base import empty_checkpoint
 
 from app.agents import checkpoints
 from app.tasks.store import Store
+from app.tasks.transitions import HELD
 from tests import fakes
 from tests.service import Served, served
 from tests.tasks.background import LONG_S, calling, ended, post, quick, submit, url_in, view

@@ -13,6 +13,7 @@ from app.runs.errors import StoreUnavailable
 from app.runs.tasks import RunSnapshot
 from app.tasks.engine import Engine
 from app.tasks.polling import RunPoller
+from app.tasks.tables import Tables
 from tests import fakes
 from tests.service import Served, served
 from tests.tasks.background import calling, submit, url_in, view
@@ -41,7 +42,7 @@ class FakeStore:
 
 def watcher_on_fake_store() -> tuple[FakeStore, Any]:
     store: Any = FakeStore()
-    return store, RunPoller(store, store)
+    return store, RunPoller(store, Tables(is_file=True))
 
 
 async def test_one_query_for_all_awaited_runs() -> None:
