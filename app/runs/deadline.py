@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from app.runs.clock import SYSTEM, Clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Current:
-    """The run of the present task or thread; `deadline` is on its clock."""
+    """The run of the present task or thread; `deadline` is on its clock.
+
+    Each attempt at a background run has one of its own: compare by identity, not by `run_id`.
+    """
 
     run_id: str
     deadline: float

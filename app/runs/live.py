@@ -91,7 +91,9 @@ class Run:
         # True once the run has started, false if it ended before that.
         self.admitted: asyncio.Future[bool] = loop.create_future()
         self.context = copy_context()
-        self.context.run(current.set, Current(run_id, self.deadline, clock))
+        # What the run's tasks and threads see; it identifies this attempt.
+        self.current = Current(run_id, self.deadline, clock)
+        self.context.run(current.set, self.current)
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.ticket: Ticket | None = None
         self.task: asyncio.Task[AgentAnswer] | None = None

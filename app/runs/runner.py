@@ -15,6 +15,7 @@ from app.runs import archive, beginning, ending, final_facts, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
 from app.runs.clock import SYSTEM, Clock
+from app.runs.deadline import Current
 from app.runs.errors import (
     Cancelled,
     CutByShutdown,
@@ -73,8 +74,9 @@ class Runner:
         self._fault = fault
         self._trace = trace
         self._clock = clock
-        # Tasks that did not stop with their run, each with the id of that run.
-        self._abandoned: dict[asyncio.Task[AgentAnswer], str] = {}
+        # Tasks that did not stop with their run, each with that run, which may be one of several
+        # attempts with one id.
+        self._abandoned: dict[asyncio.Task[AgentAnswer], Current] = {}
 
     def start(
         self,
@@ -245,7 +247,7 @@ class Runner:
             return
         if run.task.done():  # the loop was blocked; the done-callback ends the run next
             return
-        self._abandoned[run.task] = run.id
+        self._abandoned[run.task] = run.current
         self._settle(run, error=run.stopping)
 
     def _settle(
@@ -259,7 +261,8 @@ class Runner:
         phase = (run.phase_at_stop or run.phase()) if error is not None else None
         # Emit in the run's own context, so that its final facts belong to its trace.
         ended = run.context.run(self._emit_end, run, outcome, answer, error, phase)
-        del self.in_flight[run.id]
+        if self.in_flight.get(run.id) is run:  # not a later attempt
+            del self.in_flight[run.id]
         run.ended.set_result(ended)
         if not run.admitted.done():
             run.admitted.set_result(False)
@@ -290,11 +293,11 @@ class Runner:
         return ended
 
     def _leftover(self, run: Run) -> LeftoverWork:
-        tasks = list(self._abandoned.values()).count(run.id)
-        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=tasks)
+        tasks = list(self._abandoned.values()).count(run.current)
+        return LeftoverWork(threads=self._threads.busy_for(run.current), tasks=tasks)
 
     def _report_leftover_work(self, run: Run) -> None:
-        self._threads.abandon(run.id)
+        self._threads.abandon(run.current)
         leftover = self._leftover(run)
         if leftover.threads or leftover.tasks:
             run.record(

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from app.runs.background import Background
 from app.runs.errors import Cancelled, HandedOver, ModelFailed, NotStorable, StoreUnavailable
-from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.runs.events import RunFinished, RunHandedOver, RunStarted, WorkAbandoned
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
@@ -71,6 +72,21 @@ class Store:
             "end": self.end,
         }
         return Attempt(**{**given, **others})
+
+
+class OpenFence:
+    """The fence of a process that owns its run."""
+
+    claim_token = "c"
+
+    async def confirm_owned(self) -> None:
+        """It does."""
+
+    def confirm_owned_in_thread(self) -> None:
+        """It does."""
+
+
+OPEN = OpenFence()
 
 
 async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
@@ -181,6 +197,30 @@ async def test_store_query_ends_with_the_waiting_thread() -> None:
     assert not [task for task in asyncio.all_tasks() if "passed" in repr(task.get_coro())]
     away.clear()
     assert (await working).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.threads
+@pytest.mark.waits
+async def test_each_attempt_reports_its_own_threads() -> None:
+    """An attempt after one that left a thread behind reports no thread, and neither is confused."""
+    desk, door = Desk(), threading.Event()
+    asyncio.get_running_loop().set_default_executor(desk.threads)
+
+    async def leaves_a_thread(call: AgentCall) -> str:
+        await asyncio.to_thread(door.wait, 60)
+        return "too late"
+
+    first = desk.runner.execute(ScriptedAgent(leaves_a_thread), Store().attempt(), OPEN)
+    await came_true(lambda: desk.threads.busy == 1, "the tool works on its thread")
+    desk.runner.stop(first, HandedOver())
+    await first.ended
+    assert [(left.threads, left.tasks) for left in desk.facts_of(WorkAbandoned)] == [(1, 0)]
+    second = desk.runner.execute(ScriptedAgent(scripted.at_once), Store().attempt(), OPEN)
+    await second.ended
+    assert (desk.runner.is_stuck(first), desk.runner.is_stuck(second)) == (True, False)
+    assert len(desk.facts_of(WorkAbandoned)) == 1
+    door.set()
+    await desk.release(first)
 
 
 async def test_unreachable_store_delays_a_run() -> None:
