@@ -13,7 +13,14 @@ from typing import Any, Protocol
 
 from app.runs import ending
 from app.runs.deadline import remaining
-from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
+from app.runs.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    HandedOver,
+    NotStorable,
+    RunError,
+    StoreUnavailable,
+)
 from app.runs.live import Run
 from app.runs.locks import Render
 from app.runs.model import Outcome
@@ -23,6 +30,8 @@ from app.runs.runner import Runner
 from app.runs.tasks import Attempt, Body, Result
 
 _FLUSH_S = 0.1
+# The longest time for which a check of ownership blocks the service's loop.
+_BLOCKING_S = 2.0
 _REPORT_ATTEMPTS = 20
 _LAST = ("error", "end")  # readers render these from the stored result
 
@@ -131,16 +140,32 @@ class Log:
         await self._until_stored(self._write_or_check)
 
     def confirm_owned_in_thread(self) -> None:
-        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
+        """The same for sync code. Blocks.
+
+        On the service's own loop, which it blocks, it waits for the store for _BLOCKING_S at most,
+        and does not store events first. If the store has not answered by then, the run is handed
+        over: only its owner may act.
+        """
+        if _running_loop() is self._loop:
+            self._confirm_owned_blocking()
+            return
+        remaining_s = remaining()
+        confirming = asyncio.run_coroutine_threadsafe(self.confirm_owned(), self._loop)
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            remaining_s = remaining()
-            confirming = asyncio.run_coroutine_threadsafe(self.confirm_owned(), self._loop)
-            try:
-                confirming.result(None if math.isinf(remaining_s) else remaining_s)
-            finally:
-                confirming.cancel()  # else it would retry until the store is available
+            confirming.result(None if math.isinf(remaining_s) else remaining_s)
+        finally:
+            confirming.cancel()  # else it would retry until the store is available
+
+    def _confirm_owned_blocking(self) -> None:
+        try:
+            self._attempt.check_blocking(min(_BLOCKING_S, remaining()))
+        except (Cancelled, HandedOver) as refused:
+            self._stop_run(refused)
+            raise
+        except StoreUnavailable as unconfirmed:
+            refusal = HandedOver() if remaining() else DeadlineExceeded()
+            self._stop_run(refusal)
+            raise refusal from unconfirmed
 
     async def finish(self, outcome: Outcome) -> None:
         """Store the outcome, then the remaining events.
@@ -205,3 +230,11 @@ class Log:
         self._written = entries[-1].id
         self._steps += len(row["progress"]["steps"])
         return True
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop of this thread; None on a thread without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

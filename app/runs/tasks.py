@@ -33,7 +33,7 @@ class Fence(Protocol):
         ...
 
     def confirm_owned_in_thread(self) -> None:
-        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
+        """The same for sync code. Blocks; on the service's own loop for a few seconds at most."""
         ...
 
 
@@ -190,9 +190,10 @@ class Attempt:
     `claim_token`.
 
     `write` stores a row of the log under its number, `check` confirms that we own the run, and
-    `end` stores the outcome, after which nobody can cancel the run. They raise Cancelled if the
-    run was cancelled, HandedOver if another process owns it, and StoreUnavailable if they should
-    be retried.
+    `end` stores the outcome, after which nobody can cancel the run. `check_blocking` is `check` for
+    code that cannot await: it blocks for at most that many seconds. They raise Cancelled if the run
+    was cancelled, HandedOver if another process owns it, and StoreUnavailable if they should be
+    retried.
     """
 
     task_id: str
@@ -205,6 +206,7 @@ class Attempt:
     log: Sequence[Mapping[str, Any]]
     write: Callable[[int, Mapping[str, Any]], Awaitable[None]]
     check: Callable[[], Awaitable[None]]
+    check_blocking: Callable[[float], None]
     end: Callable[[Outcome], Awaitable[None]]
     claim_token: str = ""
     traceparent: str | None = None

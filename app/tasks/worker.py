@@ -137,10 +137,20 @@ class Worker:
             log=log,
             write=lambda offset, entry: self._in_thread(owned.append, offset, entry),
             check=lambda: self._in_thread(owned.check),
+            check_blocking=lambda timeout_s: self._check_blocking(owned, timeout_s),
             end=lambda outcome: self._in_thread(owned.end, _ended(outcome)),
             claim_token=owned.token or "",
             traceparent=stored.get("traceparent"),
         )
+
+    def _check_blocking(self, owned: Owned, timeout_s: float) -> None:
+        """Check on a thread of the store, since the blocked thread may be that of the loop."""
+        checking = self._store.in_thread(owned.check)
+        try:
+            checking.result(timeout_s)
+        except (sa.exc.SQLAlchemyError, TimeoutError) as refused:
+            checking.cancel()
+            raise StoreUnavailable from refused
 
     async def _in_thread(self, work: Callable[..., None], *arguments: Any) -> None:
         try:

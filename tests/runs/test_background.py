@@ -4,19 +4,21 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from app.runs.background import Background
+from app.runs.deadline import Current, current
 from app.runs.errors import Cancelled, HandedOver, ModelFailed, NotStorable, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver, RunStarted, WorkAbandoned
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
 from app.runs.tasks import Attempt, Result
-from tests.runs import scripted
+from tests.runs import scripted, virtual_time
 from tests.runs.scripted import Desk, ScriptedAgent
 from tests.waiting import came_true
 
@@ -29,6 +31,7 @@ class Store:
     def __init__(self) -> None:
         self.rows: dict[int, Mapping[str, Any]] = {}
         self.checks = 0
+        self.bounds_s: list[float] = []
         self.refuse: list[Exception] = []
         self.slow_s = 0.0
         self.ended: list[Outcome] = []
@@ -40,6 +43,10 @@ class Store:
 
     async def check(self) -> None:
         self.checks += 1
+        self._refuse()
+
+    def check_blocking(self, timeout_s: float) -> None:
+        self.bounds_s.append(timeout_s)
         self._refuse()
 
     async def end(self, outcome: Outcome) -> None:
@@ -69,6 +76,7 @@ class Store:
             "log": (),
             "write": self.write,
             "check": self.check,
+            "check_blocking": self.check_blocking,
             "end": self.end,
         }
         return Attempt(**{**given, **others})
@@ -87,6 +95,18 @@ class OpenFence:
 
 
 OPEN = OpenFence()
+SILENT = StoreUnavailable()
+
+
+@contextmanager
+def remaining_s(seconds: float) -> Iterator[None]:
+    """Code in the block has so much time until its deadline."""
+    clock = virtual_time.clock()
+    token = current.set(Current("t", clock.monotonic() + seconds, clock))
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
@@ -173,6 +193,51 @@ async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
     assert RunFinished in kinds
     assert RunHandedOver not in kinds
     assert store.ended == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "outcome"),
+    [(None, "completed"), (Cancelled(), "cancelled"), (HandedOver(), None), (SILENT, None)],
+)
+async def test_sync_tool_on_the_loop_confirms_ownership(
+    refusal: Exception | None, outcome: str | None
+) -> None:
+    """Sync code on the loop acts only if the store confirms, within seconds, that we own the run.
+
+    A store that does not answer in that time leaves the run to the next attempt.
+    """
+    desk, store, acted = Desk(), Store(), list[str]()
+
+    async def acts(call: AgentCall) -> str:
+        assert call.fence is not None
+        await call.fence.confirm_owned()
+        store.refuse = [refusal] * 3 if refusal else []
+        call.fence.confirm_owned_in_thread()
+        acted.append("acted")
+        return "done"
+
+    working = asyncio.create_task(worked(desk, ScriptedAgent(acts), store.attempt()))
+    await asyncio.wait({working})
+    assert acted == (["acted"] if refusal is None else [])
+    assert [final.outcome for final in desk.finals()] == ([outcome] if outcome else [])
+    assert isinstance(working.exception(), HandedOver) is (outcome is None)
+    assert 0.0 < store.bounds_s[0] <= 5.0
+
+
+async def test_silent_store_delays_sync_code_on_the_loop_to_the_deadline() -> None:
+    """Sync code on the loop waits for the store until the deadline at most, which ends the run."""
+    desk, store = Desk(), Store()
+
+    async def acts(call: AgentCall) -> str:
+        await asyncio.sleep(0.1)
+        store.refuse = [StoreUnavailable()]
+        assert call.fence is not None
+        with remaining_s(0.0):
+            call.fence.confirm_owned_in_thread()
+        return "done"
+
+    result = await worked(desk, ScriptedAgent(acts), store.attempt())
+    assert (result.outcome, store.bounds_s) == (Outcome.TIMEOUT, [0.0])
 
 
 @pytest.mark.threads
