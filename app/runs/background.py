@@ -72,6 +72,7 @@ class Background:
             ended = await asyncio.shield(run.ended)
         finally:
             writing.cancel()
+        await run.conversation_written()  # the thread is free once the end is stored
         if isinstance(ended.error, HandedOver):
             raise ended.error
         if isinstance(ended.error, Cancelled):

@@ -111,6 +111,7 @@ class RunLocks:
             name, body = fingerprint(agent, key), self._render(run, ended)
             await self._until_expired(lambda: keys.store(name, run.id, body), deadline)
             key = None
+        await run.conversation_written()  # the next run on the thread reads it
         await self._release(agent, key, run.request.thread_id, run.id, deadline)
 
     async def _release(

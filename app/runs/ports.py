@@ -1,5 +1,6 @@
 """The protocols that the core requires of agents and stores."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -33,7 +34,9 @@ class AgentCall:
     steps, so that another attempt can resume; `resumed` is true if there was an earlier attempt,
     and `iterations` counts those before this one. Runs of one `operation` repeat each other, so
     their tool calls have the same idempotency keys. `stopping` returns whether the run is being
-    stopped, so that its end closes the open calls.
+    stopped, so that its end closes the open calls. `answered` receives the answer and the task that
+    writes its conversation: from then on the deadline does not take the answer away, and the write
+    may go on after the end of the run.
     """
 
     run_id: str
@@ -51,6 +54,7 @@ class AgentCall:
     fence: Fence | None = None
     stopping: Callable[[], bool] = lambda: False
     operation: str | None = None
+    answered: Callable[[AgentAnswer, "asyncio.Task[None]"], None] = lambda answer, writing: None
 
 
 class Agent(Protocol):

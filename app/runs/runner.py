@@ -169,8 +169,14 @@ class Runner:
             raise Draining
 
     def stop(self, run: Run, reason: RunError) -> None:
-        """Stop a run; it ends within GRACE_S. If it is called again, the first reason counts."""
+        """Stop a run; it ends within GRACE_S. If it is called again, the first reason counts.
+
+        At its deadline a run that only writes its conversation ends with its answer.
+        """
         if run.ended.done() or run.stopping is not None:
+            return
+        if isinstance(reason, DeadlineExceeded) and run.answer is not None:
+            self._end_with_answer(run)
             return
         run.phase_at_stop = run.phase()
         run.stopping = reason
@@ -180,6 +186,13 @@ class Runner:
             run.task.cancel()
             loop = asyncio.get_running_loop()
             run.timers.append(loop.call_later(GRACE_S, self._give_up, run))
+
+    def _end_with_answer(self, run: Run) -> None:
+        """End a run whose conversation is still being written; that goes on."""
+        task = run.task
+        self._settle(run, answer=run.answer)
+        if task is not None:
+            task.cancel()
 
     async def cancel(self, run: Run) -> Stopped:
         """Cancel a run and return whether its work really stopped."""
@@ -256,6 +269,8 @@ class Runner:
         """End a run once: close open calls, emit the end, wake readers, release the slot."""
         for timer in run.timers:
             timer.cancel()
+        if error is not None and run.writing is not None:
+            run.writing.cancel()
         ending.forbid_repeats(run, error)
         outcome = ending.outcome(answer, error)
         phase = (run.phase_at_stop or run.phase()) if error is not None else None
