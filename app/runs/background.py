@@ -61,9 +61,7 @@ class Background:
 
     async def execute(self, attempt: Attempt) -> Result:
         """Execute one attempt. Raises HandedOver if this process no longer owns the run."""
-        former = self._runner.in_flight.get(attempt.task_id)
-        if former is not None:  # an earlier attempt in this process has not stopped yet
-            await asyncio.shield(former.ended)
+        await self._stop_former(attempt)
         log = Log(attempt, lambda reason: self._runner.stop(run, reason))
         run = self._runner.execute(self._agents()[attempt.agent], attempt, log)
         log.open(run)
@@ -85,6 +83,21 @@ class Background:
         except Cancelled:  # the cancellation is final already
             return Result(Outcome.CANCELLED, {})
         return Result(ended.outcome, body, lambda: self._render(run, ending.as_not_storable(ended)))
+
+    async def _stop_former(self, attempt: Attempt) -> None:
+        """Stop an earlier attempt in this process: its claim has been replaced.
+
+        Waits for its end, until the deadline of the run at most. This attempt then ends with that
+        deadline. Raises HandedOver if a later attempt executes here.
+        """
+        while (former := self._runner.in_flight.get(attempt.task_id)) is not None:
+            if former.attempt is not None and former.attempt.number > attempt.number:
+                raise HandedOver
+            self._runner.stop(former, HandedOver())
+            remaining_s = self._runner.deadline_of(attempt) - self._runner.clock.monotonic()
+            await asyncio.wait({former.ended}, timeout=max(0.0, remaining_s))
+            if not former.ended.done():
+                return
 
     async def _record_stop(self, run: Run, body: Body) -> None:
         """Store how the cancelled run ended. The store already has the cancellation."""

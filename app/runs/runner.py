@@ -73,7 +73,7 @@ class Runner:
         self._price = price
         self._fault = fault
         self._trace = trace
-        self._clock = clock
+        self.clock = clock
         # Tasks that did not stop with their run, each with that run, which may be one of several
         # attempts with one id.
         self._abandoned: dict[asyncio.Task[AgentAnswer], Current] = {}
@@ -93,7 +93,7 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         run_id = run_id or str(uuid.uuid4())
-        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at, self._clock)
+        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at, self.clock)
         run.trace = self._trace()
         self.in_flight[run.id] = run
         if self.draining:
@@ -101,7 +101,7 @@ class Runner:
             return run
         start_task = partial(run.context.run, self._start_task, run, agent, loop)
         try:
-            remaining_s = max(0.0, run.deadline - self._clock.monotonic())
+            remaining_s = max(0.0, run.deadline - self.clock.monotonic())
             run.ticket = self.admission.enter(start_task, remaining_s)
         except Overloaded as refusal:
             self._settle(run, error=refusal)
@@ -117,9 +117,9 @@ class Runner:
         Its deadline counts from the start of the first attempt, even in another process.
         """
         loop = asyncio.get_running_loop()
-        arrived_at = self._clock.since(attempt.started_at)
+        arrived_at = self.clock.since(attempt.started_at)
         fields = (attempt.task_id, agent.info, Mode.BACKGROUND, attempt.request, self.emit, loop)
-        run = Run(*fields, arrived_at, self._clock)
+        run = Run(*fields, arrived_at, self.clock)
         run.created_at = attempt.created_at
         run.attempt = attempt
         run.fence = fence
@@ -127,26 +127,30 @@ class Runner:
         snapshot.restore(run.progress, attempt.log, whole=not agent.info.resumes)
         self.in_flight[run.id] = run
         run.context.run(self._start_task, run, agent, loop)
-        remaining_s = max(0.0, run.deadline - self._clock.monotonic())
+        remaining_s = max(0.0, run.deadline - self.clock.monotonic())
         # Not `run.deadline`: an attempt that starts after it has not hung.
-        deadline = self._clock.monotonic() + remaining_s
+        deadline = self.clock.monotonic() + remaining_s
         run.timers.append(loop.call_later(remaining_s, self._on_deadline, run, deadline))
         return run
+
+    def deadline_of(self, attempt: Attempt) -> float:
+        """The deadline of the run, on the clock of this process."""
+        return self.clock.since(attempt.started_at) + attempt.request.timeout_s
 
     def report_ended_without_worker(
         self, agent: AgentInfo, record: Record, error: RunError
     ) -> None:
         """Emit the final fact of a background run that ended without a worker."""
         loop, task = asyncio.get_running_loop(), record.task
-        arrived_at = self._clock.since(task.started_at or task.created_at)
+        arrived_at = self.clock.since(task.started_at or task.created_at)
         fields = (task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop)
-        run = Run(*fields, arrived_at, self._clock)
+        run = Run(*fields, arrived_at, self.clock)
         snapshot.restore(run.progress, record.log, whole=not agent.resumes)
         self._emit_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
     def _on_deadline(self, run: Run, deadline: float) -> None:
         """Stop the run: timed out, or handed over if this process hung and may have lost it."""
-        hung = self._clock.monotonic() - deadline > HUNG_S
+        hung = self.clock.monotonic() - deadline > HUNG_S
         self.stop(run, HandedOver() if hung else DeadlineExceeded())
 
     @property
@@ -234,7 +238,7 @@ class Runner:
             await asyncio.wait(endings, timeout=timeout_s)
 
     def _start_task(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         run.state = State.RUNNING
         run.record(beginning.started(run, now))
         call = beginning.call_for(run, self._price, self._fault)
@@ -319,7 +323,7 @@ class Runner:
                 WorkAbandoned(
                     run_id=run.id,
                     agent=run.agent.name,
-                    at=self._clock.monotonic(),
+                    at=self.clock.monotonic(),
                     threads=leftover.threads,
                     tasks=leftover.tasks,
                 )

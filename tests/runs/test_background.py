@@ -288,6 +288,50 @@ async def test_each_attempt_reports_its_own_threads() -> None:
     await desk.release(first)
 
 
+async def executing(desk: Desk, attempt: Attempt, agent: ScriptedAgent) -> asyncio.Task[Result]:
+    """An attempt that has begun."""
+    working = asyncio.create_task(worked(desk, agent, attempt))
+    await came_true(lambda: agent.calls, "the attempt began")
+    return working
+
+
+async def test_later_attempt_stops_the_one_before() -> None:
+    """An attempt is stopped when a later one of its run begins in the same process."""
+    desk, began = Desk(), scripted.loop_time()
+    first = await executing(desk, Store().attempt(), ScriptedAgent(scripted.hangs))
+    second = await worked(desk, ScriptedAgent(scripted.at_once), Store().attempt(number=2))
+    assert second.outcome is Outcome.COMPLETED
+    assert scripted.loop_time() - began < 5.0
+    await asyncio.wait({first})
+    assert isinstance(first.exception(), HandedOver)
+
+
+async def test_earlier_attempt_leaves_the_later_one_alone() -> None:
+    """An attempt that comes late does not stop a later one of its run."""
+    desk, door = Desk(), asyncio.Event()
+    later = Store().attempt(number=2)
+    second = await executing(desk, later, ScriptedAgent(scripted.behind(door)))
+    late = ScriptedAgent(scripted.at_once)
+    with pytest.raises(HandedOver):
+        await worked(desk, late, Store().attempt(number=1))
+    door.set()
+    assert ((await second).outcome, late.calls) == (Outcome.COMPLETED, [])
+
+
+async def test_attempt_that_never_ends_delays_the_next_to_the_deadline() -> None:
+    """If an earlier attempt in this process does not end, the next one ends at the deadline."""
+    desk, began = Desk(), scripted.loop_time()
+    former = desk.runner.execute(ScriptedAgent(scripted.hangs), Store().attempt(), OPEN)
+    former.stopping = HandedOver()  # it was stopped, and nothing ends it
+    result = await worked(desk, ScriptedAgent(scripted.hangs), Store().attempt(2.0, number=2))
+    assert result.outcome is Outcome.TIMEOUT
+    assert scripted.loop_time() - began == pytest.approx(2.0, abs=0.5)
+    assert desk.runner.in_flight == {}
+    former.stopping = None
+    desk.runner.stop(former, HandedOver())
+    await desk.tasks_over()
+
+
 async def test_unreachable_store_delays_a_run() -> None:
     """While the store is unreachable nothing is lost: the write is retried."""
     desk, store = Desk(), Store()
