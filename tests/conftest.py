@@ -92,6 +92,8 @@ def blockbuster() -> Iterator[BlockBuster]:
             )
             function.can_block_in("app/agents/factories.py", {"build", "_built_agent"})
             function.can_block_in("app/agents/inspection/source_inspection.py", {"_body"})
+            # Sync code that runs on a loop can confirm its ownership only by blocking it.
+            function.can_block_in("app/runs/background.py", {"confirm_owned_in_thread"})
         yield detector
 
 

@@ -1,18 +1,21 @@
 """Conversations of agents without their own checkpointer: bounded, in a store or in memory."""
 
+import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TypeVar
 
 from langchain_core.messages import (
+    AIMessage,
     BaseMessage,
     HumanMessage,
+    message_to_dict,
     messages_from_dict,
-    messages_to_dict,
 )
 
 from app.runs.errors import HandedOver, InFlight
+from app.runs.model import AgentAnswer
 from app.runs.ports import AgentCall, ThreadStore
 from app.runs.retries import retry_until_available
 
@@ -20,6 +23,10 @@ T = TypeVar("T")
 
 _MOST_THREADS = 1_000
 _MOST_MESSAGES = 100
+# Of the stored JSON. Two texts that were cut have fewer, whatever their characters are.
+MOST_BYTES = 1_000_000
+_MOST_CHARACTERS = 40_000
+_SEPARATOR = ", "
 
 
 class Conversations:
@@ -36,21 +43,27 @@ class Conversations:
         text = await retry_until_available(lambda: self._store.read(self._agent, thread_id))
         return [] if text is None else messages_from_dict(json.loads(text))
 
-    async def store(self, call: AgentCall, messages: Sequence[BaseMessage]) -> None:
-        """Store the whole conversation. Beyond the bound, the oldest questions are dropped.
+    async def store(
+        self, call: AgentCall, answer: AgentAnswer, messages: Sequence[BaseMessage]
+    ) -> None:
+        """Store the whole conversation, as far as its bounds allow.
 
-        Raises HandedOver if this process no longer owns the run or its thread.
+        The write belongs to the run, which has its answer: if only the caller is cancelled, it goes
+        on. Raises HandedOver if this process no longer owns the run or its thread.
         """
-        thread_id, run_id = call.thread_id, call.run_id
-        if thread_id is None:
+        if call.thread_id is None:
             return
-        recent = list(messages)
-        while len(recent) > _MOST_MESSAGES and (start := _second_question(recent)):
-            recent = recent[start:]
-        text = json.dumps(messages_to_dict(recent), default=str)
+        text = _bounded(messages, answer)
+        name = f"conversation of {call.run_id}"
+        writing = asyncio.create_task(self._write(call, call.thread_id, text), name=name)
+        call.answered(answer, writing)
+        await asyncio.shield(writing)
+
+    async def _write(self, call: AgentCall, thread_id: str, text: str) -> None:
         if call.fence is not None:
             await call.fence.confirm_owned()
-        await retry_until_available(lambda: self._store.write(self._agent, thread_id, run_id, text))
+        write, run_id = self._store.write, call.run_id
+        await retry_until_available(lambda: write(self._agent, thread_id, run_id, text))
 
 
 class InMemoryThreads:
@@ -92,7 +105,28 @@ class InMemoryThreads:
         return self._texts.pop((agent, thread_id), None) is not None
 
 
-def _second_question(messages: Sequence[BaseMessage]) -> int | None:
-    """Return the index of the second question, so that no answer is left without its question."""
+def _bounded(messages: Sequence[BaseMessage], answer: AgentAnswer) -> str:
+    """Return the newest messages as JSON, from a question on.
+
+    Beyond a bound the oldest questions are dropped, each with all that follows it. If the last one
+    alone has too many bytes, the texts of question and answer are left, and long ones are cut.
+    """
+    texts = [_as_json(message) for message in messages]
+    sizes = [len(text) + len(_SEPARATOR) for text in texts]  # JSON has ASCII characters only
     questions = [at for at, message in enumerate(messages) if isinstance(message, HumanMessage)]
-    return questions[1] if len(questions) > 1 else None
+    starts = [0, *questions[1:]]
+    for start in starts:
+        has_few = len(texts) - start <= _MOST_MESSAGES or start == starts[-1]
+        if has_few and sum(sizes[start:]) <= MOST_BYTES:
+            return f"[{_SEPARATOR.join(texts[start:])}]"
+    asked = [messages[at] for at in questions[-1:]]
+    left = [HumanMessage(_cut(str(question.text)), id=question.id) for question in asked]
+    return f"[{_SEPARATOR.join(map(_as_json, [*left, AIMessage(_cut(answer.text))]))}]"
+
+
+def _as_json(message: BaseMessage) -> str:
+    return json.dumps(message_to_dict(message), default=str)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"

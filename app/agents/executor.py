@@ -104,7 +104,7 @@ class ExecutorAgent:
         with translated_errors(handler):
             answer = await self._answer(call, handler, before)
         exchange = [HumanMessage(call.question, id=call.run_id), AIMessage(answer.text)]
-        await self._conversations.store(call, [*before, *exchange])
+        await self._conversations.store(call, answer, [*before, *exchange])
         return answer
 
     async def _answer(

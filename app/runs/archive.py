@@ -44,6 +44,7 @@ def without_answer(run: Run) -> Run:
     stripped = copy.copy(run)
     stripped.ended = asyncio.get_running_loop().create_future()
     stripped.ended.set_result(replace(run.ended.result(), answer=None))
+    stripped.writing = None
     return stripped
 
 
@@ -62,6 +63,7 @@ def release(run: Run, error: RunError | None) -> None:
     run.context = Context()
     run.request = replace(run.request, question="")
     run.fence = None
+    run.answer = None
     if run.attempt is not None:
         run.attempt = replace(run.attempt, request=run.request, log=())
     if error is not None:

@@ -13,15 +13,24 @@ from typing import Any
 
 from app.runs.deadline import remaining
 from app.runs.ending import as_not_storable
-from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
+from app.runs.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    HandedOver,
+    NotStorable,
+    RunError,
+    StoreUnavailable,
+)
 from app.runs.live import Ended, Run
 from app.runs.locks import Render
 from app.runs.ports import Agent, Attempt
 from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
-from app.runs.tasks import Body, Result
+from app.runs.tasks import AttemptStart, Body, Result
 
 _FLUSH_S = 0.1
+# The longest time for which a check of ownership blocks the service's loop.
+_BLOCKING_S = 2.0
 _REPORT_ATTEMPTS = 20
 _LAST = ("error", "end")  # readers render these from the stored result
 
@@ -45,8 +54,7 @@ class Background:
         Raises HandedOver if this process no longer owns the run, Cancelled if it was cancelled.
         """
         start = attempt.start
-        while (former := self._runner.in_flight.get(start.task_id)) is not None:
-            await asyncio.shield(former.ended)  # an earlier attempt here has not stopped yet
+        await self._stop_former(start)
         log = Log(attempt, lambda reason: self._runner.stop(run, reason))
         run = self._runner.execute(self._agents()[start.agent], start, log)
         log.open(run)
@@ -55,6 +63,7 @@ class Background:
             ended = await asyncio.shield(run.ended)
         finally:
             writing.cancel()
+        await run.conversation_written()  # the thread is free once the end is stored
         if isinstance(ended.error, Cancelled):
             await self._report_stop(attempt, run, self._render(run, ended))
         if isinstance(ended.error, Cancelled | HandedOver):
@@ -65,6 +74,21 @@ class Background:
 
     def _result(self, run: Run, ended: Ended) -> Result:
         return Result(ended.outcome, self._render(run, ended))
+
+    async def _stop_former(self, start: AttemptStart) -> None:
+        """Stop an earlier attempt in this process: its claim has been replaced.
+
+        Waits for its end, until the deadline of the run at most. This attempt then ends with that
+        deadline. Raises HandedOver if a later attempt executes here.
+        """
+        while (former := self._runner.in_flight.get(start.task_id)) is not None:
+            if former.attempt is not None and former.attempt.number > start.number:
+                raise HandedOver
+            self._runner.stop(former, HandedOver())
+            remaining_s = self._runner.deadline_of(start) - self._runner.clock.monotonic()
+            await asyncio.wait({former.ended}, timeout=max(0.0, remaining_s))
+            if not former.ended.done():
+                return
 
     async def _report_stop(self, attempt: Attempt, run: Run, body: Body) -> None:
         """Store how the cancelled run ended. The store already has the cancellation."""
@@ -121,16 +145,32 @@ class Log:
         await self._until_stored(self._write_or_check)
 
     def confirm_owned_in_thread(self) -> None:
-        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
+        """The same for sync code. Blocks.
+
+        On the service's own loop, which it blocks, it waits for the store for _BLOCKING_S at most,
+        and does not store events first. If the store has not answered by then, the run is handed
+        over: only its owner may act.
+        """
+        if _running_loop() is self._loop:
+            self._confirm_owned_blocking()
+            return
+        remaining_s = remaining()
+        confirming = asyncio.run_coroutine_threadsafe(self.confirm_owned(), self._loop)
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            remaining_s = remaining()
-            confirming = asyncio.run_coroutine_threadsafe(self.confirm_owned(), self._loop)
-            try:
-                confirming.result(None if math.isinf(remaining_s) else remaining_s)
-            finally:
-                confirming.cancel()  # else it would retry until the store is available
+            confirming.result(None if math.isinf(remaining_s) else remaining_s)
+        finally:
+            confirming.cancel()  # else it would retry until the store is available
+
+    def _confirm_owned_blocking(self) -> None:
+        try:
+            self._attempt.check_blocking(min(_BLOCKING_S, remaining()))
+        except (Cancelled, HandedOver) as refused:
+            self._stop_run(refused)
+            raise
+        except StoreUnavailable as unconfirmed:
+            refusal = HandedOver() if remaining() else DeadlineExceeded()
+            self._stop_run(refusal)
+            raise refusal from unconfirmed
 
     async def finish(self, result: Result, without_content: Callable[[], Result]) -> None:
         """Store the result with the last events, which the log loses if the store refuses them.
@@ -213,3 +253,11 @@ class Log:
         if self._written == 0:
             row["trace"] = run.trace
         return row, entries[-1].id
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop of this thread; None on a thread without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

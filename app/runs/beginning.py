@@ -51,6 +51,7 @@ def call_for(run: Run, price: Price, fault: Callable[[], None]) -> AgentCall:
         fence=run.fence,
         stopping=lambda: run.stopping is not None,
         operation=run.request.operation,
+        answered=run.answered,
     )
 
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from app.runs.clock import SYSTEM, Clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Current:
-    """The run of the present task or thread; `deadline` is on its clock."""
+    """The run of the present task or thread; `deadline` is on its clock.
+
+    Each attempt at a background run has one of its own: compare by identity, not by `run_id`.
+    """
 
     run_id: str
     deadline: float
@@ -38,7 +41,10 @@ def tool_call_key() -> str | None:
 
     A background run may call a tool twice: its process may die after the call and before the step
     is stored. Both calls have the same key if the model repeats the call. So do the calls of runs
-    with the same `Idempotency-Key`. The key is an opaque text; its form may change. It is None
-    outside a tool. Never raises.
+    with the same `Idempotency-Key`. Each call of a turn has a key of its own, equal calls too. If
+    the process dies between the ends of two parallel calls, the one that is repeated alone has the
+    key that it had. Equal calls share a key only if code, and not a model, wrote their message and
+    gave them one id. The key is an opaque text; its form may change. It is None outside a tool.
+    Never raises.
     """
     return tool_call.get()

@@ -252,6 +252,16 @@ class RunBeganAnew(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationNotStored(Fact):
+    """A run ended with an answer that could not be written to its thread, after its last fact.
+
+    `error` is None if the store did not answer in time.
+    """
+
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecovered(Fact):
     """A background run of a process that died was requeued."""
 
@@ -309,6 +319,7 @@ Event: TypeAlias = (
     | RunFinished
     | RunHandedOver
     | RunBeganAnew
+    | ConversationNotStored
     | RunRecovered
     | RunLost
     | StreamOpened

@@ -16,6 +16,7 @@ from app.runs.clock import SYSTEM, Clock
 from app.runs.deadline import Current, current
 from app.runs.errors import RunError
 from app.runs.events import (
+    ConversationNotStored,
     Emit,
     Event,
     RunFinished,
@@ -41,6 +42,11 @@ from app.runs.progress import Progress
 from app.runs.ring import Ring
 from app.runs.tasks import AttemptStart
 from app.runs.transcript import Transcript
+
+# How long past the deadline the conversation of an answer may still be written. Its run holds the
+# thread for a second longer.
+LATE_WRITE_S = 4.0
+_CANCEL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,9 @@ class Run:
         # True once the run has started, false if it ended before that.
         self.admitted: asyncio.Future[bool] = loop.create_future()
         self.context = copy_context()
-        self.context.run(current.set, Current(run_id, self.deadline, clock))
+        # What the run's tasks and threads see; it identifies this attempt.
+        self.current = Current(run_id, self.deadline, clock)
+        self.context.run(current.set, self.current)
         self.ended: asyncio.Future[Ended] = loop.create_future()
         self.ticket: Ticket | None = None
         self.task: asyncio.Task[AgentAnswer] | None = None
@@ -103,6 +111,9 @@ class Run:
         # The runner sets these three for a background run only.
         self.attempt: AttemptStart | None = None
         self.fence: Fence | None = None
+        # An answer whose conversation is being written, and the task that writes it.
+        self.answer: AgentAnswer | None = None
+        self.writing: asyncio.Task[None] | None = None
         self.find_trace: Callable[[], str | None] = lambda: None
         self._emit = emit
         self._lock = threading.RLock()
@@ -135,6 +146,31 @@ class Run:
             if isinstance(fact, RunStarted) and self.trace is None:
                 self.trace = self.find_trace()  # no request: the span that this fact started
             self.transcript.add(fact, self.trace_id)
+
+    def answered(self, answer: AgentAnswer, writing: "asyncio.Task[None]") -> None:
+        """The run has its answer, and this task writes its conversation."""
+        self.answer, self.writing = answer, writing
+
+    async def conversation_written(self) -> None:
+        """Wait until the conversation of an ended run is written, for LATE_WRITE_S at most.
+
+        That time counts from the deadline. Emits ConversationNotStored if the run ended with an
+        answer that could not be written.
+        """
+        writing, self.writing = self.writing, None
+        if writing is None:
+            return
+        remaining_s = self.deadline + LATE_WRITE_S - self.clock.monotonic()
+        await asyncio.wait({writing}, timeout=max(0.0, remaining_s))
+        if not writing.done():
+            writing.cancel()
+            await asyncio.wait({writing}, timeout=_CANCEL_S)
+        stopped = not writing.done() or writing.cancelled()
+        error = None if stopped else writing.exception()
+        if (stopped or error is not None) and self.ended.result().answer is not None:
+            at = self.clock.monotonic()
+            name = self.agent.name
+            self._emit(ConversationNotStored(run_id=self.id, agent=name, at=at, error=error))
 
     def on_token(self, token: Token) -> None:
         """Send streaming text to the readers; may be called from any thread."""

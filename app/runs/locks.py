@@ -1,8 +1,10 @@
 """The locks of a run in flight: on its Idempotency-Key and on its conversation (`thread_id`)."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
 from app.runs.clock import SYSTEM, Clock
@@ -16,6 +18,9 @@ from app.runs.tasks import Body, fingerprint
 # A lease ends this long after the deadline, so the locks of a process that dies expire.
 _SLACK_S = 5.0
 _CLOSE_S = 5.0
+_CANCEL_S = 0.5
+# A store answers within this time, or does not at all.
+_FIRST_S = 3.0
 # An answer waits at most this long for a slow release, and at most this long past the deadline.
 _WAIT_S = 1.0
 _PAST_DEADLINE_S = 0.15
@@ -40,7 +45,8 @@ class RunLocks:
         self._threads = threads
         self._render = render
         self._clock = clock
-        self._releasing: dict[str, asyncio.Task[None]] = {}
+        # By run; repeats of one request may have one run id.
+        self._releasing: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
     async def acquire(
         self,
@@ -90,18 +96,23 @@ class RunLocks:
 
     def _start(self, run_id: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         releasing = asyncio.create_task(work, name=f"locks of {run_id}")
-        self._releasing[run_id] = releasing
-        releasing.add_done_callback(lambda _: self._releasing.pop(run_id, None))
+        self._releasing[run_id].add(releasing)
+        releasing.add_done_callback(partial(self._released, run_id))
         return releasing
+
+    def _released(self, run_id: str, releasing: asyncio.Task[None]) -> None:
+        self._releasing[run_id].discard(releasing)
+        if not self._releasing[run_id]:
+            del self._releasing[run_id]
 
     async def wait_until_released(self, run: Run) -> None:
         """Wait until an ended run has released its locks, so that its caller may ask again at once.
 
         Waits for _WAIT_S at most, and not longer than _PAST_DEADLINE_S past the deadline.
         """
-        if (releasing := self._releasing.get(run.id)) is not None:
+        if releasing := self._releasing.get(run.id):
             remaining_s = run.deadline + _PAST_DEADLINE_S - self._clock.monotonic()
-            await asyncio.wait({releasing}, timeout=max(0.0, min(_WAIT_S, remaining_s)))
+            await asyncio.wait(set(releasing), timeout=max(0.0, min(_WAIT_S, remaining_s)))
 
     async def _settle(self, run: Run, key: str | None) -> None:
         """Wait for the end, store its body under the key for repeats, then release the locks."""
@@ -111,6 +122,7 @@ class RunLocks:
             name, body = fingerprint(agent, key), self._render(run, ended)
             await self._until_expired(lambda: keys.store(name, run.id, body), deadline)
             key = None
+        await run.conversation_written()  # the next run on the thread reads it
         await self._release(agent, key, run.request.thread_id, run.id, deadline)
 
     async def _release(
@@ -126,13 +138,20 @@ class RunLocks:
             await self._until_expired(lambda: release(agent, thread_id, run_id), deadline)
 
     async def _until_expired(self, work: Callable[[], Awaitable[None]], deadline: float) -> None:
-        with suppress(StoreUnavailable):  # the lease expires by itself
-            await retry_until_available(work, deadline=deadline, clock=self._clock)
+        """Retry until the deadline. The first attempt may take _FIRST_S, also after it."""
+        remaining_s = max(_FIRST_S, deadline - self._clock.monotonic())
+        with suppress(StoreUnavailable, TimeoutError):  # the lease expires by itself
+            async with asyncio.timeout(remaining_s):
+                await retry_until_available(work, deadline=deadline, clock=self._clock)
 
     async def close(self) -> None:
-        """Wait, for a moment, until all locks are released."""
-        if self._releasing:
-            await asyncio.wait(set(self._releasing.values()), timeout=_CLOSE_S)
+        """Wait, for a moment, until all locks are released. The leases of the others expire."""
+        releasing = set[asyncio.Task[None]]().union(*self._releasing.values())
+        if releasing:
+            _, late = await asyncio.wait(releasing, timeout=_CLOSE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(releasing, timeout=_CANCEL_S)
 
 
 def _is_remembered(ended: Ended) -> bool:

@@ -1,5 +1,6 @@
 """The protocols that the core requires of agents and stores."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -38,7 +39,7 @@ class Fence(Protocol):
         ...
 
     def confirm_owned_in_thread(self) -> None:
-        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
+        """The same for sync code. Blocks; on the service's own loop for a few seconds at most."""
         ...
 
 
@@ -63,6 +64,10 @@ class Attempt(Protocol):
         """Return if this attempt still has the run."""
         ...
 
+    def check_blocking(self, timeout_s: float) -> None:
+        """The same for code that cannot await: blocks for so many seconds at most."""
+        ...
+
     async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
         """Store how the run ended, with the last row of its log. Nobody can cancel it then."""
         ...
@@ -85,7 +90,9 @@ class AgentCall:
     steps, so that another attempt can resume; `resumed` is true if there was an earlier attempt,
     and `iterations` counts those before this one. Runs of one `operation` repeat each other, so
     their tool calls have the same idempotency keys. `stopping` returns whether the run is being
-    stopped, so that its end closes the open calls.
+    stopped, so that its end closes the open calls. `answered` receives the answer and the task that
+    writes its conversation: from then on the deadline does not take the answer away, and the write
+    may go on after the end of the run.
     """
 
     run_id: str
@@ -103,6 +110,7 @@ class AgentCall:
     fence: Fence | None = None
     stopping: Callable[[], bool] = lambda: False
     operation: str | None = None
+    answered: Callable[[AgentAnswer, "asyncio.Task[None]"], None] = lambda answer, writing: None
 
 
 class Agent(Protocol):

@@ -15,6 +15,7 @@ from app.runs import archive, beginning, ending, final_facts, snapshot
 from app.runs.admission import Admission
 from app.runs.archive import Archive
 from app.runs.clock import SYSTEM, Clock
+from app.runs.deadline import Current
 from app.runs.errors import (
     Cancelled,
     CutByShutdown,
@@ -72,9 +73,10 @@ class Runner:
         self._price = price
         self._fault = fault
         self._trace = trace
-        self._clock = clock
-        # Tasks that did not stop with their run, each with the id of that run.
-        self._abandoned: dict[asyncio.Task[AgentAnswer], str] = {}
+        self.clock = clock
+        # Tasks that did not stop with their run, each with that run, which may be one of several
+        # attempts with one id.
+        self._abandoned: dict[asyncio.Task[AgentAnswer], Current] = {}
 
     def start(
         self,
@@ -91,7 +93,7 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         run_id = run_id or str(uuid.uuid4())
-        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at, self._clock)
+        run = Run(run_id, agent.info, mode, request, self.emit, loop, arrived_at, self.clock)
         run.trace = self._trace()
         self.in_flight[run.id] = run
         if self.draining:
@@ -99,7 +101,7 @@ class Runner:
             return run
         start_task = partial(run.context.run, self._start_task, run, agent, loop)
         try:
-            remaining_s = max(0.0, run.deadline - self._clock.monotonic())
+            remaining_s = max(0.0, run.deadline - self.clock.monotonic())
             run.ticket = self.admission.enter(start_task, remaining_s)
         except Overloaded as refusal:
             self._settle(run, error=refusal)
@@ -115,9 +117,9 @@ class Runner:
         Its deadline counts from the start of the first attempt, even in another process.
         """
         loop = asyncio.get_running_loop()
-        arrived_at = self._clock.since(attempt.started_at)
+        arrived_at = self.clock.since(attempt.started_at)
         fields = (attempt.task_id, agent.info, Mode.BACKGROUND, attempt.request, self.emit, loop)
-        run = Run(*fields, arrived_at, self._clock)
+        run = Run(*fields, arrived_at, self.clock)
         run.created_at = attempt.created_at
         run.attempt = attempt
         run.fence = fence
@@ -125,26 +127,30 @@ class Runner:
         snapshot.restore(run.progress, attempt.log, whole=not agent.info.resumes)
         self.in_flight[run.id] = run
         run.context.run(self._start_task, run, agent, loop)
-        remaining_s = max(0.0, run.deadline - self._clock.monotonic())
+        remaining_s = max(0.0, run.deadline - self.clock.monotonic())
         # Not `run.deadline`: an attempt that starts after it has not hung.
-        deadline = self._clock.monotonic() + remaining_s
+        deadline = self.clock.monotonic() + remaining_s
         run.timers.append(loop.call_later(remaining_s, self._on_deadline, run, deadline))
         return run
+
+    def deadline_of(self, attempt: AttemptStart) -> float:
+        """The deadline of the run, on the clock of this process."""
+        return self.clock.since(attempt.started_at) + attempt.request.timeout_s
 
     def report_ended_without_worker(
         self, agent: AgentInfo, record: Record, error: RunError
     ) -> None:
         """Emit the final fact of a background run that ended without a worker."""
         loop, task = asyncio.get_running_loop(), record.task
-        arrived_at = self._clock.since(task.started_at or task.created_at)
+        arrived_at = self.clock.since(task.started_at or task.created_at)
         fields = (task.id, agent, Mode.BACKGROUND, record.request, self.emit, loop)
-        run = Run(*fields, arrived_at, self._clock)
+        run = Run(*fields, arrived_at, self.clock)
         snapshot.restore(run.progress, record.log, whole=not agent.resumes)
         self._emit_end(run, error.outcome, None, error, Phase(PhaseKind.QUEUE))
 
     def _on_deadline(self, run: Run, deadline: float) -> None:
         """Stop the run: timed out, or handed over if this process hung and may have lost it."""
-        hung = self._clock.monotonic() - deadline > HUNG_S
+        hung = self.clock.monotonic() - deadline > HUNG_S
         self.stop(run, HandedOver() if hung else DeadlineExceeded())
 
     @property
@@ -167,8 +173,14 @@ class Runner:
             raise Draining
 
     def stop(self, run: Run, reason: RunError) -> None:
-        """Stop a run; it ends within GRACE_S. If it is called again, the first reason counts."""
+        """Stop a run; it ends within GRACE_S. If it is called again, the first reason counts.
+
+        At its deadline a run that only writes its conversation ends with its answer.
+        """
         if run.ended.done() or run.stopping is not None:
+            return
+        if isinstance(reason, DeadlineExceeded) and run.answer is not None:
+            self._end_with_answer(run)
             return
         run.phase_at_stop = run.phase()
         run.stopping = reason
@@ -178,6 +190,13 @@ class Runner:
             run.task.cancel()
             loop = asyncio.get_running_loop()
             run.timers.append(loop.call_later(GRACE_S, self._give_up, run))
+
+    def _end_with_answer(self, run: Run) -> None:
+        """End a run whose conversation is still being written; that goes on."""
+        task = run.task
+        self._settle(run, answer=run.answer)
+        if task is not None:
+            task.cancel()
 
     async def cancel(self, run: Run) -> Stopped:
         """Cancel a run and return whether its work really stopped."""
@@ -219,7 +238,7 @@ class Runner:
             await asyncio.wait(endings, timeout=timeout_s)
 
     def _start_task(self, run: Run, agent: Agent, loop: asyncio.AbstractEventLoop) -> None:
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         run.state = State.RUNNING
         run.record(beginning.started(run, now))
         call = beginning.call_for(run, self._price, self._fault)
@@ -245,7 +264,7 @@ class Runner:
             return
         if run.task.done():  # the loop was blocked; the done-callback ends the run next
             return
-        self._abandoned[run.task] = run.id
+        self._abandoned[run.task] = run.current
         self._settle(run, error=run.stopping)
 
     def _settle(
@@ -254,12 +273,15 @@ class Runner:
         """End a run once: close open calls, emit the end, wake readers, release the slot."""
         for timer in run.timers:
             timer.cancel()
+        if error is not None and run.writing is not None:
+            run.writing.cancel()
         ending.forbid_repeats(run, error)
         outcome = ending.outcome(answer, error)
         phase = (run.phase_at_stop or run.phase()) if error is not None else None
         # Emit in the run's own context, so that its final facts belong to its trace.
         ended = run.context.run(self._emit_end, run, outcome, answer, error, phase)
-        del self.in_flight[run.id]
+        if self.in_flight.get(run.id) is run:  # not a later attempt
+            del self.in_flight[run.id]
         run.ended.set_result(ended)
         if not run.admitted.done():
             run.admitted.set_result(False)
@@ -290,18 +312,18 @@ class Runner:
         return ended
 
     def _leftover(self, run: Run) -> LeftoverWork:
-        tasks = list(self._abandoned.values()).count(run.id)
-        return LeftoverWork(threads=self._threads.busy_for(run.id), tasks=tasks)
+        tasks = list(self._abandoned.values()).count(run.current)
+        return LeftoverWork(threads=self._threads.busy_for(run.current), tasks=tasks)
 
     def _report_leftover_work(self, run: Run) -> None:
-        self._threads.abandon(run.id)
+        self._threads.abandon(run.current)
         leftover = self._leftover(run)
         if leftover.threads or leftover.tasks:
             run.record(
                 WorkAbandoned(
                     run_id=run.id,
                     agent=run.agent.name,
-                    at=self._clock.monotonic(),
+                    at=self.clock.monotonic(),
                     threads=leftover.threads,
                     tasks=leftover.tasks,
                 )

@@ -2,8 +2,8 @@
 
 asyncio's default pool has few threads, shares them with name lookups and waits for them at exit,
 so a few hung tools stop everything. This pool has daemon threads and a cap of its own, and name
-lookups have a small pool of theirs. Each job has the id of its run, so that threads that have not
-stopped with their run can be counted.
+lookups have a small pool of theirs. Each job has the run that submitted it, so that threads that
+have not stopped with their run can be counted. Two attempts at a background run are two runs here.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
-from app.runs.deadline import current
+from app.runs.deadline import Current, current
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,10 +41,10 @@ class DaemonThreads(ThreadPoolExecutor):
         self._free = 0
         self._threads_alive = 0
         self._closed = False
-        self._jobs: deque[tuple[Future[Any], Callable[[], Any], str | None]] = deque()
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any], Current | None]] = deque()
         self._ready = threading.Condition()
-        self._busy_by_run: Counter[str | None] = Counter()
-        self._ended: set[str] = set()
+        self._busy_by_run: Counter[Current | None] = Counter()
+        self._ended: set[Current | None] = set()
 
     @property
     def busy(self) -> int:
@@ -58,20 +58,20 @@ class DaemonThreads(ThreadPoolExecutor):
         with self._ready:
             return self._abandoned()
 
-    def busy_for(self, run_id: str) -> int:
+    def busy_for(self, run: Current) -> int:
         """How many threads execute jobs of one run."""
         with self._ready:
-            return self._busy_by_run[run_id]
+            return self._busy_by_run[run]
 
-    def abandon(self, run_id: str) -> int:
+    def abandon(self, run: Current) -> int:
         """Mark the run as ended and return how many threads still execute its jobs.
 
         Up to the cap they do not count against the limit, so hung tools hurt only their own runs.
         """
         with self._ready:
-            left = self._busy_by_run[run_id]
+            left = self._busy_by_run[run]
             if left:
-                self._ended.add(run_id)
+                self._ended.add(run)
                 with suppress(RuntimeError):  # the system allows no more threads: the jobs wait
                     for _ in range(min(left, len(self._jobs) - self._free)):
                         self._start_thread()
@@ -80,13 +80,12 @@ class DaemonThreads(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Execute `fn` on a thread; the context has the run that submits it."""
         run = current.get()
-        run_id = run.run_id if run else None
         future: Future[T] = Future()
         with self._ready:
             if self._closed:
                 raise RuntimeError("the service's threads are closed")
             self._jobs = deque(job for job in self._jobs if not job[0].cancelled())
-            self._jobs.append((future, lambda: fn(*args, **kwargs), run_id))
+            self._jobs.append((future, lambda: fn(*args, **kwargs), run))
             if self._free >= len(self._jobs):
                 self._ready.notify()
                 return future
@@ -98,7 +97,7 @@ class DaemonThreads(ThreadPoolExecutor):
         return future
 
     def _abandoned(self) -> int:
-        return sum(self._busy_by_run[run_id] for run_id in self._ended)
+        return sum(self._busy_by_run[run] for run in self._ended)
 
     def _start_thread(self) -> None:
         """Start one more thread, if the limit and the cap allow it."""
@@ -127,31 +126,31 @@ class DaemonThreads(ThreadPoolExecutor):
                         return
                     self._ready.wait()
                 self._free -= 1
-                future, job, run_id = self._jobs.popleft()
+                future, job, run = self._jobs.popleft()
                 if not future.set_running_or_notify_cancel():
                     continue
-                self._busy_by_run[run_id] += 1
+                self._busy_by_run[run] += 1
             try:
                 result, error = job(), None
             except BaseException as raised:  # noqa: BLE001 - foreign code: its caller gets any exception
                 result, error = None, raised
             del job
             with self._ready:
-                self._busy_by_run[run_id] -= 1
-                surplus = self._finish_job(run_id)
+                self._busy_by_run[run] -= 1
+                surplus = self._finish_job(run)
             if error is None:
                 future.set_result(result)
             else:
                 future.set_exception(error)
-            del future, result, error
+            del future, result, error, run
             if surplus:
                 return
 
-    def _finish_job(self, run_id: str | None) -> bool:
+    def _finish_job(self, run: Current | None) -> bool:
         """Delete the counts of a run without jobs; return whether this thread is surplus."""
-        if not self._busy_by_run[run_id]:
-            del self._busy_by_run[run_id]
-            self._ended.discard(run_id or "")
+        if not self._busy_by_run[run]:
+            del self._busy_by_run[run]
+            self._ended.discard(run)
         surplus = self._threads_alive - self._abandoned() > self.limit
         self._threads_alive -= surplus
         return surplus

@@ -157,6 +157,15 @@ class StoredAttempt:
         """Confirm that this attempt still has the run."""
         await self._in_thread(self._claim.check)
 
+    def check_blocking(self, timeout_s: float) -> None:
+        """Check on a thread of the store, since the blocked thread may be that of the loop."""
+        checking = self._store.in_thread(self._claim.check)
+        try:
+            checking.result(timeout_s)
+        except (sa.exc.SQLAlchemyError, TimeoutError) as refused:
+            checking.cancel()
+            raise StoreUnavailable from refused
+
     async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
         """Store the result, after which nobody can cancel the run, and the last row of the log."""
         await self._in_thread(self._claim.end, result, offset, row)

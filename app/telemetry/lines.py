@@ -29,6 +29,11 @@ RUN_BEGAN_ANEW = Line(
     "warning",
     "A background run starts again from its input, since the served agent lacks its next `nodes`.",
 )
+CONVERSATION_NOT_STORED = Line(
+    "conversation_not_stored",
+    "warning",
+    "A run was answered, but the store did not take its conversation: its thread lacks the answer.",
+)
 TASK_RECOVERED = Line(
     "task_recovered",
     "warning",

@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from app.runs import plain
 from app.runs.events import (
+    ConversationNotStored,
     Event,
     FirstToken,
     IterationCounted,
@@ -159,7 +160,7 @@ class Metrics:
                 self._child(catalogue.STREAMS, fact.agent).inc()
             case StreamClosed():
                 self._stream_closed(fact)
-            case ModelCallStarted() | IterationCounted() | RunBeganAnew():
+            case ModelCallStarted() | IterationCounted() | RunBeganAnew() | ConversationNotStored():
                 pass
             case SubAgentStarted() | SubAgentFinished() | WorkAbandoned():
                 pass

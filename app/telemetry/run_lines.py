@@ -3,6 +3,7 @@
 from typing import Any, assert_never
 
 from app.runs.events import (
+    ConversationNotStored,
     Event,
     FirstToken,
     IterationCounted,
@@ -76,6 +77,9 @@ class RunLines:
             case WorkAbandoned():
                 counts = {"threads": fact.threads, "tasks": fact.tasks}
                 self._log.log("warning", lines.WORK_ABANDONED, **about, **counts)
+            case ConversationNotStored():
+                failed = {"error_type": error_type(fact.error), "error_at": frames(fact.error)}
+                self._log.log("warning", lines.CONVERSATION_NOT_STORED, **about, **failed)
             case RunQueued() | ModelCallStarted() | FirstToken() | IterationCounted():
                 pass
             case StreamOpened() | StreamClosed():

@@ -19,6 +19,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from app.runs.events import (
+    ConversationNotStored,
     Event,
     FirstToken,
     IterationCounted,
@@ -110,7 +111,7 @@ class Traces:
                 pass
             case ModelCallRetried() | WorkAbandoned() | StreamOpened() | StreamClosed():
                 pass
-            case RunBeganAnew() | RunRecovered() | RunLost():
+            case RunBeganAnew() | ConversationNotStored() | RunRecovered() | RunLost():
                 pass
             case _:
                 assert_never(fact)

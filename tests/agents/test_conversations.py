@@ -1,14 +1,17 @@
 """A thread_id continues a conversation, in memory if the agent stores none itself."""
 
+import json
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from langchain_classic.agents import AgentExecutor, create_tool_calling_agent
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 
-from app.agents.conversations import Conversations, InMemoryThreads
+from app.agents.conversations import MOST_BYTES, Conversations, InMemoryThreads
+from app.runs.model import AgentAnswer
 from tests import fakes
 from tests.service import served
 
@@ -94,16 +97,58 @@ async def test_executor_without_chat_history_has_no_conversations() -> None:
     assert problem.json()["errors"][0]["field"] == "thread_id"
 
 
+def run(thread_id: str) -> Any:
+    """The call of a run on a thread."""
+    return SimpleNamespace(
+        run_id="r", thread_id=thread_id, fence=None, answered=lambda answer, writing: None
+    )
+
+
+async def stored(messages: Sequence[BaseMessage]) -> tuple[list[BaseMessage], int]:
+    """What a thread has of these messages, the last of which is the answer, and its bytes."""
+    threads = InMemoryThreads()
+    conversations = Conversations("a", threads)
+    await conversations.store(run("t"), AgentAnswer(str(messages[-1].text)), messages)
+    text = await threads.read("a", "t")
+    return await conversations.history("t"), len((text or "").encode())
+
+
 async def test_stored_conversations_are_bounded() -> None:
     """The oldest of many threads are evicted, and the oldest questions of a long one."""
     conversations = Conversations("a", InMemoryThreads())
-
-    def run(thread_id: str) -> Any:
-        return SimpleNamespace(run_id="r", thread_id=thread_id, fence=None)
-
     for number in range(1_100):
-        await conversations.store(run(f"t{number}"), [HumanMessage("q"), AIMessage("a")])
+        exchange = [HumanMessage("q"), AIMessage("a")]
+        await conversations.store(run(f"t{number}"), AgentAnswer("a"), exchange)
     assert (await conversations.history("t99"), len(await conversations.history("t100"))) == ([], 2)
     long = [m for n in range(80) for m in (HumanMessage(f"q{n}"), AIMessage(f"a{n}"))]
-    await conversations.store(run("long"), long)
-    assert [m.text for m in (await conversations.history("long"))[:2]] == ["q30", "a30"]
+    messages, _ = await stored(long)
+    assert [m.text for m in messages[:2]] == ["q30", "a30"]
+
+
+@pytest.mark.parametrize("character", ["a", "é", "😀"])
+async def test_stored_conversations_are_bounded_in_bytes(character: str) -> None:
+    """Of a conversation with long texts the newest questions are left, each with its answer."""
+    text = character * 20_000
+    long: list[BaseMessage] = [
+        m for n in range(50) for m in (HumanMessage(f"q{n}"), AIMessage(f"{n} {text}"))
+    ]
+    messages, size = await stored(long)
+    assert size <= MOST_BYTES < size + 2 * len(json.dumps(text))
+    assert messages[-1].text == f"49 {text}"
+    assert [m.type for m in messages[:2]] == ["human", "ai"]
+
+
+@pytest.mark.parametrize("character", ["a", "é", "😀"])
+@pytest.mark.parametrize("answer", [10, 3_000_000])
+async def test_turn_beyond_the_bound_keeps_question_and_answer(character: str, answer: int) -> None:
+    """Of a turn that is larger than the bound the question and the answer are left, cut if long."""
+    calls = fakes.asks("look", {})
+    result = ToolMessage(character * 2_000_000, tool_call_id=calls.tool_calls[0]["id"])
+    last = AIMessage(character * answer)
+    turn = [HumanMessage("q", id="q"), calls, result, last]
+    messages, size = await stored([HumanMessage("old"), AIMessage("old"), *turn])
+    assert size <= MOST_BYTES
+    assert [(m.type, m.id) for m in messages] == [("human", "q"), ("ai", None)]
+    text = str(messages[1].text)
+    assert text == last.text or (text[-1] == "…" and str(last.text).startswith(text[:-1]))
+    assert (text == last.text) is (answer == 10)

@@ -14,22 +14,32 @@ from app.runs.threads import DaemonThreads
 LIMIT = 4
 
 
+def a_run(run_id: str) -> Current:
+    """A run, or one attempt at it, for an hour."""
+    return Current(run_id, time.monotonic() + 3600)
+
+
+HUNG = a_run("hung")
+
+
 @contextmanager
-def hung(threads: DaemonThreads, jobs: int, run_id: str = "hung") -> Iterator[list[Future[Any]]]:
+def hung(threads: DaemonThreads, jobs: int, run: Current = HUNG) -> Iterator[list[Future[Any]]]:
     """So many jobs of one run that end only when the block does; those that can have begun."""
     door = threading.Event()
-    futures = [for_run(threads, run_id, door.wait) for _ in range(jobs)]
+    futures = [for_run(threads, run, door.wait) for _ in range(jobs)]
     try:
-        eventually(lambda: threads.busy_for(run_id) == min(jobs, threads.limit))
+        eventually(lambda: threads.busy_for(run) == min(jobs, threads.limit))
         yield futures
     finally:
         door.set()
 
 
-def for_run(threads: DaemonThreads, run_id: str, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+def for_run(
+    threads: DaemonThreads, run: Current, fn: Callable[..., Any], *args: Any
+) -> Future[Any]:
     """Submit on behalf of a run."""
     context = contextvars.copy_context()
-    context.run(current.set, Current(run_id, time.monotonic() + 60))
+    context.run(current.set, run)
     return context.run(threads.submit, fn, *args)
 
 

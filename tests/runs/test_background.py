@@ -2,20 +2,23 @@
 
 import asyncio
 import gc
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from app.runs.background import Background
+from app.runs.deadline import Current, current
 from app.runs.errors import Cancelled, HandedOver, ModelFailed, NotStorable, StoreUnavailable
-from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.runs.events import RunFinished, RunHandedOver, RunStarted, WorkAbandoned
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
 from app.runs.tasks import AttemptStart, Body, Result
-from tests.runs import scripted
+from tests.runs import scripted, virtual_time
 from tests.runs.scripted import Desk, ScriptedAgent
 from tests.waiting import came_true
 
@@ -32,6 +35,7 @@ class Store:
         now = time.time()
         self.rows: dict[int, Mapping[str, Any]] = {}
         self.checks = 0
+        self.bounds_s: list[float] = []
         self.refuse: list[Exception] = []
         self.refuses: Callable[[Mapping[str, Any]], bool] = lambda row: False
         self.slow_s = 0.0
@@ -63,6 +67,10 @@ class Store:
         self.checks += 1
         self._refuse()
 
+    def check_blocking(self, timeout_s: float) -> None:
+        self.bounds_s.append(timeout_s)
+        self._refuse()
+
     async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
         if row is not None:
             await self.write(offset, row)
@@ -82,6 +90,33 @@ class Store:
         """The names of all events, in order, of a log without a hole."""
         assert sorted(self.rows) == list(range(len(self.rows)))
         return [name for position in sorted(self.rows) for name, _ in self.rows[position]["events"]]
+
+
+class OpenFence:
+    """The fence of a process that owns its run."""
+
+    claim_token = "c"
+
+    async def confirm_owned(self) -> None:
+        """It does."""
+
+    def confirm_owned_in_thread(self) -> None:
+        """It does."""
+
+
+OPEN = OpenFence()
+SILENT = StoreUnavailable()
+
+
+@contextmanager
+def remaining_s(seconds: float) -> Iterator[None]:
+    """Code in the block has so much time until its deadline."""
+    clock = virtual_time.clock()
+    token = current.set(Current("t", clock.monotonic() + seconds, clock))
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 async def worked(desk: Desk, agent: ScriptedAgent, attempt: Store) -> Body:
@@ -170,6 +205,51 @@ async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
     assert store.ended == []
 
 
+@pytest.mark.parametrize(
+    ("refusal", "outcome"),
+    [(None, "completed"), (Cancelled(), "cancelled"), (HandedOver(), None), (SILENT, None)],
+)
+async def test_sync_tool_on_the_loop_confirms_ownership(
+    refusal: Exception | None, outcome: str | None
+) -> None:
+    """Sync code on the loop acts only if the store confirms, within seconds, that we own the run.
+
+    A store that does not answer in that time leaves the run to the next attempt.
+    """
+    desk, store, acted = Desk(), Store(), list[str]()
+
+    async def acts(call: AgentCall) -> str:
+        assert call.fence is not None
+        await call.fence.confirm_owned()
+        store.refuse = [refusal] * 3 if refusal else []
+        call.fence.confirm_owned_in_thread()
+        acted.append("acted")
+        return "done"
+
+    working = asyncio.create_task(worked(desk, ScriptedAgent(acts), store))
+    await asyncio.wait({working})
+    assert acted == (["acted"] if refusal is None else [])
+    assert [final.outcome for final in desk.finals()] == ([outcome] if outcome else [])
+    assert isinstance(working.exception(), HandedOver) is (outcome is None)
+    assert 0.0 < store.bounds_s[0] <= 5.0
+
+
+async def test_silent_store_delays_sync_code_on_the_loop_to_the_deadline() -> None:
+    """Sync code on the loop waits for the store until the deadline at most, which ends the run."""
+    desk, store = Desk(), Store()
+
+    async def acts(call: AgentCall) -> str:
+        await asyncio.sleep(0.1)
+        store.refuse = [StoreUnavailable()]
+        assert call.fence is not None
+        with remaining_s(0.0):
+            call.fence.confirm_owned_in_thread()
+        return "done"
+
+    result = await worked(desk, ScriptedAgent(acts), store)
+    assert (result["outcome"], store.bounds_s) == (Outcome.TIMEOUT, [0.0])
+
+
 @pytest.mark.threads
 @pytest.mark.waits
 async def test_store_query_ends_with_the_waiting_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +272,74 @@ async def test_store_query_ends_with_the_waiting_thread(monkeypatch: pytest.Monk
     assert not [task for task in asyncio.all_tasks() if "passed" in repr(task.get_coro())]
     away.clear()
     assert (await working)["outcome"] is Outcome.TIMEOUT
+
+
+@pytest.mark.threads
+@pytest.mark.waits
+async def test_each_attempt_reports_its_own_threads() -> None:
+    """An attempt after one that left a thread behind reports no thread, and neither is confused."""
+    desk, door = Desk(), threading.Event()
+    asyncio.get_running_loop().set_default_executor(desk.threads)
+
+    async def leaves_a_thread(call: AgentCall) -> str:
+        await asyncio.to_thread(door.wait, 60)
+        return "too late"
+
+    first = desk.runner.execute(ScriptedAgent(leaves_a_thread), Store().start, OPEN)
+    await came_true(lambda: desk.threads.busy == 1, "the tool works on its thread")
+    desk.runner.stop(first, HandedOver())
+    await first.ended
+    assert [(left.threads, left.tasks) for left in desk.facts_of(WorkAbandoned)] == [(1, 0)]
+    second = desk.runner.execute(ScriptedAgent(scripted.at_once), Store().start, OPEN)
+    await second.ended
+    assert (desk.runner.is_stuck(first), desk.runner.is_stuck(second)) == (True, False)
+    assert len(desk.facts_of(WorkAbandoned)) == 1
+    door.set()
+    await desk.release(first)
+
+
+async def executing(desk: Desk, attempt: Store, agent: ScriptedAgent) -> asyncio.Task[Body]:
+    """An attempt that has begun."""
+    working = asyncio.create_task(worked(desk, agent, attempt))
+    await came_true(lambda: agent.calls, "the attempt began")
+    return working
+
+
+async def test_later_attempt_stops_the_one_before() -> None:
+    """An attempt is stopped when a later one of its run begins in the same process."""
+    desk, began = Desk(), scripted.loop_time()
+    first = await executing(desk, Store(), ScriptedAgent(scripted.hangs))
+    second = await worked(desk, ScriptedAgent(scripted.at_once), Store(number=2))
+    assert second["outcome"] is Outcome.COMPLETED
+    assert scripted.loop_time() - began < 5.0
+    await asyncio.wait({first})
+    assert isinstance(first.exception(), HandedOver)
+
+
+async def test_earlier_attempt_leaves_the_later_one_alone() -> None:
+    """An attempt that comes late does not stop a later one of its run."""
+    desk, door = Desk(), asyncio.Event()
+    later = Store(number=2)
+    second = await executing(desk, later, ScriptedAgent(scripted.behind(door)))
+    late = ScriptedAgent(scripted.at_once)
+    with pytest.raises(HandedOver):
+        await worked(desk, late, Store(number=1))
+    door.set()
+    assert ((await second)["outcome"], late.calls) == (Outcome.COMPLETED, [])
+
+
+async def test_attempt_that_never_ends_delays_the_next_to_the_deadline() -> None:
+    """If an earlier attempt in this process does not end, the next one ends at the deadline."""
+    desk, began = Desk(), scripted.loop_time()
+    former = desk.runner.execute(ScriptedAgent(scripted.hangs), Store().start, OPEN)
+    former.stopping = HandedOver()  # it was stopped, and nothing ends it
+    result = await worked(desk, ScriptedAgent(scripted.hangs), Store(2.0, number=2))
+    assert result["outcome"] is Outcome.TIMEOUT
+    assert scripted.loop_time() - began == pytest.approx(2.0, abs=0.5)
+    assert desk.runner.in_flight == {}
+    former.stopping = None
+    desk.runner.stop(former, HandedOver())
+    await desk.tasks_over()
 
 
 async def test_unreachable_store_delays_a_run() -> None:

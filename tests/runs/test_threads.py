@@ -10,7 +10,7 @@ import pytest
 
 from app.runs.deadline import Current, current
 from app.runs.threads import DaemonThreads, RunThreads
-from tests.runs.pools import LIMIT, eventually, for_run, hung, named
+from tests.runs.pools import HUNG, LIMIT, a_run, eventually, for_run, hung, named
 
 
 def test_results_and_exceptions_come_back() -> None:
@@ -69,7 +69,7 @@ def test_running_job_cannot_be_cancelled() -> None:
     threads = DaemonThreads(1, "t-running")
     with hung(threads, 1) as (future,):
         assert not future.cancel()
-        assert threads.busy_for("hung") == 1
+        assert threads.busy_for(HUNG) == 1
 
 
 def test_cancelled_waiting_job_is_freed() -> None:
@@ -107,51 +107,63 @@ def test_finished_job_is_freed() -> None:
 
 def test_work_is_counted_for_each_run() -> None:
     """The number of threads of a run is exact, from its start to its end."""
-    threads = DaemonThreads(LIMIT, "t-count")
-    with hung(threads, 1, "a"), hung(threads, 2, "b"):
-        assert (threads.busy_for("a"), threads.busy_for("b")) == (1, 2)
-        assert threads.busy_for("nobody") == 0
+    threads, a, b = DaemonThreads(LIMIT, "t-count"), a_run("a"), a_run("b")
+    with hung(threads, 1, a), hung(threads, 2, b):
+        assert (threads.busy_for(a), threads.busy_for(b)) == (1, 2)
+        assert threads.busy_for(a_run("nobody")) == 0
         assert threads.busy == 3
     eventually(lambda: threads.busy == 0)
-    assert (threads.busy_for("a"), threads.busy_for("b")) == (0, 0)
+    assert (threads.busy_for(a), threads.busy_for(b)) == (0, 0)
+
+
+def test_work_is_counted_for_each_attempt() -> None:
+    """A thread that an ended attempt left behind is not counted for the next one of its run."""
+    threads, first, second = DaemonThreads(1, "t-attempts"), a_run("run"), a_run("run")
+    with hung(threads, 1, first):
+        assert threads.abandon(first) == 1
+        with hung(threads, 1, second):
+            assert (threads.busy_for(first), threads.busy_for(second)) == (1, 1)
+            assert threads.abandoned == 1
+    eventually(lambda: threads.busy == 0)
+    assert threads.abandoned == 0
 
 
 def test_waiting_job_is_not_counted() -> None:
     """A run's jobs that have found no thread are not counted as abandoned."""
-    threads = DaemonThreads(1, "t-waits")
-    with hung(threads, 1, "a"):
-        waiting = for_run(threads, "b", abs, 1)
-        assert threads.busy_for("b") == 0
+    threads, b = DaemonThreads(1, "t-waits"), a_run("b")
+    with hung(threads, 1, a_run("a")):
+        waiting = for_run(threads, b, abs, 1)
+        assert threads.busy_for(b) == 0
         waiting.cancel()
 
 
 def test_job_is_not_counted_once_its_result_is_there() -> None:
     """Once a job has its result, none of its work is counted."""
-    threads = DaemonThreads(LIMIT, "t-left")
+    threads, run = DaemonThreads(LIMIT, "t-left"), a_run("run")
     for _ in range(200):
-        for_run(threads, "run", abs, 1).result(30)
-        assert threads.busy_for("run") == 0
+        for_run(threads, run, abs, 1).result(30)
+        assert threads.busy_for(run) == 0
 
 
 async def test_run_is_known_from_the_context() -> None:
     """Work that asyncio sends to a thread is counted for the run that sent it."""
     threads = RunThreads(LIMIT)
     asyncio.get_running_loop().set_default_executor(threads)
-    door = threading.Event()
+    door, a, b = threading.Event(), a_run("a"), a_run("b")
 
-    async def work(run_id: str) -> None:
-        current.set(Current(run_id, time.monotonic() + 60))
+    async def work(run: Current) -> None:
+        current.set(run)
         await asyncio.to_thread(door.wait)
 
-    tasks = [asyncio.create_task(work(run_id)) for run_id in ("a", "a", "b")]
+    tasks = [asyncio.create_task(work(run)) for run in (a, a, b)]
     async with asyncio.timeout(30):
         while threads.busy < 3:  # noqa: ASYNC110 - threads offer no event
             await asyncio.sleep(0.002)
-    assert (threads.busy_for("a"), threads.busy_for("b")) == (2, 1)
+    assert (threads.busy_for(a), threads.busy_for(b)) == (2, 1)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    assert (threads.busy_for("a"), threads.busy_for("b")) == (2, 1), "threads go on"
+    assert (threads.busy_for(a), threads.busy_for(b)) == (2, 1), "threads go on"
     door.set()
 
 

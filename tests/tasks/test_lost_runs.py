@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
+from langchain_core.tools import tool
+from langgraph.graph import START, StateGraph
 
 from app.runs.events import RunFinished, RunHandedOver, RunStarted
 from app.tasks.transitions import Claim
@@ -55,6 +57,46 @@ async def test_process_stops_a_run_it_lost(tmp_path: Path, monkeypatch: pytest.M
         task = await ended(desk, task_id)
         assert (task["status"], task["attempts"]) == ("completed", 2)
         assert task["result"]["iterations"] == 2
+
+
+@pytest.mark.parametrize("where", ["service's loop", "loop of its own"])
+async def test_sync_tool_called_on_a_loop_passes_the_fence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A sync tool that a coroutine calls directly does nothing once another claim owns the run."""
+    monkeypatch.setattr("app.tasks.heartbeat.Heartbeat._stop_lost", lambda _: None)
+    paid = list[str]()
+
+    @tool
+    def pay(invoice: str) -> str:
+        """Pay an invoice."""
+        paid.append(invoice)
+        return "paid"
+
+    def lose() -> None:
+        with sqlite3.connect(tmp_path / "store.sqlite", timeout=20) as store:
+            store.execute("update workflow_status set owner_xid = 'of another claim'")
+
+    async def pay_twice() -> str:
+        pay.invoke({"invoice": "one"})
+        await asyncio.to_thread(lose)
+        return str(pay.invoke({"invoice": "two"}))
+
+    async def on_the_loop(_: fakes.GraphState) -> dict[str, Any]:
+        return {"messages": [AIMessage(await pay_twice())]}
+
+    def on_its_own_loop(_: fakes.GraphState) -> dict[str, Any]:
+        return {"messages": [AIMessage(asyncio.run(pay_twice()))]}
+
+    graph = StateGraph(fakes.GraphState)
+    node: Any = on_the_loop if where == "service's loop" else on_its_own_loop
+    graph.add_node("pays", node)
+    graph.add_edge(START, "pays")
+    async with served({"a": graph.compile()}, store_url=url_in(tmp_path)) as desk:
+        await submit(desk)
+        await desk.emitted(RunHandedOver)
+        assert paid == ["one"]
+        assert desk.facts_of(RunFinished) == []
 
 
 async def test_result_that_cannot_be_stored_is_retried(tmp_path: Path) -> None:

@@ -128,6 +128,44 @@ async def test_repeated_call_has_the_same_idempotency_key(tmp_path: Path) -> Non
     assert tool_call_key() is None
 
 
+@pytest.mark.parametrize("kind", ["create_agent", "langgraph"])
+@pytest.mark.parametrize("finished", [0, 1])
+async def test_equal_calls_of_a_turn_have_keys_of_their_own(
+    kind: str, finished: int, tmp_path: Path
+) -> None:
+    """Two calls of a turn that are equal, ids included, have two keys, which they keep.
+
+    So they do if one of them had finished when the process stopped.
+    """
+    keys, paid, release = list[str | None](), list[str | None](), asyncio.Event()
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay so much."""
+        keys.append(tool_call_key())
+        if len(keys) > finished:
+            await release.wait()
+        paid.append(tool_call_key())
+        return "paid"
+
+    def pays_twice(messages: Sequence[BaseMessage]) -> AIMessage:
+        if fakes.results_since_question(messages):
+            return AIMessage("done", usage_metadata=fakes.USAGE)
+        calls = [fakes.asks("pay", {"amount": 1}).tool_calls[0] for _ in range(2)]
+        return AIMessage("", tool_calls=calls)
+
+    agents = {"a": fakes.build(kind, fakes.ScriptedModel(script=pays_twice), [pay])}
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk)
+        await until(lambda: len(keys) == 2 and len(paid) == finished, 20)
+        await asyncio.sleep(0.5 * finished)  # in which the step of the finished call is stored
+    release.set()
+    async with served(agents, store_url=url_in(tmp_path)) as desk:
+        assert (await ended(desk, task_id))["status"] == "completed"
+    assert len(set(keys[:2])) == 2
+    assert set(paid) == set(keys) == set(keys[:2])
+
+
 async def test_time_between_attempts_counts(tmp_path: Path) -> None:
     """The time between two attempts counts: an overdue run ends at once when it resumes."""
     tools = fakes.ToolDesk(60.0)

@@ -116,7 +116,7 @@ class GraphAgent:
                 return await self._answer_at_limit(call, handler, run)
             answer = self._answer(handler, run, call)
             if not self._has_own_threads and call.thread_id is not None:
-                await self._conversations.store(call, run.messages)
+                await self._conversations.store(call, answer, run.messages)
             return answer
 
     def _handler(self, call: AgentCall) -> RunHandler:
@@ -176,8 +176,9 @@ class GraphAgent:
             )
         text = final_text(str(reply.text if isinstance(reply, AIMessage) else reply))
         text = text or handler.limits.fixed_sentence
-        await self._store_conclusion(call, handler, ours, text)
-        return AgentAnswer(text, limit=limit)
+        answer = AgentAnswer(text, limit=limit)
+        await self._store_conclusion(call, handler, ours, answer)
+        return answer
 
     async def _run(self, call: AgentCall, handler: RunHandler, run: GraphRun) -> None:
         """Run the graph until it ends, and record its last state. Raises Interrupted."""
@@ -245,12 +246,16 @@ class GraphAgent:
         return {"messages": question}, config
 
     async def _store_conclusion(
-        self, call: AgentCall, handler: RunHandler, messages: list[BaseMessage], text: str
+        self,
+        call: AgentCall,
+        handler: RunHandler,
+        messages: list[BaseMessage],
+        answer: AgentAnswer,
     ) -> None:
         """Store a valid conversation: open calls have results, and the answer is last."""
-        closing = [*placeholder_results(last_exchange(messages)), AIMessage(text)]
+        closing = [*placeholder_results(last_exchange(messages)), AIMessage(answer.text)]
         if not self._has_own_threads:
-            await self._conversations.store(call, [*messages, *closing])
+            await self._conversations.store(call, answer, [*messages, *closing])
             return
         config = checkpoint_config(call, in_thread=True)
         removed = [RemoveMessage(id=m.id) for m in handler.limit_messages if m.id]
