@@ -24,10 +24,11 @@ from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
 from app.runs.tasks import Record
 from app.settings import Settings, SettingsError
-from app.tasks import ownership, schema
+from app.tasks import migrations, ownership
 from app.tasks.conversations import ConversationStore
 from app.tasks.engine import Engine
 from app.tasks.idempotency import IdempotencyKeyStore
+from app.tasks.migrations import MigrationFailed
 from app.tasks.store import Store
 from app.tasks.supervisor import Hooks
 from app.telemetry import catalogue, lines
@@ -101,8 +102,11 @@ class Durable:
             try:
                 await self._open(service, parts)
             except Exception as refused:  # the engine, the drivers and LangGraph share no base
+                reason = self.store.why(refused)
+                if isinstance(refused, MigrationFailed):
+                    reason = f"{refused}: {reason}"
                 raise CannotOpenStore(
-                    f"The store {self.where} cannot be opened: {self.store.why(refused)}; see that "
+                    f"The store {self.where} cannot be opened: {reason}; see that "
                     f"it is there and may be written, or set {self.variable} to another."
                 ) from refused
             yield
@@ -111,7 +115,7 @@ class Durable:
         loop = asyncio.get_running_loop()
         await asyncio.wrap_future(self.store.in_thread(self.store.prepare))
         async with self._alone():
-            await asyncio.wrap_future(self.store.in_thread(schema.create, self.store))
+            await asyncio.wrap_future(self.store.in_thread(migrations.migrate, self.store))
             steps = await parts.enter_async_context(
                 checkpoints.opened(self._driver_url, ownership.HELD)
             )

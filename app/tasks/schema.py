@@ -30,12 +30,6 @@ KEYS = sa.Table(
 )
 
 
-def create(store: Store) -> None:
-    """Create the tables that are missing. Blocks. The caller keeps other processes out."""
-    with store.worker.begin() as connection:  # this engine waits for other writers
-        _METADATA.create_all(connection)
-
-
 def upsert(
     store: Store,
     table: sa.Table,
