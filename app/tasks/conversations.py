@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from app.runs.errors import HandedOver, InFlight
 from app.tasks.rows import ENDED_STATUSES
-from app.tasks.schema import THREADS, upsert
+from app.tasks.schema import TENANT, THREADS, upsert
 from app.tasks.store import Store
 from app.tasks.tables import Tables, is_storable
 
@@ -31,8 +31,9 @@ class ConversationStore:
     def _acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> bool:
         now = time.time()
         lease = {"held_by": run_id, "held_until": now + lease_s}
-        row = {"agent": agent, "thread_id": thread_id, "updated_at": now, **lease}
-        if upsert(self._store, THREADS, row, lease, THREADS.c.held_by.is_(None)):
+        name = {"tenant": TENANT, "agent": agent, "thread_id": thread_id}
+        unleased = sa.and_(_is(agent, thread_id), THREADS.c.held_by.is_(None))
+        if upsert(self._store, THREADS, {**name, "updated_at": now, **lease}, lease, unleased):
             return True
         holder = sa.select(THREADS.c.held_by, THREADS.c.held_until).where(_is(agent, thread_id))
         with self._store.calls.connect() as connection:
@@ -118,4 +119,5 @@ class ConversationStore:
 
 
 def _is(agent: str, thread_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(THREADS.c.agent == agent, THREADS.c.thread_id == thread_id)
+    thread = THREADS.c
+    return sa.and_(thread.tenant == TENANT, thread.agent == agent, thread.thread_id == thread_id)

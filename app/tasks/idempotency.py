@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from app.runs.errors import InFlight, KeyReused
 from app.runs.tasks import Body
-from app.tasks.schema import KEYS, upsert
+from app.tasks.schema import KEYS, TENANT, upsert
 from app.tasks.store import Store
 
 _REPLAYED_FOR_S = 24 * 3600.0
@@ -38,7 +38,9 @@ class IdempotencyKeyStore:
         # A repeat only reads: a crowd of repeats that write would wait for each other's locks.
         row = self._row(key)
         if row is None or row.held_until < now:
-            if upsert(self._store, KEYS, {"key": key, **lease}, lease, KEYS.c.held_until < now):
+            name = {"tenant": TENANT, "key": key}
+            expired = sa.and_(_is(key), KEYS.c.held_until < now)
+            if upsert(self._store, KEYS, {**name, **lease}, lease, expired):
                 return None
             row = self._row(key)
         if row is None:  # released at this moment: the caller repeats the request
@@ -52,17 +54,17 @@ class IdempotencyKeyStore:
 
     def _row(self, key: str) -> Any:
         with self._store.calls.connect() as connection:
-            return connection.execute(sa.select(KEYS).where(KEYS.c.key == key)).one_or_none()
+            return connection.execute(sa.select(KEYS).where(_is(key))).one_or_none()
 
     async def store(self, key: str, run_id: str, body: Body) -> None:
         """Store what the run answered."""
-        own = sa.and_(KEYS.c.key == key, KEYS.c.held_by == run_id)
+        own = sa.and_(_is(key), KEYS.c.held_by == run_id)
         answered = {"body": json.dumps(dict(body)), "held_until": time.time() + _REPLAYED_FOR_S}
         await self._store.call(self._execute, sa.update(KEYS).where(own).values(answered))
 
     async def release(self, key: str, run_id: str) -> None:
         """End the lease of a run without an answer to replay: the next run with this key is new."""
-        own = sa.and_(KEYS.c.key == key, KEYS.c.held_by == run_id)
+        own = sa.and_(_is(key), KEYS.c.held_by == run_id)
         await self._store.call(self._execute, sa.delete(KEYS).where(own))
 
     def purge(self) -> None:
@@ -73,3 +75,7 @@ class IdempotencyKeyStore:
     def _execute(self, statement: Any) -> None:
         with self._store.change() as connection:
             connection.execute(statement)
+
+
+def _is(key: str) -> sa.ColumnElement[bool]:
+    return sa.and_(KEYS.c.tenant == TENANT, KEYS.c.key == key)

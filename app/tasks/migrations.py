@@ -41,6 +41,34 @@ MIGRATIONS = (
                 held_until double precision not null, body text)""",
         ),
     ),
+    # Every row belongs to a tenant. `key_id` is the public id of the API key that wrote it.
+    Migration(
+        2,
+        (
+            "alter table watchkeeper_threads add column tenant text not null default ''",
+            "alter table watchkeeper_threads add column key_id text",
+            "alter table watchkeeper_keys add column tenant text not null default ''",
+            "alter table watchkeeper_keys add column key_id text",
+        ),
+    ),
+    # One row for each question of a run, numbered in the run: an agent that asks twice in one node
+    # gives both questions one id. `question` and `answer` are JSON; text takes a NUL, as `\u0000`.
+    # `decision` is how it ended: approve, edit, reject, respond, answer, expired or cancelled.
+    Migration(
+        3,
+        (
+            """create table watchkeeper_questions (
+                tenant text not null default '', run_id text not null, number integer not null,
+                interrupt_id text not null, agent text not null, thread_id text, key_id text,
+                kind text not null, question text not null, asked_at double precision not null,
+                expires_at double precision not null, decision text, answer text,
+                answered_by text, answered_at double precision,
+                primary key (tenant, run_id, number))""",
+            """create index watchkeeper_questions_open on watchkeeper_questions (asked_at)
+                where answered_at is null""",
+            "create index watchkeeper_questions_run on watchkeeper_questions (run_id)",
+        ),
+    ),
 )
 
 _APPLIED = sa.Table(

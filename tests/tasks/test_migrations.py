@@ -21,7 +21,6 @@ from tests.service import served
 from tests.tasks.background import ended, quick, submit, url_in
 
 LATEST = MIGRATIONS[-1].number
-FAR = 9e9  # a moment that is far away
 # The tables as the first version created them, and as it wrote to them.
 FIRST_VERSION = (
     """CREATE TABLE watchkeeper_threads (
@@ -43,7 +42,7 @@ LEASE_A_KEY = """
     WHERE watchkeeper_keys.held_until < 1e9 RETURNING 1"""
 ROWS = (
     "INSERT INTO watchkeeper_threads (agent, thread_id, said, held_by, held_until, updated_at)"
-    " VALUES ('a', 'told', '[]', NULL, 0, 1), ('a', 'held', NULL, 'another', 9e9, 1)",
+    " VALUES ('a', 'told', '[]', NULL, 0, 9e9), ('a', 'held', NULL, 'another', 9e9, 9e9)",
     "INSERT INTO watchkeeper_keys (key, fingerprint, held_by, held_until, body)"
     """ VALUES ('done', 'same', 'x', 9e9, '{"answer": "1"}'), ('open', 'same', 'x', 9e9, NULL)""",
 )
@@ -119,6 +118,38 @@ def test_older_version_goes_on_beside_this_one(store: Store) -> None:
     migrate(store)
     assert execute(store, LEASE_A_THREAD, LEASE_A_KEY) == [(1,), (1,)]
     assert execute(store, LEASE_A_THREAD, LEASE_A_KEY) == []
+
+
+async def test_newer_version_may_replace_the_unique_keys(store: Store) -> None:
+    """This version goes on with keys that begin with the tenant, and sees no other tenant."""
+    await asyncio.to_thread(migrate, store)
+    new_keys = (
+        "alter table {0} rename to {0}_old",
+        "create table {0} as select * from {0}_old",
+        "drop table {0}_old",
+        "create unique index {0}_new on {0} (tenant, {1})",
+    )
+    for table, columns in ("threads", "agent, thread_id"), ("keys", "key"):
+        statements = [each.format(f"watchkeeper_{table}", columns) for each in new_keys]
+        await asyncio.to_thread(execute, store, *statements)
+    await asyncio.to_thread(
+        execute,
+        store,
+        "create table if not exists workflow_status (workflow_uuid text, status text)",
+        "insert into watchkeeper_threads (tenant, agent, thread_id, said, held_until, updated_at)"
+        " values ('other', 'a', 't', 'a secret', 0, 0)",
+        "insert into watchkeeper_keys (tenant, key, fingerprint, held_by, held_until)"
+        " values ('other', 'k', 'other', 'x', 9e9)",
+    )
+    threads, keys = ConversationStore(store), IdempotencyKeyStore(store)
+    for run_id in ("one", "two"):
+        await threads.acquire("a", "t", run_id, 60)
+        assert await keys.acquire("k", "same", run_id, 60) is None
+        await threads.release("a", "t", run_id)
+        await keys.release("k", run_id)
+    assert await threads.read("a", "t") is None
+    rows = "select said from watchkeeper_threads where tenant = 'other'"
+    assert await asyncio.to_thread(execute, store, rows) == [("a secret",)]
 
 
 async def test_migrations_of_a_newer_version_are_ignored(tmp_path: Path) -> None:
