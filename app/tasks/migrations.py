@@ -69,6 +69,14 @@ MIGRATIONS = (
             "create index watchkeeper_questions_run on watchkeeper_questions (run_id)",
         ),
     ),
+    # What is deleted each minute. For its runs the engine has an index of its own.
+    Migration(
+        4,
+        (
+            "create index watchkeeper_threads_updated on watchkeeper_threads (updated_at)",
+            "create index watchkeeper_keys_held on watchkeeper_keys (held_until)",
+        ),
+    ),
 )
 
 _APPLIED = sa.Table(
