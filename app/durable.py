@@ -58,6 +58,7 @@ class Durable:
     keys: IdempotencyKeyStore
     runner: Runner
     log: Log
+    keep_s: float
     served: Collection[str] = ()
 
     @classmethod
@@ -76,7 +77,7 @@ class Durable:
             keep_s=settings.keep_tasks_s,
         )
         threads, keys = ConversationStore(store), IdempotencyKeyStore(store)
-        return cls(store, url, variable, engine, threads, keys, runner, log)
+        return cls(store, url, variable, engine, threads, keys, runner, log, settings.keep_tasks_s)
 
     @property
     def where(self) -> str:
@@ -146,8 +147,8 @@ class Durable:
             logging = asyncio.create_task(self._log_store_changes(), name="reach of the store")
             parts.callback(logging.cancel)
 
-    def _purge(self, before: float) -> None:
-        self.threads.purge(before)
+    def _purge(self, _: float) -> None:
+        self.threads.purge(self.keep_s)
         self.keys.purge()
 
     async def _log_store_changes(self) -> None:

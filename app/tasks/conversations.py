@@ -1,6 +1,5 @@
 """Stores conversations, by agent and thread. One run at a time leases a thread."""
 
-import time
 import uuid
 from typing import Any
 
@@ -29,16 +28,17 @@ class ConversationStore:
             raise InFlight
 
     def _acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> bool:
-        now = time.time()
+        now = self._store.now
         lease = {"held_by": run_id, "held_until": now + lease_s}
         name = {"tenant": TENANT, "agent": agent, "thread_id": thread_id}
         unleased = sa.and_(_is(agent, thread_id), THREADS.c.held_by.is_(None))
         if upsert(self._store, THREADS, {**name, "updated_at": now, **lease}, lease, unleased):
             return True
-        holder = sa.select(THREADS.c.held_by, THREADS.c.held_until).where(_is(agent, thread_id))
+        is_over = (THREADS.c.held_until < now).label("is_over")
+        holder = sa.select(THREADS.c.held_by, is_over).where(_is(agent, thread_id))
         with self._store.calls.connect() as connection:
             found = connection.execute(holder).one_or_none()
-        if found is None or not self._is_free(found.held_by, found.held_until, run_id, now):
+        if found is None or not self._is_free(found.held_by, run_id, is_over=found.is_over):
             return False
         # Two runs may find the same lease ended: only one finds the holder unchanged here.
         unchanged = sa.and_(
@@ -46,14 +46,14 @@ class ConversationStore:
         )
         return bool(self._execute(sa.update(THREADS).where(unchanged).values(lease)))
 
-    def _is_free(self, held_by: str | None, held_until: float, run_id: str, now: float) -> bool:
-        """Whether the lease has ended. A background run's lease ends with the run."""
+    def _is_free(self, held_by: str | None, run_id: str, *, is_over: bool) -> bool:
+        """Whether a lease has ended. `is_over` says so of its time; some have the run's instead."""
         if held_by in (None, run_id):
             return True
         states = self._tables.states(self._store.calls, [str(held_by)])
         if str(held_by) in states:
             return states[str(held_by)][0] in ENDED_STATUSES
-        return held_until < now
+        return is_over
 
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """End the run's lease of a thread."""
@@ -83,7 +83,7 @@ class ConversationStore:
             run.workflow_uuid == run_id, run.status.in_(ENDED_STATUSES)
         )
         own = sa.and_(_is(agent, thread_id), THREADS.c.held_by == run_id, ~over.exists())
-        replaced = sa.update(THREADS).where(own).values(said=text, updated_at=time.time())
+        replaced = sa.update(THREADS).where(own).values(said=text, updated_at=self._store.now)
         if not await self._store.call(self._execute, replaced):
             raise HandedOver
 
@@ -98,8 +98,8 @@ class ConversationStore:
         await self._store.call(self._execute, sa.delete(THREADS).where(own))
         return known
 
-    def purge(self, before: float) -> None:
-        """Delete conversations that nobody has continued since that moment. Blocks.
+    def purge(self, keep_s: float) -> None:
+        """Delete conversations that nobody has continued for so long. Blocks.
 
         A background run that has not ended keeps its thread, however long it waits.
         """
@@ -107,11 +107,11 @@ class ConversationStore:
         live = sa.select(runs.workflow_uuid).where(
             runs.workflow_uuid == THREADS.c.held_by, runs.status.not_in(ENDED_STATUSES)
         )
-        idle = sa.and_(
-            THREADS.c.updated_at < before, THREADS.c.held_until < time.time(), ~live.exists()
-        )
         with self._store.calls.begin() as connection:
-            connection.execute(sa.delete(THREADS).where(idle))
+            # As a value, since PostgreSQL uses no index for a comparison with its clock.
+            now = connection.execute(sa.select(self._store.now)).scalar_one()
+            idle = sa.and_(THREADS.c.updated_at < now - keep_s, THREADS.c.held_until < now)
+            connection.execute(sa.delete(THREADS).where(idle, ~live.exists()))
 
     def _execute(self, statement: Any) -> int:
         with self._store.change() as connection:

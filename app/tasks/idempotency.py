@@ -1,7 +1,6 @@
 """Stores what runs with a waiting caller answered, by Idempotency-Key, so repeats replay it."""
 
 import json
-import time
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +27,7 @@ class IdempotencyKeyStore:
         return await self._store.call(self._acquire, key, fingerprint, run_id, lease_s)
 
     def _acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
-        now = time.time()
+        now = self._store.now
         lease = {
             "fingerprint": fingerprint,
             "held_by": run_id,
@@ -37,7 +36,7 @@ class IdempotencyKeyStore:
         }
         # A repeat only reads: a crowd of repeats that write would wait for each other's locks.
         row = self._row(key)
-        if row is None or row.held_until < now:
+        if row is None or row.is_over:
             name = {"tenant": TENANT, "key": key}
             expired = sa.and_(_is(key), KEYS.c.held_until < now)
             if upsert(self._store, KEYS, {**name, **lease}, lease, expired):
@@ -53,13 +52,16 @@ class IdempotencyKeyStore:
         return body
 
     def _row(self, key: str) -> Any:
+        is_over = (KEYS.c.held_until < self._store.now).label("is_over")
+        chosen = sa.select(KEYS.c.fingerprint, KEYS.c.body, is_over).where(_is(key))
         with self._store.calls.connect() as connection:
-            return connection.execute(sa.select(KEYS).where(_is(key))).one_or_none()
+            return connection.execute(chosen).one_or_none()
 
     async def store(self, key: str, run_id: str, body: Body) -> None:
         """Store what the run answered."""
         own = sa.and_(_is(key), KEYS.c.held_by == run_id)
-        answered = {"body": json.dumps(dict(body)), "held_until": time.time() + _REPLAYED_FOR_S}
+        until = self._store.now + _REPLAYED_FOR_S
+        answered = {"body": json.dumps(dict(body)), "held_until": until}
         await self._store.call(self._execute, sa.update(KEYS).where(own).values(answered))
 
     async def release(self, key: str, run_id: str) -> None:
@@ -70,7 +72,9 @@ class IdempotencyKeyStore:
     def purge(self) -> None:
         """Delete keys whose lease, or time of replay, has ended. Blocks."""
         with self._store.calls.begin() as connection:
-            connection.execute(sa.delete(KEYS).where(KEYS.c.held_until < time.time()))
+            # As a value, since PostgreSQL uses no index for a comparison with its clock.
+            now = connection.execute(sa.select(self._store.now)).scalar_one()
+            connection.execute(sa.delete(KEYS).where(KEYS.c.held_until < now))
 
     def _execute(self, statement: Any) -> None:
         with self._store.change() as connection:

@@ -14,7 +14,7 @@ from app.tasks.store import Store
 # Until callers have API keys, everything belongs to this tenant.
 TENANT = ""
 _METADATA = sa.MetaData()
-# A run leases a row: `held_by` is its id, `held_until` the end of the lease on the wall clock.
+# A run leases a row: `held_by` is its id, `held_until` the end of the lease on the store's clock.
 THREADS = sa.Table(
     "watchkeeper_threads",
     _METADATA,

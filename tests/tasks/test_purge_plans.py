@@ -81,7 +81,7 @@ def look(store: Store) -> None:
         "idx_workflow_status_completed_at": lambda: Tables(is_file=store.is_file).expired(
             store.calls, before, 500
         ),
-        "watchkeeper_threads_updated": lambda: ConversationStore(store).purge(before),
+        "watchkeeper_threads_updated": lambda: ConversationStore(store).purge(HOUR_S / 2),
         "watchkeeper_keys_held": lambda: IdempotencyKeyStore(store).purge(),
     }.items():
         plan = plans(store, work)
