@@ -1,17 +1,18 @@
 """Stores conversations, by agent and thread. One run at a time leases a thread."""
 
 import uuid
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from app.runs.errors import HandedOver, InFlight
 from app.tasks.rows import ENDED_STATUSES
-from app.tasks.schema import TENANT, THREADS, upsert
+from app.tasks.schema import TENANT, THREADS, lease
 from app.tasks.store import Store
 from app.tasks.tables import Tables, is_storable
 
-_NO_LEASE = 0.0
+_RELEASED = {"held_by": None, "held_until": 0.0}
 _DELETE_LEASE_S = 5.0
 
 
@@ -24,27 +25,52 @@ class ConversationStore:
 
     async def acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> None:
         """Lease a thread to a run. Raises InFlight if another run has it."""
-        if not await self._store.call(self._acquire, agent, thread_id, run_id, lease_s):
+
+        def undo(until: float | None) -> None:
+            if until is not None:
+                self._release_late(agent, thread_id, run_id, until)
+
+        acquiring = partial(self._acquire, agent, thread_id, run_id, lease_s)
+        if await self._store.acquire(acquiring, undo) is None:
             raise InFlight
 
-    def _acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> bool:
+    def _acquire(self, agent: str, thread_id: str, run_id: str, lease_s: float) -> float | None:
         now = self._store.now
-        lease = {"held_by": run_id, "held_until": now + lease_s}
+        leased = {"held_by": run_id, "held_until": now + lease_s}
         name = {"tenant": TENANT, "agent": agent, "thread_id": thread_id}
         unleased = sa.and_(_is(agent, thread_id), THREADS.c.held_by.is_(None))
-        if upsert(self._store, THREADS, {**name, "updated_at": now, **lease}, lease, unleased):
-            return True
+        row = {**name, "updated_at": now, **leased}
+        if (until := lease(self._store, THREADS, row, leased, unleased)) is not None:
+            return until
         is_over = (THREADS.c.held_until < now).label("is_over")
         holder = sa.select(THREADS.c.held_by, is_over).where(_is(agent, thread_id))
         with self._store.calls.connect() as connection:
             found = connection.execute(holder).one_or_none()
         if found is None or not self._is_free(found.held_by, run_id, is_over=found.is_over):
-            return False
+            return None
         # Two runs may find the same lease ended: only one finds the holder unchanged here.
         unchanged = sa.and_(
             _is(agent, thread_id), THREADS.c.held_by.is_not_distinct_from(found.held_by)
         )
-        return bool(self._execute(sa.update(THREADS).where(unchanged).values(lease)))
+        taking = sa.update(THREADS).where(unchanged).values(leased)
+        with self._store.change() as connection:
+            until = connection.execute(taking.returning(THREADS.c.held_until)).scalar_one_or_none()
+        return until
+
+    def _release_late(self, agent: str, thread_id: str, run_id: str, until: float) -> None:
+        """Release a lease that was acquired after its caller had given up.
+
+        A repeat of the caller's submission has the same run id. It may have leased the thread again
+        since, until another moment, or have stored the run.
+        """
+        run = self._tables.runs.c
+        stored = sa.select(run.workflow_uuid).where(run.workflow_uuid == run_id)
+        same = sa.and_(
+            _is(agent, thread_id), THREADS.c.held_by == run_id, THREADS.c.held_until == until
+        )
+        released = sa.update(THREADS).where(same, ~stored.exists()).values(_RELEASED)
+        with self._store.worker.begin() as connection:
+            connection.execute(released)
 
     def _is_free(self, held_by: str | None, run_id: str, *, is_over: bool) -> bool:
         """Whether a lease has ended. `is_over` says so of its time; some have the run's instead."""
@@ -58,7 +84,7 @@ class ConversationStore:
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """End the run's lease of a thread."""
         own = sa.and_(_is(agent, thread_id), THREADS.c.held_by == run_id)
-        released = sa.update(THREADS).where(own).values(held_by=None, held_until=_NO_LEASE)
+        released = sa.update(THREADS).where(own).values(_RELEASED)
         await self._store.call(self._execute, released)
 
     async def read(self, agent: str, thread_id: str) -> str | None:

@@ -1,13 +1,14 @@
 """Stores what runs with a waiting caller answered, by Idempotency-Key, so repeats replay it."""
 
 import json
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from app.runs.errors import InFlight, KeyReused
 from app.runs.tasks import Body
-from app.tasks.schema import KEYS, TENANT, upsert
+from app.tasks.schema import KEYS, TENANT, lease
 from app.tasks.store import Store
 
 _REPLAYED_FOR_S = 24 * 3600.0
@@ -24,11 +25,18 @@ class IdempotencyKeyStore:
 
         Raises InFlight if another run has the key, KeyReused if its fingerprint differs.
         """
-        return await self._store.call(self._acquire, key, fingerprint, run_id, lease_s)
+
+        def undo(answered: Body | None) -> None:
+            if answered is None:
+                with self._store.worker.begin() as connection:
+                    connection.execute(_releasing(key, run_id))
+
+        acquiring = partial(self._acquire, key, fingerprint, run_id, lease_s)
+        return await self._store.acquire(acquiring, undo)
 
     def _acquire(self, key: str, fingerprint: str, run_id: str, lease_s: float) -> Body | None:
         now = self._store.now
-        lease = {
+        leased = {
             "fingerprint": fingerprint,
             "held_by": run_id,
             "held_until": now + lease_s,
@@ -39,7 +47,7 @@ class IdempotencyKeyStore:
         if row is None or row.is_over:
             name = {"tenant": TENANT, "key": key}
             expired = sa.and_(_is(key), KEYS.c.held_until < now)
-            if upsert(self._store, KEYS, {**name, **lease}, lease, expired):
+            if lease(self._store, KEYS, {**name, **leased}, leased, expired) is not None:
                 return None
             row = self._row(key)
         if row is None:  # released at this moment: the caller repeats the request
@@ -66,8 +74,7 @@ class IdempotencyKeyStore:
 
     async def release(self, key: str, run_id: str) -> None:
         """End the lease of a run without an answer to replay: the next run with this key is new."""
-        own = sa.and_(_is(key), KEYS.c.held_by == run_id)
-        await self._store.call(self._execute, sa.delete(KEYS).where(own))
+        await self._store.call(self._execute, _releasing(key, run_id))
 
     def purge(self) -> None:
         """Delete keys whose lease, or time of replay, has ended. Blocks."""
@@ -79,6 +86,10 @@ class IdempotencyKeyStore:
     def _execute(self, statement: Any) -> None:
         with self._store.change() as connection:
             connection.execute(statement)
+
+
+def _releasing(key: str, run_id: str) -> sa.Delete:
+    return sa.delete(KEYS).where(_is(key), KEYS.c.held_by == run_id)
 
 
 def _is(key: str) -> sa.ColumnElement[bool]:

@@ -40,21 +40,24 @@ KEYS = sa.Table(
 )
 
 
-def upsert(
+def lease(
     store: Store,
     table: sa.Table,
     row: Mapping[str, Any],
     changed: Mapping[str, Any],
     where: sa.ColumnElement[bool],
-) -> bool:
+) -> float | None:
     """Insert a row, or change the existing one if `where`, which names it, holds for it.
 
-    Returns whether it did. The statements name no unique key of the table, so that a newer version
-    can replace it while this one is at work.
+    Returns the end of its lease, or None if it did neither. The statements name no unique key of
+    the table, so that a newer version can replace it while this one is at work.
     """
     insert = (sqlite if store.is_file else postgresql).insert(table).values(row)
-    inserting = insert.on_conflict_do_nothing().returning(sa.literal(True))
+    until = table.c.held_until
+    inserting = insert.on_conflict_do_nothing().returning(until)
+    changing = sa.update(table).where(where).values(changed).returning(until)
     with store.change() as connection:
-        if connection.execute(inserting).scalar_one_or_none() is not None:
-            return True
-        return connection.execute(sa.update(table).where(where).values(changed)).rowcount == 1
+        inserted: float | None = connection.execute(inserting).scalar_one_or_none()
+        if inserted is not None:
+            return inserted
+        return connection.execute(changing).scalar_one_or_none()
