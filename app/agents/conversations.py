@@ -48,9 +48,13 @@ class Conversations:
         while len(recent) > _MOST_MESSAGES and (start := _second_question(recent)):
             recent = recent[start:]
         text = json.dumps(messages_to_dict(recent), default=str)
+        claim_token = None
         if call.fence is not None:
             await call.fence.confirm_owned()
-        await retry_until_available(lambda: self._store.write(self._agent, thread_id, run_id, text))
+            claim_token = call.fence.claim_token
+        await retry_until_available(
+            lambda: self._store.write(self._agent, thread_id, run_id, text, claim_token)
+        )
 
 
 class InMemoryThreads:
@@ -76,7 +80,9 @@ class InMemoryThreads:
             self._texts.move_to_end((agent, thread_id))
         return self._texts.get((agent, thread_id))
 
-    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+    async def write(
+        self, agent: str, thread_id: str, run_id: str, text: str, claim_token: str | None = None
+    ) -> None:
         """Replace the stored text. Raises HandedOver if another run holds the thread."""
         if self._holders.get((agent, thread_id), run_id) != run_id:
             raise HandedOver

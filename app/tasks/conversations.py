@@ -99,19 +99,35 @@ class ConversationStore:
 
         return await self._store.call(read)
 
-    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+    async def write(
+        self, agent: str, thread_id: str, run_id: str, text: str, claim_token: str | None = None
+    ) -> None:
         """Replace the stored text, for the run that leases the thread.
 
-        Raises HandedOver if another run leases it, or if the run was cancelled meanwhile.
+        Raises HandedOver if another run leases it, if the run was cancelled meanwhile, or if its
+        claim token is another one by now.
         """
-        run = self._tables.runs.c
-        over = sa.select(run.workflow_uuid).where(
-            run.workflow_uuid == run_id, run.status.in_(ENDED_STATUSES)
+        own = sa.and_(_is(agent, thread_id), THREADS.c.held_by == run_id)
+        may_write = (
+            self._not_ended(run_id) if claim_token is None else self._owned(run_id, claim_token)
         )
-        own = sa.and_(_is(agent, thread_id), THREADS.c.held_by == run_id, ~over.exists())
-        replaced = sa.update(THREADS).where(own).values(said=text, updated_at=self._store.now)
-        if not await self._store.call(self._execute, replaced):
+        replaced = sa.update(THREADS).where(own, may_write)
+        replacing = replaced.values(said=text, updated_at=self._store.now)
+        if not await self._store.call(self._execute, replacing):
             raise HandedOver
+
+    def _not_ended(self, run_id: str) -> sa.ColumnElement[bool]:
+        run = self._tables.runs.c
+        ended = run.status.in_(ENDED_STATUSES)
+        return ~sa.select(run.workflow_uuid).where(run.workflow_uuid == run_id, ended).exists()
+
+    def _owned(self, run_id: str, claim_token: str) -> sa.ColumnElement[bool]:
+        """The attempt with that token owns the run, until the transaction has ended."""
+        run = self._tables.runs.c
+        owned = sa.select(run.workflow_uuid).where(
+            run.workflow_uuid == run_id, run.status == "PENDING", run.owner_xid == claim_token
+        )
+        return owned.with_for_update(read=True).exists()
 
     async def delete(self, agent: str, thread_id: str) -> bool:
         """Delete a thread. Returns whether it was known. Raises InFlight while a run leases it."""
