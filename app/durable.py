@@ -24,11 +24,12 @@ from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
 from app.runs.tasks import Record
 from app.settings import Settings, SettingsError
-from app.tasks import schema, transitions
+from app.tasks import migrations, transitions
 from app.tasks.conversations import ConversationStore
 from app.tasks.engine import Engine
 from app.tasks.hooks import Hooks
 from app.tasks.idempotency import IdempotencyKeyStore
+from app.tasks.migrations import MigrationFailed
 from app.tasks.store import Store
 from app.telemetry import catalogue, lines
 from app.telemetry.logs import Log
@@ -57,6 +58,7 @@ class Durable:
     keys: IdempotencyKeyStore
     runner: Runner
     log: Log
+    keep_s: float
     served: Collection[str] = ()
 
     @classmethod
@@ -75,7 +77,7 @@ class Durable:
             keep_s=settings.keep_tasks_s,
         )
         threads, keys = ConversationStore(store), IdempotencyKeyStore(store)
-        return cls(store, url, variable, engine, threads, keys, runner, log)
+        return cls(store, url, variable, engine, threads, keys, runner, log, settings.keep_tasks_s)
 
     @property
     def where(self) -> str:
@@ -101,8 +103,11 @@ class Durable:
             try:
                 await self._open(service, parts)
             except Exception as refused:  # the engine, the drivers and LangGraph share no base
+                reason = self.store.why(refused)
+                if isinstance(refused, MigrationFailed):
+                    reason = f"{refused}: {reason}"
                 raise CannotOpenStore(
-                    f"The store {self.where} cannot be opened: {self.store.why(refused)}; see that "
+                    f"The store {self.where} cannot be opened: {reason}; see that "
                     f"it is there and may be written, or set {self.variable} to another."
                 ) from refused
             yield
@@ -111,7 +116,7 @@ class Durable:
         loop = asyncio.get_running_loop()
         await asyncio.wrap_future(self.store.in_thread(self.store.prepare))
         async with self._alone():
-            await asyncio.wrap_future(self.store.in_thread(schema.create, self.store))
+            await asyncio.wrap_future(self.store.in_thread(migrations.migrate, self.store))
             steps = await parts.enter_async_context(
                 checkpoints.opened(self._driver_url, transitions.HELD)
             )
@@ -140,8 +145,8 @@ class Durable:
             logging = asyncio.create_task(self._log_store_changes(), name="reach of the store")
             parts.callback(logging.cancel)
 
-    def _purge(self, before: float) -> None:
-        self.threads.purge(before)
+    def _purge(self) -> None:
+        self.threads.purge(self.keep_s)
         self.keys.purge()
 
     async def _log_store_changes(self) -> None:

@@ -29,6 +29,7 @@ REFUSED = {
     "later.sqlite": "TypeError",
     "torn.sqlite": "no such table: main.application_versions",
     "steps.sqlite": "file is not a database",
+    "taken.sqlite": "migration 1 of its tables failed and changed nothing: there is already",
 }
 # What is no URL of a store; the last one has a password.
 WRONG = {
@@ -65,6 +66,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "wk_sabotage.py").write_text(SABOTAGE)
     for name, statements in {
         "other.sqlite": ["create table workflow_status (id int)"],
+        "taken.sqlite": [
+            "create table other (id int)",
+            "create index watchkeeper_keys on other (id)",
+        ],
         "later.sqlite": [
             "create table dbos_migrations (version text)",
             "insert into dbos_migrations values ('of another world')",

@@ -60,10 +60,14 @@ class Conversations:
         await asyncio.shield(writing)
 
     async def _write(self, call: AgentCall, thread_id: str, text: str) -> None:
+        claim_token = None
         if call.fence is not None:
             await call.fence.confirm_owned()
+            claim_token = call.fence.claim_token
         write, run_id = self._store.write, call.run_id
-        await retry_until_available(lambda: write(self._agent, thread_id, run_id, text))
+        await retry_until_available(
+            lambda: write(self._agent, thread_id, run_id, text, claim_token)
+        )
 
 
 class InMemoryThreads:
@@ -89,7 +93,9 @@ class InMemoryThreads:
             self._texts.move_to_end((agent, thread_id))
         return self._texts.get((agent, thread_id))
 
-    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+    async def write(
+        self, agent: str, thread_id: str, run_id: str, text: str, claim_token: str | None = None
+    ) -> None:
         """Replace the stored text. Raises HandedOver if another run holds the thread."""
         if self._holders.get((agent, thread_id), run_id) != run_id:
             raise HandedOver

@@ -220,10 +220,13 @@ class ThreadStore(Protocol):
         """The stored conversation, or None for an unknown thread."""
         ...
 
-    async def write(self, agent: str, thread_id: str, run_id: str, text: str) -> None:
+    async def write(
+        self, agent: str, thread_id: str, run_id: str, text: str, claim_token: str | None = None
+    ) -> None:
         """Replace the stored conversation, for the run that owns the thread.
 
-        Raises HandedOver if another run owns the thread, or if the run was ended elsewhere.
+        An attempt at a background run has a claim token. Raises HandedOver if another run owns the
+        thread, or another attempt the run, or if the run was ended elsewhere.
         """
         ...
 

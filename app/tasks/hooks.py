@@ -20,7 +20,7 @@ class Hooks:
     ended_without_worker: Callable[[str, RunError], None] = lambda task_id, error: None
     # Delete the graph checkpoints of these runs: no attempt needs them.
     delete_steps: Callable[[Sequence[str]], "Future[None]"] = lambda ids: Future()
-    # Delete old rows of our own tables; the moment is in seconds since the epoch.
-    purge: Callable[[float], None] = lambda before: None
+    # Delete old rows of our own tables.
+    purge: Callable[[], None] = lambda: None
     # A job raised an unexpected error. It goes on.
     failed: Callable[[BaseException], None] = lambda error: None

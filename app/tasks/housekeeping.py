@@ -86,4 +86,4 @@ class Housekeeping:
         if ids:
             self._client.delete_workflows(ids)
             self.add(*ids)
-        self._hooks.purge(time.time() - self._keep_s)
+        self._hooks.purge()

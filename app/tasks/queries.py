@@ -77,11 +77,12 @@ class Queries:
     def ended_before(self, age_s: float, limit: int) -> list[str]:
         """Return runs that ended so many seconds ago, or more."""
         run = self._tables.runs.c
-        before = sa.cast((self._tables.now - age_s) * 1000, sa.BigInteger)
-        chosen = sa.select(run.workflow_uuid).where(
-            is_over(self._tables), run.completed_at < before
-        )
         with self._engine.connect() as connection:
+            # As a value, since PostgreSQL uses no index for a comparison with its clock.
+            now = connection.execute(sa.select(self._tables.now)).scalar_one()
+            chosen = sa.select(run.workflow_uuid).where(
+                is_over(self._tables), run.completed_at < int((now - age_s) * 1000)
+            )
             return list(connection.execute(chosen.limit(limit)).scalars())
 
     def loads(self) -> dict[str, AgentLoad]:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 from urllib.parse import quote, quote_plus
@@ -171,12 +171,35 @@ class Store:
         finally:
             given_up.set()
 
+    async def acquire(self, work: Callable[[], T], undo: Callable[[T], object]) -> T:
+        """Run blocking work that acquires something for a caller, as `call` does.
+
+        A caller that gives up during the commit has acquired it nevertheless. So `undo` gets the
+        late result, on a thread of the process itself. If that fails, the lease has an end.
+        """
+        late: Future[T] = Future()
+
+        def run() -> T:
+            result = work()
+            late.set_result(result)
+            return result
+
+        def submit_undo(_: Future[T]) -> None:
+            with suppress(RuntimeError):  # the store was closed
+                self.in_thread(undo, late.result())
+
+        try:
+            return await self.call(run)
+        except (StoreUnavailable, asyncio.CancelledError):
+            late.add_done_callback(submit_undo)
+            raise
+
     @contextmanager
     def change(self) -> Iterator[sa.Connection]:
         """A transaction of a `call`. It is rolled back if the caller has given up. Blocks.
 
         That caller has received StoreUnavailable and may have changed the row since: a late commit
-        would undo that change.
+        would undo that change. A caller that gives up during the commit needs `acquire`.
         """
         with self.calls.begin() as connection:
             yield connection

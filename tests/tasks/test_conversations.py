@@ -1,21 +1,28 @@
 """A conversation stores only messages of a run that holds the thread and was not cancelled."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from app.agents import registry
-from app.agents.conversations import InMemoryThreads
-from app.runs.model import AgentInfo, EarlyStopping
+from app.agents.conversations import Conversations, InMemoryThreads
+from app.runs.errors import HandedOver
+from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping
 from app.runs.ports import AgentCall
+from app.tasks.conversations import ConversationStore
+from app.tasks.store import Store
 from tests import fakes, faults
 from tests.agents.test_conversations import build, spoken
 from tests.service import served
-from tests.tasks.background import ended, submit, url_in
+from tests.tasks.background import LONG_S, ended, submit, url_in
 from tests.waiting import came_true
 
 
@@ -134,3 +141,80 @@ async def test_run_that_lost_its_thread_stores_nothing(
         assert desk.end_of(run_id).outcome == outcome
         assert (await desk.client.get("/threads/t")).status_code == 404
         desk.books_balance()
+
+
+async def test_only_the_attempt_that_owns_a_run_stores_its_conversation(tmp_path: Path) -> None:
+    """A former attempt has the id of the run that holds the thread, but another claim token."""
+    held = Held()
+    async with served({"a": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, "one", thread_id="t")
+        await came_true(held.asked.is_set, "the agent was asked")
+        owner = await asyncio.to_thread(claim, url_in(tmp_path), task_id, "newer")
+        conversations = Conversations("a", desk.service.conversations)
+        with pytest.raises(HandedOver):
+            await conversations.store(
+                call_of(task_id, owner), AgentAnswer("stale"), [HumanMessage("stale")]
+            )
+        assert await conversations.history("t") == []
+        await conversations.store(
+            call_of(task_id, "newer"), AgentAnswer("new"), [HumanMessage("new")]
+        )
+        assert [message.text for message in await conversations.history("t")] == ["new"]
+        assert await asyncio.to_thread(claim, url_in(tmp_path), task_id, owner) == "newer"
+        held.release.set()
+        assert (await ended(desk, task_id))["status"] == "completed"
+
+
+async def test_takeover_waits_for_the_owner_that_stores(tmp_path: Path) -> None:
+    """Nobody takes a run over between the check of its owner and the commit of the conversation."""
+    held = Held()
+    async with served({"a": faults.graph_of(held)}, store_url=url_in(tmp_path)) as desk:
+        task_id = await submit(desk, "one", thread_id="t")
+        await came_true(held.asked.is_set, "the agent was asked")
+        committing, go_on = threading.Event(), threading.Event()
+
+        def hold(_: Any) -> None:
+            committing.set()
+            go_on.wait(LONG_S)
+
+        store = await asyncio.to_thread(Store, url_in(tmp_path))
+        sa.event.listen(store.calls, "commit", hold)
+        owner = await asyncio.to_thread(claim, url_in(tmp_path), task_id, None)
+        conversations = Conversations("a", ConversationStore(store))
+        storing = conversations.store(
+            call_of(task_id, owner), AgentAnswer("one"), [HumanMessage("one")]
+        )
+        stored = asyncio.create_task(storing)
+        await came_true(committing.is_set, "the conversation is being committed")
+        with pytest.raises(sa.exc.OperationalError, match="lock"):
+            await asyncio.to_thread(claim, url_in(tmp_path), task_id, "newer", wait_ms=300)
+        go_on.set()
+        await stored
+        await asyncio.to_thread(store.close)
+        held.release.set()
+        assert (await ended(desk, task_id))["status"] == "completed"
+
+
+def claim(url: str, task_id: str, token: str | None, wait_ms: int = 20_000) -> str:
+    """Give a run another claim token, if there is one; its former one."""
+    with closing(Store(url)) as store, store.worker.begin() as connection:
+        runs = "workflow_status" if store.is_file else "dbos.workflow_status"
+        wait = "pragma busy_timeout = {}" if store.is_file else "set local lock_timeout = {}"
+        connection.exec_driver_sql(wait.format(wait_ms))
+        which = {"id": task_id, "token": token}
+        chosen = sa.text(f"select owner_xid from {runs} where workflow_uuid = :id")
+        former = str(connection.execute(chosen, which).scalar_one())
+        if token is not None:
+            changed = f"update {runs} set owner_xid = :token where workflow_uuid = :id"
+            connection.execute(sa.text(changed), which)
+        return former
+
+
+def call_of(task_id: str, claim_token: str) -> Any:
+    """The call of an attempt whose fence was passed a moment ago."""
+
+    async def confirm_owned() -> None:
+        pass
+
+    fence = SimpleNamespace(claim_token=claim_token, confirm_owned=confirm_owned)
+    return SimpleNamespace(run_id=task_id, thread_id="t", fence=fence)
