@@ -4,7 +4,7 @@ import time
 
 from app.runs.errors import Cancelled
 from app.tasks.hooks import Hooks
-from app.tasks.liveness import FileLocks, ServerLocks
+from app.tasks.liveness import Locks
 from app.tasks.queries import Queries
 from app.tasks.transitions import Transitions
 
@@ -23,7 +23,7 @@ class Cancellations:
         transitions: Transitions,
         process: str,
         hooks: Hooks,
-        probe: FileLocks | ServerLocks,
+        probe: Locks,
     ) -> None:
         self._queries = queries
         self._transitions = transitions

@@ -33,7 +33,7 @@ from app.tasks.cancellations import Cancellations
 from app.tasks.heartbeat import Heartbeat
 from app.tasks.hooks import Hooks
 from app.tasks.housekeeping import Housekeeping
-from app.tasks.liveness import locks_of
+from app.tasks.liveness import Locks, locks_of
 from app.tasks.pages import page
 from app.tasks.polling import RunPoller
 from app.tasks.queries import Queries
@@ -76,7 +76,7 @@ class Engine:
         self._hooks = Hooks()
         self._process = uuid.uuid4().hex
         # The lock that shows that this process is alive, and those of others while it tries them.
-        self._own, self._probe = locks_of(store), locks_of(store)
+        self._locks: tuple[Locks, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dbos: DBOS | None = None
         self._worker: Worker | None = None
@@ -119,11 +119,12 @@ class Engine:
             retry_connection_errors=False,
         )
         self._records = Records(self._store, self._tables, client)
-        self._supervisor = self._jobs(client, worker, works=works)
+        own, probe = self._locks = locks_of(self._store), locks_of(self._store)
+        self._supervisor = self._jobs(client, worker, own, probe, works=works)
         # Before DBOS hands out a run: others take over the runs of a process without a lock. A
         # sweep of another process may hold this lock for a moment, or remove its file.
-        self._probe.sweep()
-        wait_for_lock(lambda: self._own.acquire(self._process), _OWN_LOCK_TIMEOUT_S)
+        probe.sweep()
+        wait_for_lock(lambda: own.acquire(self._process), _OWN_LOCK_TIMEOUT_S)
         self._dbos = DBOS(
             config={
                 "name": _NAME,
@@ -151,16 +152,16 @@ class Engine:
             )
         self._supervisor.start()
 
-    def _jobs(self, client: DBOSClient, worker: Worker, *, works: bool) -> Supervisor:
+    def _jobs(
+        self, client: DBOSClient, worker: Worker, own: Locks, probe: Locks, *, works: bool
+    ) -> Supervisor:
         queries = Queries(self._tables, self._store.calls)
-        about = (queries, self._transitions, self._process, self._hooks, self._probe)
+        about = (queries, self._transitions, self._process, self._hooks, probe)
         self._cancellations = Cancellations(*about)
         self._housekeeping = Housekeeping(
             queries, client, self._process, self._hooks, keep_s=self._keep_s
         )
-        heartbeat = Heartbeat(
-            self._store, queries, self._process, self._hooks, self._own, worker.claims
-        )
+        heartbeat = Heartbeat(self._store, queries, self._process, self._hooks, own, worker.claims)
         recovery = Recovery(*about, worker, works=works)
         others = (recovery, self._cancellations, self._housekeeping)
         return Supervisor(heartbeat, others, self._hooks.failed)
@@ -206,8 +207,8 @@ class Engine:
         DBOS.destroy(destroy_registry=True)
         if self._supervisor is not None:
             self._supervisor.stop()
-        self._own.close()
-        self._probe.close()
+        for lock in self._locks:
+            lock.close()
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(closed.set)
 

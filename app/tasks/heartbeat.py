@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from app.runs.tasks import EngineStats
 from app.tasks.hooks import Hooks
-from app.tasks.liveness import FileLocks, ServerLocks
+from app.tasks.liveness import Locks
 from app.tasks.queries import Queries
 from app.tasks.states import CLAIMS, STOPPING, state_of
 from app.tasks.store import Store
@@ -24,7 +24,7 @@ class Heartbeat:
         queries: Queries,
         process: str,
         hooks: Hooks,
-        lock: FileLocks | ServerLocks,
+        lock: Locks,
         claims: Callable[[], frozenset[Claim]],
     ) -> None:
         self.stats = EngineStats(reserve_bytes=store.reserve_bytes)

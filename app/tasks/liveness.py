@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import psycopg
 import sqlalchemy as sa
@@ -168,7 +168,10 @@ class _Forks:
         self._forking.discard(threading.get_ident())
 
 
-def locks_of(store: Store) -> FileLocks | ServerLocks:
+Locks: TypeAlias = FileLocks | ServerLocks
+
+
+def locks_of(store: Store) -> Locks:
     """Return the locks of the store's kind."""
     return ServerLocks(store.url) if store.path is None else FileLocks(store.path)
 

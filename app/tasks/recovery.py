@@ -7,7 +7,7 @@ works requeues those of dead or hanging owners, and any such process takes them 
 from app.runs.errors import Cancelled, WorkerLost
 from app.runs.tasks import HUNG_S
 from app.tasks.hooks import Hooks
-from app.tasks.liveness import FileLocks, ServerLocks
+from app.tasks.liveness import Locks
 from app.tasks.queries import Queries, Row
 from app.tasks.rows import IN_VAIN, REACHED, TAKEN_FROM
 from app.tasks.sightings import Sightings
@@ -30,7 +30,7 @@ class Recovery:
         transitions: Transitions,
         process: str,
         hooks: Hooks,
-        probe: FileLocks | ServerLocks,
+        probe: Locks,
         worker: Worker,
         *,
         works: bool,

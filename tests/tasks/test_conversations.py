@@ -152,13 +152,9 @@ async def test_only_the_attempt_that_owns_a_run_stores_its_conversation(tmp_path
         owner = await asyncio.to_thread(claim, url_in(tmp_path), task_id, "newer")
         conversations = Conversations("a", desk.service.conversations)
         with pytest.raises(HandedOver):
-            await conversations.store(
-                call_of(task_id, owner), AgentAnswer("stale"), [HumanMessage("stale")]
-            )
+            await conversations.store(call_of(task_id, owner), *said("stale"))
         assert await conversations.history("t") == []
-        await conversations.store(
-            call_of(task_id, "newer"), AgentAnswer("new"), [HumanMessage("new")]
-        )
+        await conversations.store(call_of(task_id, "newer"), *said("new"))
         assert [message.text for message in await conversations.history("t")] == ["new"]
         assert await asyncio.to_thread(claim, url_in(tmp_path), task_id, owner) == "newer"
         held.release.set()
@@ -181,9 +177,7 @@ async def test_takeover_waits_for_the_owner_that_stores(tmp_path: Path) -> None:
         sa.event.listen(store.calls, "commit", hold)
         owner = await asyncio.to_thread(claim, url_in(tmp_path), task_id, None)
         conversations = Conversations("a", ConversationStore(store))
-        storing = conversations.store(
-            call_of(task_id, owner), AgentAnswer("one"), [HumanMessage("one")]
-        )
+        storing = conversations.store(call_of(task_id, owner), *said("one"))
         stored = asyncio.create_task(storing)
         await came_true(committing.is_set, "the conversation is being committed")
         with pytest.raises(sa.exc.OperationalError, match="lock"):
@@ -210,6 +204,11 @@ def claim(url: str, task_id: str, token: str | None, wait_ms: int = 20_000) -> s
         return former
 
 
+def said(text: str) -> tuple[AgentAnswer, list[BaseMessage]]:
+    """An answer, and the conversation with it."""
+    return AgentAnswer(text), [HumanMessage(text)]
+
+
 def call_of(task_id: str, claim_token: str) -> Any:
     """The call of an attempt whose fence was passed a moment ago."""
 
@@ -217,4 +216,4 @@ def call_of(task_id: str, claim_token: str) -> Any:
         pass
 
     fence = SimpleNamespace(claim_token=claim_token, confirm_owned=confirm_owned)
-    return SimpleNamespace(run_id=task_id, thread_id="t", fence=fence)
+    return SimpleNamespace(run_id=task_id, thread_id="t", fence=fence, answered=lambda *_: None)
