@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Runs pytest with each of these options, and at the end what failed once more, alone.
 TWICE := $(BIN)/python -m tests.twice
+# Where it is set, each test process and each service that a test starts compiles everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Debian packages whose programs the tests start; each is also the name of its program, or its
 # programs are in a folder of its own under /usr/lib.
 PARTS := prometheus postgresql prometheus-alertmanager jq buildah mmdebstrap docker-compose
