@@ -49,10 +49,9 @@ fast: install ## The tests that wait for nothing, in less than a minute
 check: install ## Style, types, architecture, generated pages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m docs.generate --check
-	$(BIN)/python -m dashboards --check
+	@$(BIN)/mypy & types=$$!; \
+		$(BIN)/lint-imports --no-logo && $(BIN)/python -m docs.generate --check && $(BIN)/python -m dashboards --check; \
+		others=$$?; wait $$types && exit $$others # side by side: mypy takes most of the time
 
 test-parts: parts ## Tests against real parts: Prometheus, databases, the image, the chart, LangChain's ecosystem
 	$(TWICE) \
