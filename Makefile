@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Runs pytest with each of these options, and at the end what failed once more, alone.
 TWICE := $(BIN)/python -m tests.twice
+# Where it is set, each test process and each service that a test starts compiles everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Debian packages whose programs the tests start; each is also the name of its program, or its
 # programs are in a folder of its own under /usr/lib.
 PARTS := prometheus postgresql prometheus-alertmanager jq buildah mmdebstrap docker-compose
@@ -47,10 +49,9 @@ fast: install ## The tests that wait for nothing, in less than a minute
 check: install ## Style, types, architecture, generated pages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m docs.generate --check
-	$(BIN)/python -m dashboards --check
+	@$(BIN)/mypy & types=$$!; \
+		$(BIN)/lint-imports --no-logo && $(BIN)/python -m docs.generate --check && $(BIN)/python -m dashboards --check; \
+		others=$$?; wait $$types && exit $$others # side by side: mypy takes most of the time
 
 test-parts: parts ## Tests against real parts: Prometheus, databases, the image, the chart, LangChain's ecosystem
 	$(TWICE) \

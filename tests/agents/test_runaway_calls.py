@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,6 +123,41 @@ async def test_agent_as_a_node_is_stopped() -> None:
     body, _ = await stopped(graph.compile(), early_stopping="force")
     assert (body["outcome"], body["iterations"]) == ("iteration_limit", LIMIT)
     assert len(model.asked) == LIMIT
+
+
+class Meeting(fakes.ScriptedModel):
+    """A model whose calls start only when each of them is admitted or refused."""
+
+    met: Any
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        self.met.release()
+        while self.met._value < CEILING:
+            time.sleep(0.01)
+        return super()._get_ls_params(stop, **kwargs)
+
+
+async def test_calls_at_the_same_time_leave_the_final_answer() -> None:
+    """Calls that threads make at the same time do not use up the call of the final answer."""
+    met = threading.Semaphore(0)
+    model = Meeting(script=lambda _: AIMessage(loops.ANSWER), met=met)
+
+    def call(messages: Any) -> Any:
+        try:
+            return model.invoke(messages)
+        except Exception:
+            met.release()
+            raise
+
+    async def ask(state: fakes.GraphState) -> dict[str, Any]:
+        calls = (asyncio.to_thread(call, state["messages"]) for _ in range(CEILING))
+        return {"messages": [(await asyncio.gather(*calls))[0]]}
+
+    graph = StateGraph(fakes.GraphState)
+    graph.add_node("ask", ask)
+    graph.add_edge(START, "ask")
+    body, _ = await stopped(graph.compile())
+    assert (body["outcome"], body["answer"]) == ("iteration_limit", loops.ANSWER)
 
 
 @pytest.mark.parametrize("on_failure", ["continue", "error"])

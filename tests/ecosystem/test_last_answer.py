@@ -93,19 +93,36 @@ async def test_overridden_model_gives_the_last_answer(serve: Serve) -> None:
     await check(serve, build, chosen)
 
 
-async def test_larger_model_gives_the_last_answer(serve: Serve) -> None:
-    """A small model makes the first turn, and a large one the others: the large one concludes."""
-    small, large = looking("small"), looking("large")
+def growing(small: Model, large: Model) -> Any:
+    """An agent whose small model makes the first turn, and the large one the others."""
 
     @wrap_model_call
     async def grow(request: Any, handler: Any) -> Any:
         model = large if len(request.messages) > 1 else small
         return await handler(request.override(model=model))
 
+    return create_agent(small, [weather], middleware=[grow])
+
+
+async def test_larger_model_gives_the_last_answer(serve: Serve) -> None:
+    """A small model makes the first turn, and a large one the others: the large one concludes."""
+    small, large = looking("small"), looking("large")
+
     def build() -> Any:
-        return create_agent(small, [weather], middleware=[grow])
+        return growing(small, large)
 
     for run in await serve(build, limited("large concludes", 2, 2), max_iterations=2):
+        assert (len(run.calls_of(small)), len(run.calls_of(large))) == (1, 2)
+
+
+async def test_larger_model_concludes_at_a_recursion_limit(serve: Serve) -> None:
+    """The model of the last turn concludes also if the library's own limit stops the agent."""
+    small, large = looking("small"), looking("large")
+
+    def build() -> Any:
+        return growing(small, large).with_config(recursion_limit=4)
+
+    for run in await serve(build, limited("large concludes", 2, 2)):
         assert (len(run.calls_of(small)), len(run.calls_of(large))) == (1, 2)
 
 

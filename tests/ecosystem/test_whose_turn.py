@@ -122,6 +122,18 @@ async def test_hook_does_not_use_up_the_limit(serve: Serve, where: str) -> None:
         assert len(run.calls_of(model)) == 3
 
 
+@pytest.mark.parametrize("where", ["after_model", "wrap_tool_call"])
+async def test_first_call_of_a_hook_at_the_limit_is_no_turn(serve: Serve, where: str) -> None:
+    """A hook that asks for plain text after the last turn does not take the place of that turn."""
+    model = Model(script=[loops(LOOK)])
+
+    def build() -> Any:
+        return create_agent(model, [weather], middleware=[around(where, titles())])
+
+    for run in await serve(build, limited("concluded", 1, 1), max_iterations=1):
+        assert len(run.calls_of(model)) == 2
+
+
 @serves("langchain", "`LLMToolSelectorMiddleware`", "Its selection is a helper's call, no turn.")
 async def test_selector_is_no_turn(serve: Serve) -> None:
     """The model that selects tools before each turn adds no iteration and no text."""

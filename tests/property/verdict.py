@@ -37,8 +37,8 @@ def _as_forecast(right: Forecast, run: Run) -> list[str]:
     if run.status != 200 and body["code"] in right.errors:
         return []
     if run.status != 200:
-        error = run.line.get("exception") or run.line.get("error")
-        return [f"status {run.status} {body.get('code')} {error}"]
+        error, at = run.line["error_type"], run.line["error_at"]
+        return [f"status {run.status} {body.get('code')} {error} {at}"]
     if body["outcome"] not in right.outcomes:
         wrong.append(f"outcome {body['outcome']}")
     if not right.fewest <= body["iterations"] <= right.most:

@@ -55,6 +55,25 @@ async def test_deadline(timeout_s: float) -> None:
     assert (store.calls == 1) is (timeout_s < 0.35)
 
 
+async def test_processes_do_not_return_together() -> None:
+    """Callers that fail at the same moment call again at different moments."""
+    began, moments = loop_time(), list[float]()
+
+    async def call() -> None:
+        store = Away(1)
+
+        async def work() -> str:
+            moments.append(loop_time() - began)
+            return await store()
+
+        await retry_until_available(work)
+
+    await asyncio.gather(*(call() for _ in range(5)))
+    assert moments[:5] == [0.0] * 5
+    assert len(set(moments[5:])) == 5
+    assert all(0.35 <= moment <= 0.66 for moment in moments[5:])
+
+
 async def test_other_errors() -> None:
     """Another error is raised at once."""
     store = Away(1, HandedOver())

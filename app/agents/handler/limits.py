@@ -70,7 +70,18 @@ class Limits:
         return fixed_sentence(self.call.iteration_limit)
 
     def admit(self, model_call: PendingModelCall) -> Verdict:
-        """Decide about a call that is about to start. Raises CeilingReached."""
+        """Decide about a call that is about to start. Raises CeilingReached.
+
+        Calls start later than they are admitted, so an admitted call counts at once. Otherwise
+        calls that are made at the same time would use the one reserved for the final answer.
+        """
+        verdict = self._verdict(model_call)
+        if verdict is not Verdict.ANSWER:
+            self.count(model_call)
+            model_call.counted = True
+        return verdict
+
+    def _verdict(self, model_call: PendingModelCall) -> Verdict:
         place = model_call.place
         assert place is not None
         if not self.enforces:
@@ -120,8 +131,10 @@ class Limits:
             self.stop(Limit.ITERATIONS)
 
     def count(self, model_call: PendingModelCall) -> None:
-        """Count a call that starts."""
-        if model_call.helper:
+        """Count a call that starts, unless it counted when it was admitted."""
+        if model_call.counted:
+            model_call.counted = False
+        elif model_call.helper:
             self._helper_calls += 1
         else:
             self._agent_calls += 1

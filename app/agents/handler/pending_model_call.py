@@ -24,8 +24,8 @@ class PendingModelCall:
     """A chat model call that is about to start, or is in flight.
 
     `place` is its place in the call tree, and `helper` marks a helper's call. `last` marks the
-    last turn of the run, which keeps only `kept_tools`. `call_ids` are the callback ids of the
-    calls that it started.
+    last turn of the run, which keeps only `kept_tools`. `counted` means that the next call to start
+    counts already. `call_ids` are the callback ids of the calls that it started.
     """
 
     model: BaseChatModel | None
@@ -34,6 +34,7 @@ class PendingModelCall:
     place: Place | None = None
     helper: bool = False
     last: bool = False
+    counted: bool = False
     kept_tools: frozenset[str] = frozenset()
     call_ids: list[UUID] = field(default_factory=list)
 
