@@ -29,8 +29,8 @@ REFUSED = {
     "later.sqlite": "TypeError",
     "torn.sqlite": "no such table: main.application_versions",
     "steps.sqlite": "file is not a database",
-    "taken.sqlite": "migration 1 of its tables failed and changed nothing: there is already an index named "
-    "watchkeeper_keys",
+    "taken.sqlite": "migration 1 of its tables failed and changed nothing: "
+    "there is already an index named watchkeeper_keys",
 }
 # What is no URL of a store; the last one has a password.
 WRONG = {
