@@ -81,9 +81,10 @@ class Tables:
         merged: Any = (
             sa.func.json_patch(sa.func.coalesce(run.attributes, sa.text("'{}'")), text)
             if self.is_file
-            else sa.func.coalesce(run.attributes, sa.text("'{}'::jsonb")).op("||")(
-                sa.cast(text, JSONB)
-            )
+            # The engine stores missing attributes as a JSON null.
+            else sa.func.coalesce(
+                sa.func.nullif(run.attributes, sa.text("'null'::jsonb")), sa.text("'{}'::jsonb")
+            ).op("||")(sa.cast(text, JSONB))
         )
         return sa.update(self.runs).where(which).values(attributes=merged, **columns)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import re
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,6 +155,14 @@ def test_table_of_transitions_is_whole() -> None:
             assert made.targets == ()
         if RunState.CANCELLING in made.sources and made.by != (By.TIME,):
             assert By.CALLER not in made.by
+
+
+def test_no_other_module_decides_by_the_status_of_the_engine() -> None:
+    """Only the states and their transitions name a status, so there is one place to change."""
+    status = re.compile("|".join(f"[\"']{name}[\"']" for name in STATUSES))
+    folder = Path(states.__file__).parents[1]
+    naming = {path.name for path in folder.rglob("*.py") if status.search(path.read_text())}
+    assert naming == {"states.py", "transitions.py"}
 
 
 def test_statuses_of_states() -> None:

@@ -27,8 +27,9 @@ from app.tasks.transitions import Claim, Transitions
 from tests.service import served
 from tests.tasks.background import quick, url_in
 
+pytestmark = pytest.mark.timeout(300)  # it waits for nothing, and has much to do
 PROCESSES = ("one", "two")
-EXAMPLES, STEPS = (500, 60) if os.environ.get("SOAK") else (25, 30)
+EXAMPLES, STEPS = (500, 60) if os.environ.get("SOAK") else (15, 25)
 some_process = st.sampled_from(PROCESSES)
 some_end = st.sampled_from([Outcome.COMPLETED, Outcome.TIMEOUT, Outcome.FAILED])
 which = st.integers(0, 5)
