@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
 from app.tasks import rows
+from app.tasks.backlog import BATCH_BYTES, RUN_BYTES
 from tests.tasks.background import LONG_S, ON_FILE
 from tests.tasks.journal_desk import OTHER, Claimed, Desk, opened, prepare
 
@@ -215,6 +216,34 @@ def test_write_may_be_a_function(desk: Desk) -> None:
     assert found["name"] == "renamed"
     with pytest.raises(HandedOver):
         refused.result(LONG_S)
+
+
+def test_hot_loop_waits_for_the_store(desk: Desk) -> None:
+    """A run that adds 11 MB waits now and then, so little of it is unwritten at once."""
+    claim, large = desk.claim(), "x" * 100_000
+    desk.journal.start()
+    gate = desk.hold()
+    rooms = [desk.add(claim, number, large) for number in range(RUN_BYTES // len(large))]
+    assert all(room.done() for room in rooms)
+    blocked = desk.add(claim, len(rooms), large)
+    assert not blocked.done()
+    gate.open()
+    blocked.result(LONG_S)
+    for number in range(len(rooms) + 1, 110):
+        desk.add(claim, number, large).result(LONG_S)
+    desk.flush(claim)
+    assert [len(text) for text in desk.stored(claim)] == [len(large)] * 110
+
+
+def test_large_step_is_stored(desk: Desk) -> None:
+    """A write that is larger than a batch may be is stored, and its run's order stays."""
+    claim, large = desk.claim(), "x" * (BATCH_BYTES + 1)
+    for number, text in enumerate(["before", large, "after"]):
+        desk.add(claim, number, text)
+    desk.journal.start()
+    desk.flush(claim)
+    assert desk.stored(claim) == ["before", large, "after"]
+    assert desk.commits == 3
 
 
 def test_close_writes_what_is_left(desk: Desk) -> None:
