@@ -24,12 +24,12 @@ from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
 from app.runs.tasks import Record
 from app.settings import Settings, SettingsError
-from app.tasks import ownership, schema
+from app.tasks import schema, transitions
 from app.tasks.conversations import ConversationStore
 from app.tasks.engine import Engine
+from app.tasks.hooks import Hooks
 from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.store import Store
-from app.tasks.supervisor import Hooks
 from app.telemetry import catalogue, lines
 from app.telemetry.logs import Log
 from app.telemetry.pipeline import Gauges
@@ -113,14 +113,12 @@ class Durable:
         async with self._alone():
             await asyncio.wrap_future(self.store.in_thread(schema.create, self.store))
             steps = await parts.enter_async_context(
-                checkpoints.opened(self._driver_url, ownership.HELD)
+                checkpoints.opened(self._driver_url, transitions.HELD)
             )
             for agent in service.agents.values():
                 if isinstance(agent, StatefulAgent):
                     agent.use_store(self.threads, steps.saver)
-            background = Background(
-                self.runner, lambda: service.agents, render, self.engine.record_stopped
-            )
+            background = Background(self.runner, lambda: service.agents, render)
 
             def ended_without_worker(task_id: str, error: RunError) -> None:
                 reporting = self._report_ended_without_worker(service, task_id, error)

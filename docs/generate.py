@@ -13,6 +13,7 @@ from pathlib import Path
 from app.api.problems import HTTP_ERRORS, STATUSES, of_status
 from app.runs import errors
 from app.settings import AgentSettings, Settings, variable
+from app.tasks.states import ENDS, TRANSITIONS, RunState
 from app.telemetry.catalogue import METRICS, OTHER, Label, Metric
 from app.telemetry.conventions import CONTENT, SPANS, SpanKindOf
 from app.telemetry.lines import LINES
@@ -40,6 +41,7 @@ def pages() -> Mapping[str, str]:
         "reference/metrics.md": _page(_metrics()),
         "reference/spans.md": _page(_spans()),
         "reference/log-events.md": _page(_log_events()),
+        "reference/run-states.md": _page(_run_states()),
         "agents.md": _page(ecosystem.parts()),
     }
 
@@ -187,6 +189,54 @@ def _log_events() -> Iterator[str]:
         ("event", "level", "meaning"),
         ((f"`{line.event}`", line.level, line.help) for line in LINES),
     )
+
+
+def _run_states() -> Iterator[str]:
+    yield "# The states of a background run"
+    yield (
+        "A background run is in one of these states, in every process. The last column is its "
+        "`status`, as callers read it. [Background runs](../behaviour.md#background-runs) has the "
+        "promises behind them. Transitions in brackets have their place here; nothing makes them "
+        "yet."
+    )
+    yield "```mermaid\nstateDiagram-v2\n" + "\n".join(_drawn()) + "\n```"
+    yield _table(
+        ("transition", "from", "to", "who makes it"),
+        (
+            (
+                f"({made.name})" if made.reserved else made.name,
+                _listed(made.sources) or "not stored",
+                _listed(made.targets) or "not stored",
+                " or ".join(made.by),
+            )
+            for made in TRANSITIONS
+        ),
+    )
+    yield _table(
+        ("state", "`status`", "ended for callers"),
+        (
+            (f"`{state}`", f"`{state.as_status}`", "yes" if state.is_final else "no")
+            for state in RunState
+        ),
+    )
+
+
+def _drawn() -> Iterator[str]:
+    for made in TRANSITIONS:
+        name = f"({made.name})" if made.reserved else made.name
+        for source in _together(made.sources):
+            for target in _together(made.targets):
+                yield f"    {source} --> {target}: {name}"
+    yield "    state ended {"
+    yield from (f"        {end}" for end in ENDS)
+    yield "    }"
+
+
+def _together(states: tuple[RunState, ...]) -> list[str]:
+    """Return the states as they are drawn: many ends as one state."""
+    if sum(state in ENDS for state in states) < len(ENDS) - 1:
+        return [str(state) for state in states] or ["[*]"]
+    return ["ended", *(str(state) for state in states if state not in ENDS)]
 
 
 def _listed(names: Iterable[str]) -> str:

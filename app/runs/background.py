@@ -9,30 +9,21 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
-from app.runs import ending
 from app.runs.deadline import remaining
+from app.runs.ending import as_not_storable
 from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
-from app.runs.live import Run
+from app.runs.live import Ended, Run
 from app.runs.locks import Render
-from app.runs.model import Outcome
-from app.runs.ports import Agent
+from app.runs.ports import Agent, Attempt
 from app.runs.retries import retry_until_available
 from app.runs.runner import Runner
-from app.runs.tasks import Attempt, Body, Result
+from app.runs.tasks import Body, Result
 
 _FLUSH_S = 0.1
 _REPORT_ATTEMPTS = 20
 _LAST = ("error", "end")  # readers render these from the stored result
-
-
-class RecordStopped(Protocol):
-    """Stores how a cancelled run ended; `stuck` means that some of its work has not stopped."""
-
-    async def __call__(self, task_id: str, body: Body, *, stuck: bool) -> None:
-        """Store it."""
-        ...
 
 
 class Background:
@@ -43,51 +34,50 @@ class Background:
         runner: Runner,
         agents: Callable[[], Mapping[str, Agent]],
         render: Render,
-        record_stopped: RecordStopped,
     ) -> None:
         self._runner = runner
         self._agents = agents
         self._render = render
-        self._record_stopped = record_stopped
 
-    async def execute(self, attempt: Attempt) -> Result:
-        """Execute one attempt. Raises HandedOver if this process no longer owns the run."""
-        former = self._runner.in_flight.get(attempt.task_id)
-        if former is not None:  # an earlier attempt in this process has not stopped yet
-            await asyncio.shield(former.ended)
+    async def execute(self, attempt: Attempt) -> None:
+        """Execute one attempt, and store its end.
+
+        Raises HandedOver if this process no longer owns the run, Cancelled if it was cancelled.
+        """
+        start = attempt.start
+        while (former := self._runner.in_flight.get(start.task_id)) is not None:
+            await asyncio.shield(former.ended)  # an earlier attempt here has not stopped yet
         log = Log(attempt, lambda reason: self._runner.stop(run, reason))
-        run = self._runner.execute(self._agents()[attempt.agent], attempt, log)
+        run = self._runner.execute(self._agents()[start.agent], start, log)
         log.open(run)
         writing = asyncio.create_task(log.write_until_stopped(), name=f"log of {run.id}")
         try:
             ended = await asyncio.shield(run.ended)
         finally:
             writing.cancel()
-        if isinstance(ended.error, HandedOver):
-            raise ended.error
         if isinstance(ended.error, Cancelled):
-            body = self._render(run, ended)
-            await self._record_stop(run, body)
-            return Result(Outcome.CANCELLED, body)
-        body = self._render(run, ended)
-        try:
-            await log.finish(ended.outcome)
-        except Cancelled:  # the cancellation is final already
-            return Result(Outcome.CANCELLED, {})
-        return Result(ended.outcome, body, lambda: self._render(run, ending.as_not_storable(ended)))
+            await self._report_stop(attempt, run, self._render(run, ended))
+        if isinstance(ended.error, Cancelled | HandedOver):
+            raise ended.error
+        await log.finish(
+            self._result(run, ended), lambda: self._result(run, as_not_storable(ended))
+        )
 
-    async def _record_stop(self, run: Run, body: Body) -> None:
+    def _result(self, run: Run, ended: Ended) -> Result:
+        return Result(ended.outcome, self._render(run, ended))
+
+    async def _report_stop(self, attempt: Attempt, run: Run, body: Body) -> None:
         """Store how the cancelled run ended. The store already has the cancellation."""
         stuck = self._runner.is_stuck(run)
         with suppress(StoreUnavailable):  # a DELETE then returns `still_stopping`
             await retry_until_available(
-                lambda: self._record_stopped(run.id, body, stuck=stuck), attempts=_REPORT_ATTEMPTS
+                lambda: attempt.report_stop(body, stuck=stuck), attempts=_REPORT_ATTEMPTS
             )
 
-    def stop(self, task_id: str, cancelled: bool) -> None:
-        """Stop a run of this process: it was cancelled, or another process owns it now."""
+    def stop(self, task_id: str, claim_token: str, cancelled: bool) -> None:
+        """Stop an attempt of this process: it was cancelled, or another process owns the run."""
         run = self._runner.in_flight.get(task_id)
-        if run is not None and run.attempt is not None:
+        if run is not None and run.attempt is not None and run.attempt.claim_token == claim_token:
             self._runner.stop(run, Cancelled() if cancelled else HandedOver())
 
 
@@ -95,14 +85,14 @@ class Log:
     """Writes the events of one attempt to the store, in order. It is the `Fence` of the run too."""
 
     def __init__(self, attempt: Attempt, stop_run: Callable[[RunError], None]) -> None:
-        self.claim_token = attempt.claim_token
+        self.claim_token = attempt.start.claim_token
         self._attempt = attempt
         self._stop_run = stop_run
         self._loop = asyncio.get_running_loop()
         self._writing: asyncio.Task[bool | RunError | StoreUnavailable] | None = None
         # Counts of what is stored, over all attempts. `_written` is an id in this attempt's ring.
-        self._rows = len(attempt.log)
-        self._events = sum(len(row["events"]) for row in attempt.log)
+        self._rows = len(attempt.start.log)
+        self._events = sum(len(row["events"]) for row in attempt.start.log)
         self._written = 0
         self._steps = 0
         self._is_refused = False
@@ -142,14 +132,25 @@ class Log:
             finally:
                 confirming.cancel()  # else it would retry until the store is available
 
-    async def finish(self, outcome: Outcome) -> None:
-        """Store the outcome, then the remaining events.
+    async def finish(self, result: Result, without_content: Callable[[], Result]) -> None:
+        """Store the result with the last events, which the log loses if the store refuses them.
 
-        Raises HandedOver if another process owns the run, Cancelled if it was cancelled before.
+        A result that the store refuses is replaced by the one `without_content`. Raises HandedOver
+        if another process owns the run, Cancelled if it was cancelled before.
         """
-        await self._until_stored(lambda: self._attempt.end(outcome))
-        with suppress(NotStorable):  # the outcome is stored, so the last events may be missing
-            await self._until_stored(self._write)
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+        row, _ = self._next_row()
+        try:
+            await self._end(result, row)
+        except NotStorable:
+            try:
+                await self._end(result, None)
+            except NotStorable:
+                await self._end(without_content(), None)
+
+    async def _end(self, result: Result, row: Mapping[str, Any] | None) -> None:
+        await retry_until_available(lambda: self._attempt.end(result, self._rows, row))
 
     async def _until_stored(self, work: Callable[[], Awaitable[object]]) -> None:
         """Retry while the store is unavailable. Stop the run if the store refuses.
@@ -183,11 +184,27 @@ class Log:
 
     async def _write_row(self) -> bool | RunError | StoreUnavailable:
         """Return a refusal instead of raising it: a cancelled caller would not retrieve it."""
+        row, last = self._next_row()
+        if row is None:
+            return False
+        try:
+            await self._attempt.write(self._rows, row)
+        except (Cancelled, HandedOver, NotStorable, StoreUnavailable) as refused:
+            self._is_refused = isinstance(refused, NotStorable)
+            return refused
+        self._rows += 1
+        self._events += len(row["events"])
+        self._written = last
+        self._steps += len(row["progress"]["steps"])
+        return True
+
+    def _next_row(self) -> tuple[dict[str, Any] | None, int]:
+        """Return the events that are not stored as a row, and the id of the last one."""
         run = self._run
         assert run is not None
         entries = [e for e in run.ring.since(self._written) if e.name not in _LAST]
         if not entries or self._is_refused:
-            return False
+            return None, self._written
         row: dict[str, Any] = {
             "events": [[entry.name, dict(entry.data)] for entry in entries],
             "first": self._events + 1,  # the number of its first event
@@ -195,13 +212,4 @@ class Log:
         }
         if self._written == 0:
             row["trace"] = run.trace
-        try:
-            await self._attempt.write(self._rows, row)
-        except (Cancelled, HandedOver, NotStorable, StoreUnavailable) as refused:
-            self._is_refused = isinstance(refused, NotStorable)
-            return refused
-        self._rows += 1
-        self._events += len(entries)
-        self._written = entries[-1].id
-        self._steps += len(row["progress"]["steps"])
-        return True
+        return row, entries[-1].id

@@ -36,9 +36,10 @@ from app.runs.model import (
     Timings,
     Usage,
 )
+from app.runs.ports import Fence
 from app.runs.progress import Progress
 from app.runs.ring import Ring
-from app.runs.tasks import Attempt, Fence
+from app.runs.tasks import AttemptStart
 from app.runs.transcript import Transcript
 
 
@@ -100,7 +101,7 @@ class Run:
         self.stopping: RunError | None = None
         self.phase_at_stop: Phase | None = None
         # The runner sets these three for a background run only.
-        self.attempt: Attempt | None = None
+        self.attempt: AttemptStart | None = None
         self.fence: Fence | None = None
         self.find_trace: Callable[[], str | None] = lambda: None
         self._emit = emit

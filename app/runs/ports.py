@@ -1,6 +1,6 @@
 """The protocols that the core requires of agents and stores."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -8,11 +8,11 @@ from app.runs.events import Emit, OnToken
 from app.runs.model import AgentAnswer, AgentInfo, EarlyStopping, Usage
 from app.runs.ring import Entry
 from app.runs.tasks import (
+    AttemptStart,
     Body,
     EngineStats,
-    Execute,
-    Fence,
     Record,
+    Result,
     RunSnapshot,
     Task,
     TaskQuery,
@@ -23,6 +23,58 @@ from app.runs.tasks import (
 
 # The cost of a model call in US dollars; None for a model without a known price.
 Price: TypeAlias = Callable[[str, Usage], float | None]
+
+
+class Fence(Protocol):
+    """Confirms, before every tool call, that this process still owns the background run."""
+
+    @property
+    def claim_token(self) -> str:
+        """The token of this process's claim of the run."""
+        ...
+
+    async def confirm_owned(self) -> None:
+        """Return once the store confirms that we own the run. Raises Cancelled or HandedOver."""
+        ...
+
+    def confirm_owned_in_thread(self) -> None:
+        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
+        ...
+
+
+class Attempt(Protocol):
+    """One process's attempt at a background run, on the store.
+
+    All methods raise HandedOver if another process has the run now, NotStorable if the store
+    refuses the content, and StoreUnavailable if they should be retried. All but `report_stop`
+    raise Cancelled if the run was cancelled.
+    """
+
+    @property
+    def start(self) -> AttemptStart:
+        """What it starts with."""
+        ...
+
+    async def write(self, offset: int, row: Mapping[str, Any]) -> None:
+        """Store a row of the log under its number."""
+        ...
+
+    async def check(self) -> None:
+        """Return if this attempt still has the run."""
+        ...
+
+    async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
+        """Store how the run ended, with the last row of its log. Nobody can cancel it then."""
+        ...
+
+    async def report_stop(self, body: Body, *, stuck: bool) -> None:
+        """Store how a cancelled run stopped; `stuck`: some of its work has not stopped."""
+        ...
+
+
+# Executes one attempt, and stores its end. Raises HandedOver if this process lost the run, and
+# Cancelled if the run was cancelled.
+Execute: TypeAlias = Callable[[Attempt], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +172,6 @@ class TaskEngine(Protocol):
 
         The process that executes it stops it soon.
         """
-        ...
-
-    async def record_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
-        """Store how a cancelled run of this process ended; `stuck`: some of its work goes on."""
         ...
 
     async def wait(

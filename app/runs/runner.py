@@ -38,8 +38,8 @@ from app.runs.model import (
     State,
     Stopped,
 )
-from app.runs.ports import Agent, Price
-from app.runs.tasks import HUNG_S, Attempt, Fence, Record
+from app.runs.ports import Agent, Fence, Price
+from app.runs.tasks import HUNG_S, AttemptStart, Record
 from app.runs.threads import DaemonThreads
 
 # How long a cancelled task may take to stop before its run ends without it.
@@ -109,7 +109,7 @@ class Runner:
         run.timers.append(loop.call_later(remaining_s, self.stop, run, DeadlineExceeded()))
         return run
 
-    def execute(self, agent: Agent, attempt: Attempt, fence: Fence) -> Run:
+    def execute(self, agent: Agent, attempt: AttemptStart, fence: Fence) -> Run:
         """Start an attempt at a background run. It bypasses admission: DBOS limits these runs.
 
         Its deadline counts from the start of the first attempt, even in another process.

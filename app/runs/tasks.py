@@ -2,10 +2,10 @@
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from app.runs.model import Outcome, RunRequest
 
@@ -18,23 +18,6 @@ STOP_S = 4.0
 
 # A finished run or a problem, as callers read it; stored once, at the end.
 Body: TypeAlias = Mapping[str, Any]
-
-
-class Fence(Protocol):
-    """Confirms, before every tool call, that this process still owns the background run."""
-
-    @property
-    def claim_token(self) -> str:
-        """The token of this process's claim of the run."""
-        ...
-
-    async def confirm_owned(self) -> None:
-        """Return once the store confirms that we own the run. Raises Cancelled or HandedOver."""
-        ...
-
-    def confirm_owned_in_thread(self) -> None:
-        """The same for a tool on a thread. Does nothing on the loop, where it cannot wait."""
-        ...
 
 
 class TaskStatus(StrEnum):
@@ -182,17 +165,12 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One process's attempt at a background run.
+class AttemptStart:
+    """What one process's attempt at a background run starts with.
 
-    `number` counts from 1. `started_at` is the start of the first attempt. `log` has the rows of
-    earlier attempts; `resumed` means that there was one. Each claim of the run has a new
-    `claim_token`.
-
-    `write` stores a row of the log under its number, `check` confirms that we own the run, and
-    `end` stores the outcome, after which nobody can cancel the run. They raise Cancelled if the
-    run was cancelled, HandedOver if another process owns it, and StoreUnavailable if they should
-    be retried.
+    `number` counts from 1. `started_at` is the start of the first attempt; times are seconds since
+    the epoch by the clock of this process. `log` has the rows of earlier attempts; `resumed` means
+    that there was one. Each claim of the run has a new `claim_token`.
     """
 
     task_id: str
@@ -203,27 +181,16 @@ class Attempt:
     created_at: float
     started_at: float
     log: Sequence[Mapping[str, Any]]
-    write: Callable[[int, Mapping[str, Any]], Awaitable[None]]
-    check: Callable[[], Awaitable[None]]
-    end: Callable[[Outcome], Awaitable[None]]
-    claim_token: str = ""
+    claim_token: str
     traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a background run, as it is stored.
-
-    `problem` replaces a body whose content the store refuses.
-    """
+    """The result of a background run, as it is stored."""
 
     outcome: Outcome
     body: Body
-    problem: Callable[[], Body] = dict
-
-
-# Executes one attempt. Raises HandedOver if this process no longer owns the run.
-Execute: TypeAlias = Callable[[Attempt], Awaitable[Result]]
 
 
 def task_id(agent: str, key: str | None) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.runs.errors import HandedOver, InFlight
-from app.tasks.rows import ENDED_STATUSES
+from app.tasks.queries import Queries
 from app.tasks.schema import THREADS, upsert
+from app.tasks.states import LIVE, is_over, state_of
 from app.tasks.store import Store
 from app.tasks.tables import Tables, is_storable
 
@@ -49,10 +50,8 @@ class ConversationStore:
         """Whether the lease has ended. A background run's lease ends with the run."""
         if held_by in (None, run_id):
             return True
-        states = self._tables.states(self._store.calls, [str(held_by)])
-        if str(held_by) in states:
-            return states[str(held_by)][0] in ENDED_STATUSES
-        return held_until < now
+        row = Queries(self._tables, self._store.calls).row(str(held_by))
+        return held_until < now if row is None else state_of(row) not in LIVE
 
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """End the run's lease of a thread."""
@@ -79,7 +78,7 @@ class ConversationStore:
         """
         run = self._tables.runs.c
         over = sa.select(run.workflow_uuid).where(
-            run.workflow_uuid == run_id, run.status.in_(ENDED_STATUSES)
+            run.workflow_uuid == run_id, is_over(self._tables)
         )
         own = sa.and_(_is(agent, thread_id), THREADS.c.held_by == run_id, ~over.exists())
         replaced = sa.update(THREADS).where(own).values(said=text, updated_at=time.time())
@@ -104,7 +103,7 @@ class ConversationStore:
         """
         runs = self._tables.runs.c
         live = sa.select(runs.workflow_uuid).where(
-            runs.workflow_uuid == THREADS.c.held_by, runs.status.not_in(ENDED_STATUSES)
+            runs.workflow_uuid == THREADS.c.held_by, ~is_over(self._tables)
         )
         idle = sa.and_(
             THREADS.c.updated_at < before, THREADS.c.held_until < time.time(), ~live.exists()

@@ -1,28 +1,25 @@
 """The engine behind the port: DBOS stores the queue, the owner, the log and the result of a run.
 
-A run is one workflow with one step, and that step is the whole agent. The agent's own checkpoints
-decide what a crash does not repeat. We call no asynchronous function of DBOS: those would replace
+A run is one workflow without steps of the engine. The agent's own checkpoints decide what a crash
+does not repeat. We call no asynchronous function of DBOS: those would replace
 the default threads of the service's loop.
 """
 
 import asyncio
 import logging
 import threading
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
 
 from app.runs.errors import Cancelled, StoreUnavailable
+from app.runs.ports import Execute
 from app.runs.ring import Entry
 from app.runs.tasks import (
-    Body,
     EngineStats,
-    Execute,
     Record,
     RunSnapshot,
     Task,
@@ -32,12 +29,21 @@ from app.runs.tasks import (
     WaitCondition,
 )
 from app.tasks import rows
+from app.tasks.cancellations import Cancellations
+from app.tasks.heartbeat import Heartbeat
+from app.tasks.hooks import Hooks
+from app.tasks.housekeeping import Housekeeping
+from app.tasks.liveness import locks_of
 from app.tasks.pages import page
 from app.tasks.polling import RunPoller
+from app.tasks.queries import Queries
 from app.tasks.records import VERSION, Records
-from app.tasks.store import Store
-from app.tasks.supervisor import Hooks, Supervisor
+from app.tasks.recovery import Recovery
+from app.tasks.states import RunState, state_of
+from app.tasks.store import Store, wait_for_lock
+from app.tasks.supervisor import Supervisor
 from app.tasks.tables import Tables
+from app.tasks.transitions import Transitions
 from app.tasks.worker import Worker
 
 _NAME = "watchkeeper"
@@ -46,6 +52,7 @@ _POLL_S = 0.1
 _LONGEST_POLL_S = 0.5
 _SETTLE_S, _HAND_OVER_S = 2.0, 3.0
 _CLOSE_S = 5.0
+_OWN_LOCK_TIMEOUT_S = 5.0
 
 
 class Engine:
@@ -61,16 +68,21 @@ class Engine:
     ) -> None:
         self._store = store
         self._tables = Tables(is_file=store.is_file)
+        self._transitions = Transitions(store, self._tables)
         self._poller = RunPoller(store, self._tables)
         self._concurrency = concurrency
         self._global_concurrency = global_concurrency
         self._keep_s = keep_s
         self._hooks = Hooks()
         self._process = uuid.uuid4().hex
+        # The lock that shows that this process is alive, and those of others while it tries them.
+        self._own, self._probe = locks_of(store), locks_of(store)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dbos: DBOS | None = None
         self._worker: Worker | None = None
         self._records: Records | None = None
+        self._cancellations: Cancellations | None = None
+        self._housekeeping: Housekeeping | None = None
         self._supervisor: Supervisor | None = None
 
     @property
@@ -79,7 +91,7 @@ class Engine:
         return self._supervisor.stats if self._supervisor else EngineStats()
 
     def subscribe(self, hooks: Hooks) -> None:
-        """Set the hooks. `stop` is called on the loop, the others on the supervisor's thread."""
+        """Set the hooks. `stop` is called on the loop, the others on threads of the engine."""
         self._hooks = replace(hooks, stop=self._on_loop(hooks.stop))
 
     async def start(self, execute: Execute, agents: Sequence[str], *, works: bool) -> None:
@@ -90,10 +102,9 @@ class Engine:
             self._tables,
             execute,
             self._loop,
+            stopped=self._on_stopped,
             failed=lambda error: self._hooks.failed(error),
-            cancelled_before_start=lambda task_id: self._hooks.ended_without_worker(
-                task_id, Cancelled()
-            ),
+            cancelled=lambda task_id: self._hooks.ended_without_worker(task_id, Cancelled()),
         )
         opened = self._store.in_thread(self._open, self._worker, tuple(agents), works)
         await asyncio.wrap_future(opened)
@@ -108,18 +119,11 @@ class Engine:
             retry_connection_errors=False,
         )
         self._records = Records(self._store, self._tables, client)
-        self._supervisor = Supervisor(
-            self._store,
-            client,
-            self._tables,
-            self._process,
-            self._hooks,
-            worker,
-            keep_s=self._keep_s,
-            works=works,
-        )
-        # Before DBOS hands out a run: others take over the runs of a process without a lock.
-        self._supervisor.acquire_own_lock()
+        self._supervisor = self._jobs(client, worker, works=works)
+        # Before DBOS hands out a run: others take over the runs of a process without a lock. A
+        # sweep of another process may hold this lock for a moment, or remove its file.
+        self._probe.sweep()
+        wait_for_lock(lambda: self._own.acquire(self._process), _OWN_LOCK_TIMEOUT_S)
         self._dbos = DBOS(
             config={
                 "name": _NAME,
@@ -147,6 +151,24 @@ class Engine:
             )
         self._supervisor.start()
 
+    def _jobs(self, client: DBOSClient, worker: Worker, *, works: bool) -> Supervisor:
+        queries = Queries(self._tables, self._store.calls)
+        about = (queries, self._transitions, self._process, self._hooks, self._probe)
+        self._cancellations = Cancellations(*about)
+        self._housekeeping = Housekeeping(
+            queries, client, self._process, self._hooks, keep_s=self._keep_s
+        )
+        heartbeat = Heartbeat(
+            self._store, queries, self._process, self._hooks, self._own, worker.claims
+        )
+        recovery = Recovery(*about, worker, works=works)
+        others = (recovery, self._cancellations, self._housekeeping)
+        return Supervisor(heartbeat, others, self._hooks.failed)
+
+    def _on_stopped(self, task_id: str) -> None:
+        if self._housekeeping is not None:
+            self._housekeeping.add(task_id)
+
     def stop_taking_runs(self) -> None:
         """Take no more runs. Those that execute here go on."""
         if self._worker is not None:
@@ -161,16 +183,10 @@ class Engine:
         await self._poller.release_waiters()
 
     async def _wait_until_idle(self, timeout_s: float) -> None:
-        """Wait until no run executes here and DBOS has stored every result."""
-        deadline = time.monotonic() + timeout_s
-        with suppress(StoreUnavailable, sa.exc.SQLAlchemyError):  # the store may not be open
-            while self._worker and time.monotonic() < deadline:
-                owned = await self._store.call(
-                    self._tables.of_process, self._store.calls, self._process
-                )
-                if not (owned or self._worker.executing):
-                    return
-                await asyncio.sleep(_POLL_S / 2)
+        """Wait until no run executes here."""
+        if self._worker is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._worker.idle.wait(), timeout_s)
 
     async def stop(self) -> None:
         """Hand over the runs that still execute here, and close."""
@@ -190,6 +206,8 @@ class Engine:
         DBOS.destroy(destroy_registry=True)
         if self._supervisor is not None:
             self._supervisor.stop()
+        self._own.close()
+        self._probe.close()
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(closed.set)
 
@@ -217,25 +235,19 @@ class Engine:
         """Cancel a run. Returns the status it had, None if it had already ended."""
 
         def cancel() -> TaskStatus | None:
-            with self._store.change() as connection:
-                cancelling = self._tables.cancelling(task_id, time.time())
-                found = connection.execute(cancelling).one_or_none()
-            if found is None:
+            row = self._transitions.cancel(task_id)
+            if row is None:
                 return None
-            if rows.STUCK in found.attributes:
+            if state_of(row) is RunState.CANCELLED:
                 self._hooks.ended_without_worker(task_id, Cancelled())
                 return TaskStatus.PENDING
-            if found.executor_id == self._process:
-                self._hooks.stop(task_id, True)
-            if self._supervisor is not None:
-                self._supervisor.watch_cancellation(task_id, found.executor_id)
+            if row["executor_id"] == self._process:
+                self._hooks.stop(task_id, row["attributes"][rows.STARTED_TOKEN], True)
+            elif self._cancellations is not None:
+                self._cancellations.watch(task_id, row["executor_id"])
             return TaskStatus.RUNNING
 
         return await self._store.call(cancel)
-
-    async def record_stopped(self, task_id: str, body: Body, *, stuck: bool) -> None:
-        """Store how a cancelled run ended that this process executed."""
-        await self._store.call(self._opened_records().record_stopped, task_id, body, stuck)
 
     async def wait(
         self, task_id: str, condition: WaitCondition, timeout_s: float
@@ -252,9 +264,9 @@ class Engine:
             raise StoreUnavailable
         return self._records
 
-    def _on_loop(self, call: Callable[[str, bool], None]) -> Callable[[str, bool], None]:
-        def schedule(task_id: str, cancelled: bool) -> None:
+    def _on_loop(self, call: Callable[[str, str, bool], None]) -> Callable[[str, str, bool], None]:
+        def schedule(task_id: str, token: str, cancelled: bool) -> None:
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(call, task_id, cancelled)
+            self._loop.call_soon_threadsafe(call, task_id, token, cancelled)
 
         return schedule

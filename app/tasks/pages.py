@@ -8,10 +8,10 @@ import json
 
 import sqlalchemy as sa
 
-from app.runs.model import Outcome
-from app.runs.tasks import Task, TaskQuery, TaskStatus, status_of
-from app.tasks.rows import LIVE_STATUSES, LOST, OUTCOME, task
-from app.tasks.tables import Tables, has_status, is_storable
+from app.runs.tasks import Task, TaskQuery, TaskStatus
+from app.tasks import payload
+from app.tasks.states import RunState, in_state
+from app.tasks.tables import Tables, is_storable
 
 
 def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task], str | None]:
@@ -24,7 +24,7 @@ def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task
         return [], None
     run = tables.runs.c
     position = tables.position.label("position")
-    chosen = sa.select(*tables.runs.c, position).select_from(tables.runs)
+    chosen = sa.select(*tables.runs.c, tables.now.label("now"), position).select_from(tables.runs)
     chosen = chosen.order_by(run.created_at.desc(), position.desc())
     if query.agent is not None:
         chosen = chosen.where(run.name == query.agent)
@@ -40,7 +40,7 @@ def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task
         chosen = chosen.where(earlier)
     with engine.connect() as connection:
         rows = connection.execute(chosen.limit(query.limit + 1)).mappings().all()
-    tasks = [task(dict(row)) for row in rows[: query.limit]]
+    tasks = [payload.task(dict(row)) for row in rows[: query.limit]]
     if len(rows) <= query.limit:
         return tasks, None
     last = rows[query.limit - 1]
@@ -48,20 +48,7 @@ def page(tables: Tables, engine: sa.Engine, query: TaskQuery) -> tuple[list[Task
 
 
 def _has(tables: Tables, status: TaskStatus) -> sa.ColumnElement[bool]:
-    run = tables.runs.c
-    cancelled = run.status == "CANCELLED"
-    lost = sa.func.coalesce(run.attributes[LOST].as_boolean(), sa.false())
-    outcomes = [outcome.value for outcome in Outcome if status_of(outcome) is status]
-    answered = sa.and_(run.status == "SUCCESS", run.attributes[OUTCOME].as_string().in_(outcomes))
-    match status:
-        case TaskStatus.PENDING | TaskStatus.RUNNING:
-            return has_status(run.status, *(n for n, s in LIVE_STATUSES.items() if s is status))
-        case TaskStatus.CANCELLED:
-            return sa.and_(cancelled, sa.not_(lost))
-        case TaskStatus.FAILED:
-            return sa.or_(answered, run.status == "ERROR", sa.and_(cancelled, lost))
-        case _:
-            return answered
+    return in_state(tables, *(state for state in RunState if state.as_status is status))
 
 
 def _cursor(created: int, position: int | str) -> str:

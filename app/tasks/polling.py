@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from app.runs.errors import StoreUnavailable
 from app.runs.ring import Entry
 from app.runs.tasks import RunSnapshot, WaitCondition
-from app.tasks.rows import LOG, OUTCOME, STUCK, is_final
+from app.tasks.queries import Queries
+from app.tasks.rows import LOG
+from app.tasks.states import state_of
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
@@ -48,6 +50,7 @@ class RunPoller:
     def __init__(self, store: Store, tables: Tables) -> None:
         self._store = store
         self._tables = tables
+        self._queries = Queries(tables, store.calls)
         self._waiters: set[Waiter] = set()
         self._polling: asyncio.Task[None] | None = None
         self._closed = False
@@ -99,8 +102,7 @@ class RunPoller:
                 row, number = position
                 snapshot = await self.wait(task_id, _has_ended_or_more_than(row), _IDLE_S)
                 if snapshot is not None and snapshot.rows > row:
-                    log = self._tables.log
-                    found = await self._store.call(log, self._store.calls, task_id, row)
+                    found = await self._store.call(self._queries.log, task_id, row)
                     events = itertools.chain.from_iterable(one["events"] for one in found)
                     entries = [
                         Entry(n, name, data) for n, (name, data) in enumerate(events, number + 1)
@@ -160,10 +162,11 @@ class RunPoller:
             .correlate(self._tables.runs)
             .scalar_subquery()
         )
-        chosen = sa.select(run.workflow_uuid, run.status, last, run.attributes)
+        columns = (run.workflow_uuid, run.status, run.owner_xid, run.attributes)
+        chosen = sa.select(*columns, self._tables.now.label("now"), last.label("last"))
         with self._store.calls.connect() as connection:
-            found = connection.execute(chosen.where(run.workflow_uuid.in_(ids)))
-            return {task_id: _snapshot(*of_it) for task_id, *of_it in found}
+            found = connection.execute(chosen.where(run.workflow_uuid.in_(ids))).mappings()
+            return {row["workflow_uuid"]: _snapshot(dict(row)) for row in found}
 
     def _on_polling_ended(self, polling: asyncio.Task[None]) -> None:
         """Raise our own fault in every waiter."""
@@ -180,12 +183,10 @@ class RunPoller:
 _DELETED = RunSnapshot(ended=True, rows=0, reported=True)
 
 
-def _snapshot(status: str, last: int | None, stored: Mapping[str, Any] | None) -> RunSnapshot:
-    attributes = stored or {}
-    reported = attributes.get(STUCK) is not None or attributes.get(OUTCOME) is not None
-    return RunSnapshot(
-        ended=is_final(status, attributes), rows=0 if last is None else last + 1, reported=reported
-    )
+def _snapshot(row: Mapping[str, Any]) -> RunSnapshot:
+    state, last = state_of(row), row["last"]
+    rows = 0 if last is None else last + 1
+    return RunSnapshot(ended=state.is_final, rows=rows, reported=state.is_reported)
 
 
 def _has_ended_or_more_than(rows: int) -> WaitCondition:

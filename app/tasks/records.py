@@ -6,8 +6,10 @@ from dbos import DBOSClient, EnqueueOptions
 from dbos import error as engine_errors
 
 from app.runs.errors import KeyReused, NoRoom, StoreUnavailable
-from app.runs.tasks import Body, Record, Task, TaskSpec, accepted
+from app.runs.tasks import Record, Task, TaskSpec, accepted
 from app.tasks import payload, rows
+from app.tasks.queries import Queries
+from app.tasks.states import state_of
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
@@ -20,14 +22,15 @@ class Records:
 
     def __init__(self, store: Store, tables: Tables, client: DBOSClient) -> None:
         self._store = store
-        self._tables = tables
+        self._looks = Queries(tables, store.looks)
+        self._queries = Queries(tables, store.calls)
         self._client = client
 
     def submit(self, spec: TaskSpec) -> tuple[Task, bool]:
         """Store a run. Returns whether it is new. Raises KeyReused for a key with another body."""
         # A repeat only reads: a crowd of repeats that write would wait for each other's locks.
         # A new run is not read back, which would double the time on a slow connection.
-        if not spec.fingerprint or self._tables.row(self._store.looks, spec.id) is None:
+        if not spec.fingerprint or self._looks.row(spec.id) is None:
             stored = self._enqueue(spec)
             if stored is not None:
                 return stored, True
@@ -66,12 +69,11 @@ class Records:
 
     def task(self, task_id: str) -> Task | None:
         """Return a run, with its body if it has ended."""
-        row = self._tables.row(self._store.looks, task_id)
-        if row is None or row["status"] != "SUCCESS":
-            return None if row is None else rows.task(row)
+        row = self._looks.row(task_id)
+        if row is None or not state_of(row).has_result:
+            return None if row is None else payload.task(row)
         found = self._client.list_workflows(workflow_ids=[task_id], load_input=False)
-        output = found[0].output if found else None
-        return rows.task(row, output)
+        return payload.task(row, found[0].output if found else None)
 
     def spec(self, task_id: str) -> TaskSpec | None:
         """Return what was submitted as that run."""
@@ -87,9 +89,4 @@ class Records:
         spec = self.spec(task_id) if task is not None else None
         if task is None or spec is None:
             return None
-        return Record(task, spec.request, self._tables.log(self._store.calls, task_id, 0))
-
-    def record_stopped(self, task_id: str, body: Body, stuck: bool) -> None:
-        """Store how a cancelled run ended."""
-        attributes = {rows.STOPPED: rows.text(body), rows.STUCK: stuck, rows.FINISHED: time.time()}
-        self._client.update_workflow_attributes(task_id, attributes, merge=True)
+        return Record(task, spec.request, self._queries.log(task_id, 0))

@@ -37,8 +37,19 @@ _CALLER_BUSY_MS, _WORKER_BUSY_MS = 1_500, 30_000
 # left its socket to a forked child; until then its rows are locked.
 _HELD_MS = 10_000
 _GONE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+# The time of day in the store, in seconds since the epoch. On PostgreSQL it goes on within a
+# transaction, which `now()` does not.
+_FILE_NOW = "(julianday('now') - 2440587.5) * 86400.0"
+_SERVER_NOW = "extract(epoch from clock_timestamp())::float8"
 # Errors that a value causes in Python, in the driver or in the database. No outage causes them.
-BAD_CONTENT = (sa.exc.DataError, ValueError, TypeError, OverflowError, RecursionError)
+BAD_CONTENT = (
+    sa.exc.DataError,
+    sa.exc.IntegrityError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
 POSTGRES: dict[str, Any] = {
     "connect_timeout": 2,
     "keepalives_idle": 5,
@@ -51,7 +62,7 @@ POSTGRES: dict[str, Any] = {
 def refuses_content(refused: BaseException) -> bool:
     """Whether the store or its driver can never take the value.
 
-    Every other error is an outage: the same value may be stored later.
+    Every other error is about the state of the store: the same value may be stored later.
     """
     is_unbound = isinstance(refused, sa.exc.StatementError)  # it did not reach the driver
     return isinstance(refused, BAD_CONTENT) or (
@@ -97,6 +108,11 @@ class Store:
     def is_file(self) -> bool:
         """Whether it is a SQLite file."""
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def now(self) -> sa.ColumnElement[float]:
+        """The moment at which the database executes a statement, in seconds since the epoch."""
+        return now(is_file=self.is_file)
 
     def prepare(self) -> None:
         """Create the file and switch it to WAL, under a lock: two processes at once would collide.
@@ -240,6 +256,14 @@ class Store:
                 connection.create_function("unixepoch", -1, lambda *_: time.time())
 
         return engine
+
+
+def now(*, is_file: bool) -> sa.ColumnElement[float]:
+    """Return the time of day in a store, in seconds since the epoch.
+
+    Processes compare moments with it, because their own clocks may differ.
+    """
+    return sa.literal_column(_FILE_NOW if is_file else _SERVER_NOW, sa.Float)
 
 
 @contextmanager

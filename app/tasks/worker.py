@@ -1,25 +1,31 @@
 """Executes runs that the engine hands out, each on a thread that waits for the service's loop."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
 
 import sqlalchemy as sa
 from dbos import DBOS
 
 from app.runs.errors import Cancelled, HandedOver, NotStorable, StoreUnavailable
-from app.runs.model import Outcome
-from app.runs.tasks import Attempt, Execute, Result, Task
-from app.tasks import payload, rows
-from app.tasks.ownership import Owned
+from app.runs.ports import Execute
+from app.runs.tasks import AttemptStart, Body, Result
+from app.tasks import payload
+from app.tasks.claims import claim_of_this_thread
+from app.tasks.queries import Queries
+from app.tasks.rows import ATTEMPTS, CREATED, STARTED
 from app.tasks.store import BAD_CONTENT, Store, refuses_content
 from app.tasks.tables import Tables
+from app.tasks.transitions import Claim
+
+T = TypeVar("T")
 
 
-class NotOwned(BaseException):
-    """Ends the thread of a workflow without an outcome: this process must not end the run.
+class Released(BaseException):
+    """Ends the thread of a workflow: the end of the run is stored, or is not ours to store.
 
     It is no Exception: the engine would record one as the end of the run. It is no error of the
     engine either: the engine would then keep the thread until another process has ended the run.
@@ -27,11 +33,7 @@ class NotOwned(BaseException):
 
 
 class Worker:
-    """Has the workflow that the engine calls.
-
-    `executing` are the runs that execute here. `recently_executed` are those that stopped here and
-    whose steps the supervisor has not deleted.
-    """
+    """Has the workflow that the engine calls, and knows the claims that execute here."""
 
     def __init__(
         self,
@@ -39,120 +41,132 @@ class Worker:
         tables: Tables,
         execute: Execute,
         loop: asyncio.AbstractEventLoop,
+        *,
+        stopped: Callable[[str], None],
         failed: Callable[[BaseException], None],
-        cancelled_before_start: Callable[[str], None],
+        cancelled: Callable[[str], None],
     ) -> None:
-        self.executing: set[str] = set()
-        self.recently_executed: set[str] = set()
         self.is_stopping = False
         self._store = store
         self._tables = tables
+        self._queries = Queries(tables, store.worker)
         self._execute = execute
         self._loop = loop
+        self._stopped = stopped
         self._failed = failed
-        self._cancelled_before_start = cancelled_before_start
-        # By run, the result to store if the store refuses its own.
-        self._replacements: dict[str, Callable[[], dict[str, Any]]] = {}
+        self._cancelled = cancelled
+        self._claims: set[Claim] = set()
+        self._lock = threading.Lock()
+        # Set while nothing executes here; on the loop.
+        self.idle = asyncio.Event()
+        self.idle.set()
 
-    def workflow(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """Return a workflow of one step: the engine does not repeat a step with a result."""
+    def claims(self) -> frozenset[Claim]:
+        """Return the claims whose attempts execute here at this moment."""
+        with self._lock:
+            return frozenset(self._claims)
 
-        def work(stored: dict[str, Any]) -> dict[str, Any]:
-            try:
-                return DBOS.run_step({"name": "agent"}, self._attempt, stored)
-            except Exception as wrong:
-                # The result could not be stored. The engine would store this error as the end.
-                self._failed(wrong)
-                replacement = self._replacements.get(DBOS.workflow_id or "")
-                if replacement is None or not refuses_content(wrong):
-                    raise NotOwned from wrong
-                return replacement()  # another attempt would fail in the same way
-            finally:
-                self._replacements.pop(DBOS.workflow_id or "", None)
+    def workflow(self) -> Callable[[dict[str, Any]], NoReturn]:
+        """Return a workflow for one agent. The engine notes things on it, so each is new.
+
+        An attempt stores its own end, so the engine has nothing left to store.
+        """
+
+        def work(stored: dict[str, Any]) -> NoReturn:
+            self._work(stored)
+            raise Released
 
         return work
 
-    def _attempt(self, stored: dict[str, Any]) -> dict[str, Any]:
-        task_id = DBOS.workflow_id
-        assert task_id is not None
-        self.executing.add(task_id)
+    def _work(self, stored: dict[str, Any]) -> None:
+        token, task_id = claim_of_this_thread()
+        claim = Claim(self._store, self._tables, task_id, token, DBOS.executor_id)
+        self._note(self._claims.add, claim)
         try:
-            return self._work(task_id, stored)
-        except Exception as wrong:
-            # An error of the store or of ours is no outcome. The supervisor requeues the run.
+            self._attempt(claim, stored)
+        except Exception as wrong:  # noqa: BLE001 - the engine would store it as the end of the run
+            # An error of the store or of ours is no outcome. The recovery requeues the run.
             self._failed(wrong)
-            raise NotOwned from wrong
         finally:
-            self.recently_executed.add(task_id)
-            self.executing.discard(task_id)
+            self._note(self._claims.discard, claim)
+            self._stopped(task_id)
 
-    def _work(self, task_id: str, stored: Mapping[str, Any]) -> dict[str, Any]:
-        row = self._tables.row(self._store.worker, task_id)
-        assert row is not None
-        if row["executor_id"] != DBOS.executor_id:  # another process has taken it over
-            raise NotOwned
-        owned = Owned(self._store, self._tables, task_id, row["owner_xid"], row["executor_id"])
-        result: Result | None = None
+    def _note(self, change: Callable[[Claim], None], claim: Claim) -> None:
+        with self._lock:
+            change(claim)
+            change_idle = self.idle.clear if self._claims else self.idle.set
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(change_idle)
+
+    def _attempt(self, claim: Claim, stored: Mapping[str, Any]) -> None:
         try:
             if self.is_stopping:
                 raise HandedOver
-            result = self._wait_for(self._begin(rows.task(row), owned, stored))
-            if result.outcome is Outcome.CANCELLED:  # the cancellation itself is already stored
-                owned.merge_attributes(_ended(result.outcome))
-        except (Cancelled, HandedOver) as lost:
-            owned.requeue_own()
-            if owned.record_stop() and result is None:  # cancelled, and nobody emitted an end
-                self._cancelled_before_start(task_id)
-            raise NotOwned from lost
-        self._replacements[task_id] = partial(_failed_end, owned, result)
-        return {"outcome": result.outcome.value, "body": dict(result.body)}
+            self._wait_for(self._execute(self._start(claim, stored)))
+        except Cancelled:
+            if not claim.hand_over():
+                claim.report_stop()  # unless the attempt has done so, with its result
+        except HandedOver:
+            if claim.hand_over():
+                return
+            if claim.report_stop():  # cancelled as it was handed over: nobody emitted an end
+                self._cancelled(claim.task_id)
+            else:
+                claim.survived()
 
-    def _wait_for(self, attempt: Attempt) -> Result:
-        """Wait for the result. The deadline of the run bounds this wait."""
-        work: Any = self._execute(attempt)
-        result: Result = asyncio.run_coroutine_threadsafe(work, self._loop).result()
-        return result
-
-    def _begin(self, known: Task, owned: Owned, stored: Mapping[str, Any]) -> Attempt:
+    def _start(self, claim: Claim, stored: Mapping[str, Any]) -> "StoredAttempt":
         request = payload.request(stored)
-        started_at = known.started_at or time.time()
-        # A former attempt may have stored an outcome without a result. It does not count.
-        attributes: dict[str, Any] = {
-            rows.STARTED_TOKEN: owned.token,
-            rows.ATTEMPTS: known.attempts + 1,
-            rows.OUTCOME: None,
-        }
-        if known.started_at is None:
-            attributes |= {rows.STARTED: started_at, rows.DEADLINE: started_at + request.timeout_s}
-        owned.merge_attributes(attributes)
-        log = self._tables.log(self._store.worker, known.id, 0) if known.started_at else []
-        return Attempt(
-            task_id=known.id,
-            agent=known.agent,
+        row = claim.start(request.timeout_s)
+        attributes = row["attributes"]
+        number = attributes[ATTEMPTS]
+        # The moments on the row are the database's; those of the run are this process's.
+        ahead_s = time.time() - row["now"]
+        start = AttemptStart(
+            task_id=claim.task_id,
+            agent=row["name"],
             request=request,
-            number=known.attempts + 1,
-            resumed=known.started_at is not None,
-            created_at=known.created_at,
-            started_at=started_at,
-            log=log,
-            write=lambda offset, entry: self._in_thread(owned.append, offset, entry),
-            check=lambda: self._in_thread(owned.check),
-            end=lambda outcome: self._in_thread(owned.end, _ended(outcome)),
-            claim_token=owned.token or "",
+            number=number,
+            resumed=number > 1,
+            created_at=attributes.get(CREATED, row["created_at"] / 1000) + ahead_s,
+            started_at=attributes[STARTED] + ahead_s,
+            log=self._queries.log(claim.task_id, 0) if number > 1 else [],
+            claim_token=claim.token,
             traceparent=stored.get("traceparent"),
         )
+        return StoredAttempt(self._store, claim, start)
 
-    async def _in_thread(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _wait_for(self, work: Awaitable[None]) -> None:
+        """Wait for the end of an attempt. The deadline of the run bounds this wait."""
+        running: Any = work
+        asyncio.run_coroutine_threadsafe(running, self._loop).result()
+
+
+class StoredAttempt:
+    """An attempt at a run, whose events and end the store keeps."""
+
+    def __init__(self, store: Store, claim: Claim, start: AttemptStart) -> None:
+        self.start = start
+        self._store = store
+        self._claim = claim
+
+    async def write(self, offset: int, row: Mapping[str, Any]) -> None:
+        """Store a row of the log under its number."""
+        await self._in_thread(self._claim.append, offset, row)
+
+    async def check(self) -> None:
+        """Confirm that this attempt still has the run."""
+        await self._in_thread(self._claim.check)
+
+    async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
+        """Store the result, after which nobody can cancel the run, and the last row of the log."""
+        await self._in_thread(self._claim.end, result, offset, row)
+
+    async def report_stop(self, body: Body, *, stuck: bool) -> None:
+        """Store how this cancelled run stopped."""
+        await self._in_thread(lambda: self._claim.report_stop(body, stuck=stuck))
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         try:
-            await asyncio.wrap_future(self._store.in_thread(work, *arguments))
+            return await asyncio.wrap_future(self._store.in_thread(work, *arguments))
         except (sa.exc.SQLAlchemyError, *BAD_CONTENT) as refused:
             raise NotStorable if refuses_content(refused) else StoreUnavailable from refused
-
-
-def _ended(outcome: Outcome) -> dict[str, Any]:
-    return {rows.OUTCOME: outcome.value, rows.FINISHED: time.time()}
-
-
-def _failed_end(owned: Owned, result: Result) -> dict[str, Any]:
-    owned.merge_attributes({rows.OUTCOME: Outcome.FAILED.value})
-    return {"outcome": Outcome.FAILED.value, "body": dict(result.problem())}

@@ -11,10 +11,10 @@ import dbos._sys_db as database
 from app.api import tasks
 from app.runs.background import Background
 from app.runs.tasks import Task, TaskSpec, TaskStatus
-from app.tasks import ownership
+from app.tasks import transitions
 from app.tasks.engine import Engine
-from app.tasks.ownership import Owned
-from app.tasks.supervisor import Supervisor
+from app.tasks.recovery import Recovery
+from app.tasks.transitions import Claim
 
 
 def ack_before_store() -> None:
@@ -37,16 +37,16 @@ def ack_before_store() -> None:
 def no_fence() -> None:
     """A process that lost a run goes on with it."""
     setattr(database, "current_owner_xid", lambda *_: None)  # noqa: B010 - not typed
-    ownership.HELD = "select %s, %s"  # steps
+    transitions.HELD = "select %s, %s"  # steps
     # Ours: whose the run is is asked in the log's own transactions.
-    setattr(Owned, "_check", lambda *_: None)  # noqa: B010 - not typed
-    setattr(Owned, "_mine", lambda own: own.tables.runs.c.workflow_uuid == own.task_id)  # noqa: B010
+    setattr(Claim, "_check", lambda *_: None)  # noqa: B010 - not typed
+    setattr(Claim, "_mine", lambda own: own.tables.runs.c.workflow_uuid == own.task_id)  # noqa: B010
     Background.stop = lambda *_: None  # type: ignore[method-assign]
 
 
 def no_takeover() -> None:
     """No process looks for the runs of dead processes."""
-    setattr(Supervisor, "_take_over", lambda _: None)  # noqa: B010 - not typed
+    setattr(Recovery, "_take_over_of_dead", lambda _: None)  # noqa: B010 - not typed
 
 
 def key_race() -> None:

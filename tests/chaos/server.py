@@ -10,7 +10,7 @@ import sys
 import app.__main__
 import app.main
 from app.runs.background import Background
-from app.runs.tasks import Attempt, Result
+from app.runs.ports import Attempt
 from tests.chaos import agents
 from tests.chaos.planted import BUGS
 
@@ -22,9 +22,9 @@ def tell_attempts() -> None:
     """Let receipts say which attempt at a run they are of."""
     execute = Background.execute
 
-    async def execute_counted(self: Background, attempt: Attempt) -> Result:
-        agents.ATTEMPTS[attempt.task_id] = attempt.number
-        return await execute(self, attempt)
+    async def execute_counted(self: Background, attempt: Attempt) -> None:
+        agents.ATTEMPTS[attempt.start.task_id] = attempt.start.number
+        await execute(self, attempt)
 
     Background.execute = execute_counted  # type: ignore[method-assign]
 

@@ -14,7 +14,7 @@ from app.runs.events import RunFinished, RunHandedOver, RunStarted
 from app.runs.live import Ended, Run
 from app.runs.model import Outcome, RunRequest, Usage
 from app.runs.ports import AgentCall
-from app.runs.tasks import Attempt, Result
+from app.runs.tasks import AttemptStart, Body, Result
 from tests.runs import scripted
 from tests.runs.scripted import Desk, ScriptedAgent
 from tests.waiting import came_true
@@ -23,27 +23,55 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Store:
-    """What an attempt writes, by position; `refuse` has the errors of the next writes."""
+    """An attempt on a store: what it writes, by position; `refuse` has errors of the next writes.
 
-    def __init__(self) -> None:
+    `refuses` says whether the store refuses the content of a row.
+    """
+
+    def __init__(self, timeout_s: float = 30.0, **others: Any) -> None:
+        now = time.time()
         self.rows: dict[int, Mapping[str, Any]] = {}
         self.checks = 0
         self.refuse: list[Exception] = []
+        self.refuses: Callable[[Mapping[str, Any]], bool] = lambda row: False
         self.slow_s = 0.0
         self.ended: list[Outcome] = []
+        self.bodies: list[Body] = []
+        self.writes = 0
+        given: dict[str, Any] = {
+            "task_id": "t",
+            "agent": "scripted",
+            "request": RunRequest("q", timeout_s),
+            "number": 1,
+            "resumed": False,
+            "created_at": now,
+            "started_at": now,
+            "log": (),
+            "claim_token": "c",
+        }
+        self.start = AttemptStart(**{**given, **others})
 
-    async def write(self, position: int, row: Mapping[str, Any]) -> None:
+    async def write(self, offset: int, row: Mapping[str, Any]) -> None:
+        self.writes += 1
         self._refuse()
+        if self.refuses(row):
+            raise NotStorable
         await asyncio.sleep(self.slow_s)
-        self.rows.setdefault(position, row)
+        self.rows.setdefault(offset, row)
 
     async def check(self) -> None:
         self.checks += 1
         self._refuse()
 
-    async def end(self, outcome: Outcome) -> None:
+    async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
+        if row is not None:
+            await self.write(offset, row)
         self._refuse()
-        self.ended.append(outcome)
+        self.ended.append(result.outcome)
+        self.bodies.append(result.body)
+
+    async def report_stop(self, body: Body, *, stuck: bool) -> None:
+        self.bodies.append(body)
 
     def _refuse(self) -> None:
         if self.refuse:
@@ -55,34 +83,17 @@ class Store:
         assert sorted(self.rows) == list(range(len(self.rows)))
         return [name for position in sorted(self.rows) for name, _ in self.rows[position]["events"]]
 
-    def attempt(self, timeout_s: float = 30.0, **others: Any) -> Attempt:
-        now = time.time()
-        given: dict[str, Any] = {
-            "task_id": "t",
-            "agent": "scripted",
-            "request": RunRequest("q", timeout_s),
-            "number": 1,
-            "resumed": False,
-            "created_at": now,
-            "started_at": now,
-            "log": (),
-            "write": self.write,
-            "check": self.check,
-            "end": self.end,
-        }
-        return Attempt(**{**given, **others})
 
+async def worked(desk: Desk, agent: ScriptedAgent, attempt: Store) -> Body:
+    """Execute an attempt; the body that it stored."""
 
-async def worked(desk: Desk, agent: ScriptedAgent, attempt: Attempt) -> Result:
-    async def record_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
-        pass
-
-    def render(run: Run, ended: Ended) -> Mapping[str, Any]:
+    def render(run: Run, ended: Ended) -> Body:
         retryable = {"retryable": ended.error.retryable} if ended.error else {}
         return {"outcome": ended.outcome, **retryable}
 
-    background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
-    return await background.execute(attempt)
+    background = Background(desk.runner, lambda: {"scripted": agent}, render)
+    await background.execute(attempt)
+    return attempt.bodies[-1]
 
 
 async def test_every_event_is_stored_once() -> None:
@@ -96,8 +107,8 @@ async def test_every_event_is_stored_once() -> None:
             await scripted.after(0.08)(call)
         return "done"
 
-    result = await worked(desk, ScriptedAgent(talks), store.attempt())
-    assert result.outcome is Outcome.COMPLETED
+    result = await worked(desk, ScriptedAgent(talks), store)
+    assert result["outcome"] is Outcome.COMPLETED
     assert store.written == ["run", "iteration", "iteration", "iteration", "token"]
 
 
@@ -111,7 +122,7 @@ async def test_fence_checks_without_a_row_to_write() -> None:
         await call.fence.confirm_owned()
         return "done"
 
-    await worked(desk, ScriptedAgent(calls_twice), store.attempt())
+    await worked(desk, ScriptedAgent(calls_twice), store)
     assert store.checks == 1
 
 
@@ -131,7 +142,7 @@ async def test_lost_run_stops_at_the_fence(when: str) -> None:
         return "done"
 
     with pytest.raises(HandedOver):
-        await worked(desk, ScriptedAgent(acts), store.attempt())
+        await worked(desk, ScriptedAgent(acts), store)
     assert done == []
     kinds = [type(fact) for fact in desk.facts]
     assert RunHandedOver in kinds
@@ -151,8 +162,8 @@ async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
         await call.fence.confirm_owned()
         return "done"
 
-    result = await worked(desk, ScriptedAgent(acts), store.attempt())
-    assert result.outcome is Outcome.CANCELLED
+    with pytest.raises(Cancelled):
+        await worked(desk, ScriptedAgent(acts), store)
     kinds = [type(fact) for fact in desk.facts]
     assert RunFinished in kinds
     assert RunHandedOver not in kinds
@@ -161,70 +172,62 @@ async def test_run_cancelled_elsewhere_is_cancelled(raises: bool) -> None:
 
 @pytest.mark.threads
 @pytest.mark.waits
-async def test_store_query_ends_with_the_waiting_thread() -> None:
+async def test_store_query_ends_with_the_waiting_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool on a thread waits for the store to the deadline, and its query ends with it."""
-    desk, store, away = Desk(), Store(), [True]
+    desk, store, away = Desk(), Store(timeout_s=0.5), [True]
 
-    async def write(position: int, row: Mapping[str, Any]) -> None:
+    async def write(offset: int, row: Mapping[str, Any]) -> None:
         if away:
             raise StoreUnavailable
-        await Store.write(store, position, row)
+        await Store.write(store, offset, row)
 
     async def on_a_thread(call: AgentCall) -> str:
         assert call.fence is not None
         await asyncio.to_thread(call.fence.confirm_owned_in_thread)
         return "done"
 
-    attempt = store.attempt(timeout_s=0.5, write=write)
-    working = asyncio.create_task(worked(desk, ScriptedAgent(on_a_thread), attempt))
+    monkeypatch.setattr(store, "write", write)
+    working = asyncio.create_task(worked(desk, ScriptedAgent(on_a_thread), store))
     await asyncio.sleep(1.5)
     assert not [task for task in asyncio.all_tasks() if "passed" in repr(task.get_coro())]
     away.clear()
-    assert (await working).outcome is Outcome.TIMEOUT
+    assert (await working)["outcome"] is Outcome.TIMEOUT
 
 
 async def test_unreachable_store_delays_a_run() -> None:
     """While the store is unreachable nothing is lost: the write is retried."""
     desk, store = Desk(), Store()
     store.refuse = [StoreUnavailable(), StoreUnavailable()]
-    result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt())
-    assert result.outcome is Outcome.COMPLETED
+    result = await worked(desk, ScriptedAgent(scripted.at_once), store)
+    assert result["outcome"] is Outcome.COMPLETED
     assert store.ended == [Outcome.COMPLETED]
     assert store.written == ["run", "token"]
 
 
 async def test_refused_row_fails_the_run_once() -> None:
     """A run whose row the store refuses fails once, and nothing is retried."""
-    desk, store, wrote = Desk(), Store(), list[int]()
-
-    async def write(position: int, row: Mapping[str, Any]) -> None:
-        wrote.append(position)
-        raise NotStorable
+    desk, store = Desk(), Store()
+    store.refuses = lambda row: True
 
     async def acts(call: AgentCall) -> str:
         assert call.fence is not None
         await call.fence.confirm_owned()
         return "done"
 
-    result = await worked(desk, ScriptedAgent(acts), store.attempt(write=write))
+    result = await worked(desk, ScriptedAgent(acts), store)
     [final] = desk.finals()
-    assert (result.outcome, final.outcome, final.code) == (
+    assert (result["outcome"], final.outcome, final.code) == (
         Outcome.FAILED, Outcome.FAILED, "agent_failed",
     )  # fmt: skip
-    assert (store.ended, len(wrote)) == ([Outcome.FAILED], 1)
+    assert (store.ended, store.writes) == ([Outcome.FAILED], 1)
 
 
 async def test_refused_last_row_keeps_the_end() -> None:
     """The end of a run stands even if the rest of its log cannot be stored."""
     desk, store = Desk(), Store()
-
-    async def write(position: int, row: Mapping[str, Any]) -> None:
-        if any(name == "token" for name, _ in row["events"]):
-            raise NotStorable
-        await Store.write(store, position, row)
-
-    result = await worked(desk, ScriptedAgent(scripted.at_once), store.attempt(write=write))
-    assert result.outcome is Outcome.COMPLETED
+    store.refuses = lambda row: any(name == "token" for name, _ in row["events"])
+    result = await worked(desk, ScriptedAgent(scripted.at_once), store)
+    assert result["outcome"] is Outcome.COMPLETED
     assert store.ended == [Outcome.COMPLETED]
     assert [final.outcome for final in desk.finals()] == [Outcome.COMPLETED]
 
@@ -232,17 +235,15 @@ async def test_refused_last_row_keeps_the_end() -> None:
 @pytest.mark.parametrize("resumes", [True, False])
 async def test_failure_after_a_tool_of_an_earlier_attempt_is_final(resumes: bool) -> None:
     """A failure is not retryable if a tool started before the process changed."""
-    desk, first, second = Desk(), Store(), Store()
-    log = await cut(desk, first, first.attempt())
-    later = second.attempt(log=log, number=2, resumed=True)
+    desk = Desk()
+    log = await cut(desk, Store())
+    later = Store(log=log, number=2, resumed=True)
     agent = ScriptedAgent(scripted.raises(ModelFailed()), resumes=resumes)
     result = await worked(desk, agent, later)
-    assert result.body == {"outcome": Outcome.FAILED, "retryable": False}
+    assert result == {"outcome": Outcome.FAILED, "retryable": False}
 
 
-async def cut(
-    desk: Desk, store: Store, attempt: Attempt, cost_usd: float | None = None
-) -> list[Mapping[str, Any]]:
+async def cut(desk: Desk, store: Store, cost_usd: float | None = None) -> list[Mapping[str, Any]]:
     """The log so far, after an attempt that called a tool, had a turn and was cut there."""
 
     async def dies(call: AgentCall) -> str:
@@ -258,8 +259,8 @@ async def cut(
         raise HandedOver
 
     with pytest.raises(HandedOver):
-        await worked(desk, ScriptedAgent(dies, resumes=True), attempt)
-    return [*attempt.log, *(store.rows[position] for position in sorted(store.rows))]
+        await worked(desk, ScriptedAgent(dies, resumes=True), store)
+    return [*store.start.log, *(store.rows[position] for position in sorted(store.rows))]
 
 
 @pytest.mark.parametrize("resumes", [True, False])
@@ -270,12 +271,10 @@ async def test_next_attempt_goes_on_counting(
     """Usage of earlier attempts counts; their turns and steps count once if an agent resumes."""
     desk, log = Desk(), list[Mapping[str, Any]]()
     for number, cost in enumerate(costs, start=1):
-        store = Store()
-        attempt = store.attempt(log=log, number=number, resumed=number > 1)
-        log = await cut(desk, store, attempt, cost)
-    store = Store()
-    last = store.attempt(log=log, number=3, resumed=True)
-    await worked(desk, ScriptedAgent(scripted.at_once, resumes=resumes), last)
+        store = Store(log=log, number=number, resumed=number > 1)
+        log = await cut(desk, store, cost)
+    store = Store(log=log, number=3, resumed=True)
+    await worked(desk, ScriptedAgent(scripted.at_once, resumes=resumes), store)
     assert min(store.rows) == len(log)
     [final] = desk.finals()
     counts = (final.iterations, final.tool_calls, final.tools)
@@ -286,10 +285,10 @@ async def test_next_attempt_goes_on_counting(
 
 async def test_attempts_are_linked() -> None:
     """Each attempt's trace links to the submission and to the attempt before."""
-    desk, first, second = Desk(), Store(), Store()
+    desk = Desk()
     desk.runner._trace = lambda: "00-a-1-01"
-    log = await cut(desk, first, first.attempt(traceparent="00-s-1-01"))
-    later = second.attempt(log=log, number=2, resumed=True, traceparent="00-s-1-01")
+    log = await cut(desk, Store(traceparent="00-s-1-01"))
+    later = Store(log=log, number=2, resumed=True, traceparent="00-s-1-01")
     await worked(desk, ScriptedAgent(scripted.at_once), later)
     links = [fact.links for fact in desk.facts_of(RunStarted)]
     assert links == [("00-s-1-01",), ("00-s-1-01", "00-a-1-01")]
@@ -297,57 +296,62 @@ async def test_attempts_are_linked() -> None:
 
 async def test_deadline_counts_from_the_first_start() -> None:
     """The deadline of a run counts from its first start, and its log continues."""
-    desk, first, second = Desk(), Store(), Store()
-    log = await cut(desk, first, first.attempt())
+    desk = Desk()
+    log = await cut(desk, Store())
     began = time.time() - 10
-    late = second.attempt(timeout_s=10.2, started_at=began, log=log, number=2, resumed=True)
+    late = Store(timeout_s=10.2, started_at=began, log=log, number=2, resumed=True)
     before = scripted.loop_time()
     result = await worked(desk, ScriptedAgent(scripted.after(60)), late)
-    assert result.outcome is Outcome.TIMEOUT
+    assert result["outcome"] is Outcome.TIMEOUT
     assert scripted.loop_time() - before == pytest.approx(0.2, abs=0.1)
-    assert min(second.rows) == len(log)
+    assert min(late.rows) == len(log)
 
 
-async def test_refused_row_without_a_writer_is_no_error() -> None:
+async def test_refused_row_without_a_writer_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is refused after its writer left is no unhandled error."""
     desk, store = Desk(), Store()
     unheard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
-    async def refuse(position: int, row: Mapping[str, Any]) -> None:
+    async def refuse(offset: int, row: Mapping[str, Any]) -> None:
         await came_true(desk.idle, "the run ended")
         raise HandedOver
 
     async def answers(call: AgentCall) -> str:
         return "done"
 
+    monkeypatch.setattr(store, "write", refuse)
     with pytest.raises(HandedOver):
-        await worked(desk, ScriptedAgent(answers), store.attempt(write=refuse))
+        await worked(desk, ScriptedAgent(answers), store)
     gc.collect()
     assert not unheard
 
 
 @pytest.mark.parametrize("stops", [True, False])
-async def test_end_of_a_cancelled_run_is_stored_once(stops: bool) -> None:
+async def test_end_of_a_cancelled_run_is_stored_once(
+    monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
     """The end is stored once, when the store is back, and whether the work has stopped."""
     desk, store = Desk(), Store()
-    stored: list[tuple[str, Any, bool]] = []
+    stored: list[tuple[Body, bool]] = []
     away = [StoreUnavailable(), StoreUnavailable()]
 
-    async def record_stopped(task_id: str, body: Any, *, stuck: bool) -> None:
+    async def report_stop(body: Body, *, stuck: bool) -> None:
         if away:
             raise away.pop()
-        stored.append((task_id, body, stuck))
+        stored.append((body, stuck))
 
+    monkeypatch.setattr(store, "report_stop", report_stop)
     door = asyncio.Event()
     agent = ScriptedAgent(scripted.after(60) if stops else scripted.stubborn(door))
     render: Callable[..., Mapping[str, Any]] = lambda run, ended: {"outcome": ended.outcome}  # noqa: E731
-    background = Background(desk.runner, lambda: {"scripted": agent}, render, record_stopped)
-    working = asyncio.create_task(background.execute(store.attempt()))
+    background = Background(desk.runner, lambda: {"scripted": agent}, render)
+    working = asyncio.create_task(background.execute(store))
     await came_true(lambda: agent.calls, "the attempt began")
-    background.stop("t", True)
-    async with asyncio.timeout(60):
-        result = await working
+    background.stop("t", "of another attempt", True)
+    background.stop("t", "c", True)
+    with pytest.raises(Cancelled):
+        async with asyncio.timeout(60):
+            await working
     door.set()
-    assert result.outcome is Outcome.CANCELLED
-    assert stored == [("t", result.body, not stops)]
+    assert stored == [({"outcome": Outcome.CANCELLED}, not stops)]

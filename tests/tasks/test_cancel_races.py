@@ -1,7 +1,6 @@
 """A cancel that meets a run just as it starts or ends: every process reports the same."""
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -15,12 +14,13 @@ from dbos._sys_db import SystemDatabase
 from app.runs.background import Background, Log
 from app.runs.errors import HandedOver, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver, RunStarted
-from app.runs.model import Outcome
 from app.runs.tasks import STOP_S
 from app.runs.tasks import task_id as new_id
-from app.tasks.ownership import Owned
+from app.tasks.queries import Queries
+from app.tasks.recovery import Recovery
 from app.tasks.rows import ATTEMPTS, OUTCOME, STARTED
-from app.tasks.supervisor import Supervisor
+from app.tasks.states import STOPPING, state_of
+from app.tasks.transitions import Claim
 from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import Served, served, until
@@ -56,9 +56,9 @@ def ends_wait(patch: pytest.MonkeyPatch) -> asyncio.Event:
     may_store = asyncio.Event()
     stores = Log.finish
 
-    async def finish(log: Log, outcome: Outcome) -> None:
+    async def finish(log: Log, *asked: Any) -> None:
         await may_store.wait()
-        await stores(log, outcome)
+        await stores(log, *asked)
 
     patch.setattr(Log, "finish", finish)
     return may_store
@@ -88,8 +88,8 @@ async def test_reported_end_stands(desk: Served, monkeypatch: pytest.MonkeyPatch
 async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a caller has read `cancelled`, the run stays cancelled, whatever its process reports."""
     may_store = ends_wait(monkeypatch)
-    for place in ("api.tasks", "tasks.ownership", "tasks.rows"):
-        monkeypatch.setattr(f"app.{place}.STOP_S", STOP_S)
+    for name in ("api.tasks.STOP_S", "tasks.states.UNREPORTED_AFTER_S"):
+        monkeypatch.setattr(f"app.{name}", STOP_S)
     task_id = await submit(desk, agent="look")
     await desk.finished(task_id)
     response = await desk.client.delete(f"/agent/async/{task_id}")
@@ -98,31 +98,10 @@ async def test_reported_cancel_stands(desk: Served, monkeypatch: pytest.MonkeyPa
     assert before["status"] == "cancelled"
     may_store.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.executing, 20)
+    await until(lambda: not engine._worker.claims(), 20)
     await asyncio.sleep(1)  # in which it would be stored
     assert await view(desk, task_id) == before
     assert len([f for f in desk.facts_of(RunFinished) if f.run_id == task_id]) == 1
-
-
-async def test_end_that_is_being_stored_stands(
-    desk: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the moment a run has noted its end there is nothing left to cancel."""
-    stores = SystemDatabase.update_workflow_outcome
-    recorded, may_store = threading.Event(), threading.Event()
-
-    def later(*arguments: Any, **named: Any) -> Any:
-        recorded.set()  # its end, which is not stored yet
-        assert may_store.wait(20)
-        return stores(*arguments, **named)
-
-    monkeypatch.setattr(SystemDatabase, "update_workflow_outcome", later)
-    task_id = await submit(desk, agent="look")
-    await came_true(recorded.is_set, "the end was recorded")
-    response = await desk.client.delete(f"/agent/async/{task_id}")
-    assert (response.status_code, response.json()["result"]) == (200, "already_finished")
-    may_store.set()
-    assert (await ended(desk, task_id))["status"] == "completed"
 
 
 async def test_claimed_run_that_has_not_started_stops_at_once(
@@ -130,21 +109,21 @@ async def test_claimed_run_that_has_not_started_stops_at_once(
 ) -> None:
     """A claimed run that has not started stops at once and ends once."""
     loop, taken, may_begin = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    begin = Worker._begin
+    begin = Worker._start
 
     def later(worker: Worker, *arguments: Any) -> Any:
         loop.call_soon_threadsafe(taken.set)
         asyncio.run_coroutine_threadsafe(may_begin.wait(), loop).result(20)
         return begin(worker, *arguments)
 
-    monkeypatch.setattr(Worker, "_begin", later)
+    monkeypatch.setattr(Worker, "_start", later)
     task_id = await submit(desk, agent="look")
     await came_true(taken.is_set, "a worker took the run")
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     may_begin.set()
     engine: Any = desk.service.engine
-    await until(lambda: task_id not in engine._worker.executing, 20)
+    await until(lambda: not engine._worker.claims(), 20)
     task = await ended(desk, task_id)
     assert (task["status"], task["attempts"], task["started_at"]) == ("cancelled", 0, None)
     await desk.finished(task_id)
@@ -177,13 +156,15 @@ async def test_noted_end_of_a_dead_process_can_be_cancelled(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end never happened: the next attempt of the run can be cancelled."""
-    begin = Worker._begin
+    engine: Any = desk.service.engine
+    begin = Worker._start
 
-    def after_another(worker: Worker, known: Any, owned: Any, stored: Any) -> Any:
-        owned.merge_attributes({OUTCOME: "completed"})
-        return begin(worker, known, owned, stored)
+    def after_another(worker: Worker, claim: Claim, stored: Any) -> Any:
+        noted = {OUTCOME: "completed"}  # as by a process of a former version
+        engine._records._client.update_workflow_attributes(claim.task_id, noted, merge=True)
+        return begin(worker, claim, stored)
 
-    monkeypatch.setattr(Worker, "_begin", after_another)
+    monkeypatch.setattr(Worker, "_start", after_another)
     task_id = await submit(desk, agent="nap")
     await desk.executing(task_id)
     response = await desk.client.delete(f"/agent/async/{task_id}")
@@ -191,7 +172,7 @@ async def test_noted_end_of_a_dead_process_can_be_cancelled(
     assert (await ended(desk, task_id))["status"] == "cancelled"
 
 
-@pytest.mark.parametrize("place", [(SystemDatabase, "get_workflow_statuses"), (Worker, "_begin")])
+@pytest.mark.parametrize("place", [(SystemDatabase, "get_workflow_statuses"), (Worker, "_start")])
 async def test_taken_over_run_that_has_not_started_stops_at_once(
     desk: Served, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str]
 ) -> None:
@@ -209,7 +190,7 @@ async def test_taken_over_run_that_has_not_started_stops_at_once(
         return goes_on(*arguments)
 
     monkeypatch.setattr(*place, later)
-    monkeypatch.setattr(Supervisor, "_tidy", lambda _: None)  # which sees it if it takes long
+    monkeypatch.setattr(Recovery, "run", lambda _: None)  # which sees it if it takes long
     assert (await post(desk, agent="look", key=place[1])).is_success
     await came_true(taken.is_set, "a worker took the run")
     response = await desk.client.delete(f"/agent/async/{task_id}")
@@ -225,14 +206,14 @@ async def test_cancel_while_a_run_is_requeued(
 ) -> None:
     """A run that is cancelled while it is requeued ends once."""
     loop, stopped, may_go = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    requeue_own = Owned.requeue_own
+    hand_over = Claim.hand_over
 
-    def later(owned: Owned) -> None:
+    def later(claim: Claim) -> bool:
         loop.call_soon_threadsafe(stopped.set)
         asyncio.run_coroutine_threadsafe(may_go.wait(), loop).result(20)
-        requeue_own(owned)
+        return hand_over(claim)
 
-    monkeypatch.setattr(Owned, "requeue_own", later)
+    monkeypatch.setattr(Claim, "hand_over", later)
     task_id = await submit(desk, agent="nap")
     await desk.executing(task_id)
     desk.service.runner.stop(desk.service.runner.in_flight[task_id], HandedOver())
@@ -249,16 +230,18 @@ async def test_cancel_while_a_run_is_requeued(
 
 async def test_cancel_of_an_orphaned_run(desk: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that its process owns but does not execute has stopped, and ends once."""
-    begin = Worker._begin
+    engine: Any = desk.service.engine
+    begin = Worker._start
 
     def falls(worker: Worker, *arguments: Any) -> Any:
         begin(worker, *arguments)
         raise sa.exc.OperationalError("select", {}, OSError())
 
-    monkeypatch.setattr(Worker, "_begin", falls)
+    monkeypatch.setattr(Worker, "_start", falls)
     task_id = await submit(desk, agent="look")
-    engine: Any = desk.service.engine
-    await until(lambda: task_id in engine._supervisor._orphans, 20)
+    [recovery] = [job for job in engine._supervisor._jobs if isinstance(job, Recovery)]
+    orphans = recovery._orphans
+    await until(lambda: task_id in {i for i, _ in orphans.last}, 20)
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
     await desk.finished(task_id)
@@ -269,13 +252,13 @@ async def test_second_cancel_waits_for_the_first(
     desk: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second caller waits for the result as the first does: an executing run is not over."""
-    may_record, record_stop = asyncio.Event(), Background._record_stop
+    may_record, report_stop = asyncio.Event(), Background._report_stop
 
     async def later(background: Background, *arguments: Any) -> None:
         await may_record.wait()
-        await record_stop(background, *arguments)
+        await report_stop(background, *arguments)
 
-    monkeypatch.setattr(Background, "_record_stop", later)
+    monkeypatch.setattr(Background, "_report_stop", later)
     task_id = await submit(desk, agent="nap")
     await desk.executing(task_id)
     first = asyncio.create_task(desk.client.delete(f"/agent/async/{task_id}"))
@@ -308,7 +291,7 @@ async def test_cancel_while_the_store_goes_away(
         raise HandedOver
 
     monkeypatch.setattr(engine, "record", away_at_first)
-    monkeypatch.setattr(Worker, "_begin", never)
+    monkeypatch.setattr(Worker, "_start", never)
     task_id = await submit(desk, agent="look")
     response = await desk.client.delete(f"/agent/async/{task_id}")
     assert (response.status_code, response.json()["result"]) == (200, "cancelled")
@@ -319,8 +302,8 @@ async def test_cancel_while_the_store_goes_away(
 async def until_cancelled(desk: Served, task_id: str) -> None:
     """Wait until the store has the order, which no process has answered."""
     engine: Any = desk.service.engine
-    read = engine._tables.states, engine._store.calls, [task_id]
+    queries = Queries(engine._tables, engine._store.calls)
     until_s = time.monotonic() + 20
-    while (await engine._store.call(*read))[task_id][0] != "CANCELLED":
+    while state_of(await engine._store.call(queries.row, task_id)) not in STOPPING:
         assert time.monotonic() < until_s
         await asyncio.sleep(0.02)

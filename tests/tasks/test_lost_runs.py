@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
 
 from app.runs.events import RunFinished, RunHandedOver, RunStarted
+from app.tasks.transitions import Claim
 from app.tasks.worker import Worker
 from tests import fakes
 from tests.service import served, until
@@ -25,7 +26,7 @@ def written(folder: Path) -> str:
 
 async def test_process_stops_a_run_it_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process stops a run it no longer owns and emits no end; an orphaned run is taken over."""
-    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 1.0)
+    monkeypatch.setattr("app.tasks.recovery.ORPHAN_S", 1.0)
     tools, thinking, may_answer = fakes.ToolDesk(), asyncio.Event(), asyncio.Event()
 
     class Thoughtful(fakes.ScriptedModel):
@@ -56,11 +57,8 @@ async def test_process_stops_a_run_it_lost(tmp_path: Path, monkeypatch: pytest.M
         assert task["result"]["iterations"] == 2
 
 
-async def test_result_that_cannot_be_stored_is_retried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The run is taken over again and ends with a result once the store has room."""
-    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 3.0)
+async def test_result_that_cannot_be_stored_is_retried(tmp_path: Path) -> None:
+    """The attempt stores its result once the store has room."""
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("look"))
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
@@ -69,7 +67,7 @@ async def test_result_that_cannot_be_stored_is_retried(
             store.execute(
                 "create trigger full before update of status on workflow_status"
                 " when new.status in ('SUCCESS', 'ERROR')"
-                " begin select raise(abort, 'database or disk is full'); end"
+                " begin select abs(-9223372036854775807 - 1); end"  # no constraint, which is final
             )
         task_id = await submit(desk)
         await desk.emitted(RunFinished)
@@ -77,7 +75,6 @@ async def test_result_that_cannot_be_stored_is_retried(
         with sqlite3.connect(tmp_path / "store.sqlite") as store:
             store.execute("drop trigger full")
         task = await ended(desk, task_id)
-        # Its step had been stored: the run was taken over, with nothing left to execute.
         assert (task["status"], task["attempts"]) == ("completed", 1)
         assert tools.started == ["look"]
 
@@ -88,7 +85,7 @@ async def test_loser_emits_no_end_of_a_run_cancelled_elsewhere(
 ) -> None:
     """A process that lost a run emits no end of it and leaves the reported end alone."""
     if not hears:  # so that it learns of it before a tool begins
-        monkeypatch.setattr("app.tasks.supervisor.Supervisor._stop_lost_runs", lambda _: None)
+        monkeypatch.setattr("app.tasks.heartbeat.Heartbeat._stop_lost", lambda _: None)
     tools = fakes.ToolDesk()
     model = fakes.ScriptedModel(script=fakes.calls_then_answers("nap", turns=2), delay_s=1.0)
     agents = {"a": fakes.build("create_agent", model, tools.tools())}
@@ -130,17 +127,17 @@ async def test_late_starter_leaves_a_run_that_was_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that stood still between claiming a run and starting it leaves the run alone."""
-    work, held = Worker._work, list[str]()
+    attempt, held = Worker._attempt, list[str]()
 
-    def after_another(worker: Worker, task_id: str, stored: Any) -> Any:
+    def after_another(worker: Worker, claim: Claim, stored: Any) -> Any:
         if not held:
-            held.append(task_id)
+            held.append(claim.task_id)
             with sqlite3.connect(tmp_path / "store.sqlite", timeout=20) as store:
                 store.execute("update workflow_status set executor_id = 'o', owner_xid = 'o'")
-        return work(worker, task_id, stored)
+        return attempt(worker, claim, stored)
 
-    monkeypatch.setattr(Worker, "_work", after_another)
-    monkeypatch.setattr("app.tasks.supervisor.Supervisor._take_over", lambda _: None)
+    monkeypatch.setattr(Worker, "_attempt", after_another)
+    monkeypatch.setattr("app.tasks.recovery.Recovery._take_over_of_dead", lambda _: None)
     tools = fakes.ToolDesk()
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk)

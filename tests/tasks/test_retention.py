@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from app.tasks.ownership import HELD
 from langgraph.checkpoint.base import empty_checkpoint
 
 from app.agents import checkpoints
-from app.tasks.ownership import HELD
 from app.tasks.store import Store
 from tests import fakes
 from tests.service import Served, served

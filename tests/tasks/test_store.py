@@ -13,8 +13,8 @@ from sqlalchemy.pool import QueuePool
 from app.agents import checkpoints
 from app.api.deps import Role
 from app.runs.events import RunRecovered
+from app.tasks.recovery import MAX_TAKEOVERS_WITHOUT_PROGRESS
 from app.tasks.store import _CALLER_BUSY_MS, ANSWER_S, Store
-from app.tasks.supervisor import MAX_TAKEOVERS_WITHOUT_PROGRESS
 from tests import fakes
 from tests.command import ROOT
 from tests.service import served, until
@@ -174,12 +174,11 @@ async def test_one_run_at_a_time_holds_a_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.on_file
-@pytest.mark.parametrize("table", ["operation_outputs", "workflow_output"])
 async def test_run_whose_result_is_refused_is_retried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run whose step or result cannot be stored is retried, however long that takes."""
-    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
+    """A run whose result cannot be stored in any form is retried, however long that takes."""
+    monkeypatch.setattr("app.tasks.recovery.ORPHAN_S", 0.1)
     monkeypatch.setattr("app.tasks.supervisor._EVERY_S", 0.1)
     tools = fakes.ToolDesk()
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
@@ -188,14 +187,17 @@ async def test_run_whose_result_is_refused_is_retried(
             with closing(sqlite3.connect(tmp_path / "store.sqlite", timeout=LONG_S)) as file, file:
                 file.execute(statement)
 
-        store(f"create trigger full before insert on {table} begin select raise(fail, 'full'); end")
+        store(
+            "create trigger refuses before insert on workflow_output"
+            " begin select raise(fail, 'refused by a constraint'); end"
+        )
         task_id = await submit(desk)
         async with asyncio.timeout(2 * LONG_S):
             while len(desk.facts_of(RunRecovered)) <= MAX_TAKEOVERS_WITHOUT_PROGRESS:
                 task = await view(desk, task_id)
                 assert task["status"] in ("pending", "running"), task
                 await asyncio.sleep(0.05)
-        store("drop trigger full")
+        store("drop trigger refuses")
         task = await ended(desk, task_id)
         assert (task["status"], task["result"]["tool_calls"]) == ("completed", 1)
         assert tools.started == ["look"]

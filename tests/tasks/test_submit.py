@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from app.tasks.queries import Queries
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 from tests import fakes, faults
@@ -66,7 +67,7 @@ async def test_run_is_stored_before_it_is_accepted(
     tables = Tables(is_file=store.is_file)
     for _ in range(20):
         response = await post(desk, agent="langgraph-quick")
-        found = asyncio.to_thread(tables.row, store.calls, response.json()["task_id"])
+        found = asyncio.to_thread(Queries(tables, store.calls).row, response.json()["task_id"])
         assert await found is not None
     await asyncio.to_thread(store.close)
 

@@ -1,10 +1,10 @@
-"""The supervisor takes over, ends or leaves alone the runs of dead processes."""
+"""The jobs of a process: they recover, end or leave alone the runs of dead processes."""
 
 import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,19 +12,26 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
-from app.runs.tasks import TaskStatus
+from app.runs.errors import HandedOver
 from app.tasks import rows
-from app.tasks.ownership import Owned
+from app.tasks.cancellations import HANGS_AFTER_S, Cancellations
+from app.tasks.hooks import Hooks
+from app.tasks.housekeeping import Housekeeping
+from app.tasks.liveness import locks_of
+from app.tasks.queries import Queries, Row
+from app.tasks.recovery import MAX_TAKEOVERS_WITHOUT_PROGRESS, Recovery
+from app.tasks.sightings import Sightings
+from app.tasks.states import RunState, state_of
 from app.tasks.store import Store
-from app.tasks.supervisor import MAX_TAKEOVERS_WITHOUT_PROGRESS, Hooks, Supervisor
+from app.tasks.supervisor import Supervisor
 from app.tasks.tables import Tables
-from app.tasks.worker import Worker
+from app.tasks.transitions import Claim, Transitions
 from tests.service import served
 from tests.tasks.background import LONG_S, quick, url_in
 
 
 class Desk:
-    """A supervisor on a store, what it reported, and the runs of dead processes."""
+    """The jobs of a process on a store, what they reported, and the runs of dead processes."""
 
     def __init__(self, url: str) -> None:
         self.reported: list[tuple[str, str]] = []
@@ -32,19 +39,25 @@ class Desk:
         self.orders: list[tuple[Sequence[str], Future[None]]] = []
         self.store = Store(url)
         self.tables = Tables(is_file=self.store.is_file)
+        self.queries = Queries(self.tables, self.store.calls)
+        self.transitions = Transitions(self.store, self.tables)
         self.client = DBOSClient(
             system_database_engine=self.store.calls, serializer=DBOSPortableJSONSerializer()
         )
-        work: Any = None  # there is none: this process executes nothing
-        self.worker = Worker(self.store, self.tables, work, work, self.faults.append, work)
         hooks = Hooks(
             recovered=lambda task_id, agent: self.reported.append(("recovered", task_id)),
             ended_without_worker=lambda task_id, error: self.reported.append((error.code, task_id)),
             delete_steps=self.delete_steps,
             failed=self.faults.append,
         )
-        parts = (self.store, self.client, self.tables, "me", hooks, self.worker)
-        self.supervisor = Supervisor(*parts, keep_s=LONG_S * 1000, works=False)
+        self.probe = locks_of(self.store)
+        about = (self.queries, self.transitions, "me", hooks, self.probe)
+        nobody: Any = None  # this process executes nothing
+        self.recovery = Recovery(*about, nobody, works=True)
+        self.cancellations = Cancellations(*about)
+        self.housekeeping = Housekeeping(
+            self.queries, self.client, "me", hooks, keep_s=LONG_S * 1000
+        )
 
     def delete_steps(self, ids: Sequence[str]) -> "Future[None]":
         order: Future[None] = Future()
@@ -66,31 +79,39 @@ class Desk:
         )
         return task_id
 
-    def taken(self, task_id: str, iterations: int = 0) -> dict[str, Any]:
-        """A process claims the run, stores its progress and dies: the run as it was then."""
-        run = self.tables.runs
-        claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": uuid.uuid4().hex}
-        before = self.tables.log(self.store.calls, task_id, 0)
-        row = {
-            "workflow_uuid": task_id,
-            "key": rows.LOG,
-            "offset": len(before),
-            "value": f'{{"events": [], "progress": {{"iterations": {iterations}}}}}',
-            "function_id": 0,
-        }
+    def claim(self, task_id: str) -> Claim:
+        """The engine of another process claims the run."""
+        run, token = self.tables.runs, uuid.uuid4().hex
+        claimed = {"status": "PENDING", "executor_id": "gone", "owner_xid": token}
+        queued = sa.and_(run.c.workflow_uuid == task_id, run.c.status == "ENQUEUED")
         with self.store.calls.begin() as connection:
-            waiting = sa.and_(run.c.workflow_uuid == task_id, run.c.status == "ENQUEUED")
-            assert connection.execute(sa.update(run).where(waiting).values(claimed)).rowcount == 1
-            connection.execute(self.tables.insert_once(row))
+            assert connection.execute(sa.update(run).where(queued).values(claimed)).rowcount == 1
+        return Claim(self.store, self.tables, task_id, token, "gone")
+
+    def taken(self, task_id: str, iterations: int = 0) -> Row:
+        """A process starts the run, stores its progress and dies: the run as it was then."""
+        claim = self.claim(task_id)
+        claim.start(LONG_S)
+        before = self.queries.log(task_id, 0)
+        claim.append(len(before), {"events": [], "progress": {"iterations": iterations}})
         return self.row(task_id)
 
-    def row(self, task_id: str) -> dict[str, Any]:
-        found = self.tables.row(self.store.calls, task_id)
-        assert found is not None
-        return dict(found)
+    def cancel(self, task_id: str) -> None:
+        """A caller cancels the run."""
+        cancelled = asyncio.run(self.store.call(self.transitions.cancel, task_id))
+        assert cancelled is not None
 
-    def status(self, task_id: str) -> TaskStatus:
-        return rows.task(self.row(task_id)).status
+    def recover(self, row: Row) -> None:
+        """Requeue the run of a process that died."""
+        self.recovery.recover(row, died=True)
+
+    def row(self, task_id: str) -> Row:
+        found = self.queries.row(task_id)
+        assert found is not None
+        return found
+
+    def state(self, task_id: str) -> RunState:
+        return state_of(self.row(task_id))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +131,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 def desk(url: str) -> Iterator[Desk]:
     desk = Desk(url)
     yield desk
-    desk.supervisor.stop()
+    desk.probe.close()
     desk.client.destroy()
     desk.store.close()
 
@@ -118,9 +139,9 @@ def desk(url: str) -> Iterator[Desk]:
 def test_run_of_a_dead_process_is_requeued(desk: Desk) -> None:
     """The run is requeued, and its takeover is counted."""
     task_id = desk.submit()
-    desk.supervisor.recover(desk.taken(task_id))
+    desk.recover(desk.taken(task_id))
     assert desk.reported == [("recovered", task_id)]
-    assert desk.status(task_id) is TaskStatus.PENDING
+    assert desk.state(task_id) is RunState.QUEUED
     assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
 
 
@@ -132,20 +153,20 @@ def test_run_changed_since_it_was_read_is_left_alone(
     """A run that was cancelled or claimed since its row was read is neither requeued nor lost."""
     task_id = desk.submit()
     for _ in range(takeovers):
-        desk.supervisor.recover(desk.taken(task_id))
+        desk.recover(desk.taken(task_id))
     seen = desk.taken(task_id)
     desk.reported.clear()
     if meanwhile == "cancelled":
         desk.client.cancel_workflow(task_id)
     else:
-        desk.supervisor.recover(seen)
+        desk.recover(seen)
         if takeovers == 0:
             desk.reported.clear()
             desk.taken(task_id)
-    before = desk.row(task_id)
+    before = dict(desk.row(task_id)) | {"now": None}
     reported = list(desk.reported)
-    desk.supervisor.recover(seen)
-    assert desk.row(task_id) == before
+    desk.recover(seen)
+    assert dict(desk.row(task_id)) | {"now": None} == before
     assert desk.reported == reported
 
 
@@ -153,96 +174,176 @@ def test_ten_takeovers_without_progress_end_the_run(desk: Desk) -> None:
     """After ten takeovers without progress the run ends as lost."""
     task_id = desk.submit()
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS):
-        desk.supervisor.recover(desk.taken(task_id))
+        desk.recover(desk.taken(task_id))
     assert desk.reported == [("recovered", task_id)] * MAX_TAKEOVERS_WITHOUT_PROGRESS
-    desk.supervisor.recover(desk.taken(task_id))
+    desk.recover(desk.taken(task_id))
     assert desk.reported[-1] == ("worker_lost", task_id)
-    assert desk.status(task_id) is TaskStatus.FAILED
+    assert desk.state(task_id) is RunState.FAILED
 
 
 def test_progress_resets_the_takeovers(desk: Desk) -> None:
     """A run that makes progress gets all ten takeovers again."""
     task_id = desk.submit()
     for iterations in range(2 * MAX_TAKEOVERS_WITHOUT_PROGRESS):
-        desk.supervisor.recover(desk.taken(task_id, iterations))
+        desk.recover(desk.taken(task_id, iterations))
     for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS - 1):
-        desk.supervisor.recover(desk.taken(task_id, 3))
+        desk.recover(desk.taken(task_id, 3))
     assert {what for what, _ in desk.reported} == {"recovered"}
-    desk.supervisor.recover(desk.taken(task_id, 3))
+    desk.recover(desk.taken(task_id, 3))
     assert desk.reported[-1] == ("worker_lost", task_id)
 
 
-def eventually(claim: Callable[[], bool]) -> None:
-    """Wait until it is so; fails when it takes very long."""
-    end = time.monotonic() + LONG_S
-    while not claim():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def test_run_that_has_not_started_killed_nobody(desk: Desk) -> None:
+    """Takeovers of a claimed run that no process has started do not count."""
+    task_id = desk.submit()
+    for _ in range(MAX_TAKEOVERS_WITHOUT_PROGRESS + 1):
+        desk.claim(task_id)
+        desk.recover(desk.row(task_id))
+    assert {what for what, _ in desk.reported} == {"recovered"}
+    assert desk.state(task_id) is RunState.QUEUED
+
+
+def test_takeover_from_a_living_process_does_not_count(desk: Desk) -> None:
+    """A process that was taken for dead takes the count back, once, and only its own."""
+    task_id = desk.submit()
+    for _ in range(2 * MAX_TAKEOVERS_WITHOUT_PROGRESS):
+        row = desk.taken(task_id)
+        desk.recover(row)
+        lost = Claim(desk.store, desk.tables, task_id, row["owner_xid"], "gone")
+        with pytest.raises(HandedOver):
+            lost.check()
+        assert (lost.hand_over(), lost.survived(), lost.survived()) == (False, True, False)
+    assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 0
+    stale = Claim(desk.store, desk.tables, task_id, row["owner_xid"], "gone")
+    desk.recover(desk.taken(task_id))
+    assert not stale.survived()
+    assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
+
+
+def test_outage_does_not_age_orphans(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store was away no owner could end its run: the period of grace begins again."""
+    now = [0.0]
+    monkeypatch.setattr("app.tasks.sightings.time.monotonic", lambda: now[0])
+    seen = Sightings[str]()
+    assert seen.ages(["a"]) == {"a": 0.0}
+    now[0] = 5.0
+    assert seen.ages(["a", "b"]) == {"a": 5.0, "b": 0.0}
+    seen.restart()
+    assert seen.ages(["a"]) == {"a": 0.0}
+    for sightings in (desk.recovery._orphans, desk.recovery._suspects, desk.recovery._late):
+        sightings.ages([])
+        monkeypatch.setattr(sightings, "_since", {"x": 0.0})
+    desk.recovery.restart()
+    assert not desk.recovery._orphans.last | desk.recovery._suspects.last | desk.recovery._late.last
 
 
 def test_failed_deletion_of_steps_is_retried(desk: Desk) -> None:
     """Steps that could not be deleted are tried again; the failure is logged once."""
     ended = desk.submit()
     desk.client.cancel_workflow(ended)
-    desk.worker.recently_executed.add(ended)
-    desk.supervisor.start()
+    desk.housekeeping.add(ended)
     for number, wrong in enumerate((OSError("full"), OSError("still full"), None)):
-        eventually(lambda number=number: len(desk.orders) > number)  # type: ignore[misc]
+        desk.housekeeping.run()
+        assert len(desk.orders) == number + 1
         ids, order = desk.orders[number]
         assert ids == [ended]
-        assert ended in desk.worker.recently_executed
+        desk.housekeeping.run()  # the deletion goes on: there is no second one
+        assert len(desk.orders) == number + 1
+        assert ended in desk.housekeeping.left
         if wrong is None:
             order.set_result(None)
         else:
             order.set_exception(wrong)
-    eventually(
-        lambda: not desk.worker.recently_executed
-    )  # its own thread may be the one that is notified
+    assert not desk.housekeeping.left
     assert [str(fault) for fault in desk.faults] == ["full"]
 
 
-def test_cancelled_run_of_a_killed_process_ends_once(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The end is emitted however long the process hung, unless the process emitted it."""
-    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.1)
-    killed = threading.Event()
-    probe: Any = desk.supervisor._probe
-    monkeypatch.setattr(probe, "acquire", lambda _: killed.is_set())
-    monkeypatch.setattr(probe, "release", lambda _: None)
+def test_steps_stay_until_the_run_has_ended(desk: Desk) -> None:
+    """Steps of a live run stay; a process forgets those of a run that another has claimed."""
+    queued, elsewhere = desk.submit(), desk.submit()
+    desk.housekeeping.add(queued, elsewhere)
+    desk.claim(elsewhere)
+    desk.housekeeping.run()
+    assert desk.orders == []
+    assert elsewhere not in desk.housekeeping.left
+
+
+class Killed:
+    """Locks of processes; those of the dead are free."""
+
+    grace_s = 0.0
+
+    def __init__(self) -> None:
+        self.is_dead = False
+
+    def acquire(self, _: str) -> bool:
+        return self.is_dead
+
+    def release(self, _: str) -> None:
+        pass
+
+
+@pytest.fixture
+def cancelled(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str, Killed]:
+    """Two cancelled runs of a process: one that has not reported, and one that has."""
     hung, spoke = desk.submit(), desk.submit()
     for task_id in (hung, spoke):
-        claim = desk.taken(task_id)["owner_xid"]
-        Owned(desk.store, desk.tables, task_id, claim, "gone").merge_attributes(
-            {rows.STARTED_TOKEN: claim}
-        )
-        with desk.store.calls.begin() as connection:
-            connection.execute(desk.tables.cancelling(task_id, time.time()))
-        desk.supervisor.watch_cancellation(task_id, "gone")
-    Owned(desk.store, desk.tables, spoke, None, "gone").record_stop()
-    desk.supervisor.start()
-    time.sleep(1.5)
+        claim = desk.claim(task_id)
+        claim.start(LONG_S)
+        desk.cancel(task_id)
+        desk.cancellations.watch(task_id, "gone")
+    assert claim.report_stop()
+    locks = Killed()
+    monkeypatch.setattr(desk.cancellations, "_probe", locks)
+    return hung, spoke, locks
+
+
+def test_cancelled_run_of_a_killed_process_ends_once(
+    desk: Desk, cancelled: tuple[str, str, Killed]
+) -> None:
+    """The end is emitted once the process is dead, unless the process emitted it."""
+    hung, _, locks = cancelled
+    desk.cancellations.run()
     assert desk.reported == []
-    killed.set()
-    end = time.monotonic() + LONG_S
-    while not desk.reported:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    locks.is_dead = True
+    desk.cancellations.run()
+    desk.cancellations.run()
     assert desk.reported == [("cancelled", hung)]
+    assert desk.state(hung) is RunState.CANCELLED
 
 
-@pytest.mark.parametrize("has_result", [True, False])
-def test_noted_end_without_a_result_can_be_cancelled(desk: Desk, has_result: bool) -> None:
-    """Once requeued, the run can be cancelled unless its result was stored: then it has ended."""
-    task_id = desk.submit()
-    claim = desk.taken(task_id)["owner_xid"]
-    Owned(desk.store, desk.tables, task_id, claim, "gone").end({rows.OUTCOME: "completed"})
-    if has_result:
-        step = {"workflow_uuid": task_id, "function_id": 1, "function_name": "agent"}
-        with desk.store.calls.begin() as connection:
-            connection.execute(sa.insert(desk.tables.results).values(step))
-    desk.supervisor.recover(desk.row(task_id))
-    with desk.store.calls.begin() as connection:
-        found = connection.execute(desk.tables.cancelling(task_id, time.time())).one_or_none()
-    assert (found is None) is has_result
-    assert desk.status(task_id) is (TaskStatus.PENDING if has_result else TaskStatus.CANCELLED)
+def test_cancelled_run_of_a_process_that_hangs_is_not_awaited_for_ever(
+    desk: Desk, cancelled: tuple[str, str, Killed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch of a cancellation ends, whatever its owner does."""
+    hung, _, _ = cancelled
+    later = time.monotonic() + HANGS_AFTER_S + 1
+    monkeypatch.setattr("app.tasks.cancellations.time.monotonic", lambda: later)
+    desk.cancellations.run()
+    assert desk.reported == [("cancelled", hung)]
+    assert desk.cancellations._watched == {}
+
+
+def test_job_that_fails_does_not_stop_the_others(desk: Desk) -> None:
+    """An unexpected error of one job is reported; the other jobs go on."""
+    done = threading.Event()
+
+    class Broken:
+        def run(self) -> None:
+            raise RuntimeError
+
+        def restart(self) -> None:
+            pass
+
+    class Works(Broken):
+        def run(self) -> None:
+            done.set()
+
+    heartbeat: Any = Works()
+    heartbeat.count = lambda: None
+    supervisor = Supervisor(heartbeat, (Broken(), Works()), desk.faults.append)
+    done.clear()
+    supervisor.start()
+    assert done.wait(LONG_S)
+    supervisor.stop()
+    assert {type(fault) for fault in desk.faults} == {RuntimeError}

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from dbos import DBOS
 
-from app.tasks.ownership import Owned
+from app.runs.model import Outcome
+from app.runs.tasks import Result
 from app.tasks.store import refuses_content
+from app.tasks.transitions import Claim
 from tests import fakes
 from tests.service import served
 from tests.tasks.background import calling, ended, quick, submit, url_in
@@ -40,6 +41,7 @@ def test_content_that_cannot_be_encoded_is_permanent(broken: Callable[[], object
     ("error", "is_content"),
     [
         (REFUSED, True),
+        (sa.exc.IntegrityError("insert", {}, Exception("constraint")), True),
         (sa.exc.StatementError("no form", "insert", {}, Exception()), True),
         (sa.exc.OperationalError("insert", {}, Exception("disk full")), False),
         (sa.exc.InterfaceError("insert", {}, Exception("closed")), False),
@@ -59,14 +61,14 @@ async def test_refused_row_fails_the_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose row is refused fails once, before its tool starts."""
-    append, tools = Owned.append, fakes.ToolDesk()
+    append, tools = Claim.append, fakes.ToolDesk()
 
-    def refuse(self: Owned, offset: int, row: Any) -> None:
+    def refuse(self: Claim, offset: int, row: Any) -> None:
         if any(name == "tool_start" for name, _ in row["events"]):
             raise REFUSED
         append(self, offset, row)
 
-    monkeypatch.setattr(Owned, "append", refuse)
+    monkeypatch.setattr(Claim, "append", refuse)
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
         task = await ended(desk, await submit(desk))
         assert (task["status"], task["attempts"]) == ("failed", 1)
@@ -80,13 +82,14 @@ async def test_refused_result_fails_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose result is refused is stored as failed, and its tools are not called again."""
-    step, tools = DBOS.run_step, fakes.ToolDesk()
+    end, tools = Claim.end, fakes.ToolDesk()
 
-    def refuse(*asked: Any) -> Any:
-        step(*asked)
-        raise REFUSED
+    def refuse(self: Claim, result: Result, *others: Any) -> None:
+        if result.outcome is Outcome.COMPLETED:
+            raise REFUSED
+        end(self, result, *others)
 
-    monkeypatch.setattr(DBOS, "run_step", refuse)
+    monkeypatch.setattr(Claim, "end", refuse)
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
         task_id = await submit(desk, include_steps=True)
         task = await ended(desk, task_id)
@@ -101,16 +104,15 @@ async def test_refused_result_fails_the_run(
 async def test_result_during_an_outage_is_stored_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A result that an outage kept out of the store is stored by another attempt."""
-    step = DBOS.run_step
+    """A result that an outage kept out of the store is stored once it is over."""
+    end = Claim.end
     outages = [sa.exc.OperationalError("insert", {}, Exception("gone"))]
 
-    def refuse(*asked: Any) -> Any:
+    def refuse(*asked: Any) -> None:
         if outages:
             raise outages.pop()
-        return step(*asked)
+        end(*asked)
 
-    monkeypatch.setattr(DBOS, "run_step", refuse)
-    monkeypatch.setattr("app.tasks.supervisor._ORPHAN_S", 0.5)
+    monkeypatch.setattr(Claim, "end", refuse)
     async with served({"a": quick()}, store_url=url_in(tmp_path)) as desk:
         assert (await ended(desk, await submit(desk)))["status"] == "completed"

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.runs.deadline import tool_call
 from app.runs.model import Tally
-from app.runs.tasks import Fence
+from app.runs.ports import Fence
 
 
 @dataclass(slots=True, eq=False)
