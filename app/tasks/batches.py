@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError
 from app.tasks.backlog import Batch, Claim, Entry, Write
+from app.tasks.rows import STARTED_TOKEN
+from app.tasks.states import CLAIMS, STOPPING, in_state
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 
@@ -114,7 +116,10 @@ class BatchWriter:
         wanted = [(claim.task_id, claim.token) for claim in claims]
         owned = (
             sa.select(run.workflow_uuid, run.owner_xid)
-            .where(sa.tuple_(run.workflow_uuid, run.owner_xid).in_(wanted), run.status == "PENDING")
+            .where(
+                sa.tuple_(run.workflow_uuid, run.owner_xid).in_(wanted),
+                in_state(self._tables, *CLAIMS),
+            )
             .order_by(run.workflow_uuid)  # two transactions lock in the same order
         )
         if lock and not self._store.is_file:
@@ -125,19 +130,20 @@ class BatchWriter:
             return {}
         stopping = self._stopping(connection, lost)
         return {
-            claim: Cancelled() if (claim.task_id, claim.process) in stopping else HandedOver()
-            for claim in lost
+            claim: Cancelled() if _parts_of(claim) in stopping else HandedOver() for claim in lost
         }
 
     def _stopping(
         self, connection: sa.Connection, claims: Collection[Claim]
-    ) -> set[tuple[str, str | None]]:
-        """Return the runs that were cancelled and whose process has not reported their end."""
+    ) -> set[tuple[str, str, str]]:
+        """Return the parts of the claims that cancelled runs had, if their end is not reported."""
         run = self._tables.runs.c
-        chosen = sa.select(run.workflow_uuid, run.executor_id).where(
-            run.workflow_uuid.in_([claim.task_id for claim in claims]), self._tables.unreported
+        started = run.attributes[STARTED_TOKEN].as_string()
+        chosen = sa.select(run.workflow_uuid, started, run.executor_id).where(
+            run.workflow_uuid.in_([claim.task_id for claim in claims]),
+            in_state(self._tables, *STOPPING),
         )
-        return {(task_id, process) for task_id, process in connection.execute(chosen)}
+        return {(task_id, token, process) for task_id, token, process in connection.execute(chosen)}
 
     def close(self) -> None:
         """Close the connection. The next batch opens another."""
@@ -146,6 +152,10 @@ class BatchWriter:
             with suppress(sa.exc.SQLAlchemyError, psycopg.Error, sqlite3.Error, OSError):
                 connection.invalidate()  # it may be broken, or in a transaction
                 connection.close()
+
+
+def _parts_of(claim: Claim) -> tuple[str, str, str]:
+    return claim.task_id, claim.token, claim.process
 
 
 def _execute(connection: sa.Connection, write: Write | None) -> None:

@@ -128,7 +128,10 @@ END = Transition("end", (_RUNNING, RunState.CANCELLING), _STARTED_ENDS, (By.OWNE
 CANCEL = Transition("cancel", (_QUEUED, RunState.CLAIMED), (RunState.CANCELLED,), (By.CALLER,))
 CANCEL_RUNNING = Transition("cancel", (_RUNNING,), (RunState.CANCELLING,), (By.CALLER,))
 LOSE_PATIENCE = Transition(
-    f"{UNREPORTED_AFTER_S:.0f} s without a report", (RunState.CANCELLING,), (RunState.UNREPORTED,), (By.TIME,)
+    f"{UNREPORTED_AFTER_S:.0f} s without a report",
+    (RunState.CANCELLING,),
+    (RunState.UNREPORTED,),
+    (By.TIME,),
 )
 REPORT_STOP = Transition(
     "report stop", STOPPING, (RunState.CANCELLED,), (By.OWNER, By.CANCELLATIONS)

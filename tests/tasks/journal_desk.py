@@ -3,8 +3,9 @@
 import asyncio
 import json
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
-from app.tasks import rows
-from app.tasks.backlog import Claim
+from app.runs.errors import RunError
+from app.tasks import rows, transitions
+from app.tasks.backlog import Claim, Entry
+from app.tasks.batches import BatchWriter, Outage
 from app.tasks.journal import Journal
+from app.tasks.queries import Queries
 from app.tasks.store import Store
 from app.tasks.tables import Tables
 from tests.service import served
@@ -96,7 +100,7 @@ class Desk:
 
     def cancel(self, claim: Claim, **attributes: Any) -> None:
         """Cancel the run, as another process would."""
-        stored = {rows.STARTED_TOKEN: claim.token, **attributes}
+        stored = {rows.STARTED_TOKEN: claim.token, rows.FINISHED: time.time(), **attributes}
         self.change(claim, status="CANCELLED", owner_xid=None, attributes=stored)
 
     def row(self, claim: Claim, offset: int, text: str = "", **columns: Any) -> sa.Insert:
@@ -131,7 +135,21 @@ class Desk:
 
     def stored(self, claim: Claim) -> list[Any]:
         """The stored rows of the run's log."""
-        return list(self.tables.log(self.store.calls, claim.task_id, 0))
+        return list(Queries(self.tables, self.store.calls).log(claim.task_id, 0))
+
+
+def write_row(claim: transitions.Claim, offset: int, row: Mapping[str, Any]) -> None:
+    """Write a row of a claim's log, as the journal does; raises its refusal, or an outage."""
+    writer, refusals = BatchWriter(claim.store, claim.tables), list[RunError | None]()
+    entries = [Entry(0.0, write) for write in claim.appending(offset, row)]
+    try:
+        writer.write({claim: entries}, lambda _, refusal: refusals.append(refusal))
+    except Outage as outage:
+        raise outage.__cause__ or outage from None
+    finally:
+        writer.close()
+    if refusals != [None]:
+        raise refusals[0] or AssertionError
 
 
 async def prepared(folder: Path) -> str:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError, StoreUnavailable
 from app.tasks import rows
 from app.tasks.backlog import BATCH_BYTES, RUN_BYTES
+from app.tasks.queries import Queries
 from tests.tasks.background import LONG_S, ON_FILE
 from tests.tasks.journal_desk import OTHER, Claimed, Desk, opened, prepare
 
@@ -211,7 +212,7 @@ def test_write_may_be_a_function(desk: Desk) -> None:
     refused = desk.journal.flushing(gives_up)
     desk.journal.start()
     desk.flush(claim)
-    found = desk.tables.row(desk.store.calls, claim.task_id)
+    found = Queries(desk.tables, desk.store.calls).row(claim.task_id)
     assert found is not None
     assert found["name"] == "renamed"
     with pytest.raises(HandedOver):

@@ -26,6 +26,7 @@ from app.tasks.tables import Tables
 from app.tasks.transitions import Claim, Transitions
 from tests.service import served
 from tests.tasks.background import quick, url_in
+from tests.tasks.journal_desk import write_row
 
 PROCESSES = ("one", "two")
 EXAMPLES, STEPS = (500, 60) if os.environ.get("SOAK") else (25, 30)
@@ -140,9 +141,9 @@ class Walk(RuleBasedStateMachine):
 
         def write() -> None:
             if not lost:
-                return claim.append(before, row)
+                return write_row(claim, before, row)
             with lost_reply(self.store):
-                return claim.append(before, row)
+                return write_row(claim, before, row)
 
         self.change(By.OWNER, write, claim)
         assert len(self.queries.log(self.task_id, 0)) - before == may
