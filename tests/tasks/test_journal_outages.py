@@ -61,7 +61,7 @@ def test_rows_of_an_outage_are_stored_after_it(desk: Desk) -> None:
             desk.add(claim, 1, "second")
         flushing = [desk.journal.flushing(claim) for claim in claims]
         with pytest.raises(TimeoutError):
-            flushing[0].result(1.0)  # it has tried in vain more than once
+            flushing[0].result(1.0)  # it has tried more than once
     for each in flushing:
         each.result(LONG_S)
     assert [desk.stored(claim) for claim in claims] == [["first", "second"]] * RUNS

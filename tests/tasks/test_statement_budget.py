@@ -10,7 +10,7 @@ from tests.tasks.background import ON_FILE, url_in
 pytestmark = pytest.mark.timeout(300)  # it starts a process and waits until it is idle
 
 # For a run of five tools. They are a little above what was measured.
-BUDGET = Cost(170, 48) if ON_FILE else Cost(205, 100)
+BUDGET = Cost(160, 45) if ON_FILE else Cost(200, 66)
 # Less would mean that statements escape the count.
 LEAST = Cost(30, 3)
 
