@@ -235,6 +235,7 @@ class Durable:
             catalogue.TASKS_RUNNING: by_agent(lambda load: load.running),
             catalogue.TASK_OLDEST_AGE: ages,
             catalogue.TASKS_UNSERVABLE: unservable,
+            catalogue.JOURNAL_AGE: lambda: {(): self.engine.journal_age_s},
             catalogue.STORE_FREE: free,
             catalogue.STORE_RESERVE: lambda: {(): float(self.engine.stats.reserve_bytes)},
         }

@@ -84,6 +84,11 @@ def graph(delay_ms: float | None = None) -> Any:
     return create_agent(_model(delay_ms), [look_up], system_prompt=SYSTEM_PROMPT)
 
 
+def waiting() -> Any:
+    """Return a graph whose model does not answer within an hour."""
+    return graph(3_600_000)
+
+
 def executor(delay_ms: float | None = None) -> Any:
     """A classic `AgentExecutor` over a tool-calling agent."""
     from langchain_classic.agents import (  # noqa: PLC0415

@@ -1,8 +1,8 @@
 """Background runs: how fast both stores accept, start and execute them.
 
 One process, and two on one store, execute the agent of `agents.py` with five tool calls. Beside
-them the same agent answers `POST /agent`, which shows the cost of the store. Then the queue alone
-(`drain.py`).
+them the same agent answers `POST /agent`, which shows the cost of the store. Then the statements of
+a run (`costs.py`), and the queue alone (`drain.py`).
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import httpx
 
-from bench import drain, table
+from bench import costs, drain, table
 from bench.process import Server, running, watchkeeper
-from tests.parts.postgres import cluster
+from tests.parts.postgres import Cluster, cluster
 from tests.ports import free_port
 
 AGENT = "bench.agents:graph"
@@ -33,30 +33,33 @@ HEADS = (
 
 def run() -> bool:
     """Measure and print. Returns false if a run did not complete."""
-    rows, queues, right = [], [], True
+    rows, queues, spent, right = [], [], [], True
     for store in ("sqlite", "postgresql"):
+        with stored(store) as (url, server), stored(store) as (other_url, _):
+            spent.append(costs.row(store, url, other_url, server))
         for processes in (1, 2):
-            with stored(store) as url, stored(store) as bare_url:
+            with stored(store) as (url, _), stored(store) as (bare_url, _):
                 queues.append(drain.row(store, url, bare_url, processes))
-            with stored(store) as url:
+            with stored(store) as (url, _):
                 figures, whole = asyncio.run(_measured(url, processes))
             rows.append((store, str(processes), *figures))
             right = right and whole
     table.show("Background runs", HEADS, rows)
+    table.show("What a run costs its store", costs.HEADS, spent)
     table.show("One caller, and a queue of runs that do nothing", drain.HEADS, queues)
     return right
 
 
 @contextmanager
-def stored(store: str) -> Iterator[str]:
-    """Return the URL of a fresh store. For PostgreSQL the bench starts its own server."""
+def stored(store: str) -> Iterator[tuple[str, Cluster | None]]:
+    """Yield the URL of a fresh store. For PostgreSQL the bench starts its own server."""
     if store == "postgresql":
         with cluster() as server:
-            yield server.url
+            yield server.url, server
         return
     folder = tempfile.mkdtemp(prefix="watchkeeper-bench-")
     try:
-        yield f"sqlite:///{Path(folder) / 'store.sqlite'}"
+        yield f"sqlite:///{Path(folder) / 'store.sqlite'}", None
     finally:
         shutil.rmtree(folder)
 

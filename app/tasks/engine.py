@@ -33,6 +33,7 @@ from app.tasks.cancellations import Cancellations
 from app.tasks.heartbeat import Heartbeat
 from app.tasks.hooks import Hooks
 from app.tasks.housekeeping import Housekeeping
+from app.tasks.journal import Journal
 from app.tasks.liveness import Locks, locks_of
 from app.tasks.pages import page
 from app.tasks.polling import RunPoller
@@ -70,6 +71,7 @@ class Engine:
         self._tables = Tables(is_file=store.is_file)
         self._transitions = Transitions(store, self._tables)
         self._poller = RunPoller(store, self._tables)
+        self._journal = Journal(store, self._tables, lambda error: self._hooks.failed(error))
         self._concurrency = concurrency
         self._global_concurrency = global_concurrency
         self._keep_s = keep_s
@@ -90,6 +92,11 @@ class Engine:
         """The last statistics read from the store."""
         return self._supervisor.stats if self._supervisor else EngineStats()
 
+    @property
+    def journal_age_s(self) -> float:
+        """The age of the oldest entry that the journal has not written."""
+        return self._journal.age_s()
+
     def subscribe(self, hooks: Hooks) -> None:
         """Set the hooks. `stop` is called on the loop, the others on threads of the engine."""
         self._hooks = replace(hooks, stop=self._on_loop(hooks.stop))
@@ -102,6 +109,7 @@ class Engine:
             self._tables,
             execute,
             self._loop,
+            self._journal,
             stopped=self._on_stopped,
             failed=lambda error: self._hooks.failed(error),
             cancelled=lambda task_id: self._hooks.ended_without_worker(task_id, Cancelled()),
@@ -125,6 +133,7 @@ class Engine:
         # sweep of another process may hold this lock for a moment, or remove its file.
         probe.sweep()
         wait_for_lock(lambda: own.acquire(self._process), _OWN_LOCK_TIMEOUT_S)
+        self._journal.start()
         self._dbos = DBOS(
             config={
                 "name": _NAME,
@@ -204,6 +213,7 @@ class Engine:
         self._store.close()
 
     def _close(self, loop: asyncio.AbstractEventLoop, closed: asyncio.Event) -> None:
+        self._journal.close(_CLOSE_S / 2)
         DBOS.destroy(destroy_registry=True)
         if self._supervisor is not None:
             self._supervisor.stop()

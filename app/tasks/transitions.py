@@ -90,23 +90,16 @@ class Claim:
                 self._refuse(connection)
             return dict(found)
 
-    def check(self) -> None:
-        """Raise unless this claim still has the run."""
-        with self.store.worker.begin() as connection:
-            self._check(connection)
+    def appending(self, offset: int, row: Mapping[str, Any]) -> list[sa.Insert | sa.Update]:
+        """Return what the journal executes for a row of the log, unless the log has that row.
 
-    def append(self, offset: int, row: Mapping[str, Any]) -> None:
-        """Write a row of the log at an offset, unless the log has a row there.
-
-        The first row of an attempt has its trace, which is stored on the run's row too.
+        The journal checks that this claim still has the run. The first row of an attempt has its
+        trace, which is stored on the run's row too.
         """
-        with self.store.worker.begin() as connection:
-            # The insert comes first: SQLite locks for it. A failed check rolls it back.
-            connection.execute(self._appending(offset, row))
-            self._check(connection)
-            if row.get("trace"):
-                merging = self.tables.updating(self._mine(), {rows.TRACE: row["trace"]})
-                connection.execute(merging)
+        writes: list[sa.Insert | sa.Update] = [self._appending(offset, row)]
+        if row.get("trace"):
+            writes.append(self.tables.updating(self._mine(), {rows.TRACE: row["trace"]}))
+        return writes
 
     def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
         """Store how the run ended, its result and the last row of its log: callers read all three.
@@ -177,13 +170,6 @@ class Claim:
                 "function_id": 0,
             }
         )
-
-    def _check(self, connection: sa.Connection) -> None:
-        mine = sa.select(self.tables.runs.c.workflow_uuid).where(self._mine())
-        if not self.store.is_file:
-            mine = mine.with_for_update()
-        if connection.execute(mine).one_or_none() is None:
-            self._refuse(connection)
 
     def _refuse(self, connection: sa.Connection) -> NoReturn:
         stopping = sa.select(self.tables.runs.c.name).where(self._stopping())

@@ -15,6 +15,7 @@ from app.runs.ports import Execute
 from app.runs.tasks import AttemptStart, Body, Result
 from app.tasks import payload
 from app.tasks.claims import claim_of_this_thread
+from app.tasks.journal import Journal
 from app.tasks.queries import Queries
 from app.tasks.rows import ATTEMPTS, CREATED, STARTED
 from app.tasks.store import BAD_CONTENT, Store, refuses_content
@@ -41,6 +42,7 @@ class Worker:
         tables: Tables,
         execute: Execute,
         loop: asyncio.AbstractEventLoop,
+        journal: Journal,
         *,
         stopped: Callable[[str], None],
         failed: Callable[[BaseException], None],
@@ -52,6 +54,7 @@ class Worker:
         self._queries = Queries(tables, store.worker)
         self._execute = execute
         self._loop = loop
+        self._journal = journal
         self._stopped = stopped
         self._failed = failed
         self._cancelled = cancelled
@@ -88,6 +91,7 @@ class Worker:
             # An error of the store or of ours is no outcome. The recovery requeues the run.
             self._failed(wrong)
         finally:
+            self._journal.delete(claim)
             self._note(self._claims.discard, claim)
             self._stopped(task_id)
 
@@ -133,7 +137,7 @@ class Worker:
             claim_token=claim.token,
             traceparent=stored.get("traceparent"),
         )
-        return StoredAttempt(self._store, claim, start)
+        return StoredAttempt(self._store, self._journal, claim, start)
 
     def _wait_for(self, work: Awaitable[None]) -> None:
         """Wait for the end of an attempt. The deadline of the run bounds this wait."""
@@ -144,27 +148,31 @@ class Worker:
 class StoredAttempt:
     """An attempt at a run, whose events and end the store keeps."""
 
-    def __init__(self, store: Store, claim: Claim, start: AttemptStart) -> None:
+    def __init__(self, store: Store, journal: Journal, claim: Claim, start: AttemptStart) -> None:
         self.start = start
         self._store = store
+        self._journal = journal
         self._claim = claim
 
     async def write(self, offset: int, row: Mapping[str, Any]) -> None:
         """Store a row of the log under its number."""
-        await self._in_thread(self._claim.append, offset, row)
+        size_bytes = len(payload.text(row))
+        for write in self._claim.appending(offset, row):
+            self._journal.add(self._claim, write, size_bytes)
+        await self._journal.flushed(self._claim)
 
     async def check(self) -> None:
         """Confirm that this attempt still has the run."""
-        await self._in_thread(self._claim.check)
+        await self._journal.flushed(self._claim)
 
     def check_blocking(self, timeout_s: float) -> None:
-        """Check on a thread of the store, since the blocked thread may be that of the loop."""
-        checking = self._store.in_thread(self._claim.check)
+        """The same, for code that cannot await. The journal's thread needs no loop."""
+        checking = self._journal.flushing(self._claim)
         try:
             checking.result(timeout_s)
-        except (sa.exc.SQLAlchemyError, TimeoutError) as refused:
+        except TimeoutError as late:
             checking.cancel()
-            raise StoreUnavailable from refused
+            raise StoreUnavailable from late
 
     async def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
         """Store the result, after which nobody can cancel the run, and the last row of the log."""

@@ -275,6 +275,10 @@ TASK_RECOVERED = _counter(
     " result.",
     AGENT,
 )
+JOURNAL_AGE = _gauge(
+    "agent_journal_age_seconds",
+    "Age of the oldest entry of a background run that is not written to the store; 0 for none.",
+)
 STORE_FREE = _gauge(
     "agent_store_free_bytes", "Free space on the disk of the store, if it is a file."
 )

@@ -66,6 +66,7 @@ _READ_AT_SCRAPE = (
     catalogue.TASKS_RUNNING,
     catalogue.TASK_OLDEST_AGE,
     catalogue.TASKS_UNSERVABLE,
+    catalogue.JOURNAL_AGE,
     catalogue.STORE_FREE,
     catalogue.STORE_RESERVE,
 )

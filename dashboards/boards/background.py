@@ -7,6 +7,7 @@ from app.telemetry.catalogue import (
     AGENT,
     ATTEMPT_OUTCOME,
     CHECK,
+    JOURNAL_AGE,
     READY,
     STATE,
     STORE_FREE,
@@ -143,6 +144,14 @@ _HOLDS = row(
         "Whether the store answers each instance and has space for new background runs.",
         level("min", READY, INSTANCE, CHECK, check="store"),
         height=8,
+        runbooks=_STORE,
+    ),
+    graph(
+        "Oldest unwritten entry, by instance",
+        "How long an entry of a background run has waited to be written. A tool call waits for it.",
+        SECONDS,
+        level("max", JOURNAL_AGE, INSTANCE),
+        width=24,
         runbooks=_STORE,
     ),
 )

@@ -12,6 +12,7 @@ from app.api import tasks
 from app.runs.background import Background
 from app.runs.tasks import Task, TaskSpec, TaskStatus
 from app.tasks import transitions
+from app.tasks.batches import BatchWriter
 from app.tasks.engine import Engine
 from app.tasks.recovery import Recovery
 from app.tasks.transitions import Claim
@@ -38,8 +39,8 @@ def no_fence() -> None:
     """A process that lost a run goes on with it."""
     setattr(database, "current_owner_xid", lambda *_: None)  # noqa: B010 - not typed
     transitions.HELD = "select %s, %s"  # steps
-    # Ours: whose the run is is asked in the log's own transactions.
-    setattr(Claim, "_check", lambda *_: None)  # noqa: B010 - not typed
+    # Ours: whose the run is is asked in the journal's transactions.
+    setattr(BatchWriter, "_lost", lambda *_, **__: {})  # noqa: B010 - not typed
     setattr(Claim, "_mine", lambda own: own.tables.runs.c.workflow_uuid == own.task_id)  # noqa: B010
     Background.stop = lambda *_: None  # type: ignore[method-assign]
 

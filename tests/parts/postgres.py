@@ -25,6 +25,7 @@ unix_socket_directories = ''
 max_connections = 200
 shared_buffers = 64MB
 log_min_messages = fatal
+log_line_prefix = '@%d@%v@ '
 """
 
 
@@ -42,6 +43,8 @@ class Cluster:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"postgresql://watchkeeper@127.0.0.1:{port}/postgres"
+        # Each entry begins with the database and the number of the transaction.
+        self.log = folder.parent / "log"
         self._folder = folder
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,7 +52,8 @@ class Cluster:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [binary("postgres"), "-D", str(self._folder), "-p", str(self._port)]
-        self._process = subprocess.Popen(_as_user(command), stderr=subprocess.DEVNULL)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(_as_user(command), stderr=log)
         end = time.monotonic() + _UP_S
         while True:
             try:

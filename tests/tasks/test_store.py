@@ -83,6 +83,7 @@ async def test_full_store_refuses_submissions(tmp_path: Path) -> None:
         metrics = (await desk.client.get("/metrics")).text
         assert 'agent_ready{check="store"} 0.0' in metrics
         assert "agent_store_free_bytes" in metrics
+        assert "agent_journal_age_seconds 0.0" in metrics
         assert (await ended(desk, accepted))["status"] == "completed"
         assert (await desk.ask(agent="quick")).status_code == 200
     async with served(agents, store_url=store) as desk:

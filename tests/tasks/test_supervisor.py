@@ -28,6 +28,7 @@ from app.tasks.tables import Tables
 from app.tasks.transitions import Claim, Transitions
 from tests.service import served
 from tests.tasks.background import LONG_S, quick, url_in
+from tests.tasks.journal_desk import write_row
 
 
 class Desk:
@@ -93,7 +94,7 @@ class Desk:
         claim = self.claim(task_id)
         claim.start(LONG_S)
         before = self.queries.log(task_id, 0)
-        claim.append(len(before), {"events": [], "progress": {"iterations": iterations}})
+        write_row(claim, len(before), {"events": [], "progress": {"iterations": iterations}})
         return self.row(task_id)
 
     def cancel(self, task_id: str) -> None:
@@ -211,7 +212,7 @@ def test_takeover_from_a_living_process_does_not_count(desk: Desk) -> None:
         desk.recover(row)
         lost = Claim(desk.store, desk.tables, task_id, row["owner_xid"], "gone")
         with pytest.raises(HandedOver):
-            lost.check()
+            write_row(lost, 0, {})
         assert (lost.hand_over(), lost.survived(), lost.survived()) == (False, True, False)
     assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 0
     stale = Claim(desk.store, desk.tables, task_id, row["owner_xid"], "gone")

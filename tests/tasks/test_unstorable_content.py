@@ -61,14 +61,14 @@ async def test_refused_row_fails_the_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose row is refused fails once, before its tool starts."""
-    append, tools = Claim.append, fakes.ToolDesk()
+    appending, tools = Claim.appending, fakes.ToolDesk()
 
-    def refuse(self: Claim, offset: int, row: Any) -> None:
-        if any(name == "tool_start" for name, _ in row["events"]):
-            raise REFUSED
-        append(self, offset, row)
+    def refuse(self: Claim, offset: int, row: Any) -> Any:
+        if not any(name == "tool_start" for name, _ in row["events"]):
+            return appending(self, offset, row)
+        return [self.tables.insert_once({"workflow_uuid": self.task_id, "key": None})]
 
-    monkeypatch.setattr(Claim, "append", refuse)
+    monkeypatch.setattr(Claim, "appending", refuse)
     async with served({"a": calling("look", tools)}, store_url=url_in(tmp_path)) as desk:
         task = await ended(desk, await submit(desk))
         assert (task["status"], task["attempts"]) == ("failed", 1)

@@ -26,6 +26,7 @@ from app.tasks.tables import Tables
 from app.tasks.transitions import Claim, Transitions
 from tests.service import served
 from tests.tasks.background import quick, url_in
+from tests.tasks.journal_desk import write_row
 
 pytestmark = pytest.mark.timeout(300)  # it waits for nothing, and has much to do
 PROCESSES = ("one", "two")
@@ -141,9 +142,9 @@ class Walk(RuleBasedStateMachine):
 
         def write() -> None:
             if not lost:
-                return claim.append(before, row)
+                return write_row(claim, before, row)
             with lost_reply(self.store):
-                return claim.append(before, row)
+                return write_row(claim, before, row)
 
         self.change(By.OWNER, write, claim)
         assert len(self.queries.log(self.task_id, 0)) - before == may
