@@ -137,6 +137,12 @@ class Backlog:
             queue.blocked.clear()
         self._tidy(claim)
 
+    def put_back(self) -> None:
+        """Let the next batch have what is not settled of this one."""
+        for claim, entries in self._batch.items():
+            self._queues[claim].entries.extendleft(reversed(entries))
+        self._batch.clear()
+
     def fail(self, error: RunError) -> None:
         """Report an error to every waiter: nothing is written any more."""
         for claim, queue in self._queues.items():

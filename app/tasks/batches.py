@@ -15,21 +15,16 @@ from app.runs.errors import Cancelled, HandedOver, NotStorable, RunError
 from app.tasks.backlog import Batch, Claim, Entry, Write
 from app.tasks.rows import STARTED_TOKEN
 from app.tasks.states import CLAIMS, STOPPING, in_state
-from app.tasks.store import Store
+from app.tasks.store import Store, refuses_content
 from app.tasks.tables import Tables
 
 # Reports the end of a batch for one claim: an error, or None if all of it is written.
 Settle = Callable[[Claim, RunError | None], None]
 
-_OUTAGES = (
-    sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError,
-    psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError,
-    sqlite3.OperationalError, OSError,
-)  # fmt: skip
-# Drivers count some errors of one statement as operational: those of a limit of PostgreSQL that
-# its value exceeds, and for SQLite those without a code of their own, as of a missing table.
+# What a store or its driver raises.
+_ERRORS = (sa.exc.SQLAlchemyError, psycopg.Error, sqlite3.Error, OSError)
+# PostgreSQL counts a value that exceeds one of its limits as an operational error.
 _LIMIT_EXCEEDED = "54"
-_SQLITE_ERROR = 1
 
 
 class Outage(Exception):
@@ -61,13 +56,37 @@ class BatchWriter:
         try:
             lost = self._write_together(batch)
         except Exception as refused:
-            if _is_outage(refused):
+            if _is_outage(refused) and not self._is_served(refused):
                 raise
-            for claim, entries in batch.items():
-                settle(claim, self._write_alone(claim, entries))
+            self._write_each(batch, settle)
         else:
             for claim in batch:
                 settle(claim, lost.get(claim))
+
+    def _write_each(self, batch: Batch, settle: Settle) -> None:
+        """Write claim by claim, so that one which the store does not take delays no other."""
+        unavailable: Exception | None = None
+        for claim, entries in batch.items():
+            try:
+                settle(claim, self._write_alone(claim, entries))
+            except Exception as refused:
+                if not (_is_outage(refused) and self._is_served(refused)):
+                    raise
+                unavailable = refused
+        if unavailable is not None:
+            raise unavailable
+
+    def _is_served(self, refused: Exception) -> bool:
+        """Whether the store serves this connection, although it did not take a batch."""
+        driver = refused.orig if isinstance(refused, sa.exc.DBAPIError) else refused
+        if self._connection is None or _is_of_the_file(driver):
+            return False
+        try:
+            with self._connection.begin():
+                self._connection.execute(sa.select(1))
+        except sa.exc.SQLAlchemyError:
+            return False
+        return True
 
     def _write_together(self, batch: Batch) -> dict[Claim, RunError]:
         """Write all of it, or nothing. Returns the claims that have lost their runs."""
@@ -185,13 +204,18 @@ def _as_refusal(refused: Exception) -> RunError:
     return error
 
 
-def _is_outage(refused: Exception) -> bool:
+def _is_outage(refused: BaseException) -> bool:
     """Whether the store may take the same writes later. Else it refuses one of them."""
     if isinstance(refused, sa.exc.DBAPIError) and refused.connection_invalidated:
         return True
     driver = refused.orig if isinstance(refused, sa.exc.DBAPIError) else refused
     if isinstance(driver, psycopg.Error) and (driver.sqlstate or "").startswith(_LIMIT_EXCEEDED):
         return False
-    if isinstance(driver, sqlite3.OperationalError):
-        return driver.sqlite_errorcode & 0xFF != _SQLITE_ERROR
-    return isinstance(refused, _OUTAGES)
+    return isinstance(refused, _ERRORS) and not refuses_content(refused)
+
+
+def _is_of_the_file(error: BaseException | None) -> bool:
+    """Whether a SQLite file takes no write at all, as when it is locked or its disk is full."""
+    return isinstance(error, sqlite3.OperationalError) and (
+        error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
+    )

@@ -7,12 +7,11 @@ timer.
 
 import asyncio
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-
-import tenacity
 
 from app.runs.deadline import remaining
 from app.runs.errors import RunError, StoreUnavailable
@@ -116,9 +115,7 @@ class Journal:
     def _work(self) -> None:
         try:
             while batch := self._next():
-                self._write_until_settled(batch)
-        except Outage:
-            pass  # the journal was closed during an outage
+                self._write(batch)
         except Exception as wrong:  # noqa: BLE001 - those who wait are informed below
             self._failed(wrong)
         finally:
@@ -131,26 +128,18 @@ class Journal:
             self._changed.wait_for(lambda: self._backlog or self._closing)
             return self._backlog.take()
 
-    def _write_until_settled(self, batch: Batch) -> None:
-        """Write a batch, in as many attempts as it takes. Raises Outage after `close`."""
-        unsettled = dict(batch)
-
-        def settle(claim: Claim, error: RunError | None) -> None:
-            del unsettled[claim]
+    def _write(self, batch: Batch) -> None:
+        """Write a batch. What the store does not take waits a moment for the next one."""
+        try:
+            self._writer.write(batch, self._settle)
+        except Outage:
             with self._changed:
-                self._backlog.settle(claim, error)
+                self._backlog.put_back()
+            self._given_up.wait(random.uniform(*_RETRY_S))
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Outage),
-            wait=tenacity.wait_random(*_RETRY_S),
-            sleep=self._pause,
-            stop=lambda _: self._given_up.is_set(),
-            reraise=True,
-        )
-        retrying(lambda: self._writer.write(dict(unsettled), settle))
-
-    def _pause(self, seconds: float) -> None:
-        self._given_up.wait(seconds)
+    def _settle(self, claim: Claim, error: RunError | None) -> None:
+        with self._changed:
+            self._backlog.settle(claim, error)
 
 
 def _unavailable() -> "Future[None]":

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from app.runs.deadline import Current, current
 from app.runs.errors import StoreUnavailable
@@ -92,6 +93,28 @@ def _end_connections(desk: Desk) -> None:
     url = desk.store.url.render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(ending)
+
+
+def test_run_that_the_store_does_not_take_delays_no_other(desk: Desk) -> None:
+    """One run's write fails again and again on a store that works: the other runs are stored."""
+    stuck, others = desk.claim(), [desk.claim() for _ in range(3)]
+    refuses = True
+
+    def fails(connection: sa.Connection) -> None:
+        if refuses:
+            raise sa.exc.OperationalError("insert", {}, Exception("no reason known"))
+
+    desk.journal.start()
+    desk.journal.add(stuck, fails)
+    desk.add(stuck, 0, "later")
+    stored_later = desk.journal.flushing(stuck)
+    for claim in others:
+        desk.add(claim, 0, "now")
+        desk.flush(claim)
+    assert not stored_later.done()
+    refuses = False
+    stored_later.result(LONG_S)
+    assert [desk.stored(claim) for claim in (stuck, *others)] == [["later"], *[["now"]] * 3]
 
 
 def test_deadline_bounds_a_wait(desk: Desk) -> None:
