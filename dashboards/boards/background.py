@@ -129,32 +129,36 @@ _ENDS = row(
     ),
 )
 
-_HOLDS = row(
-    "The store",
-    graph(
-        "Free disk space of the store, by instance",
-        "Below the dashed line new background runs are refused.",
-        BYTES,
-        level("min", STORE_FREE, INSTANCE),
-        limits=(level("max", STORE_RESERVE).named("reserve"),),
-        runbooks=_STORE,
-    ),
-    states(
-        "Store usable, by instance",
-        "Whether the store answers each instance and has space for new background runs.",
-        level("min", READY, INSTANCE, CHECK, check="store"),
-        height=8,
-        runbooks=_STORE,
-    ),
-    graph(
-        "Oldest unwritten entry, by instance",
-        "How long an entry of a background run has waited to be written. A tool call waits for it.",
-        SECONDS,
-        level("max", JOURNAL_AGE, INSTANCE),
-        width=24,
-        runbooks=_STORE,
-    ),
-)
+
+def _holds(values: Values) -> Row:
+    return row(
+        "The store",
+        graph(
+            "Free disk space of the store, by instance",
+            "Below the dashed line new background runs are refused.",
+            BYTES,
+            level("min", STORE_FREE, INSTANCE),
+            limits=(level("max", STORE_RESERVE).named("reserve"),),
+            runbooks=_STORE,
+        ),
+        states(
+            "Store usable, by instance",
+            "Whether the store answers each instance and has space for new background runs.",
+            level("min", READY, INSTANCE, CHECK, check="store"),
+            height=8,
+            runbooks=_STORE,
+        ),
+        graph(
+            "Oldest unwritten entry, by instance",
+            "How long an entry of a background run has waited to be written. A tool call waits for "
+            "it. An entry that waits longer than the dashed line causes an alert.",
+            SECONDS,
+            level("max", JOURNAL_AGE, INSTANCE),
+            alarms=(values["AgentJournalStuck"].seconds("age"),),
+            width=24,
+            runbooks=("AgentJournalStuck", *_STORE),
+        ),
+    )
 
 
 def dashboard(values: Values) -> Dashboard:
@@ -163,5 +167,5 @@ def dashboard(values: Values) -> Dashboard:
         Board.BACKGROUND,
         "7 Background runs",
         "What is queued, which processes execute it, and does the store work?",
-        (_NOW, _queue(values), _ENDS, _HOLDS),
+        (_NOW, _queue(values), _ENDS, _holds(values)),
     )

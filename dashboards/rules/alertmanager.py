@@ -40,6 +40,10 @@ inhibit_rules:
   - source_matchers: ['alertname = "AgentLlmErrors"']
     target_matchers: ['alertname = "AgentErrorBudgetBurn"']
     equal: [job]
+  # A store that does not answer takes no writes.
+  - source_matchers: ['alertname = "AgentStoreUnusable"']
+    target_matchers: ['alertname = "AgentJournalStuck"']
+    equal: [job, instance]
 
 receivers:
   - name: page

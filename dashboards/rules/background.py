@@ -5,6 +5,7 @@ Their gauges are read from the store, so every replica says the same: `max`, nev
 
 from app.telemetry.catalogue import (
     AGENT,
+    JOURNAL_AGE,
     READY,
     STORE_FREE,
     STORE_RESERVE,
@@ -100,10 +101,28 @@ def store_unusable(knobs: Knobs) -> Alert:
     )
 
 
+def journal_stuck(knobs: Knobs) -> Alert:
+    """The store does not take what a run adds, although it may answer everything else."""
+    return Alert(
+        name=knobs.name,
+        expr=f"{now('max', JOURNAL_AGE, INSTANCE)} > {knobs.seconds('age'):g}",
+        lasts=knobs.span("for"),
+        severity=Severity.CRITICAL,
+        board=Board.BACKGROUND,
+        summary="The store does not take what a background run of {{ $labels.instance }} writes",
+        description=(
+            "The oldest entry of a background run of {{ $labels.instance }} has waited for "
+            "{{ $value | humanizeDuration }} to be written. Its run calls no tool and does not end "
+            "before that."
+        ),
+    )
+
+
 ALERTS = {
     "AgentTaskBacklog": task_backlog,
     "AgentTaskRecoveries": task_recoveries,
     "AgentTasksUnservable": tasks_unservable,
     "AgentStoreDiskLow": store_disk_low,
     "AgentStoreUnusable": store_unusable,
+    "AgentJournalStuck": journal_stuck,
 }

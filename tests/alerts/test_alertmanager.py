@@ -28,7 +28,7 @@ def test_configuration_is_valid() -> None:
     """Alertmanager's own check finds no fault."""
     ended = amtool("check-config", str(CONFIGURATION))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "3 inhibit rules" in ended.stdout
+    assert "4 inhibit rules" in ended.stdout
 
 
 @pytest.mark.parametrize("alert", rules.alerts(Values.load()), ids=lambda alert: alert.name)

@@ -1,8 +1,10 @@
 """Drills of the alerts on background runs and the store that keeps them."""
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 
 from tests.drills.drill import drill
 from tests.drills.scene import Scene
@@ -106,4 +108,35 @@ store_unusable = drill(
 )(_fill)
 
 
-DRILLS = (task_backlog, task_recoveries, tasks_unservable, store_disk_low, store_unusable)
+@drill(
+    "AgentJournalStuck",
+    "a trigger of another program fails for each row of a run's log",
+    instance="INSTANCE",
+    severity="critical",
+)
+def journal_stuck(scene: Scene) -> Iterator[None]:
+    # The store takes everything else, so `AgentStoreUnusable` does not fire.
+    _change(
+        scene,
+        "create trigger somebody_elses before insert on streams "
+        "begin insert into no_such_table values (new.workflow_uuid); end",
+    )
+    scene.submit("fine")
+    yield
+    _change(scene, "drop trigger somebody_elses")
+
+
+def _change(scene: Scene, statement: str) -> None:
+    """Let another program change the schema of the store."""
+    with closing(sqlite3.connect(scene.store / "store.sqlite", timeout=30)) as file, file:
+        file.execute(statement)
+
+
+DRILLS = (
+    task_backlog,
+    task_recoveries,
+    tasks_unservable,
+    store_disk_low,
+    store_unusable,
+    journal_stuck,
+)

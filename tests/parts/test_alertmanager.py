@@ -21,6 +21,7 @@ def _alert(name: str, *labels: dict[str, str]) -> dict[str, str]:
 DOWN = _alert("ServiceDown", _AT_A, _CRITICAL)
 LLM = _alert("LlmErrors", {"job": "watchkeeper", "provider": "openai", "model": "m"}, _CRITICAL)
 STUCK = _alert("NoSuccess", _ORDERS, _CRITICAL)
+STORE = _alert("StoreUnusable", _AT_A, _CRITICAL)
 BURN = _alert("ErrorBudgetBurn", _ORDERS, _CRITICAL, {"long": "1h"})
 
 
@@ -39,6 +40,9 @@ BURN = _alert("ErrorBudgetBurn", _ORDERS, _CRITICAL, {"long": "1h"})
         (LLM, BURN, True),
         (LLM, _alert("ErrorBudgetBurn", _ORDERS, _CRITICAL, {"job": "other"}), False),
         (LLM, _alert("LlmRateLimited", {"job": "watchkeeper"}, _WARNING), False),
+        (STORE, _alert("JournalStuck", _AT_A, _CRITICAL), True),
+        (STORE, _alert("JournalStuck", _AT_B, _CRITICAL), False),
+        (STORE, _alert("StoreDiskLow", _AT_A, _WARNING), False),
     ],
     ids=lambda value: value["alertname"] if isinstance(value, dict) else str(value),
 )

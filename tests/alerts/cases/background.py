@@ -100,4 +100,22 @@ CASES = (
         given(c.READY, "0x40", check="capacity"),
         at="10m",
     ),
+    fires(
+        "AgentJournalStuck",
+        "one replica cannot write what a run has added",
+        given(c.JOURNAL_AGE, "0x5 0+60x30"),
+        given(c.JOURNAL_AGE, "0x40", instance=_OTHER),
+        at="15m",
+        labels={"instance": INSTANCE},
+        summary="The store does not take what a background run of 10.0.0.1:8000 writes",
+        description="The oldest entry of a background run of 10.0.0.1:8000 has waited for 9m 0s to "
+        "be written. Its run calls no tool and does not end before that.",
+    ),
+    silent(
+        "AgentJournalStuck",
+        "an entry waits for a minute each time; one waits for four, while the store restarts",
+        given(c.JOURNAL_AGE, "60x40"),
+        given(c.JOURNAL_AGE, "0x5 0+60x5 0x30", instance=_OTHER),
+        at="12m",
+    ),
 )
