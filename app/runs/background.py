@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 from app.runs.deadline import remaining
@@ -54,6 +55,8 @@ class Background:
         Raises HandedOver if this process no longer owns the run, Cancelled if it was cancelled.
         """
         start = attempt.start
+        if self._runner.draining:  # it started slowly, and the process hands its runs over
+            raise HandedOver
         await self._stop_former(start)
         log = Log(attempt, lambda reason: self._runner.stop(run, reason))
         run = self._runner.execute(self._agents()[start.agent], start, log)
@@ -113,6 +116,8 @@ class Log:
         self._attempt = attempt
         self._stop_run = stop_run
         self._loop = asyncio.get_running_loop()
+        # Not the context of the run, whose deadline would end the wait for a row that is stored.
+        self._context = copy_context()
         self._writing: asyncio.Task[bool | RunError | StoreUnavailable] | None = None
         # Counts of what is stored, over all attempts. `_written` is an id in this attempt's ring.
         self._rows = len(attempt.start.log)
@@ -184,6 +189,8 @@ class Log:
         try:
             await self._end(result, row)
         except NotStorable:
+            with suppress(NotStorable):  # the row may be stored alone, for another attempt
+                await self._until_stored(self._write)
             try:
                 await self._end(result, None)
             except NotStorable:
@@ -213,7 +220,9 @@ class Log:
     async def _write(self) -> bool:
         """Write a row; false if nothing was new. The write goes on if the caller is cancelled."""
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_row(), name="row of a log")
+            self._writing = asyncio.create_task(
+                self._write_row(), name="row of a log", context=self._context
+            )
         else:
             await asyncio.wait({self._writing})  # that row lacks the newest events
             return await self._write()

@@ -45,14 +45,15 @@ class Cancellations:
             if age_s > LOOK_AFTER_S and not self._queries.unreported_of(owner, [task_id]):
                 del self._watched[task_id]
             elif age_s > HANGS_AFTER_S or self._is_dead(owner, age_s):
-                del self._watched[task_id]
                 if self._transitions.report_stop_of(task_id, owner):
                     self._hooks.ended_without_worker(task_id, Cancelled())
+                del self._watched[task_id]
 
     def restart(self) -> None:
         """Restart all periods: the store was away, and no owner could report."""
         now = time.monotonic()
-        self._watched = {task_id: (owner, now) for task_id, (owner, _) in self._watched.items()}
+        for task_id, (owner, _) in list(self._watched.items()):
+            self._watched[task_id] = owner, now
 
     def _is_dead(self, owner: str, age_s: float) -> bool:
         if not self._probe.acquire(owner):

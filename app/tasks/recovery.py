@@ -4,6 +4,8 @@ DBOS itself recovers a run only in a process with the name of its owner. Here an
 works requeues those of dead or hanging owners, and any such process takes them over.
 """
 
+import sqlalchemy as sa
+
 from app.runs.errors import Cancelled, WorkerLost
 from app.runs.tasks import HUNG_S
 from app.tasks.hooks import Hooks
@@ -43,6 +45,8 @@ class Recovery:
         self._worker = worker
         self._works = works
         self._orphans = Sightings[tuple[str, str | None]]()
+        # Orphans that this process has no more: requeued, or cancelled and not reported.
+        self._not_owned: set[tuple[str, str | None]] = set()
         # Processes with a free lock, and overdue runs by claim: the next owner gets a new period.
         self._suspects = Sightings[str]()
         self._late = Sightings[tuple[str, str | None]]()
@@ -56,6 +60,7 @@ class Recovery:
 
     def restart(self) -> None:
         """Restart all periods: the store was away, and nobody could show that it is alive."""
+        self._not_owned |= self._orphans.last
         self._orphans.restart()
         self._suspects.restart()
         self._late.restart()
@@ -64,14 +69,15 @@ class Recovery:
         """Requeue runs of this process that it does not execute, as after a full disk."""
         executing = {(claim.task_id, claim.token) for claim in self._worker.claims()}
         owned = {_claim_of(row): row for row in self._queries.claimed_by(self._process)}
-        before = self._orphans.last
-        ages = self._orphans.ages(owned.keys() - executing)
-        for claim, age_s in ages.items():
+        self._not_owned |= self._orphans.last - owned.keys() - executing
+        for claim, age_s in self._orphans.ages(owned.keys() - executing).items():
             if age_s >= ORPHAN_S:
-                self.recover(owned[claim], died=False)
-        for task_id, _ in before - ages.keys() - executing:
-            if self._transitions.report_stop_of(task_id, self._process):  # cancelled meanwhile
+                self._recover(owned[claim], died=False)
+        for task_id, token in list(self._not_owned):
+            is_cancelled = self._transitions.report_stop_of(task_id, self._process, token)
+            if is_cancelled:
                 self._hooks.ended_without_worker(task_id, Cancelled())
+            self._not_owned.discard((task_id, token))
 
     def _take_over_of_dead(self) -> None:
         others = self._queries.processes() - {self._process}
@@ -80,7 +86,7 @@ class Recovery:
             for owner, age_s in self._suspects.ages(free).items():
                 if age_s >= self._probe.grace_s:
                     for row in self._queries.claimed_by(owner):
-                        self.recover(row, died=True)
+                        self._recover(row, died=True)
         finally:
             for owner in free:
                 self._probe.release(owner)
@@ -90,7 +96,16 @@ class Recovery:
         late = {_claim_of(row): row for row in self._queries.overdue()}
         for claim, age_s in self._late.ages(late).items():
             if age_s >= HUNG_S:
-                self.recover(late[claim], died=True)
+                self._recover(late[claim], died=True)
+
+    def _recover(self, row: Row, *, died: bool) -> None:
+        """Recover a run. One that cannot be recovered, for whatever reason, delays no other."""
+        try:
+            self.recover(row, died=died)
+        except sa.exc.SQLAlchemyError:
+            raise
+        except Exception as wrong:  # noqa: BLE001 - the others still have to be recovered
+            self._hooks.failed(wrong)
 
     def recover(self, row: Row, *, died: bool) -> None:
         """Requeue a run whose owner died, hangs, or (`died=False`) could not store its result.

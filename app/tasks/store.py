@@ -262,6 +262,8 @@ class Store:
             def _bound(connection: Any, _: Any) -> None:
                 connection.autocommit = True
                 connection.execute(f"set idle_in_transaction_session_timeout = {_HELD_MS}")
+                # Another session may hold a row for as long as its process hangs.
+                connection.execute(f"set lock_timeout = {busy_ms}")
                 connection.autocommit = False
 
             return server

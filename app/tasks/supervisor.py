@@ -69,10 +69,14 @@ class Supervisor:
 
     def _work(self) -> None:
         while not self._stop.wait(_EVERY_S):
+            began = time.monotonic()
             try:
                 for job in self._jobs:
                     self._do(job)
-            except (sa.exc.SQLAlchemyError, psycopg.Error, OSError):  # the store is away
+                is_away = time.monotonic() - began > _STALE_S  # it delays other processes too
+            except (sa.exc.SQLAlchemyError, psycopg.Error, OSError):
+                is_away = True
+            if is_away:
                 for job in self._jobs:
                     job.restart()
             self._done_at = time.monotonic()

@@ -109,7 +109,12 @@ class Tables:
 
 
 def has_status(column: sa.ColumnElement[str], *names: str) -> sa.ColumnElement[bool]:
-    """The status is one of these, as literals: a partial index does not serve parameters."""
+    """The status is one of these, as literals: a partial index does not serve parameters.
+
+    SQLite finds no partial index for a list of one.
+    """
+    if len(names) == 1:
+        return column == sa.bindparam("status", names[0], unique=True, literal_execute=True)
     literals: Any = sa.bindparam(
         "statuses", names, unique=True, expanding=True, literal_execute=True
     )

@@ -90,16 +90,27 @@ class Claim:
                 self._refuse(connection)
             return dict(found)
 
-    def appending(self, offset: int, row: Mapping[str, Any]) -> list[sa.Insert | sa.Update]:
+    def appending(self, offset: int, row: Mapping[str, Any]) -> sa.Insert:
         """Return what the journal executes for a row of the log, unless the log has that row.
 
-        The journal checks that this claim still has the run. The first row of an attempt has its
-        trace, which is stored on the run's row too.
+        The journal checks that this claim still has the run.
         """
-        writes: list[sa.Insert | sa.Update] = [self._appending(offset, row)]
-        if row.get("trace"):
-            writes.append(self.tables.updating(self._mine(), {rows.TRACE: row["trace"]}))
-        return writes
+        return self.tables.insert_once(
+            {
+                "workflow_uuid": self.task_id,
+                "key": rows.LOG,
+                "offset": offset,
+                "value": json.dumps(dict(row)),
+                "function_id": 0,
+            }
+        )
+
+    def store_trace(self, trace: str) -> bool:
+        """Store the trace of this attempt on the run's row.
+
+        Not in the journal, which must not wait for the row: a step of this run may have locked it.
+        """
+        return self._change(self.tables.updating(self._mine(), {rows.TRACE: trace}))
 
     def end(self, result: Result, offset: int, row: Mapping[str, Any] | None) -> None:
         """Store how the run ended, its result and the last row of its log: callers read all three.
@@ -125,7 +136,7 @@ class Claim:
                 self._refuse(connection)
             connection.execute(self.tables.store_output(self.task_id, output))
             if row is not None:
-                connection.execute(self._appending(offset, row))
+                connection.execute(self.appending(offset, row))
 
     def hand_over(self) -> bool:
         """Requeue the run. Returns false if this claim has it no more."""
@@ -159,17 +170,6 @@ class Claim:
     def _change(self, statement: sa.Update) -> bool:
         with self.store.worker.begin() as connection:
             return connection.execute(statement).rowcount == 1
-
-    def _appending(self, offset: int, row: Mapping[str, Any]) -> sa.Insert:
-        return self.tables.insert_once(
-            {
-                "workflow_uuid": self.task_id,
-                "key": rows.LOG,
-                "offset": offset,
-                "value": json.dumps(dict(row)),
-                "function_id": 0,
-            }
-        )
 
     def _refuse(self, connection: sa.Connection) -> NoReturn:
         stopping = sa.select(self.tables.runs.c.name).where(self._stopping())
@@ -223,15 +223,17 @@ class Transitions:
             found = connection.execute(cancelling).mappings().one_or_none()
             return None if found is None else dict(found)
 
-    def report_stop_of(self, task_id: str, process: str) -> bool:
-        """Store that a process which has ended no longer executes this cancelled run.
+    def report_stop_of(self, task_id: str, process: str, token: str | None = None) -> bool:
+        """Store that a process no longer executes this cancelled run, or one claim of it.
 
         Returns false if it was not cancelled there, or if that is stored already.
         """
         run = self._tables.runs.c
+        started = run.attributes[rows.STARTED_TOKEN].as_string()
         stopped = sa.and_(
             run.workflow_uuid == task_id,
             run.executor_id == process,
+            sa.true() if token is None else started == token,
             in_state(self._tables, *REPORT_STOP.sources),
         )
         return self._change(self._tables.updating(stopped, {rows.STUCK: False}))
@@ -244,7 +246,8 @@ class Transitions:
         """
         requeued = self._tables.updating(
             self._unchanged(row, TAKE_OVER.sources),
-            attributes,
+            # A process of a former version may have noted an outcome, and died before the result.
+            {**attributes, rows.OUTCOME: None},
             queue_name=self._tables.runs.c.name,
             **_REQUEUED,
         )
@@ -270,11 +273,16 @@ class Transitions:
         self, row: Mapping[str, Any], states: tuple[RunState, ...]
     ) -> sa.ColumnElement[bool]:
         run = self._tables.runs.c
-        return sa.and_(
+        unchanged = sa.and_(
             run.workflow_uuid == row["workflow_uuid"],
             in_state(self._tables, *states),
             run.owner_xid.is_not_distinct_from(row["owner_xid"]),
         )
+        if self._tables.is_file:
+            return unchanged
+        # A process that hangs within a transaction may have locked the row: the next round tries.
+        free = sa.select(run.workflow_uuid).where(unchanged).with_for_update(skip_locked=True)
+        return run.workflow_uuid.in_(free)
 
 
 def _has(tables: Tables, task_id: str, token: str) -> sa.ColumnElement[bool]:

@@ -123,7 +123,7 @@ class Worker:
         row = claim.start(request.timeout_s)
         attributes = row["attributes"]
         number = attributes[ATTEMPTS]
-        # The moments on the row are the database's; those of the run are this process's.
+        # The start on the row is by the clock of the database; the run needs this process's.
         ahead_s = time.time() - row["now"]
         start = AttemptStart(
             task_id=claim.task_id,
@@ -131,7 +131,7 @@ class Worker:
             request=request,
             number=number,
             resumed=number > 1,
-            created_at=attributes.get(CREATED, row["created_at"] / 1000) + ahead_s,
+            created_at=attributes.get(CREATED, row["created_at"] / 1000),
             started_at=attributes[STARTED] + ahead_s,
             log=self._queries.log(claim.task_id, 0) if number > 1 else [],
             claim_token=claim.token,
@@ -157,9 +157,10 @@ class StoredAttempt:
     async def write(self, offset: int, row: Mapping[str, Any]) -> None:
         """Store a row of the log under its number."""
         size_bytes = len(payload.text(row))
-        for write in self._claim.appending(offset, row):
-            self._journal.add(self._claim, write, size_bytes)
+        self._journal.add(self._claim, self._claim.appending(offset, row), size_bytes)
         await self._journal.flushed(self._claim)
+        if row.get("trace"):
+            await self._in_thread(self._claim.store_trace, row["trace"])
 
     async def check(self) -> None:
         """Confirm that this attempt still has the run."""

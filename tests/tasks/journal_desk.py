@@ -141,7 +141,7 @@ class Desk:
 def write_row(claim: transitions.Claim, offset: int, row: Mapping[str, Any]) -> None:
     """Write a row of a claim's log, as the journal does; raises its refusal, or an outage."""
     writer, refusals = BatchWriter(claim.store, claim.tables), list[RunError | None]()
-    entries = [Entry(0.0, write) for write in claim.appending(offset, row)]
+    entries = [Entry(0.0, claim.appending(offset, row))]
     try:
         writer.write({claim: entries}, lambda _, refusal: refusals.append(refusal))
     except Outage as outage:
