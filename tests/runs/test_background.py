@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.runs.background import Background
-from app.runs.deadline import Current, current
+from app.runs.deadline import Current, current, remaining
 from app.runs.errors import Cancelled, HandedOver, ModelFailed, NotStorable, StoreUnavailable
 from app.runs.events import RunFinished, RunHandedOver, RunStarted, WorkAbandoned
 from app.runs.live import Ended, Run
@@ -453,6 +454,38 @@ async def test_deadline_counts_from_the_first_start() -> None:
     assert result["outcome"] is Outcome.TIMEOUT
     assert scripted.loop_time() - before == pytest.approx(0.2, abs=0.1)
     assert min(late.rows) == len(log)
+
+
+async def test_row_that_is_being_stored_at_the_deadline_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The write of a row has no deadline of its own: the end waits for it, and follows it."""
+    desk, store, seen = Desk(), Store(timeout_s=0.5), list[float]()
+
+    async def write(offset: int, row: Mapping[str, Any]) -> None:
+        seen.append(remaining())
+        await asyncio.sleep(0.6)  # longer than the run may take
+        await Store.write(store, offset, row)
+
+    async def acts(call: AgentCall) -> str:
+        assert call.fence is not None
+        await call.fence.confirm_owned()
+        return "done"
+
+    monkeypatch.setattr(store, "write", write)
+    result = await worked(desk, ScriptedAgent(acts), store)
+    assert result["outcome"] is Outcome.TIMEOUT
+    assert set(seen) == {math.inf}
+    assert store.written[0] == "run"
+
+
+async def test_attempt_that_starts_while_its_process_drains_is_handed_over() -> None:
+    """A run whose start in the store was slow does not begin once its process stops."""
+    desk, store, agent = Desk(), Store(), ScriptedAgent(scripted.at_once)
+    desk.runner.draining = True
+    with pytest.raises(HandedOver):
+        await worked(desk, agent, store)
+    assert (agent.calls, desk.facts) == ([], [])
 
 
 async def test_refused_row_without_a_writer_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

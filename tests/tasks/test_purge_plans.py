@@ -1,6 +1,7 @@
-"""What is deleted each minute is found by an index, however many rows stay."""
+"""What is read all the time, or deleted each minute, is found by an index."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.tasks.batches import BatchWriter
 from app.tasks.conversations import ConversationStore
 from app.tasks.idempotency import IdempotencyKeyStore
 from app.tasks.queries import Queries
 from app.tasks.store import Store
 from app.tasks.tables import Tables
+from app.tasks.transitions import Claim
 from tests.service import served
 from tests.tasks.background import quick, url_in
 
@@ -52,6 +55,33 @@ def plans(store: Store, work: Callable[[], Any]) -> str:
     return "\n".join(lines)
 
 
+async def test_indexes_find_what_each_round_reads(tmp_path: Path) -> None:
+    """What processes look at twice a second is no scan of the ended runs, nor is a batch's look."""
+    url = url_in(tmp_path)
+    async with served({"a": quick()}, store_url=url):
+        store = await asyncio.to_thread(Store, url)
+        await asyncio.to_thread(look_at_rounds, store)
+        await asyncio.to_thread(store.close)
+
+
+def look_at_rounds(store: Store) -> None:
+    """Fill the table of runs, and look at the plans of what is read all the time."""
+    ended_runs(store)
+    tables = Tables(is_file=store.is_file)
+    queries = Queries(tables, store.calls)
+    writer = BatchWriter(store, tables)
+    claims = [Claim(store, tables, f"run{number}", "t", "p") for number in (1, 2)]
+
+    def own() -> None:
+        with store.calls.connect() as connection:
+            writer._lost(connection, claims, lock=False)
+
+    for work in (queries.processes, lambda: queries.claimed_by("a"), queries.overdue, own):
+        plan = plans(store, work)
+        assert not re.search("SCAN workflow_status(?! USING INDEX)", plan)
+        assert "Seq Scan on workflow_status" not in plan
+
+
 async def test_indexes_find_what_is_deleted(tmp_path: Path) -> None:
     """Old runs, conversations and keys: no scan of their table."""
     url = url_in(tmp_path)
@@ -61,18 +91,23 @@ async def test_indexes_find_what_is_deleted(tmp_path: Path) -> None:
         await asyncio.to_thread(store.close)
 
 
-def look(store: Store) -> None:
-    """Fill each table, and look at the plan of what deletes its old rows."""
+def ended_runs(store: Store) -> tuple[int, int]:
+    """Have many runs that have ended. Returns when the young and when the old ones did."""
     young, old = int(time.time()), int(time.time()) - HOUR_S
-    runs = "workflow_status" if store.is_file else "dbos.workflow_status"
     fill(
         store,
-        runs,
+        "workflow_status" if store.is_file else "dbos.workflow_status",
         "workflow_uuid, status, name, created_at, updated_at, completed_at",
         "'run' || i, 'SUCCESS', 'a', 1, 1, {age}",
         old * 1000,
         young * 1000,
     )
+    return young, old
+
+
+def look(store: Store) -> None:
+    """Fill each table, and look at the plan of what deletes its old rows."""
+    young, old = ended_runs(store)
     threads = "agent, thread_id, held_until, updated_at"
     fill(store, "watchkeeper_threads", threads, "'a', 't' || i, 0, {age}", old, young)
     keys = "key, fingerprint, held_by, held_until"

@@ -27,7 +27,7 @@ from app.tasks.supervisor import Supervisor
 from app.tasks.tables import Tables
 from app.tasks.transitions import Claim, Transitions
 from tests.service import served
-from tests.tasks.background import LONG_S, quick, url_in
+from tests.tasks.background import LONG_S, ON_FILE, quick, url_in
 from tests.tasks.journal_desk import write_row
 
 
@@ -137,6 +137,21 @@ def desk(url: str) -> Iterator[Desk]:
     desk.store.close()
 
 
+class Killed:
+    """Locks of processes; those of the dead are free."""
+
+    grace_s = 0.0
+
+    def __init__(self) -> None:
+        self.is_dead = False
+
+    def acquire(self, _: str) -> bool:
+        return self.is_dead
+
+    def release(self, _: str) -> None:
+        pass
+
+
 def test_run_of_a_dead_process_is_requeued(desk: Desk) -> None:
     """The run is requeued, and its takeover is counted."""
     task_id = desk.submit()
@@ -221,6 +236,74 @@ def test_takeover_from_a_living_process_does_not_count(desk: Desk) -> None:
     assert desk.row(task_id)["attributes"][rows.IN_VAIN] == 1
 
 
+@pytest.mark.skipif(ON_FILE, reason="a file has one lock for all rows")
+def test_locked_run_delays_no_other(desk: Desk) -> None:
+    """A run whose row a hanging process has locked is left for the next round."""
+    locked, other = desk.submit(), desk.submit()
+    seen = [desk.taken(locked), desk.taken(other)]
+    run = desk.tables.runs
+    mine = sa.select(run.c.name).where(run.c.workflow_uuid == locked).with_for_update(read=True)
+    with desk.store.worker.begin() as hangs:
+        hangs.execute(mine)
+        for row in seen:
+            desk.recover(row)
+        assert desk.reported == [("recovered", other)]
+    desk.recover(seen[0])
+    assert desk.reported[1:] == [("recovered", locked)]
+
+
+def test_run_that_cannot_be_recovered_delays_no_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unreadable log, for instance, fails the recovery of its own run only."""
+    broken, other = desk.submit(), desk.submit()
+    seen = [desk.taken(broken), desk.taken(other)]
+    reached = desk.queries.reached
+    monkeypatch.setattr(
+        desk.queries, "reached", lambda task_id: 1 / 0 if task_id == broken else reached(task_id)
+    )
+    for row in seen:
+        desk.recovery._recover(row, died=True)
+    assert [type(fault) for fault in desk.faults] == [ZeroDivisionError]
+    assert desk.reported == [("recovered", other)]
+
+
+def test_cancellation_is_watched_until_it_is_reported(
+    desk: Desk, cancelled: tuple[str, str, Killed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is busy at that moment does not end the watch."""
+    hung, _, locks = cancelled
+    locks.is_dead = True
+    report, busy = desk.transitions.report_stop_of, [True]
+
+    def refuse(*of: Any) -> bool:
+        if busy:
+            busy.pop()
+            raise sa.exc.OperationalError("update", {}, Exception("database is locked"))
+        return report(*of)
+
+    monkeypatch.setattr(desk.transitions, "report_stop_of", refuse)
+    with pytest.raises(sa.exc.OperationalError):
+        desk.cancellations.run()
+    desk.cancellations.restart()
+    desk.cancellations.run()
+    assert desk.reported == [("cancelled", hung)]
+
+
+def test_orphan_reports_only_its_own_claim(desk: Desk) -> None:
+    """A run that this process claimed again, and that was cancelled then, has its own report."""
+    task_id = desk.submit()
+    first = desk.claim(task_id)
+    first.start(LONG_S)
+    assert first.hand_over()
+    second = desk.claim(task_id)
+    second.start(LONG_S)
+    desk.cancel(task_id)
+    assert not desk.transitions.report_stop_of(task_id, "gone", first.token)
+    assert desk.state(task_id) is RunState.CANCELLING
+    assert desk.transitions.report_stop_of(task_id, "gone", second.token)
+
+
 def test_outage_does_not_age_orphans(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the store was away no owner could end its run: the period of grace begins again."""
     now = [0.0]
@@ -267,21 +350,6 @@ def test_steps_stay_until_the_run_has_ended(desk: Desk) -> None:
     desk.housekeeping.run()
     assert desk.orders == []
     assert elsewhere not in desk.housekeeping.left
-
-
-class Killed:
-    """Locks of processes; those of the dead are free."""
-
-    grace_s = 0.0
-
-    def __init__(self) -> None:
-        self.is_dead = False
-
-    def acquire(self, _: str) -> bool:
-        return self.is_dead
-
-    def release(self, _: str) -> None:
-        pass
 
 
 @pytest.fixture
