@@ -77,7 +77,7 @@ async def answer(agent: Agent, call: AgentCall) -> AgentAnswer:
 
 def stored_s(run: Run) -> float:
     """Seconds that a background run waited in the store before its first start."""
-    return max(0.0, run.attempt.started_at - run.attempt.created_at) if run.attempt else 0.0
+    return run.attempt.queued_s if run.attempt else 0.0
 
 
 def _attempt(run: Run) -> dict[str, Any]:

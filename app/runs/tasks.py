@@ -169,8 +169,9 @@ class AttemptStart:
     """What one process's attempt at a background run starts with.
 
     `number` counts from 1. `started_at` is the start of the first attempt; times are seconds since
-    the epoch by the clock of this process. `log` has the rows of earlier attempts; `resumed` means
-    that there was one. Each claim of the run has a new `claim_token`.
+    the epoch by the clock of this process. `queued_s` is the wait before that. `log` has the rows
+    of earlier attempts; `resumed` means that there was one. Each claim of the run has a new
+    `claim_token`.
     """
 
     task_id: str
@@ -182,6 +183,7 @@ class AttemptStart:
     started_at: float
     log: Sequence[Mapping[str, Any]]
     claim_token: str
+    queued_s: float = 0.0
     traceparent: str | None = None
 
 

@@ -123,6 +123,7 @@ class Worker:
         row = claim.start(request.timeout_s)
         attributes = row["attributes"]
         number = attributes[ATTEMPTS]
+        created_at = attributes.get(CREATED, row["created_at"] / 1000)
         # The start on the row is by the clock of the database; the run needs this process's.
         ahead_s = time.time() - row["now"]
         start = AttemptStart(
@@ -131,10 +132,11 @@ class Worker:
             request=request,
             number=number,
             resumed=number > 1,
-            created_at=attributes.get(CREATED, row["created_at"] / 1000),
+            created_at=created_at,
             started_at=attributes[STARTED] + ahead_s,
             log=self._queries.log(claim.task_id, 0) if number > 1 else [],
             claim_token=claim.token,
+            queued_s=max(0.0, attributes[STARTED] - created_at),
             traceparent=stored.get("traceparent"),
         )
         return StoredAttempt(self._store, self._journal, claim, start)
