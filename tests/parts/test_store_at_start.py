@@ -21,7 +21,7 @@ REFUSED = {
     "host": "failed to resolve host 'nowhere.invalid'",
     "port": "port 1 failed: Connection refused",
     "rights": "permission denied for",
-    "other": 'relation "workflow_status" already exists',
+    "other": 'column "held_until" does not exist',
     "torn": 'relation "dbos.workflow_status" does not exist',
 }
 
