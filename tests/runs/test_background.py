@@ -530,6 +530,7 @@ async def test_end_of_a_cancelled_run_is_stored_once(
     working = asyncio.create_task(background.execute(store))
     await came_true(lambda: agent.calls, "the attempt began")
     background.stop("t", "of another attempt", True)
+    assert desk.runner.in_flight["t"].stopping is None
     background.stop("t", "c", True)
     with pytest.raises(Cancelled):
         async with asyncio.timeout(60):
