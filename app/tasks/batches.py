@@ -46,7 +46,7 @@ class BatchWriter:
         """Write a batch. Raises Outage if the store is unavailable; some claims may be settled."""
         try:
             self._write(batch, settle)
-        except Exception as unavailable:
+        except Exception as unavailable:  # a write may raise an error of any driver
             if not _is_outage(unavailable):
                 raise
             self.close()

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from app.runs.errors import HandedOver, InFlight
 from app.tasks.queries import Queries
 from app.tasks.schema import TENANT, THREADS, lease
-from app.tasks.states import CLAIMS, LIVE, in_state, is_over, state_of
+from app.tasks.states import CLAIMS, in_state, is_over, state_of
 from app.tasks.store import Store
 from app.tasks.tables import Tables, is_storable
 
@@ -78,7 +78,7 @@ class ConversationStore:
         if held_by in (None, run_id):
             return True
         row = Queries(self._tables, self._store.calls).row(str(held_by))
-        return expired if row is None else state_of(row) not in LIVE
+        return expired if row is None else not state_of(row).is_live
 
     async def release(self, agent: str, thread_id: str, run_id: str) -> None:
         """End the run's lease of a thread."""

@@ -1,4 +1,4 @@
-"""What the engine tells the service."""
+"""The functions that the engine calls to report to the service."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future

@@ -9,7 +9,7 @@ from dbos import DBOSClient
 
 from app.tasks.hooks import Hooks
 from app.tasks.queries import Queries
-from app.tasks.states import LIVE, state_of
+from app.tasks.states import state_of
 
 _PURGE_EVERY_S = 60.0
 _PURGE_AT_ONCE = 500
@@ -59,7 +59,7 @@ class Housekeeping:
         if not candidates or (self._deleting is not None and not self._deleting.done()):
             return
         rows = {row["workflow_uuid"]: row for row in self._queries.rows(list(candidates))}
-        live = {task_id: row for task_id, row in rows.items() if state_of(row) in LIVE}
+        live = {task_id: row for task_id, row in rows.items() if state_of(row).is_live}
         # The process that executes a run now deletes its steps.
         self._drop(i for i, row in live.items() if row["executor_id"] != self._process)
         ended = candidates - live.keys()

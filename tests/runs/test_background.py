@@ -300,7 +300,7 @@ async def test_each_attempt_reports_its_own_threads() -> None:
 
 
 async def executing(desk: Desk, attempt: Store, agent: ScriptedAgent) -> asyncio.Task[Body]:
-    """An attempt that has begun."""
+    """Start an attempt; return its task once the agent was called."""
     working = asyncio.create_task(worked(desk, agent, attempt))
     await came_true(lambda: agent.calls, "the attempt began")
     return working

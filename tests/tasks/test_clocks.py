@@ -1,4 +1,4 @@
-"""Processes whose clocks differ agree, because the database tells the time."""
+"""Processes whose clocks differ agree, because they compare moments of the database."""
 
 import asyncio
 import time

@@ -42,7 +42,7 @@ LEASE_A_KEY = """
     WHERE watchkeeper_keys.held_until < 1e9 RETURNING 1"""
 ROWS = (
     "INSERT INTO watchkeeper_threads (agent, thread_id, said, held_by, held_until, updated_at)"
-    " VALUES ('a', 'told', '[]', NULL, 0, 9e9), ('a', 'held', NULL, 'another', 9e9, 9e9)",
+    " VALUES ('a', 'known', '[]', NULL, 0, 9e9), ('a', 'held', NULL, 'another', 9e9, 9e9)",
     "INSERT INTO watchkeeper_keys (key, fingerprint, held_by, held_until, body)"
     """ VALUES ('done', 'same', 'x', 9e9, '{"answer": "1"}'), ('open', 'same', 'x', 9e9, NULL)""",
 )
@@ -90,13 +90,13 @@ async def test_store_of_every_version_is_migrated(store: Store, version: int) ->
             await ended(desk, await submit(desk, thread_id="t"))
             threads, keys = ConversationStore(store), IdempotencyKeyStore(store)
             if version:
-                assert await threads.read("a", "told") == "[]"
+                assert await threads.read("a", "known") == "[]"
                 assert await keys.acquire("done", "same", "run", 60) == {"answer": "1"}
                 with pytest.raises(InFlight):
                     await keys.acquire("open", "same", "run", 60)
-                await threads.acquire("a", "told", "run", 60)
-                await threads.write("a", "told", "run", "[]")
-                await threads.release("a", "told", "run")
+                await threads.acquire("a", "known", "run", 60)
+                await threads.write("a", "known", "run", "[]")
+                await threads.release("a", "known", "run")
     assert await asyncio.to_thread(numbers, store) == [each.number for each in MIGRATIONS]
 
 

@@ -104,7 +104,7 @@ async def test_refused_result_fails_the_run(
 async def test_result_during_an_outage_is_stored_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A result that an outage kept out of the store is stored once it is over."""
+    """A result that could not be stored during an outage is stored after it."""
     end = Claim.end
     outages = [sa.exc.OperationalError("insert", {}, Exception("gone"))]
 

@@ -52,7 +52,7 @@ def lost_reply(store: Store) -> Iterator[None]:
 
 
 class Walk(RuleBasedStateMachine):
-    """Two processes, callers and faults on one run. Claims are kept: stale ones write too."""
+    """Two processes, callers and faults on one run. Stale claims write too."""
 
     url = ""
 
