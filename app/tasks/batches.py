@@ -136,7 +136,6 @@ class BatchWriter:
         owned = (
             sa.select(run.workflow_uuid, run.owner_xid)
             .where(
-                run.workflow_uuid.in_([claim.task_id for claim in claims]),  # SQLite's index
                 sa.tuple_(run.workflow_uuid, run.owner_xid).in_(wanted),
                 in_state(self._tables, *CLAIMS),
             )

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -252,6 +253,16 @@ def test_locked_run_delays_no_other(desk: Desk) -> None:
     assert desk.reported[1:] == [("recovered", locked)]
 
 
+def test_outcome_that_a_former_version_noted_does_not_outlive_its_process(desk: Desk) -> None:
+    """It was noted before the result, which was never stored: the queued run can be cancelled."""
+    task_id = desk.submit()
+    desk.taken(task_id)
+    desk.client.update_workflow_attributes(task_id, {rows.OUTCOME: "completed"}, merge=True)
+    desk.recover(desk.row(task_id))
+    desk.cancel(task_id)
+    assert desk.state(task_id) is RunState.CANCELLED
+
+
 def test_run_that_cannot_be_recovered_delays_no_other(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,3 +427,17 @@ def test_job_that_fails_does_not_stop_the_others(desk: Desk) -> None:
     assert done.wait(LONG_S)
     supervisor.stop()
     assert {type(fault) for fault in desk.faults} == {RuntimeError}
+
+
+def test_round_that_takes_long_restarts_the_periods(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that delays this process delays the others too: they may live and be silent."""
+    monkeypatch.setattr("app.tasks.supervisor._STALE_S", 0.0)
+    restarted = threading.Event()
+    job: Any = SimpleNamespace(run=lambda: time.sleep(0.01), restart=restarted.set)
+    heartbeat: Any = SimpleNamespace(run=job.run, restart=lambda: None, count=lambda: None)
+    supervisor = Supervisor(heartbeat, (job,), desk.faults.append)
+    supervisor.start()
+    assert restarted.wait(LONG_S)
+    supervisor.stop()
